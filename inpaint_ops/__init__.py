@@ -1,0 +1,3 @@
+"""Bulk SDXL inpainting: a manifest goes in; every row comes out exactly once, as an image or as a reason."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,98 @@
+"""Settings: every environment variable that we read, its default and its meaning.
+
+Storage credentials and endpoints are not here: they come by the AWS SDK's own variables and files, or from an Airflow
+connection. `HF_HOME` is huggingface_hub's own name for the model cache.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from inpaint_ops.errors import ConfigError
+
+DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
+"""The model that the project exists for; its UNet takes 9 channels."""
+
+
+class Settings(BaseSettings):
+    """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
+
+    model_config = SettingsConfigDict(env_prefix="INPAINT_", frozen=True, extra="ignore")
+
+    store: str = Field(default="", description="Where runs land: s3://bucket/prefix or a folder.")
+    inbox: str = Field(default="", description="The prefix watched for manifests; `<store>/inbox/` when empty.")
+    allowed_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Further prefixes that manifests may read from, separated by commas."
+    )
+
+    model: str = Field(default=DEFAULT_MODEL, description="A hub id, a folder, or tiny-random, mid-random, sdxl-random.")
+    model_revision: str | None = Field(default=None, description="The hub commit or tag to pin.")
+    tuning: str = Field(default="auto", description="A tuning preset: auto, notes, low-memory, fast.")
+    batch_size: int | None = Field(default=None, ge=1, le=64, description="Rows painted together; empty: chosen.")
+    use_xformers: bool | None = Field(
+        default=None, validation_alias="USE_XFORMERS", description="Force xFormers attention on or off; empty: chosen."
+    )
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
+
+    shard_rows: int = Field(default=200, ge=1, le=100_000, description="Rows in a shard: one task instance.")
+    max_shards: int = Field(default=1000, ge=1, le=1024, description="Shards in a run (Airflow maps at most 1024).")
+    failure_threshold: float = Field(
+        default=0.0, ge=0, le=1, description="The share of rows that may fail before the run is not good."
+    )
+
+    max_rows: int = Field(default=200_000, ge=1, description="Rows in a manifest.")
+    max_manifest_bytes: int = Field(default=256 * 2**20, ge=1, description="Bytes of a manifest.")
+    max_prompt_chars: int = Field(default=4000, ge=1, description="Characters of a prompt.")
+    max_image_bytes: int = Field(default=200 * 2**20, ge=1, description="Bytes of one image or mask file.")
+    max_pixels: int = Field(default=100_000_000, ge=64, description="Pixels of one image or mask.")
+
+    scratch: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / "inpaint_ops", description="Local scratch folder."
+    )
+    prefetch: int = Field(default=8, ge=1, le=256, description="Rows downloaded ahead of the worker.")
+    transfer_threads: int = Field(default=4, ge=1, le=64, description="Threads for downloads, and for uploads.")
+    start_timeout: float = Field(default=1800, gt=0, description="Seconds a worker may take to load its model.")
+    stall_timeout: float = Field(default=600, gt=0, description="Seconds without a step before a worker is killed.")
+    lease_timeout: float = Field(default=900, ge=0, description="Seconds to wait for a free device.")
+    progress_interval: float = Field(default=15, gt=0, le=15, description="Seconds between progress lines.")
+
+    @field_validator("allowed_prefixes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("batch_size", "use_xformers", "model_revision", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def inbox_prefix(self) -> str:
+        """The prefix watched for manifests, with a closing slash."""
+        return (self.inbox or self.store.rstrip("/") + "/inbox").rstrip("/") + "/"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with `overrides` (those that are not None) on top.
+
+    Raises ConfigError that names the variable and what is wrong with it.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        variable = name if name.isupper() else f"INPAINT_{name.upper()}"
+        raise ConfigError(f"{variable}: {first['msg']} (it is {first['input']!r})") from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return load_settings()

@@ -1,0 +1,127 @@
+"""One exception tree; permanent or transient is a property of the class.
+
+A *permanent* error comes back however often the work is tried again: the row is recorded as failed, the task is not
+retried. A *transient* one may pass: it is retried, first here, then by the scheduler.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class InpaintOpsError(Exception):
+    """The base of every error that this package raises on purpose.
+
+    The message is one line for the user: what is wrong, where, and what to do about it.
+    """
+
+    permanent: ClassVar[bool] = True
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(InpaintOpsError):
+    """A setting, an option or an environment variable is missing or unusable."""
+
+    exit_code = 2
+
+
+class ManifestError(InpaintOpsError):
+    """The manifest as a whole cannot be read: empty, not text, no header, too large."""
+
+    exit_code = 2
+
+
+class RunConflictError(InpaintOpsError):
+    """The run's name is taken by another manifest or by other parameters."""
+
+    exit_code = 2
+
+
+class RunNotGoodError(InpaintOpsError):
+    """The run has finished, and more rows failed or were rejected than the threshold allows."""
+
+    exit_code = 3
+
+
+class ImageError(InpaintOpsError):
+    """A source image or a mask cannot be used: unreadable, truncated, oversized, of a kind that is not supported."""
+
+
+class MaskError(ImageError):
+    """The mask does not fit its image, or masks nothing."""
+
+
+class ModelError(InpaintOpsError):
+    """The model cannot be found or loaded, or is not an SDXL inpainting model."""
+
+    exit_code = 2
+
+
+class StorageError(InpaintOpsError):
+    """The base of what the object store answers."""
+
+
+class ForbiddenLocationError(StorageError):
+    """A key or URI lies outside the prefixes that may be read or written."""
+
+    exit_code = 2
+
+
+class ObjectNotFoundError(StorageError):
+    """No object has this key."""
+
+    exit_code = 2
+
+
+class ObjectExistsError(StorageError):
+    """A put-if-absent found the key taken."""
+
+
+class AccessDeniedError(StorageError):
+    """The store knows us and refuses, or does not know our credentials."""
+
+    exit_code = 2
+
+
+class ObjectTooLargeError(StorageError):
+    """The object is larger than the limit that the caller set."""
+
+
+class StorageUnavailableError(StorageError):
+    """The store did not answer, or broke off, on every try."""
+
+    permanent = False
+
+
+class DeviceError(InpaintOpsError):
+    """The base of what a device does to us."""
+
+    permanent = False
+
+
+class DeviceBusyError(DeviceError):
+    """Every device of this machine is leased to another worker."""
+
+
+class DeviceOutOfMemoryError(DeviceError):
+    """A batch did not fit the device's memory, at any size that may be tried."""
+
+    permanent = True
+
+
+class WorkerError(InpaintOpsError):
+    """The base of what happens to a worker process."""
+
+    permanent = False
+
+
+class WorkerDiedError(WorkerError):
+    """The worker process ended before its work did."""
+
+
+class WorkerStalledError(WorkerError):
+    """The worker process was alive and made no progress for too long; it has been killed."""
+
+
+class ShardIncompleteError(WorkerError):
+    """Rows of a shard have no record yet, for a transient reason: another try does only those."""

@@ -1,0 +1,122 @@
+"""RunLayout: the one place that knows where an object of a run lives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.locations import Location
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
+
+
+def check_run_name(run: str) -> str:
+    """Return `run`, or raise ConfigError: letters, digits and `._+-`, at most 150 of them."""
+    if not _RUN_NAME.fullmatch(run) or ".." in run:
+        raise ConfigError(f"run name {run!r}: use letters, digits and '._+-', at most 150, starting with one of the first two")
+    return run
+
+
+def run_name_from(text: str) -> str:
+    """A run name made of `text`: each forbidden character becomes `_`."""
+    name = re.sub(r"[^A-Za-z0-9._+-]+|\.{2,}", "_", text).lstrip("._+-")[:150]
+    return check_run_name(name or "run")
+
+
+@dataclass(frozen=True, slots=True)
+class RunLayout:
+    """The keys of one run, below `<store>/runs/<run>/`."""
+
+    store: Location
+    run: str
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run)
+
+    @property
+    def root(self) -> Location:
+        """The run's prefix."""
+        return Location(self.store.bucket, f"{self.store.as_prefix().key}runs/{self.run}/")
+
+    def _at(self, key: str) -> Location:
+        return Location(self.root.bucket, self.root.key + key)
+
+    @property
+    def plan(self) -> Location:
+        """`plan.json`: what was decided before any GPU was touched; put if absent, so that it names the run."""
+        return self._at("plan.json")
+
+    @property
+    def manifest(self) -> Location:
+        """The frozen manifest: every accepted row, as canonical JSONL."""
+        return self._at("manifest.jsonl")
+
+    def shard(self, shard: str) -> Location:
+        """The rows of one shard."""
+        return self._at(f"shards/{shard}.jsonl")
+
+    def image(self, row_id: str, extension: str) -> Location:
+        """A finished image. Ids are checked when a manifest is read: they hold no slash."""
+        return self._at(f"images/{row_id}.{extension}")
+
+    @property
+    def records(self) -> Location:
+        """The prefix of all records."""
+        return self._at("records/")
+
+    def shard_records(self, shard: str) -> Location:
+        """The prefix of one shard's records; rejected rows are in the shard `rejected`."""
+        return self._at(f"records/{shard}/")
+
+    def record(self, shard: str, row: int) -> Location:
+        """The one record of one row."""
+        return self._at(f"records/{shard}/{row:07d}.json")
+
+    @property
+    def workers(self) -> Location:
+        """The prefix of the worker reports."""
+        return self._at("workers/")
+
+    def worker(self, attempt: str) -> Location:
+        """What one worker process said of itself."""
+        return self._at(f"workers/{attempt}.json")
+
+    @property
+    def summary(self) -> Location:
+        """`run.json`."""
+        return self._at("run.json")
+
+    @property
+    def results(self) -> Location:
+        """The records, compacted."""
+        return self._at("results.jsonl")
+
+    @property
+    def failed(self) -> Location:
+        """A valid manifest of the rows that failed."""
+        return self._at("failed.jsonl")
+
+    @property
+    def timings(self) -> Location:
+        """The records' timings as Parquet."""
+        return self._at("timings.parquet")
+
+    @property
+    def trace(self) -> Location:
+        """The run as a Chrome trace, for Perfetto."""
+        return self._at("trace.json")
+
+    @property
+    def report(self) -> Location:
+        """The page for people."""
+        return self._at("report.html")
+
+
+REJECTED = "rejected"
+"""The shard name under which rejected rows' records are kept."""
+
+
+def shard_name(index: int) -> str:
+    """`00000`, `00001`, ..."""
+    return f"{index:05d}"

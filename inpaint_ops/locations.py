@@ -1,0 +1,110 @@
+"""Where things are: `s3://bucket/key` URIs and folder paths, joined and contained without touching storage."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError
+
+_CONTROL = {chr(code) for code in range(32)} | {chr(127)}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One object or prefix: a bucket and a key on S3, or an absolute path (`bucket` is None) in a folder.
+
+    A key never begins with `/` on S3, and is always absolute in a folder. A prefix ends with `/`.
+    """
+
+    bucket: str | None
+    key: str
+
+    @property
+    def uri(self) -> str:
+        """The text form, which `parse` reads back."""
+        return self.key if self.bucket is None else f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return posixpath.basename(self.key.rstrip("/"))
+
+    @property
+    def parent(self) -> Location:
+        """The prefix that holds this object."""
+        head = posixpath.dirname(self.key.rstrip("/"))
+        return Location(self.bucket, head if head in ("", "/") else head + "/")
+
+    def as_prefix(self) -> Location:
+        """The same location with a closing slash (the root of a bucket stays empty)."""
+        return self if not self.key or self.key.endswith("/") else Location(self.bucket, self.key + "/")
+
+    def join(self, relative: str) -> Location:
+        """A key below this prefix.
+
+        Raises ForbiddenLocationError if `relative` is absolute, climbs (`..`), or holds control characters or
+        backslashes, so that no manifest can name an object outside its prefix (CWE-22).
+        """
+        check_relative(relative)
+        return Location(self.bucket, self.as_prefix().key + relative)
+
+    def contains(self, other: Location) -> bool:
+        """Whether `other` is this object, or lies below this prefix."""
+        if self.bucket != other.bucket:
+            return False
+        return other.key == self.key or other.key.startswith(self.as_prefix().key)
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def check_relative(key: str) -> None:
+    """Raise ForbiddenLocationError unless `key` is a plain key: no `..`, no leading slash, no control characters."""
+    if not key:
+        raise ForbiddenLocationError("the key is empty")
+    if _CONTROL & set(key) or "\\" in key:
+        raise ForbiddenLocationError(f"{key!r} holds a control character or a backslash: rename the object")
+    if key.startswith("/"):
+        raise ForbiddenLocationError(f"{key!r} is absolute: give a key relative to the manifest, or a full URI")
+    parts = key.rstrip("/").split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ForbiddenLocationError(f"{key!r} climbs or is not plain: keys hold no '..', '.' or empty parts")
+
+
+def has_scheme(text: str) -> bool:
+    """Whether `text` is a URI rather than a key."""
+    return "://" in text
+
+
+def parse(text: str | os.PathLike[str]) -> Location:
+    """Read an `s3://bucket/key` or `file:///path` URI, or a path (made absolute, `~` expanded).
+
+    A closing slash is kept: it marks a prefix. Raises ConfigError for any other scheme or a missing bucket.
+    """
+    raw = os.fspath(text)
+    if not raw or _CONTROL & set(raw):
+        raise ConfigError(f"{raw!r} is not a location: give s3://bucket/prefix or a folder")
+    if not has_scheme(raw):
+        path = os.path.abspath(Path(raw).expanduser())
+        return Location(None, path + "/" if raw.endswith("/") and path != "/" else path)
+    scheme, _, rest = raw.partition("://")
+    if scheme == "file":
+        split = urlsplit(raw)
+        if split.netloc not in ("", "localhost"):
+            raise ConfigError(f"{raw!r}: a file URI names no host; write file:///path")
+        return parse(unquote(split.path))
+    if scheme != "s3":
+        raise ConfigError(f"{raw!r}: {scheme}:// is not supported; use s3://bucket/key or a folder")
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise ConfigError(f"{raw!r} names no bucket: write s3://bucket/key")
+    if key:
+        try:
+            check_relative(key)
+        except ForbiddenLocationError as error:
+            raise ForbiddenLocationError(f"{raw!r}: {error}") from None
+    return Location(bucket, key)

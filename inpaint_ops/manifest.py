@@ -1,0 +1,383 @@
+"""What the user wrote: rows, read from JSONL, CSV or Parquet, and told apart into accepted and rejected.
+
+A bad row is rejected with its line, the field and the cure; the others go on. Only a file that cannot be read at all
+raises ManifestError.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
+from inpaint_ops.locations import Location, has_scheme, parse
+from inpaint_ops.records import ErrorInfo
+
+Quality = Literal["good", "high", "best"]
+STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
+"""Denoising steps by quality, from the optimisation notes."""
+
+MAX_SEED = 2**63 - 1
+_ID = re.compile(r"\w[\w.+@=() -]{0,119}")
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+
+
+class Row(BaseModel):
+    """One row of a manifest, as its author wrote it.
+
+    `image` and `mask` are keys relative to the manifest, or URIs under an allowed prefix.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    image: str = Field(min_length=1, max_length=1024)
+    mask: str = Field(min_length=1, max_length=1024)
+    prompt: str
+    id: str | None = Field(default=None, description="Names the output; default: the image's stem, made unique.")
+    negative_prompt: str | None = None
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    quality: Quality | None = None
+    steps: int | None = Field(default=None, ge=1, le=500)
+    guidance_scale: float | None = Field(default=None, ge=0, le=50)
+    strength: float | None = Field(default=None, gt=0, le=1)
+    mask_invert: bool = False
+    mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
+    mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")
+    crop: Literal["none", "auto"] | int = "none"
+    format: Literal["png", "webp", "tiff", "jpeg"] = "png"
+    extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _no_control_characters(cls, value: str | None) -> str | None:
+        if value and any(unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t\r" for char in value):
+            raise ValueError("holds control characters: remove them")
+        return value
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_a_name(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        value = unicodedata.normalize("NFC", value)
+        if not is_valid_id(value):
+            raise ValueError("must be 1 to 120 letters, digits, spaces or '._+@=()-', begin with a letter or digit, and be no reserved name")
+        return value
+
+    @field_validator("crop")
+    @classmethod
+    def _margin_is_sane(cls, value: str | int) -> str | int:
+        if isinstance(value, int) and not 0 <= value <= 4096:
+            raise ValueError("a margin is 0 to 4096 pixels")
+        return value
+
+    @model_validator(mode="after")
+    def _quality_or_steps(self) -> Row:
+        if self.quality is not None and self.steps is not None:
+            raise ValueError("give quality or steps, not both")
+        return self
+
+
+def is_valid_id(text: str) -> bool:
+    """Whether `text` can name an output object on every store: no slash, no markup, no reserved name, 200 bytes."""
+    if not _ID.fullmatch(text) or ".." in text or text != text.strip(" .") or _RESERVED.fullmatch(text):
+        return False
+    return len(text.encode()) <= 200
+
+
+class AcceptedRow(Row):
+    """A row with its line, its unique id and its full URIs: what a shard file holds."""
+
+    row: int = Field(ge=1)
+    id: str
+    image: str
+    mask: str
+
+    def as_manifest_row(self) -> dict[str, Any]:
+        """The row as a manifest would say it, with defaults left out: reading it back gives the same work."""
+        return self.model_dump(mode="json", exclude={"row"}, exclude_defaults=True, exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row that cannot be worked on, and why."""
+
+    row: int
+    id: str
+    error: ErrorInfo
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedManifest:
+    """Every row of a manifest, told apart. Ids are unique over both lists."""
+
+    accepted: tuple[AcceptedRow, ...]
+    rejected: tuple[RejectedRow, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the manifest has."""
+        return len(self.accepted) + len(self.rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLimits:
+    """What is too much; see Settings for the defaults."""
+
+    max_rows: int = 200_000
+    max_bytes: int = 256 * 2**20
+    max_prompt_chars: int = 4000
+    max_row_bytes: int = 2**20
+
+
+class _BadRowError(Exception):
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+_Raw = tuple[int, dict[str, Any] | _BadRowError]
+
+
+def read_manifest(
+    data: bytes,
+    *,
+    location: Location,
+    is_allowed: Callable[[Location], bool],
+    limits: ManifestLimits | None = None,
+    row_limit: int | None = None,
+) -> ParsedManifest:
+    """Read a manifest's bytes; the format is told by the name's ending (`.jsonl`, `.ndjson`, `.csv`, `.parquet`).
+
+    `location` is where the manifest lies: relative keys are below its folder. `is_allowed` says of a location whether
+    rows may read it. `row_limit` keeps the first rows only. Raises ManifestError when the file as a whole is unusable.
+    """
+    limits = limits or ManifestLimits()
+    if len(data) > limits.max_bytes:
+        raise ManifestError(f"{location.name}: {len(data)} bytes, the limit is {limits.max_bytes} (INPAINT_MAX_MANIFEST_BYTES)")
+    strict = True
+    match PurePosixPath(location.name).suffix.lower():
+        case ".jsonl" | ".ndjson":
+            rows = _read_jsonl(data, limits)
+        case ".csv":
+            rows, strict = _read_csv(data, location.name), False
+        case ".parquet":
+            rows = _read_parquet(data, location.name)
+        case suffix:
+            raise ManifestError(f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet")
+    parsed: list[tuple[int, Row | RejectedRow]] = []
+    for number, raw in rows:
+        if row_limit is not None and len(parsed) >= row_limit:
+            break
+        if len(parsed) >= limits.max_rows:
+            raise ManifestError(f"{location.name}: more than {limits.max_rows} rows; split it, or raise INPAINT_MAX_ROWS")
+        parsed.append((number, _validate(number, raw, location, is_allowed, limits, strict=strict)))
+    if not parsed:
+        raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
+    return _name_rows(parsed)
+
+
+def _validate(
+    number: int,
+    raw: dict[str, Any] | _BadRowError,
+    manifest: Location,
+    is_allowed: Callable[[Location], bool],
+    limits: ManifestLimits,
+    *,
+    strict: bool,
+) -> Row | RejectedRow:
+    if isinstance(raw, _BadRowError):
+        return _reject(number, {}, str(raw), raw.field)
+    present = {key: value for key, value in raw.items() if value is not None}
+    try:
+        row = Row.model_validate(present, strict=strict)
+        for field in ("prompt", "negative_prompt"):
+            if len(getattr(row, field) or "") > limits.max_prompt_chars:
+                raise _BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
+        places = {field: _resolve(getattr(row, field), field, manifest, is_allowed) for field in ("image", "mask")}
+    except pydantic.ValidationError as error:
+        return _reject(number, raw, *_explain(error))
+    except _BadRowError as error:
+        return _reject(number, raw, str(error), error.field)
+    return row.model_copy(update=places)
+
+
+def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Location], bool]) -> str:
+    try:
+        location = parse(text) if has_scheme(text) else manifest.parent.join(text)
+    except (ConfigError, ForbiddenLocationError) as error:
+        raise _BadRowError(str(error), field) from None
+    if not location.key or location.key.endswith("/"):
+        raise _BadRowError(f"{text!r} names a folder, not an object", field)
+    if not is_allowed(location):
+        raise _BadRowError(f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES", field)
+    return location.uri
+
+
+def _explain(error: pydantic.ValidationError) -> tuple[str, str | None]:
+    """One line for all that is wrong with a row, unknown fields first: a typo often explains a missing field."""
+    found = sorted(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
+    texts = [_explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"]) for item in found]
+    more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return "; ".join(texts[:3]) + more, str(found[0]["loc"][0]) if found[0]["loc"] else None
+
+
+def _explain_one(field: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(field, list(Row.model_fields), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
+        return f"unknown field {field!r}, {hint}"
+    if kind == "missing":
+        return f"{field}: the field is missing"
+    return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
+
+
+def _reject(number: int, raw: dict[str, Any], message: str, field: str | None) -> RejectedRow:
+    text = f"row {number}: {message}"
+    error = ErrorInfo(type="RowError", stage="validate", message=text[:2000], permanent=True, field=field)
+    return RejectedRow(row=number, id="", error=error, raw=raw)
+
+
+def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
+    """Give every row a unique id. An id that the author wrote goes to the first row that has it; others are rejected."""
+    owner: dict[str, int] = {}
+    for number, row in parsed:
+        if isinstance(row, Row) and row.id is not None:
+            owner.setdefault(row.id.casefold(), number)
+    taken = set(owner)
+
+    def unique(stem: str) -> str:
+        name, count = stem, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{stem}-{count}"
+        taken.add(name.casefold())
+        return name
+
+    accepted: list[AcceptedRow] = []
+    rejected: list[RejectedRow] = []
+    for number, row in parsed:
+        if isinstance(row, RejectedRow):
+            rejected.append(RejectedRow(number, unique(f"row-{number}"), row.error, row.raw))
+        elif row.id is not None and owner[row.id.casefold()] != number:
+            message = f"id: {row.id!r} is already that of row {owner[row.id.casefold()]}: give each row its own"
+            bad = _reject(number, row.model_dump(mode="json", exclude_defaults=True), message, "id")
+            rejected.append(RejectedRow(number, unique(f"row-{number}"), bad.error, bad.raw))
+        else:
+            row_id = row.id if row.id is not None else unique(_stem(row.image))
+            accepted.append(AcceptedRow.model_construct(**{**dict(row), "id": row_id, "row": number}))
+    return ParsedManifest(tuple(accepted), tuple(rejected))
+
+
+def _stem(key: str) -> str:
+    stem = unicodedata.normalize("NFC", PurePosixPath(key).stem)
+    name = re.sub(r"[^\w.+@=() -]+|\.{2,}", "_", stem).strip(" .")[:60].rstrip(" .")
+    return name if is_valid_id(name) else "row-" + re.sub(r"\W+", "", name)[:40]
+
+
+def _read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[_Raw]:
+    for number, line in enumerate(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), 1):
+        if not line.strip():
+            continue
+        yield number, _read_json_line(line, limits)
+
+
+def _read_json_line(line: bytes, limits: ManifestLimits) -> dict[str, Any] | _BadRowError:
+    if len(line) > limits.max_row_bytes:
+        return _BadRowError(f"longer than {limits.max_row_bytes} bytes")
+    try:
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except UnicodeDecodeError as error:
+        return _BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8")
+    except RecursionError:
+        return _BadRowError("nested too deeply")
+    except ValueError as error:
+        return _BadRowError(f"not JSON: {error}")
+    except _BadRowError as error:
+        return error
+    return value if isinstance(value, dict) else _BadRowError("not a JSON object: write {\"image\": ..., \"mask\": ..., \"prompt\": ...}")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in {other for other, _ in pairs[:index]})
+        raise _BadRowError("the field is given twice", twice)
+    return keys
+
+
+def _no_constants(text: str) -> Any:
+    raise _BadRowError(f"{text} is not a number that JSON knows")
+
+
+def _read_csv(data: bytes, name: str) -> Iterator[_Raw]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{name}: not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'") from None
+    csv.field_size_limit(2**24)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+    except csv.Error as error:
+        raise ManifestError(f"{name}: line 1: {error}") from None
+    if "image" not in header:
+        raise ManifestError(f"{name}: the first line must name the columns (image, mask, prompt, ...); it is {header[:8]!r}")
+    if len(set(header)) != len(header):
+        raise ManifestError(f"{name}: two columns have one name: {sorted({c for c in header if header.count(c) > 1})}")
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ManifestError(f"{name}: line {line}: {error}; the rest cannot be told apart") from None
+        if cells is None:
+            return
+        if any(cell.strip() for cell in cells):
+            yield line, _csv_row(header, cells)
+
+
+def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | _BadRowError:
+    if len(cells) > len(header):
+        return _BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds a comma")
+    row: dict[str, Any] = {key: cell for key, cell in zip(header, cells, strict=False) if cell.strip() != ""}
+    if isinstance(row.get("crop"), str) and row["crop"].strip().isdigit():
+        row["crop"] = int(row["crop"])
+    if "extra" in row:
+        try:
+            row["extra"] = json.loads(row["extra"], object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        except (ValueError, _BadRowError):
+            return _BadRowError("not a JSON object", "extra")
+    return row
+
+
+def _read_parquet(data: bytes, name: str) -> Iterator[_Raw]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data))
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(f"{name}: not a readable Parquet file: {error}") from None
+
+
+def to_jsonl(rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> bytes:
+    """Rows as JSONL, one object a line, UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode()

@@ -1,0 +1,134 @@
+"""Rows to shards, and what each row will be painted with: pure, so that a plan can be told before a GPU is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from inpaint_ops.layout import shard_name
+from inpaint_ops.manifest import STEPS, AcceptedRow, Quality
+from inpaint_ops.records import Model, RunSummary
+
+GUIDANCE_SCALE = 7.5
+"""The inpainting pipeline's own default."""
+
+STRENGTH = 0.9999
+"""The inpainting pipeline's own default. It drops one step: 29 of 30 run, and the record says 29."""
+
+
+class JobOptions(Model):
+    """What the person who starts a run may choose; rows may override quality, steps, guidance and strength."""
+
+    model: str
+    model_revision: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tuning: str = "auto"
+    tuning_overrides: dict[str, Any] = Field(default_factory=dict)
+    quality: Quality = "high"
+    steps: int | None = Field(default=None, ge=1, le=500)
+    guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
+    strength: float = Field(default=STRENGTH, gt=0, le=1)
+    row_limit: int | None = Field(default=None, ge=1)
+    shard_rows: int = Field(default=200, ge=1)
+    failure_threshold: float = Field(default=0.0, ge=0, le=1)
+
+    def identity(self) -> dict[str, Any]:
+        """The choices that change images or rows: two runs of one name must agree on them."""
+        fields = {"model", "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit"}
+        return self.model_dump(mode="json", include=fields)
+
+
+class Shard(Model):
+    """The rows that one task instance paints."""
+
+    name: str
+    rows: int
+    first_row: int
+    last_row: int
+
+
+class Plan(Model):
+    """`plan.json`: what was decided before any GPU was touched. Put if absent: it owns the run's name."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    manifest: str
+    manifest_sha256: str
+    job: JobOptions
+    rows: int
+    rejected: int
+    shards: tuple[Shard, ...]
+    created_at: datetime
+
+
+class PaintParameters(Model):
+    """What one row is painted with, once its own wishes and the job's defaults are settled."""
+
+    seed: int
+    steps: int
+    guidance_scale: float
+    strength: float
+
+
+def split_rows(rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int) -> list[tuple[Shard, tuple[AcceptedRow, ...]]]:
+    """Cut rows into shards of at most `shard_rows`, in order; more a shard where else there were over `max_shards`."""
+    size = max(shard_rows, math.ceil(len(rows) / max_shards))
+    shards = []
+    for index, start in enumerate(range(0, len(rows), size)):
+        part = tuple(rows[start : start + size])
+        shard = Shard(name=shard_name(index), rows=len(part), first_row=part[0].row, last_row=part[-1].row)
+        shards.append((shard, part))
+    return shards
+
+
+def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
+    """The row's own wishes first, then the job's. Without a seed of its own a row gets one from its id, so that a
+    second run, or a run of the failed rows alone, paints the same image.
+    """
+    if row.steps is not None:
+        steps = row.steps
+    elif row.quality is not None:
+        steps = STEPS[row.quality]
+    else:
+        steps = job.steps if job.steps is not None else STEPS[job.quality]
+    return PaintParameters(
+        seed=row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
+        steps=steps,
+        guidance_scale=row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
+        strength=row.strength if row.strength is not None else job.strength,
+    )
+
+
+class Estimate(Model):
+    """How long a run may take, and on whose word."""
+
+    seconds: float | None
+    seconds_per_image: float | None
+    cold_start: float | None
+    basis: str
+
+
+def estimate(plan: Plan, history: Sequence[RunSummary], *, devices: int = 1) -> Estimate:
+    """Expected seconds from earlier runs of the same model, newest last; unknown without any.
+
+    Seconds = shards / devices x cold start + rows / devices x seconds an image, at equal steps.
+    """
+    known = [past for past in history if past.model and past.model.name == plan.job.model and past.images_per_second_warm]
+    rows = sum(shard.rows for shard in plan.shards)
+    if not known:
+        return Estimate(seconds=None, seconds_per_image=None, cold_start=None, basis="no earlier run of this model here")
+    past = known[-1]
+    per_image = 1 / past.images_per_second_warm
+    cold = past.cold_start.total if past.cold_start else 0.0
+    waves = math.ceil(len(plan.shards) / devices)
+    return Estimate(
+        seconds=waves * cold + rows * per_image / devices,
+        seconds_per_image=per_image,
+        cold_start=cold,
+        basis=f"run {past.run} on {past.devices[0].name if past.devices else 'an unknown device'}, its own steps and sizes",
+    )

@@ -1,0 +1,196 @@
+"""What the supervisor and its worker say to each other: JSON lines over two pipes, paths and parameters only.
+
+The worker never sees a URI of the store, a credential or a run's name. Commands go to its standard input; events come
+back on a pipe of their own, so that nothing that a library prints can be taken for an event.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from inpaint_ops.records import (
+    Batch,
+    ColdStart,
+    DeviceInfo,
+    ErrorInfo,
+    LedgerEntry,
+    Memory,
+    Model,
+    ModelIdentity,
+    Timings,
+    WorkerInfo,
+)
+
+
+class Job(Model):
+    """The first command: what to load, and how."""
+
+    kind: Literal["job"] = "job"
+    model: str = Field(description="A hub id, a folder, or tiny-random, mid-random, sdxl-random.")
+    revision: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tuning: str = Field(default="auto", description="A preset.")
+    tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
+    expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
+    max_pixels: int = 100_000_000
+    scratch: str = Field(description="A folder that the worker may write to.")
+    lease_timeout: float = 900
+
+
+class Item(Model):
+    """One row to paint. `image`, `mask` and `output` are local paths; the output's folder exists."""
+
+    kind: Literal["item"] = "item"
+    row: int
+    id: str
+    image: str
+    mask: str
+    output: str
+    prompt: str
+    negative_prompt: str | None = None
+    seed: int
+    steps: int
+    guidance_scale: float
+    strength: float
+    mask_invert: bool = False
+    mask_dilate: int = 0
+    mask_blur: float = 0.0
+    crop: Literal["none", "auto"] | int = "none"
+    format: Literal["png", "webp", "tiff", "jpeg"] = "png"
+
+
+class Flush(Model):
+    """Paint what you have: no further item comes before one of them is finished."""
+
+    kind: Literal["flush"] = "flush"
+
+
+class End(Model):
+    """No further items: finish, say Bye, and exit."""
+
+    kind: Literal["end"] = "end"
+
+
+Command = Annotated[Job | Item | Flush | End, Field(discriminator="kind")]
+
+
+class Phase(Model):
+    """A part of the cold start begins (imports, lease, load, compile, ...); `detail` is for people."""
+
+    kind: Literal["phase"] = "phase"
+    name: str
+    detail: str = ""
+
+
+class Ready(Model):
+    """The model is loaded and tuned."""
+
+    kind: Literal["ready"] = "ready"
+    worker: WorkerInfo
+    device: DeviceInfo
+    model: ModelIdentity
+    tuning: dict[str, Any]
+    ledger: tuple[LedgerEntry, ...]
+    cold_start: ColdStart
+    versions: dict[str, str]
+    native_size: int
+    batch_size: int
+
+
+class Begun(Model):
+    """Work on these rows begins: should the process die now, they are the suspects."""
+
+    kind: Literal["begun"] = "begun"
+    rows: tuple[int, ...]
+    stage: Literal["decode", "paint", "encode"]
+
+
+class Step(Model):
+    """A denoising step of the batch is done: the sign of life that the supervisor waits for."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    steps: int
+
+
+class Done(Model):
+    """A row is painted and lies at `output`."""
+
+    kind: Literal["done"] = "done"
+    row: int
+    output: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    format: str
+    media_type: str
+    extension: str
+    steps: int = Field(description="Denoising steps that really ran.")
+    working_size: tuple[int, int]
+    conversions: tuple[str, ...] = ()
+    batch: Batch
+    timings: Timings
+    memory: Memory
+    started_at: datetime
+    finished_at: datetime
+
+
+class Failed(Model):
+    """A row cannot be painted; the others go on."""
+
+    kind: Literal["failed"] = "failed"
+    row: int
+    error: ErrorInfo
+    timings: Timings = Timings()
+    started_at: datetime
+    finished_at: datetime
+
+
+class Warn(Model):
+    """Something that the run's report must say."""
+
+    kind: Literal["warn"] = "warn"
+    message: str
+
+
+class Bye(Model):
+    """The last word of a worker that ends by itself. `ledger` now holds what was measured."""
+
+    kind: Literal["bye"] = "bye"
+    ledger: tuple[LedgerEntry, ...]
+    cold_start: ColdStart
+    busy: float = Field(description="Seconds spent painting batches.")
+    painted: int
+    peak_memory: Memory | None
+
+
+class Fatal(Model):
+    """The worker cannot work at all: no model, no device."""
+
+    kind: Literal["fatal"] = "fatal"
+    error: ErrorInfo
+
+
+Event = Annotated[Phase | Ready | Begun | Step | Done | Failed | Warn | Bye | Fatal, Field(discriminator="kind")]
+
+_COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_command(line: str | bytes) -> Command:
+    """Read one command line. Raises pydantic.ValidationError."""
+    return _COMMAND.validate_json(line)
+
+
+def parse_event(line: str | bytes) -> Event:
+    """Read one event line. Raises pydantic.ValidationError."""
+    return _EVENT.validate_json(line)
+
+
+def dump(message: Model) -> str:
+    """One line, with its newline."""
+    return message.model_dump_json() + "\n"

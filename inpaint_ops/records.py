@@ -1,0 +1,263 @@
+"""What we write: records, timings, run summaries. Their JSON Schemas are published from here (`schemas()`).
+
+Units everywhere: seconds, bytes, pixels. Times of day are UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inpaint_ops.errors import InpaintOpsError
+
+SCHEMA_VERSION = 1
+
+Status = Literal["done", "failed", "rejected"]
+Stage = Literal["validate", "download", "decode", "encode_prompt", "denoise", "encode", "upload", "worker", "device"]
+
+STAGES: tuple[str, ...] = (
+    "download", "decode", "encode_prompt", "vae_encode", "denoise", "vae_decode", "composite", "encode", "upload",
+)  # fmt: skip
+"""The stages of a row, in the order in which it passes them."""
+
+BATCH_STAGES = frozenset({"encode_prompt", "vae_encode", "denoise", "vae_decode"})
+"""Stages that a whole batch shares: each of its rows carries the batch's full duration, never a share of it."""
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Model(BaseModel):
+    """The base of all data that crosses a boundary: frozen, and strange to no key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ErrorInfo(Model):
+    """Why a row has no image."""
+
+    type: str = Field(description="The error's class.")
+    stage: Stage = Field(description="Where it happened.")
+    message: str = Field(description="One line: what is wrong and what to do.")
+    permanent: bool = Field(description="Whether trying again would end the same way.")
+    field: str | None = Field(default=None, description="The manifest field at fault, for a rejected row.")
+
+    @classmethod
+    def of(cls, error: BaseException, stage: Stage, *, field: str | None = None) -> ErrorInfo:
+        """Describe `error`. An error that is not ours counts as permanent: a retry would repeat a bug."""
+        permanent = error.permanent if isinstance(error, InpaintOpsError) else True
+        message = " ".join(str(error).split()) or type(error).__name__
+        return cls(type=type(error).__name__, stage=stage, message=message[:2000], permanent=permanent, field=field)
+
+
+class Output(Model):
+    """The image that a row produced."""
+
+    uri: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    format: str
+
+
+class Batch(Model):
+    """The batch that a row was painted in."""
+
+    id: str
+    size: int = Field(ge=1)
+
+
+class Timings(Model):
+    """Seconds by stage; None where the row did not get that far. Batch stages carry the batch's duration."""
+
+    download: float | None = None
+    decode: float | None = None
+    encode_prompt: float | None = None
+    vae_encode: float | None = None
+    denoise: float | None = None
+    vae_decode: float | None = None
+    composite: float | None = None
+    encode: float | None = None
+    upload: float | None = None
+
+
+class Memory(Model):
+    """Peak device memory while the row's batch was painted, in bytes; on a CPU the process's peak resident size."""
+
+    peak_allocated: int
+    peak_reserved: int
+
+
+class WorkerInfo(Model):
+    """The process that painted the row."""
+
+    pid: int
+    host: str
+    device: str
+    started_at: datetime
+
+
+class Record(Model):
+    """How one row ended. One object a row, put if absent: the only commit point."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    row: int = Field(ge=1, description="The row's line in the manifest (its index, from 1, in a Parquet one).")
+    status: Status
+    attempt: str = Field(description="Unique to the try that wrote this record.")
+    error: ErrorInfo | None = None
+    output: Output | None = None
+    prompt: str = ""
+    seed: int | None = None
+    steps: int | None = Field(default=None, description="Denoising steps that really ran.")
+    steps_requested: int | None = None
+    guidance_scale: float | None = None
+    strength: float | None = None
+    working_size: tuple[int, int] | None = Field(default=None, description="Width and height that the model painted.")
+    conversions: tuple[str, ...] = Field(default=(), description="What the source or the output format did not keep.")
+    source: str | None = Field(default=None, description="The image's URI.")
+    mask: str | None = Field(default=None, description="The mask's URI.")
+    batch: Batch | None = None
+    timings: Timings = Timings()
+    memory: Memory | None = None
+    worker: WorkerInfo | None = None
+    started_at: datetime
+    finished_at: datetime
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class LedgerEntry(Model):
+    """One optimisation: asked for, in force, why, and what was measured."""
+
+    name: str
+    requested: str
+    effective: str
+    matches: bool
+    reason: str = ""
+    measured: dict[str, float] = Field(default_factory=dict)
+
+
+class ModelIdentity(Model):
+    """The weights that painted."""
+
+    name: str
+    revision: str | None = None
+    dtype: str = ""
+    random_weights: bool = Field(description="True where the weights are random: the images mean nothing.")
+    digest: str = Field(default="", description="SHA-256 over the names and sizes of the weight files.")
+
+
+class ColdStart(Model):
+    """Seconds from the worker's exec to its first painted batch."""
+
+    interpreter: float = 0.0
+    imports: float = 0.0
+    load: float = 0.0
+    compile: float = 0.0
+    first_call: float = Field(default=0.0, description="How much longer the first batch took than the median one.")
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return self.interpreter + self.imports + self.load + self.compile + self.first_call
+
+
+class DeviceInfo(Model):
+    """The card (or the processor) that a worker had."""
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    total_memory: int = 0
+    free_memory: int = 0
+    capability: str = ""
+    driver: str = ""
+    uuid: str = ""
+
+
+class WorkerReport(Model):
+    """What one worker process says of itself: written once a worker, read by the report."""
+
+    worker: WorkerInfo
+    device: DeviceInfo
+    model: ModelIdentity
+    tuning: dict[str, Any]
+    ledger: tuple[LedgerEntry, ...]
+    cold_start: ColdStart
+    versions: dict[str, str]
+    finished_at: datetime
+    busy: float = Field(default=0.0, description="Seconds spent painting batches.")
+    painted: int = 0
+    peak_memory: Memory | None = None
+    exit: str = Field(default="clean", description="How the process ended: clean, or the signal or error.")
+    attempt: str = ""
+    shard: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class StageStats(Model):
+    """The distribution of one stage's seconds over the rows that passed it."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+
+
+class Counts(Model):
+    """rows = done + failed + rejected, when every row has ended."""
+
+    rows: int
+    done: int
+    failed: int
+    rejected: int
+
+    @property
+    def missing(self) -> int:
+        """Rows that have no record."""
+        return self.rows - self.done - self.failed - self.rejected
+
+
+class RunSummary(Model):
+    """`run.json`: one run, on one page."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    verdict: Literal["VALID", "INVALID"]
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    manifest: str
+    manifest_sha256: str
+    job: dict[str, Any]
+    model: ModelIdentity | None
+    versions: dict[str, str]
+    devices: tuple[DeviceInfo, ...]
+    workers: int
+    counts: Counts
+    cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
+    seconds: float = Field(description="From the first worker's start to the last row's end.")
+    images_per_second: float | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
+    images_per_second_warm: float | None = Field(description="Done rows over the seconds spent painting.")
+    gpu_seconds_per_image: float | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
+    stages: dict[str, StageStats]
+    peak_memory: Memory | None
+    ledger: tuple[LedgerEntry, ...]
+    failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas of the files that we publish, by file name."""
+    return {
+        "record.schema.json": Record.model_json_schema(),
+        "run.schema.json": RunSummary.model_json_schema(),
+        "worker.schema.json": WorkerReport.model_json_schema(),
+    }
