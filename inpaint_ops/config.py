@@ -31,7 +31,9 @@ class Settings(BaseSettings):
         default=(), description="Further prefixes that manifests may read from, separated by commas."
     )
 
-    model: str = Field(default=DEFAULT_MODEL, description="A hub id, a folder, or tiny-random, mid-random, sdxl-random.")
+    model: str = Field(
+        default=DEFAULT_MODEL, description="A hub id, a folder, or tiny-random, mid-random, sdxl-random."
+    )
     model_revision: str | None = Field(default=None, description="The hub commit or tag to pin.")
     tuning: str = Field(default="auto", description="A tuning preset: auto, notes, low-memory, fast.")
     batch_size: int | None = Field(default=None, ge=1, le=64, description="Rows painted together; empty: chosen.")

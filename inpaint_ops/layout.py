@@ -14,7 +14,9 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
 def check_run_name(run: str) -> str:
     """Return `run`, or raise ConfigError: letters, digits and `._+-`, at most 150 of them."""
     if not _RUN_NAME.fullmatch(run) or ".." in run:
-        raise ConfigError(f"run name {run!r}: use letters, digits and '._+-', at most 150, starting with one of the first two")
+        raise ConfigError(
+            f"run name {run!r}: use letters, digits and '._+-', at most 150, starting with one of the first two"
+        )
     return run
 
 
@@ -81,6 +83,15 @@ class RunLayout:
     def worker(self, attempt: str) -> Location:
         """What one worker process said of itself."""
         return self._at(f"workers/{attempt}.json")
+
+    @property
+    def stop_notes(self) -> Location:
+        """The prefix of the notes on tries that stopped before their shard was done."""
+        return self._at("stops/")
+
+    def stop_note(self, attempt: str) -> Location:
+        """Why one try of a shard stopped early: `<shard>-<nonce>.json`."""
+        return self._at(f"stops/{attempt}.json")
 
     @property
     def summary(self) -> Location:

@@ -72,7 +72,9 @@ class Row(BaseModel):
             return None
         value = unicodedata.normalize("NFC", value)
         if not is_valid_id(value):
-            raise ValueError("must be 1 to 120 letters, digits, spaces or '._+@=()-', begin with a letter or digit, and be no reserved name")
+            raise ValueError(
+                "must be 1 to 120 letters, digits, spaces or '._+@=()-', begin with a letter or digit, and be no reserved name"
+            )
         return value
 
     @field_validator("crop")
@@ -166,7 +168,9 @@ def read_manifest(
     """
     limits = limits or ManifestLimits()
     if len(data) > limits.max_bytes:
-        raise ManifestError(f"{location.name}: {len(data)} bytes, the limit is {limits.max_bytes} (INPAINT_MAX_MANIFEST_BYTES)")
+        raise ManifestError(
+            f"{location.name}: {len(data)} bytes, the limit is {limits.max_bytes} (INPAINT_MAX_MANIFEST_BYTES)"
+        )
     strict = True
     match PurePosixPath(location.name).suffix.lower():
         case ".jsonl" | ".ndjson":
@@ -176,13 +180,17 @@ def read_manifest(
         case ".parquet":
             rows = _read_parquet(data, location.name)
         case suffix:
-            raise ManifestError(f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet")
+            raise ManifestError(
+                f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet"
+            )
     parsed: list[tuple[int, Row | RejectedRow]] = []
     for number, raw in rows:
         if row_limit is not None and len(parsed) >= row_limit:
             break
         if len(parsed) >= limits.max_rows:
-            raise ManifestError(f"{location.name}: more than {limits.max_rows} rows; split it, or raise INPAINT_MAX_ROWS")
+            raise ManifestError(
+                f"{location.name}: more than {limits.max_rows} rows; split it, or raise INPAINT_MAX_ROWS"
+            )
         parsed.append((number, _validate(number, raw, location, is_allowed, limits, strict=strict)))
     if not parsed:
         raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
@@ -205,7 +213,9 @@ def _validate(
         row = Row.model_validate(present, strict=strict)
         for field in ("prompt", "negative_prompt"):
             if len(getattr(row, field) or "") > limits.max_prompt_chars:
-                raise _BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
+                raise _BadRowError(
+                    f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field
+                )
         places = {field: _resolve(getattr(row, field), field, manifest, is_allowed) for field in ("image", "mask")}
     except pydantic.ValidationError as error:
         return _reject(number, raw, *_explain(error))
@@ -222,7 +232,9 @@ def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Lo
     if not location.key or location.key.endswith("/"):
         raise _BadRowError(f"{text!r} names a folder, not an object", field)
     if not is_allowed(location):
-        raise _BadRowError(f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES", field)
+        raise _BadRowError(
+            f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES", field
+        )
     return location.uri
 
 
@@ -307,7 +319,11 @@ def _read_json_line(line: bytes, limits: ManifestLimits) -> dict[str, Any] | _Ba
         return _BadRowError(f"not JSON: {error}")
     except _BadRowError as error:
         return error
-    return value if isinstance(value, dict) else _BadRowError("not a JSON object: write {\"image\": ..., \"mask\": ..., \"prompt\": ...}")
+    return (
+        value
+        if isinstance(value, dict)
+        else _BadRowError('not a JSON object: write {"image": ..., "mask": ..., "prompt": ...}')
+    )
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -334,7 +350,9 @@ def _read_csv(data: bytes, name: str) -> Iterator[_Raw]:
     except csv.Error as error:
         raise ManifestError(f"{name}: line 1: {error}") from None
     if "image" not in header:
-        raise ManifestError(f"{name}: the first line must name the columns (image, mask, prompt, ...); it is {header[:8]!r}")
+        raise ManifestError(
+            f"{name}: the first line must name the columns (image, mask, prompt, ...); it is {header[:8]!r}"
+        )
     if len(set(header)) != len(header):
         raise ManifestError(f"{name}: two columns have one name: {sorted({c for c in header if header.count(c) > 1})}")
     while True:

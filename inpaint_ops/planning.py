@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
 from inpaint_ops.manifest import STEPS, AcceptedRow, Quality
 from inpaint_ops.records import Model, RunSummary
@@ -41,6 +43,36 @@ class JobOptions(Model):
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {"model", "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit"}
         return self.model_dump(mode="json", include=fields)
+
+
+def job_options(
+    settings: Settings,
+    *,
+    batch_size: int | None = None,
+    tuning_overrides: Mapping[str, Any] | None = None,
+    **chosen: Any,
+) -> JobOptions:
+    """A job from what was chosen (None: not chosen) over what the settings say. Raises ConfigError naming the field."""
+    overrides = dict(tuning_overrides or {})
+    size = batch_size or settings.batch_size
+    if size is not None:
+        overrides.setdefault("batch_size", size)
+    if settings.use_xformers is not None:
+        overrides.setdefault("use_xformers", settings.use_xformers)
+    fields: dict[str, Any] = {
+        "model": settings.model,
+        "model_revision": settings.model_revision,
+        "device": settings.device,
+        "tuning": settings.tuning,
+        "shard_rows": settings.shard_rows,
+        "failure_threshold": settings.failure_threshold,
+        "tuning_overrides": overrides,
+    }
+    try:
+        return JobOptions.model_validate(fields | {name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 class Shard(Model):
@@ -75,7 +107,9 @@ class PaintParameters(Model):
     strength: float
 
 
-def split_rows(rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int) -> list[tuple[Shard, tuple[AcceptedRow, ...]]]:
+def split_rows(
+    rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int
+) -> list[tuple[Shard, tuple[AcceptedRow, ...]]]:
     """Cut rows into shards of at most `shard_rows`, in order; more a shard where else there were over `max_shards`."""
     size = max(shard_rows, math.ceil(len(rows) / max_shards))
     shards = []
@@ -118,10 +152,14 @@ def estimate(plan: Plan, history: Sequence[RunSummary], *, devices: int = 1) -> 
 
     Seconds = shards / devices x cold start + rows / devices x seconds an image, at equal steps.
     """
-    known = [past for past in history if past.model and past.model.name == plan.job.model and past.images_per_second_warm]
+    known = [
+        past for past in history if past.model and past.model.name == plan.job.model and past.images_per_second_warm
+    ]
     rows = sum(shard.rows for shard in plan.shards)
     if not known:
-        return Estimate(seconds=None, seconds_per_image=None, cold_start=None, basis="no earlier run of this model here")
+        return Estimate(
+            seconds=None, seconds_per_image=None, cold_start=None, basis="no earlier run of this model here"
+        )
     past = known[-1]
     per_image = 1 / past.images_per_second_warm
     cold = past.cold_start.total if past.cold_start else 0.0
@@ -130,5 +168,5 @@ def estimate(plan: Plan, history: Sequence[RunSummary], *, devices: int = 1) -> 
         seconds=waves * cold + rows * per_image / devices,
         seconds_per_image=per_image,
         cold_start=cold,
-        basis=f"run {past.run} on {past.devices[0].name if past.devices else 'an unknown device'}, its own steps and sizes",
+        basis=f"run {past.run} on {past.devices[0].name if past.devices else 'an unknown device'}, as it was set",
     )

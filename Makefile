@@ -1,0 +1,44 @@
+# Everything a newcomer needs: `make demo`, `make test`. Python 3.11 to 3.13 and make are all it takes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo up test lint lock clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+demo: $(STAMP)  ## the main job for real: storage, Airflow, ten rows, a report; leaves nothing running
+	$(BIN)/python -m demo run
+
+up: $(STAMP)  ## the same, left running with the UI for a person (PORT=8080)
+	$(BIN)/python -m demo up
+
+test: $(STAMP)  ## every test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## formatter, linter, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch's pin brings its own pins of CUDA and Triton where its build needs them, so they are left out here: the same
+# files install the CPU build where that is what is offered.
+CUDA := triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime \
+	cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+COMPILE := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-header --no-annotate \
+	$(addprefix --no-emit-package ,$(CUDA))
+
+lock:  ## resolve requirements*.txt from pyproject.toml anew (add UPGRADE=--upgrade for newer versions)
+	$(COMPILE) $(UPGRADE) --extra model --extra airflow -o requirements.txt
+	$(COMPILE) $(UPGRADE) --extra dev -c requirements.txt -o requirements-dev.txt
+
+clean:  ## remove what the demo made
+	rm -rf .demo

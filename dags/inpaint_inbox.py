@@ -1,0 +1,53 @@
+"""Looks into the inbox, claims each manifest exactly once, and triggers one `inpaint_manifest` run for each."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import Variable, dag, task
+from inpaint_ops_airflow import airflow_errors, open_workspace
+
+INSTALLATION = "inpaint_ops_installation"
+"""The Airflow variable that tells this Airflow from another one that watches the same inbox."""
+
+
+@dag(
+    schedule=os.environ.get("INPAINT_INBOX_SCHEDULE", "*/5 * * * *"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["inpaint"],
+    doc_md=__doc__,
+)
+def inpaint_inbox() -> None:
+    @task(retries=2, retry_delay=timedelta(seconds=10))
+    def claim() -> list[dict[str, Any]]:
+        from uuid import uuid4
+
+        from inpaint_ops.inbox import claim_all
+
+        claimant = Variable.get(INSTALLATION, default=None)
+        if claimant is None:
+            claimant = uuid4().hex
+            Variable.set(INSTALLATION, claimant)
+        with airflow_errors():
+            claims = claim_all(open_workspace(), claimant)
+        return [
+            {"trigger_run_id": f"inbox__{claim.run}", "conf": {"manifest": claim.manifest, "run": claim.run}}
+            for claim in claims
+        ]
+
+    TriggerDagRunOperator.partial(
+        task_id="trigger",
+        trigger_dag_id="inpaint_manifest",
+        logical_date=None,
+        skip_when_already_exists=True,  # a claim found again: its run is there already
+        retries=2,
+        retry_delay=timedelta(seconds=10),
+        map_index_template="{{ task.conf['run'] }}",
+    ).expand_kwargs(claim())
+
+
+inpaint_inbox()

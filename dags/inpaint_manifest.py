@@ -1,0 +1,147 @@
+"""One run = one manifest: plan -> inpaint (one mapped task a shard, in the pool `gpu`) -> report."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, get_current_context, task
+from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace
+
+PARAMS = {
+    "manifest": Param(
+        default="",
+        type="string",
+        minLength=1,
+        pattern=r"^(s3://[^/]+/|/|file:///).+\.(jsonl|ndjson|csv|parquet)$",
+        title="Manifest",
+        description="URI of a .jsonl, .csv or .parquet manifest, for example s3://bucket/inbox/night.jsonl.",
+    ),
+    "run": Param(
+        default=None,
+        type=["null", "string"],
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,149}$",
+        title="Run name",
+        description="Where the results land: runs/<name>/. Empty: made of the manifest's name and this DAG run's id.",
+    ),
+    "quality": Param(default="high", enum=["good", "high", "best"], title="Quality", description="20, 30 or 50 steps."),
+    "steps": Param(
+        default=None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=500,
+        title="Steps",
+        description="Denoising steps for rows that name none; overrides the quality.",
+    ),
+    "batch_size": Param(
+        default=None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=64,
+        title="Batch size",
+        description="Rows painted together. Empty: as the settings say, or chosen for the card.",
+    ),
+    "tuning": Param(
+        default=None,
+        enum=[None, "auto", "notes", "low-memory", "fast"],
+        title="Tuning",
+        description="The preset of optimisations. Empty: as the settings say (auto).",
+    ),
+    "model": Param(
+        default=None,
+        type=["null", "string"],
+        title="Model",
+        description="A hub id, a folder on the GPU machines, or tiny-random. Empty: as the settings say.",
+    ),
+    "row_limit": Param(
+        default=None, type=["null", "integer"], minimum=1, title="Row limit", description="Only the first rows."
+    ),
+    "shard_rows": Param(
+        default=None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Rows in a shard",
+        description="One task instance paints one shard. Empty: as the settings say.",
+    ),
+    "failure_threshold": Param(
+        default=None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1,
+        title="Failure threshold",
+        description="The share of rows that may fail before the run turns red. Empty: as the settings say (0).",
+    ),
+}
+
+
+def run_name(context: Any) -> str:
+    """The run's name in the store: the same for every try and every clearing of this DAG run."""
+    from pathlib import PurePosixPath
+
+    from inpaint_ops.layout import run_name_from
+
+    given = context["params"]["run"]
+    return given or run_name_from(f"{PurePosixPath(context['params']['manifest']).stem}-{context['run_id']}")
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_tasks=1024,  # the pool `gpu` is the limit, not Airflow's default of 16
+    params=PARAMS,
+    default_args={"retry_exponential_backoff": 2.0, "max_retry_delay": timedelta(minutes=10)},
+    tags=["inpaint"],
+    doc_md=__doc__,
+)
+def inpaint_manifest() -> None:
+    @task(retries=3, retry_delay=timedelta(seconds=10))
+    def plan() -> list[str]:
+        from inpaint_ops.planning import job_options
+        from inpaint_ops.runs import prepare
+
+        context = get_current_context()
+        chosen = {name: value for name, value in context["params"].items() if name not in ("manifest", "run")}
+        with airflow_errors():
+            workspace = open_workspace()
+            job = job_options(workspace.settings, **chosen)
+            made = prepare(workspace, context["params"]["manifest"], run_name(context), job)
+        return [shard.name for shard in made.shards]
+
+    @task(
+        pool="gpu",
+        queue="gpu",
+        retries=3,
+        retry_delay=timedelta(seconds=20),
+        execution_timeout=timedelta(hours=6),
+        map_index_template="{{ shard_label }}",
+    )
+    def inpaint(shard: str) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from inpaint_ops.runs import paint
+
+        die_with_parent()
+        context = get_current_context()
+        context["shard_label"] = f"shard {shard}"
+        instance = context["ti"]
+        with airflow_errors():
+            last = instance.try_number > instance.max_tries
+            result = paint(open_workspace(), run_name(context), shard, final_attempt=last)
+        return asdict(result)
+
+    @task(trigger_rule="all_done", retries=3, retry_delay=timedelta(seconds=10))
+    def report() -> dict[str, Any]:
+        from inpaint_ops.runs import check_good, finish
+
+        with airflow_errors():
+            workspace = open_workspace()
+            name = run_name(get_current_context())
+            summary = finish(workspace, name)
+            print(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}")
+            check_good(summary)
+        return {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
+
+    inpaint.expand(shard=plan()) >> report()
+
+
+inpaint_manifest()

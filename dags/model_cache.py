@@ -1,0 +1,47 @@
+"""Fetches a model into the cache of a GPU machine and verifies it, once, before the night."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    params={
+        "model": Param(default=None, type=["null", "string"], title="Model", description="Empty: as the settings say."),
+        "revision": Param(
+            default=None, type=["null", "string"], title="Revision", description="The hub commit or tag."
+        ),
+    },
+    tags=["inpaint"],
+    doc_md=__doc__,
+)
+def model_cache() -> None:
+    @task(queue="gpu", retries=2, retry_delay=timedelta(minutes=1), execution_timeout=timedelta(hours=2))
+    def fetch() -> str:
+        """Runs in a process of its own: verifying a model imports torch, and Airflow's processes never do."""
+        import subprocess
+        import sys
+
+        from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+        params = get_current_context()["params"]
+        command = [sys.executable, "-m", "inpaint_ops.cli", "models", "pull"]
+        command += [params["model"]] if params["model"] else []
+        command += ["--revision", params["revision"]] if params["revision"] else []
+        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        print(done.stderr)
+        if done.returncode == 2:
+            raise AirflowFailException(done.stderr.strip().splitlines()[-1])
+        if done.returncode != 0:
+            raise AirflowException(f"models pull ended with exit code {done.returncode}")
+        print(done.stdout)
+        return done.stdout.strip()
+
+    fetch()
+
+
+model_cache()

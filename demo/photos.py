@@ -1,0 +1,96 @@
+"""A demo manifest of real photos with masks, made from the licence-clear photos in scikit-image's wheel.
+
+chelsea, coffee, retina (CC0); astronaut, rocket, hubble_deep_field (public domain, NASA); camera, grass, brick, gravel
+(CC0): see skimage's data documentation. Nothing is copied into this repository.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage
+from PIL import Image, ImageDraw
+
+_DATA = Path(skimage.__file__).parent / "data"
+
+
+def _photo(name: str) -> Image.Image:
+    return Image.open(_DATA / name)
+
+
+def _bytes(image: Image.Image, format_: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def _mask(size: tuple[int, int], shape: str = "ellipse") -> bytes:
+    """White where to paint: an ellipse, a stroke or a box, off the centre."""
+    width, height = size
+    mask = Image.new("L", size, 0)
+    draw = ImageDraw.Draw(mask)
+    box = (width * 0.3, height * 0.25, width * 0.65, height * 0.6)
+    match shape:
+        case "ellipse":
+            draw.ellipse(box, fill=255)
+        case "stroke":
+            draw.line((width * 0.1, height * 0.8, width * 0.9, height * 0.3), fill=255, width=max(3, width // 30))
+        case _:
+            draw.rectangle(box, fill=255)
+    return _bytes(mask, "PNG")
+
+
+def _rgba() -> Image.Image:
+    photo = _photo("chelsea.png").convert("RGBA")
+    alpha = Image.new("L", photo.size, 255)
+    ImageDraw.Draw(alpha).rectangle((0, 0, photo.width, photo.height // 8), fill=64)
+    photo.putalpha(alpha)
+    return photo
+
+
+def _sixteen_bit() -> Image.Image:
+    return Image.fromarray(np.asarray(_photo("brick.png").convert("L")).astype(np.uint16) * 257)
+
+
+def _rotated() -> bytes:
+    """A portrait shot as a camera stores it: the pixels lie on their side, EXIF orientation 6 says so."""
+    photo = _photo("rocket.jpg").convert("RGB").crop((100, 0, 400, 427))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return _bytes(photo.rotate(90, expand=True), "JPEG", quality=92, exif=exif)
+
+
+def make_demo(put: Callable[[str, bytes], None], *, seed: int = 7) -> bytes:
+    """Hand every image and mask to `put(key, data)`, and return the manifest's bytes (JSONL, keys relative to it).
+
+    Ten rows: eight photos that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be
+    rejected (an unknown field), and one whose image is missing.
+    """
+    astronaut, coffee = _photo("astronaut.png"), _photo("coffee.png")
+    hubble, camera, grass = _photo("hubble_deep_field.jpg"), _photo("camera.png"), _photo("grass.png")
+    portrait = astronaut.crop((80, 0, 400, 512))
+    photos: list[tuple[str, bytes, tuple[int, int], str, dict[str, Any]]] = [
+        ("coffee.jpg", _bytes(coffee, "JPEG", quality=92), coffee.size, "ellipse", {"prompt": "a porcelain cup of tea"}),
+        ("portrait.png", _bytes(portrait, "PNG"), portrait.size, "box", {"prompt": "a helmet, studio light", "seed": seed}),
+        ("rocket.jpg", _rotated(), (300, 427), "ellipse", {"prompt": "a lighthouse at dawn"}),
+        ("cat.png", _bytes(_rgba(), "PNG"), _rgba().size, "stroke", {"prompt": "tabby fur", "mask_dilate": 3}),
+        ("hubble.jpg", _bytes(hubble, "JPEG", quality=92), hubble.size, "box", {"prompt": "a spiral galaxy", "crop": "auto"}),
+        ("camera.png", _bytes(camera, "PNG"), camera.size, "ellipse", {"prompt": "a tripod", "quality": "good"}),
+        ("grass.webp", _bytes(grass.convert("RGB"), "WEBP", lossless=True), grass.size, "stroke",
+         {"prompt": "a garden path", "format": "webp", "mask_blur": 2.5}),
+        ("brick.png", _bytes(_sixteen_bit(), "PNG"), (512, 512), "box", {"prompt": "a window", "negative_prompt": "people"}),
+    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for name, data, size, shape, wishes in photos:
+        stem = Path(name).stem
+        put(f"photos/{name}", data)
+        put(f"masks/{stem}.png", _mask(size, shape))
+        rows.append({"image": f"photos/{name}", "mask": f"masks/{stem}.png", **wishes})
+    rows.append({"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "promt": "a typo that must be rejected"})
+    rows.append({"image": "photos/nowhere.png", "mask": "masks/coffee.png", "prompt": "an image that is missing"})
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,0 +1,127 @@
+"""What this machine can do, and what is missing, told before a run is started."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from inpaint_ops.config import Settings
+from inpaint_ops.device import visible_devices
+from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.records import Model
+from inpaint_ops.storage import Storage, probe_conditional_put
+
+MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+RANDOM_MODELS = ("tiny-random", "mid-random", "sdxl-random")
+
+SDXL_SCRATCH_BYTES = 2 * 2**30
+"""Free scratch below this is worth a word: some hundred photos in flight and their results."""
+
+SDXL_FP16_BYTES = 6_940_000_000
+"""What `variant="fp16"` of the SDXL inpainting model takes on disk."""
+
+
+class Check(Model):
+    """One finding. `missing` means that a run cannot work here; `warning` that it may be slow or fail later."""
+
+    name: str
+    state: Literal["ok", "warning", "missing"]
+    detail: str
+
+
+def diagnose(settings: Settings, store: str | None = None) -> list[Check]:
+    """Look at the interpreter, the model stack, the devices, the model cache, the scratch folder and the store."""
+    return [
+        _interpreter(),
+        *_model_stack(),
+        *_devices(),
+        _model(settings),
+        _scratch(settings),
+        _store(store or settings.store),
+    ]
+
+
+def _interpreter() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13) and sys.platform == "linux"
+    return Check(
+        name="python",
+        state="ok" if good else "warning",
+        detail=f"{version} on {sys.platform}" + ("" if good else "; tested on Linux with 3.11 to 3.13"),
+    )
+
+
+def _model_stack() -> Iterator[Check]:
+    for name in MODEL_STACK:
+        if importlib.util.find_spec(name) is None:
+            yield Check(name=name, state="missing", detail="not installed: pip install -r requirements.txt")
+        else:
+            yield Check(name=name, state="ok", detail=importlib.metadata.version(name))
+    if importlib.util.find_spec("xformers") is None:
+        yield Check(name="xformers", state="warning", detail="not installed; PyTorch's own attention is used")
+    else:
+        yield Check(
+            name="xformers", state="ok", detail=f"{importlib.metadata.version('xformers')} (probed by each worker)"
+        )
+
+
+def _devices() -> Iterator[Check]:
+    found = visible_devices()
+    if not found:
+        yield Check(name="device", state="warning", detail=f"no GPU; {os.cpu_count()} CPU cores: it works, slowly")
+    for device in found:
+        yield Check(name="device", state="ok", detail=str(device))
+
+
+def _model(settings: Settings) -> Check:
+    name = settings.model
+    if name in RANDOM_MODELS:
+        return Check(name="model", state="warning", detail=f"{name}: random weights, the images mean nothing")
+    if Path(name).is_dir():
+        return Check(name="model", state="ok", detail=f"folder {name}")
+    home = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
+    )
+    cached = home / "hub" / ("models--" + name.replace("/", "--"))
+    if cached.is_dir():
+        return Check(name="model", state="ok", detail=f"{name} in {home}")
+    free = shutil.disk_usage(_existing(home)).free
+    room = "" if free > SDXL_FP16_BYTES else f"; only {free / 1e9:.1f} GB free, it takes about 7 GB"
+    return Check(name="model", state="missing", detail=f"{name} is not in {home}: inpaint-ops models pull{room}")
+
+
+def _scratch(settings: Settings) -> Check:
+    folder = _existing(settings.scratch)
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        return Check(
+            name="scratch", state="missing", detail=f"{settings.scratch} cannot be written: set INPAINT_SCRATCH"
+        )
+    state: Literal["ok", "warning"] = "ok" if free > SDXL_SCRATCH_BYTES else "warning"
+    return Check(name="scratch", state=state, detail=f"{settings.scratch}, {free / 1e9:.1f} GB free")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest parent that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _store(uri: str) -> Check:
+    if not uri:
+        return Check(name="store", state="warning", detail="not set: INPAINT_STORE or --out")
+    try:
+        root = parse(uri).as_prefix()
+        storage = Storage(writable=[root])
+        reason = probe_conditional_put(storage, Location(root.bucket, root.key + "doctor/"))
+    except InpaintOpsError as error:
+        return Check(name="store", state="missing", detail=str(error))
+    if reason is not None:
+        return Check(name="store", state="missing", detail=f"{uri}: {reason}")
+    return Check(name="store", state="ok", detail=f"{uri}: writable, put-if-absent holds")

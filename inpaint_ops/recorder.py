@@ -1,0 +1,132 @@
+"""How a row ends in the store: its image first, then its one record. Used by the supervisor's upload threads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from inpaint_ops.errors import InpaintOpsError, ObjectExistsError
+from inpaint_ops.layout import RunLayout
+from inpaint_ops.manifest import AcceptedRow
+from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.protocol import Done, Failed
+from inpaint_ops.records import ErrorInfo, Output, Record, Status, Timings, WorkerInfo, WorkerReport, now
+from inpaint_ops.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Writes what one try of one shard has to say. Safe to call from several threads."""
+
+    storage: Storage
+    layout: RunLayout
+    shard: str
+    job: JobOptions
+    attempt: str
+
+    def recorded_rows(self) -> set[int]:
+        """The rows of the shard that have ended, by whichever try."""
+        prefix = self.layout.shard_records(self.shard)
+        return {int(info.location.name.removesuffix(".json")) for info in self.storage.list(prefix)}
+
+    def store_done(
+        self, row: AcceptedRow, event: Done, worker: WorkerInfo, *, batch_id: str, download: float | None
+    ) -> Record:
+        """Upload the image, then commit its record.
+
+        An image is written once: one that a dead try left behind is taken as it is, so that a record never names a
+        digest that another try replaced. Raises StorageError.
+        """
+        started = time.monotonic()
+        location = self.layout.image(row.id, event.extension)
+        digest, size = event.sha256, event.bytes
+        try:
+            self.storage.put(location, Path(event.output), if_absent=True, content_type=event.media_type)
+        except ObjectExistsError:
+            present = self.storage.get(location)
+            digest, size = hashlib.sha256(present).hexdigest(), len(present)
+        output = Output(
+            uri=location.uri, sha256=digest, bytes=size, width=event.width, height=event.height, format=event.format
+        )
+        record = self._record(
+            row,
+            "done",
+            event.started_at,
+            output=output,
+            steps=event.steps,
+            working_size=event.working_size,
+            conversions=event.conversions,
+            batch=event.batch.model_copy(update={"id": batch_id}),
+            timings=event.timings.model_copy(update={"download": download, "upload": time.monotonic() - started}),
+            memory=event.memory,
+            worker=worker,
+        )
+        self._commit(record)
+        return record
+
+    def store_failed(
+        self,
+        row: AcceptedRow,
+        error: ErrorInfo,
+        event: Failed | None,
+        worker: WorkerInfo | None,
+        *,
+        download: float | None,
+    ) -> Record:
+        """Commit the record of a row that has no image. Raises StorageError."""
+        timings = (event.timings if event else Timings()).model_copy(update={"download": download})
+        started_at = event.started_at if event else now()
+        record = self._record(row, "failed", started_at, error=error, timings=timings, worker=worker)
+        self._commit(record)
+        return record
+
+    def store_worker(self, name: str, report: WorkerReport) -> None:
+        """Keep what a worker said of itself; best effort: it costs no row."""
+        try:
+            self.storage.put(
+                self.layout.worker(name), report.model_dump_json().encode(), content_type="application/json"
+            )
+        except InpaintOpsError as error:
+            log.warning("the report of worker %d could not be stored: %s", report.worker.pid, error)
+
+    def leave_word(self, error: InpaintOpsError) -> None:
+        """Say in the run's folder why this try stopped, for the report; best effort."""
+        note = ErrorInfo.of(error, "worker").model_dump_json().encode()
+        with contextlib.suppress(InpaintOpsError):
+            self.storage.put(self.layout.stop_note(self.attempt), note, content_type="application/json")
+
+    def _record(self, row: AcceptedRow, status: Status, started_at: datetime, **fields: Any) -> Record:
+        chosen = parameters(row, self.job)
+        return Record(
+            id=row.id,
+            row=row.row,
+            status=status,
+            attempt=self.attempt,
+            prompt=row.prompt,
+            seed=chosen.seed,
+            steps_requested=chosen.steps,
+            guidance_scale=chosen.guidance_scale,
+            strength=chosen.strength,
+            source=row.image,
+            mask=row.mask,
+            started_at=started_at,
+            finished_at=now(),
+            extra=row.extra,
+            **fields,
+        )
+
+    def _commit(self, record: Record) -> None:
+        """Put the record if absent: where another try has already ended the row, that record stands."""
+        body = record.model_dump_json().encode()
+        with contextlib.suppress(ObjectExistsError):
+            self.storage.put(
+                self.layout.record(self.shard, record.row), body, if_absent=True, content_type="application/json"
+            )

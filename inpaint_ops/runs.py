@@ -1,0 +1,311 @@
+"""The whole job in three calls: `prepare` a run, `paint` each of its shards, `finish` it with a report.
+
+The command line and the DAGs both call these and nothing below them, so what Airflow runs is what a shell runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from inpaint_ops import report
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import (
+    ConfigError,
+    ForbiddenLocationError,
+    ImageError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    RunConflictError,
+    RunNotGoodError,
+    StorageError,
+)
+from inpaint_ops.images import thumbnail
+from inpaint_ops.layout import REJECTED, RunLayout
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl
+from inpaint_ops.planning import JobOptions, Plan, split_rows
+from inpaint_ops.records import ErrorInfo, Model, Record, RunSummary, WorkerReport, now
+from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
+
+log = logging.getLogger(__name__)
+
+_IO_THREADS = 16
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where runs live and what may be read: settings, the store's root, and the guarded storage over both."""
+
+    settings: Settings
+    store: Location
+    storage: Storage
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        store: str | None = None,
+        also_readable: Iterable[str] = (),
+        s3_client: Callable[[], object] | None = None,
+    ) -> Workspace:
+        """A workspace at `store` (default: INPAINT_STORE). Manifests may read from the store, the inbox,
+        INPAINT_ALLOWED_PREFIXES and `also_readable`. `s3_client` makes the client; default: by the SDK's own settings.
+
+        Raises ConfigError when no store is named.
+        """
+        uri = store or settings.store
+        if not uri:
+            raise ConfigError("no store: set INPAINT_STORE (or --out) to s3://bucket/prefix or a folder")
+        root = parse(uri).as_prefix()
+        readable = [parse(text).as_prefix() for text in (*settings.allowed_prefixes, *also_readable)]
+        if settings.inbox:
+            readable.append(parse(settings.inbox).as_prefix())
+        return cls(settings, root, Storage(readable=readable, writable=[root], s3_client=s3_client))  # type: ignore[arg-type]
+
+    def may_read(self, location: Location) -> bool:
+        """Whether rows may read from there."""
+        try:
+            self.storage.check_readable(location)
+        except ForbiddenLocationError:
+            return False
+        return True
+
+    def layout(self, run: str) -> RunLayout:
+        """Where the run's objects are."""
+        return RunLayout(self.store, run)
+
+    def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
+        """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError."""
+        location = parse(manifest)
+        data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
+        limits = ManifestLimits(
+            max_rows=self.settings.max_rows,
+            max_bytes=self.settings.max_manifest_bytes,
+            max_prompt_chars=self.settings.max_prompt_chars,
+        )
+        parsed = read_manifest(data, location=location, is_allowed=self.may_read, limits=limits, row_limit=row_limit)
+        return parsed, hashlib.sha256(data).hexdigest()
+
+    def plan(self, run: str) -> Plan | None:
+        """The run's plan, or None if there is no such run."""
+        try:
+            return Plan.model_validate_json(self.storage.get(self.layout(run).plan))
+        except ObjectNotFoundError:
+            return None
+
+
+def make_plan(workspace: Workspace, manifest: str, run: str, job: JobOptions) -> tuple[Plan, ParsedManifest]:
+    """What a run would do, without writing anything. Raises ManifestError, StorageError."""
+    parsed, digest = workspace.read_manifest(manifest, job.row_limit)
+    shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
+    plan = Plan(
+        run=run,
+        manifest=parse(manifest).uri,
+        manifest_sha256=digest,
+        job=job,
+        rows=parsed.rows,
+        rejected=len(parsed.rejected),
+        shards=tuple(shard for shard, _ in shards),
+        created_at=now(),
+    )
+    return plan, parsed
+
+
+def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions) -> Plan:
+    """Freeze the manifest, record the rejected rows, write the shards, and then `plan.json`, which owns the run's name.
+
+    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. Raises RunConflictError
+    for another manifest or other choices, ManifestError, StorageError.
+    """
+    layout = workspace.layout(run)
+    plan, parsed = make_plan(workspace, manifest, run, job)
+    standing = workspace.plan(run)
+    if standing is not None:
+        return _resumed(standing, plan)
+    storage = workspace.storage
+    storage.put(layout.manifest, to_jsonl([row.as_manifest_row() for row in parsed.accepted]), content_type=_JSONL)
+    pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
+    for shard, rows in pieces:
+        lines = [row.as_manifest_row() | {"row": row.row} for row in rows]
+        storage.put(layout.shard(shard.name), to_jsonl(lines), content_type=_JSONL)
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        for _ in pool.map(lambda record: _put_record(storage, layout, record), _rejected_records(parsed, run)):
+            pass
+    try:
+        storage.put(layout.plan, plan.model_dump_json(indent=1).encode(), if_absent=True, content_type=_JSON)
+    except ObjectExistsError:
+        standing = workspace.plan(run)
+        if standing is None:
+            raise
+        return _resumed(standing, plan)
+    return plan
+
+
+_JSON = "application/json"
+_JSONL = "application/jsonl"
+
+
+def _resumed(standing: Plan, wanted: Plan) -> Plan:
+    if standing.manifest_sha256 != wanted.manifest_sha256:
+        raise RunConflictError(
+            f"run {wanted.run!r} is of another manifest ({standing.manifest}, {standing.manifest_sha256[:12]}…; now "
+            f"{wanted.manifest_sha256[:12]}…): choose another run name"
+        )
+    ours, theirs = wanted.job.identity(), standing.job.identity()
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise RunConflictError(
+                f"run {wanted.run!r} was started with {name} = {theirs[name]!r}, not {value!r}: choose another run name"
+            )
+    return standing
+
+
+def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:
+    for row in parsed.rejected:
+        moment = now()
+        prompt = row.raw.get("prompt")
+        yield Record(
+            id=row.id,
+            row=row.row,
+            status="rejected",
+            attempt=f"plan-{run}",
+            error=row.error,
+            prompt=prompt[:4000] if isinstance(prompt, str) else "",
+            started_at=moment,
+            finished_at=moment,
+        )
+
+
+def _put_record(storage: Storage, layout: RunLayout, record: Record) -> None:
+    body = record.model_dump_json().encode()
+    with contextlib.suppress(ObjectExistsError):
+        storage.put(layout.record(REJECTED, record.row), body, if_absent=True, content_type=_JSON)
+
+
+def paint(
+    workspace: Workspace,
+    run: str,
+    shard: str,
+    *,
+    final_attempt: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ShardResult:
+    """Paint what is missing of one shard. Call it from the main thread; see ShardRun.run for what it raises."""
+    plan = workspace.plan(run)
+    if plan is None:
+        raise ConfigError(f"there is no run {run!r} in {workspace.store}: plan it first")
+    layout = workspace.layout(run)
+    lines = workspace.storage.get(layout.shard(shard)).splitlines()
+    try:
+        rows = [AcceptedRow.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise StorageError(
+            f"{layout.shard(shard)} is damaged ({error.error_count()} errors): plan the run anew"
+        ) from None
+    work = ShardRun(workspace.storage, layout, shard, rows, plan.job, workspace.settings, final_attempt=final_attempt)
+    if on_progress is not None:
+        work.on_progress = on_progress
+    return work.run()
+
+
+def finish(workspace: Workspace, run: str) -> RunSummary:
+    """Read a run's records and write its summary, tables, trace and page anew; `run.json` last.
+
+    Raises ConfigError if there is no such run, StorageError.
+    """
+    plan = workspace.plan(run)
+    if plan is None:
+        raise ConfigError(f"there is no run {run!r} in {workspace.store}: it was never planned, or its plan failed")
+    layout, storage = workspace.layout(run), workspace.storage
+    records = sorted(_read_all(storage, layout.records, Record), key=lambda record: record.row)
+    workers = sorted(_read_all(storage, layout.workers, WorkerReport), key=lambda worker: worker.worker.started_at)
+    summary = report.summarize(
+        run=run,
+        manifest=plan.manifest,
+        manifest_sha256=plan.manifest_sha256,
+        job=plan.job.model_dump(mode="json"),
+        rows=plan.rows,
+        failure_threshold=plan.job.failure_threshold,
+        records=records,
+        workers=workers,
+    )
+    summary = _explain_missing(summary, plan, layout, storage, records)
+    by_row = {
+        row.row: row.as_manifest_row() for shard in plan.shards for row in _shard_rows(storage, layout, shard.name)
+    } if summary.counts.failed else {}  # fmt: skip
+    storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
+    storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
+    storage.put(layout.timings, report.timings_parquet(records), content_type="application/vnd.apache.parquet")
+    storage.put(layout.trace, report.trace_json(records, workers), content_type=_JSON)
+    page = report.render_page(summary, records, _gallery(workspace, records))
+    storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")
+    storage.put(layout.summary, summary.model_dump_json(indent=1).encode(), content_type=_JSON)
+    return summary
+
+
+def check_good(summary: RunSummary) -> None:
+    """Raise RunNotGoodError, with the reasons, unless the run's verdict is VALID."""
+    if summary.verdict != "VALID":
+        raise RunNotGoodError(f"run {summary.run} is not good: {'; '.join(summary.reasons)}")
+
+
+def _shard_rows(storage: Storage, layout: RunLayout, shard: str) -> list[AcceptedRow]:
+    return [AcceptedRow.model_validate_json(line) for line in storage.get(layout.shard(shard)).splitlines()]
+
+
+def _read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        bodies = pool.map(lambda info: storage.get(info.location), storage.list(prefix))
+        return [kind.model_validate_json(body) for body in bodies]
+
+
+def _explain_missing(
+    summary: RunSummary, plan: Plan, layout: RunLayout, storage: Storage, records: list[Record]
+) -> RunSummary:
+    """Where rows are missing, add what the last try of each unfinished shard said."""
+    if summary.counts.missing == 0:
+        return summary
+    have = {record.row for record in records}
+    reasons = list(summary.reasons)
+    notes = sorted(storage.list(layout.stop_notes), key=lambda info: info.modified)
+    said = {info.location.name.partition("-")[0]: info for info in notes}
+    for shard in plan.shards:
+        if any(row.row not in have for row in _shard_rows(storage, layout, shard.name)):
+            note = said.get(shard.name)
+            why = "its task never started, or was killed"
+            if note is not None:
+                error = ErrorInfo.model_validate_json(storage.get(note.location))
+                why = f"{error.type}: {error.message}"
+            reasons.append(f"shard {shard.name} is unfinished: {why}")
+    return summary.model_copy(update={"reasons": tuple(reasons)})
+
+
+def _gallery(workspace: Workspace, records: list[Record]) -> list[report.GalleryItem]:
+    """Small pictures of a few rows; a picture that cannot be had is left out."""
+
+    def one(record: Record) -> report.GalleryItem | None:
+        if record.source is None or record.mask is None or record.output is None:
+            return None
+        try:
+            pictures = [
+                thumbnail(workspace.storage.get(uri, max_bytes=workspace.settings.max_image_bytes))
+                for uri in (record.source, record.mask, record.output.uri)
+            ]
+        except (StorageError, ImageError) as error:
+            log.warning("row %d is not in the gallery: %s", record.row, error)
+            return None
+        return report.GalleryItem(record, *pictures)
+
+    with ThreadPoolExecutor(4) as pool:
+        return [item for item in pool.map(one, report.choose_gallery(records)) if item is not None]

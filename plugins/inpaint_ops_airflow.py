@@ -1,0 +1,68 @@
+"""What the DAGs share: a workspace from Airflow's connection, our errors as Airflow's, and a task that dies cleanly.
+
+Airflow's processes import this file, so it stays light: `inpaint_ops` is imported inside the functions, torch never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inpaint_ops.runs import Workspace
+
+CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
+"""Names the Airflow connection for storage; unset: the AWS SDK's own settings."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def open_workspace(manifest: str | None = None) -> Workspace:
+    """The workspace of this installation; rows may also read from beside `manifest`, where that lies in the inbox or
+    the store, and from INPAINT_ALLOWED_PREFIXES.
+    """
+    from inpaint_ops.config import load_settings
+    from inpaint_ops.runs import Workspace
+
+    settings = load_settings()
+    connection = os.environ.get(CONNECTION_VARIABLE, "")
+    return Workspace.open(settings, s3_client=(lambda: _client(connection)) if connection else None)
+
+
+def _client(connection: str) -> Any:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    return S3Hook(aws_conn_id=connection).get_conn()
+
+
+@contextlib.contextmanager
+def airflow_errors() -> Iterator[None]:
+    """Our errors as Airflow's: a permanent one fails the task at once, a transient one leaves it its retries."""
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    from inpaint_ops.errors import InpaintOpsError
+
+    try:
+        yield
+    except InpaintOpsError as error:
+        kind = AirflowFailException if error.permanent else AirflowException
+        raise kind(f"{type(error).__name__}: {error}") from error
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this task when Airflow's supervisor of it dies, and unwind it on SIGTERM.
+
+    Without the first, a task whose supervisor was killed runs on beside its own retry; without the second, Airflow's
+    task runner answers SIGTERM by calling `on_kill` and goes on.
+    """
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
