@@ -152,16 +152,18 @@ def estimate(plan: Plan, history: Sequence[RunSummary], *, devices: int = 1) -> 
 
     Seconds = shards / devices x cold start + rows / devices x seconds an image, at equal steps.
     """
-    known = [
-        past for past in history if past.model and past.model.name == plan.job.model and past.images_per_second_warm
+    speeds = [
+        (past, past.images_per_second_warm)
+        for past in history
+        if past.model and past.model.name == plan.job.model and past.images_per_second_warm
     ]
     rows = sum(shard.rows for shard in plan.shards)
-    if not known:
+    if not speeds:
         return Estimate(
             seconds=None, seconds_per_image=None, cold_start=None, basis="no earlier run of this model here"
         )
-    past = known[-1]
-    per_image = 1 / past.images_per_second_warm
+    past, speed = speeds[-1]
+    per_image = 1 / speed
     cold = past.cold_start.total if past.cold_start else 0.0
     waves = math.ceil(len(plan.shards) / devices)
     return Estimate(

@@ -48,8 +48,12 @@ class ErrorInfo(Model):
 
     @classmethod
     def of(cls, error: BaseException, stage: Stage, *, field: str | None = None) -> ErrorInfo:
-        """Describe `error`. An error that is not ours counts as permanent: a retry would repeat a bug."""
-        permanent = error.permanent if isinstance(error, InpaintOpsError) else True
+        """Describe `error`. Of those that are not ours, what the system says (a full disk, no memory) may pass; the
+        rest counts as permanent: a retry would repeat a bug.
+        """
+        permanent = (
+            error.permanent if isinstance(error, InpaintOpsError) else not isinstance(error, OSError | MemoryError)
+        )
         message = " ".join(str(error).split()) or type(error).__name__
         return cls(type=type(error).__name__, stage=stage, message=message[:2000], permanent=permanent, field=field)
 

@@ -1,0 +1,110 @@
+"""One worker's life, from its start to its report: which rows are in its hands, and when it last gave a sign."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inpaint_ops.config import Settings
+from inpaint_ops.process import WorkerProcess
+from inpaint_ops.protocol import Bye, End, Event, Flush, Item, Job, Ready
+from inpaint_ops.records import WorkerReport, now
+from inpaint_ops.supervisor.state import RowState
+
+
+@dataclass(slots=True)
+class WorkerSession:
+    """A started worker, the `number`th of its shard's try."""
+
+    number: int
+    process: WorkerProcess
+    rows: dict[int, RowState] = field(default_factory=dict)
+    hello: Ready | None = None
+    bye: Bye | None = None
+    phase: str = "starting a worker"
+    painted: int = 0
+    flushed: bool = False
+    last_sign: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(
+        cls,
+        number: int,
+        *,
+        folder: Path,
+        job: Job,
+        on_event: Callable[[Event], None],
+        on_exit: Callable[[int], None],
+        command: Sequence[str] | None,
+    ) -> WorkerSession:
+        """Start a worker in `folder`, which is made for it, and tell it its job."""
+        folder.mkdir()
+        process = WorkerProcess.start(cwd=folder, on_event=on_event, on_exit=on_exit, command=command)
+        process.send(job)
+        return cls(number, process)
+
+    def may_take(self, state: RowState) -> bool:
+        """A suspect goes in alone; the others only while no suspect is inside."""
+        if self.hello is None:
+            return False
+        if state.alone:
+            return not self.rows
+        return not any(other.alone for other in self.rows.values())
+
+    def give(self, state: RowState, item: Item) -> None:
+        """Put a row into the worker's hands."""
+        self.rows[state.row.row] = state
+        self.flushed = False
+        self.process.send(item)
+
+    def take_back(self, number: int) -> RowState | None:
+        """Take a row out of the worker's hands; None if it is not there."""
+        self.flushed = False
+        return self.rows.pop(number, None)
+
+    def flush(self) -> None:
+        """Have it paint what it holds, once: nothing further comes for now."""
+        if self.rows and not self.flushed:
+            self.flushed = True
+            self.process.send(Flush())
+
+    def end(self) -> None:
+        """Ask it to say goodbye; one that is still loading is killed."""
+        if self.hello is None:
+            self.process.kill()
+        else:
+            self.process.send(End())
+
+    def silence(self, settings: Settings) -> float | None:
+        """Seconds since its last sign of life, where that is too long; None while it is idle or in time."""
+        if self.hello is not None and not self.rows:
+            self.last_sign = time.monotonic()
+            return None
+        limit = settings.stall_timeout if self.hello else settings.start_timeout + settings.lease_timeout
+        silent = time.monotonic() - self.last_sign
+        return silent if silent > limit and not self.process.stalled else None
+
+    def report(self, how: str, *, attempt: str, shard: str, warnings: Sequence[str]) -> WorkerReport | None:
+        """What the worker said of itself; None if it never got ready."""
+        hello, bye = self.hello, self.bye
+        if hello is None:
+            return None
+        return WorkerReport(
+            worker=hello.worker,
+            device=hello.device,
+            model=hello.model,
+            tuning=hello.tuning,
+            ledger=bye.ledger if bye else hello.ledger,
+            cold_start=bye.cold_start if bye else hello.cold_start,
+            versions=hello.versions,
+            finished_at=now(),
+            busy=bye.busy if bye else 0.0,
+            painted=bye.painted if bye else self.painted,
+            peak_memory=bye.peak_memory if bye else None,
+            exit=how,
+            attempt=attempt,
+            shard=shard,
+            warnings=tuple(warnings),
+        )

@@ -1,0 +1,442 @@
+"""One try of one shard: the loop that keeps downloads ahead, the worker fed, and every row on its way to a record."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import InpaintOpsError, ShardIncompleteError, WorkerDiedError, WorkerStalledError
+from inpaint_ops.layout import RunLayout
+from inpaint_ops.manifest import AcceptedRow
+from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Item, Job, Phase, Ready, Step, Warn
+from inpaint_ops.recorder import Recorder
+from inpaint_ops.records import ErrorInfo, Record, Stage
+from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor.session import WorkerSession
+from inpaint_ops.supervisor.state import (
+    Downloaded,
+    Exited,
+    FromWorker,
+    Message,
+    Progress,
+    Recorded,
+    RowState,
+    ShardResult,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS_IN_A_ROW = 3
+"""Workers that may die without a single row ended between them, before the shard is given back to the scheduler."""
+
+GOODBYE_SECONDS = 60.0
+"""What a worker has to end once its work is done; then it is killed."""
+
+
+@dataclass(slots=True)
+class ShardRun:
+    """One try of one shard. Call `run` once, from the main thread: the worker dies with the thread that starts it."""
+
+    storage: Storage
+    layout: RunLayout
+    shard: str
+    rows: Sequence[AcceptedRow]
+    job: JobOptions
+    settings: Settings
+    final_attempt: bool = False
+    on_progress: Callable[[Progress], None] = lambda progress: log.info("%s", progress)
+    worker_command: Sequence[str] | None = None
+
+    attempt: str = field(init=False)
+    _recorder: Recorder = field(init=False)
+    _scratch: Path = field(init=False)
+    _inbox: queue.Queue[Message] = field(init=False, default_factory=queue.Queue)
+    _states: dict[int, RowState] = field(init=False, default_factory=dict)
+    _todo: deque[int] = field(init=False, default_factory=deque)
+    _downloading: set[int] = field(init=False, default_factory=set)
+    _ready: deque[int] = field(init=False, default_factory=deque)
+    _recording: set[int] = field(init=False, default_factory=set)
+    _leftover: dict[int, BaseException] = field(init=False, default_factory=dict)
+    _session: WorkerSession | None = field(init=False, default=None)
+    _sessions: int = field(init=False, default=0)
+    _deaths: int = field(init=False, default=0)
+    _warnings: list[str] = field(init=False, default_factory=list)
+    _done: int = field(init=False, default=0)
+    _failed: int = field(init=False, default=0)
+    _skipped: int = field(init=False, default=0)
+    _painted: int = field(init=False, default=0)
+    _first_paint: float | None = field(init=False, default=None)
+    _downloads: ThreadPoolExecutor = field(init=False)
+    _uploads: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
+        self._recorder = Recorder(self.storage, self.layout, self.shard, self.job, self.attempt)
+        self._scratch = self.settings.scratch / f"{self.layout.run}-{self.attempt}"
+
+    def run(self) -> ShardResult:
+        """Bring every row of the shard to a record.
+
+        Raises ShardIncompleteError where transient errors left rows without one (the final attempt records them as
+        failed, unless not even that can be stored), and whatever keeps the worker from working at all: ModelError,
+        DeviceBusyError, WorkerDiedError, StorageError.
+        """
+        started = time.monotonic()
+        recorded = self._recorder.recorded_rows()
+        missing = [row for row in self.rows if row.row not in recorded]
+        self._skipped = len(self.rows) - len(missing)
+        if missing:
+            try:
+                self._work(missing)
+            except InpaintOpsError as error:
+                self._recorder.leave_word(error)
+                raise
+        return ShardResult(
+            self.shard, self._done, self._failed, self._skipped, self._sessions, time.monotonic() - started
+        )
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _work(self, missing: Iterable[AcceptedRow]) -> None:
+        for row in missing:
+            self._states[row.row] = RowState(row, self._scratch / f"{row.row:07d}")
+            self._todo.append(row.row)
+        self._scratch.mkdir(parents=True, mode=0o700)
+        self._downloads = ThreadPoolExecutor(self.settings.transfer_threads, thread_name_prefix="download")
+        self._uploads = ThreadPoolExecutor(self.settings.transfer_threads, thread_name_prefix="upload")
+        told = time.monotonic()
+        try:
+            self._start_worker()
+            while self._states:
+                self._start_downloads()
+                self._feed_worker()
+                due = told + self.settings.progress_interval - time.monotonic()
+                with contextlib.suppress(queue.Empty):
+                    self._handle(self._inbox.get(timeout=min(max(due, 0.05), 1.0)))
+                self._check_worker_moves()
+                if time.monotonic() >= told + self.settings.progress_interval:
+                    told = time.monotonic()
+                    self.on_progress(self._progress())
+            self._say_goodbye()
+            self.on_progress(self._progress())
+        finally:
+            if self._session is not None:
+                self._session.process.kill()
+            self._downloads.shutdown(wait=True, cancel_futures=True)
+            self._uploads.shutdown(wait=True, cancel_futures=True)
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._leftover:
+            number, error = next(iter(self._leftover.items()))
+            raise ShardIncompleteError(
+                f"shard {self.shard}: {len(self._leftover)} rows wait for another try; row {number}: {error}"
+            )
+
+    def _handle(self, message: Message) -> None:
+        current = self._session.number if self._session else None
+        match message:
+            case Downloaded():
+                self._on_downloaded(message)
+            case Recorded():
+                self._on_recorded(message)
+            case FromWorker(number, event) if number == current and self._session is not None:
+                self._session.last_sign = time.monotonic()
+                self._on_event(self._session, event)
+            case Exited(number, returncode) if number == current and self._session is not None:
+                self._on_death(self._session, returncode)
+            case _:
+                pass  # the last words of a worker that is gone
+
+    def _progress(self) -> Progress:
+        rate = left = None
+        if self._painted and self._first_paint is not None:
+            rate = self._painted / max(time.monotonic() - self._first_paint, 1e-6)
+            left = len(self._states) / rate
+        phase = self._session.phase if self._session else "finishing"
+        return Progress(self.shard, len(self.rows), self._done + self._skipped, self._failed, phase, rate, left)
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.append(message)
+            log.warning("shard %s: %s", self.shard, message)
+
+    # -- downloads ------------------------------------------------------------------------------------------------
+
+    def _held(self) -> int:
+        """Rows whose files are here or on their way: what bounds the scratch folder."""
+        in_worker = len(self._session.rows) if self._session else 0
+        return len(self._downloading) + len(self._ready) + in_worker + len(self._recording)
+
+    def _start_downloads(self) -> None:
+        while self._todo and self._held() < self.settings.prefetch:
+            number = self._todo.popleft()
+            self._downloading.add(number)
+            self._downloads.submit(self._download, self._states[number])
+
+    def _download(self, state: RowState) -> None:
+        started = time.monotonic()
+        error: BaseException | None = None
+        try:
+            state.folder.mkdir()
+            for name, uri in (("image", state.row.image), ("mask", state.row.mask)):
+                try:
+                    self.storage.download(uri, state.folder / name, max_bytes=self.settings.max_image_bytes)
+                except InpaintOpsError as failure:
+                    raise type(failure)(f"{name}: {failure}") from failure
+        except BaseException as failure:  # it must reach the main thread, whatever it is
+            error = failure
+        self._inbox.put(Downloaded(state.row.row, time.monotonic() - started, error))
+
+    def _on_downloaded(self, message: Downloaded) -> None:
+        self._downloading.discard(message.row)
+        state = self._states[message.row]
+        state.download = message.seconds
+        if message.error is None:
+            self._ready.append(message.row)
+        else:
+            self._fail(state, message.error, "download")
+
+    # -- the worker -----------------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        self._sessions += 1
+        number = self._sessions
+        folder = self._scratch / f"worker-{number}"
+        job = Job(
+            model=self.job.model,
+            revision=self.job.model_revision,
+            device=self.job.device,
+            tuning=self.job.tuning,
+            tuning_overrides=self.job.tuning_overrides,
+            expected_rows=len(self._states),
+            max_pixels=self.settings.max_pixels,
+            scratch=str(folder),
+            lease_timeout=self.settings.lease_timeout,
+        )
+        self._session = WorkerSession.start(
+            number,
+            folder=folder,
+            job=job,
+            on_event=lambda event: self._inbox.put(FromWorker(number, event)),
+            on_exit=lambda code: self._inbox.put(Exited(number, code)),
+            command=self.worker_command,
+        )
+
+    def _feed_worker(self) -> None:
+        session = self._session
+        if session is None:
+            return
+        while self._ready and session.may_take(self._states[self._ready[0]]):
+            state = self._states[self._ready.popleft()]
+            session.give(state, self._item(state))
+        nothing_on_its_way = not self._downloading and not self._todo and not self._ready
+        window_full = self._held() >= self.settings.prefetch
+        suspect_inside = any(state.alone for state in session.rows.values())
+        if nothing_on_its_way or window_full or suspect_inside:
+            session.flush()
+
+    def _item(self, state: RowState) -> Item:
+        row = state.row
+        return Item(
+            row=row.row,
+            id=row.id,
+            image=str(state.folder / "image"),
+            mask=str(state.folder / "mask"),
+            output=str(state.folder / "output"),
+            prompt=row.prompt,
+            negative_prompt=row.negative_prompt,
+            **parameters(row, self.job).model_dump(),
+            mask_invert=row.mask_invert,
+            mask_dilate=row.mask_dilate,
+            mask_blur=row.mask_blur,
+            crop=row.crop,
+            format=row.format,
+        )
+
+    def _on_event(self, session: WorkerSession, event: Event) -> None:
+        match event:
+            case Phase():
+                session.phase = f"{event.name}: {event.detail}" if event.detail else event.name
+                log.info("worker %d: %s", session.process.pid, session.phase)
+            case Ready():
+                self._on_ready(session, event)
+            case Begun():
+                for number in event.rows:
+                    if number in session.rows:
+                        session.rows[number].begun = True
+                if event.stage == "paint" and self._first_paint is None:
+                    self._first_paint = time.monotonic()
+            case Done():
+                self._on_done(session, event)
+            case Failed():
+                state = session.take_back(event.row)
+                if state is not None:
+                    self._deaths = 0
+                    self._record_failure(state, event.error, event)
+            case Warn():
+                self._warn(event.message)
+            case Bye():
+                session.bye = event
+            case Fatal():
+                raise _our_error(event.error)
+            case Step():
+                pass  # a sign of life, noted already
+
+    def _on_ready(self, session: WorkerSession, event: Ready) -> None:
+        session.hello = event
+        session.phase = "painting"
+        name, device, seconds = event.model.name, event.device.name, event.cold_start.total
+        log.info("worker %d: %s on %s, ready after %.1f s", session.process.pid, name, device, seconds)
+        if event.model.random_weights:
+            self._warn(f"{name} has random weights: the images mean nothing")
+        for entry in event.ledger:
+            if not entry.matches:
+                self._warn(f"{entry.name}: asked for {entry.requested}, in force is {entry.effective}: {entry.reason}")
+
+    def _check_worker_moves(self) -> None:
+        session = self._session
+        silent = session.silence(self.settings) if session else None
+        if session is not None and silent is not None:
+            self._warn(f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}': killed")
+            session.process.stalled = True
+            session.process.kill()  # its exit comes through the inbox
+
+    def _on_death(self, session: WorkerSession, returncode: int) -> None:
+        """A worker is gone before its work is done: find out which row it was, and go on without that one."""
+        self._session = None
+        how = session.process.describe_exit(returncode)
+        kind = WorkerStalledError if session.process.stalled else WorkerDiedError
+        suspects = [state for state in session.rows.values() if state.begun]
+        bystanders = [state for state in session.rows.values() if not state.begun]
+        self._warn(f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands")
+        self._keep_report(session, how)
+        if len(suspects) == 1:
+            error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
+            info = ErrorInfo.of(error, "worker").model_copy(update={"permanent": True})
+            self._record_failure(suspects[0], info, None)
+            self._deaths = 0
+        else:
+            self._deaths += 1
+            for state in suspects:
+                state.alone, state.begun = True, False
+            self._ready.extendleft(state.row.row for state in reversed(suspects))
+        self._ready.extend(state.row.row for state in bystanders)
+        if self._deaths >= MAX_DEATHS_IN_A_ROW:
+            raise kind(f"{self._deaths} workers in a row ended without finishing a row; the last: {how}")
+        if self._todo or self._ready or self._downloading:
+            self._start_worker()
+
+    def _say_goodbye(self) -> None:
+        """Let the worker end by itself, so that its report holds what it measured."""
+        session = self._session
+        if session is None:
+            return
+        session.end()
+        deadline = time.monotonic() + GOODBYE_SECONDS
+        how = "killed: it did not end when asked"
+        while time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                match self._inbox.get(timeout=1):
+                    case FromWorker(number, Bye() as bye) if number == session.number:
+                        session.bye = bye
+                    case Exited(number, returncode) if number == session.number:
+                        how = "clean" if returncode == 0 else session.process.describe_exit(returncode)
+                        break
+        session.process.kill()
+        self._session = None
+        if how != "clean":
+            self._warn(f"worker {session.process.pid} ended with its work done: {how}")
+        self._keep_report(session, how)
+
+    def _keep_report(self, session: WorkerSession, how: str) -> None:
+        report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._warnings)
+        if report is not None:
+            self._recorder.store_worker(f"{self.attempt}-{session.number}", report)
+
+    # -- how rows end ---------------------------------------------------------------------------------------------
+
+    def _on_done(self, session: WorkerSession, event: Done) -> None:
+        state = session.take_back(event.row)
+        if state is None or session.hello is None:
+            return
+        self._deaths = 0
+        self._painted += 1
+        session.painted += 1
+        write = partial(
+            self._recorder.store_done,
+            state.row,
+            event,
+            session.hello.worker,
+            batch_id=f"{self.attempt}-{session.number}-{event.batch.id}",
+            download=state.download,
+        )
+        self._record(event.row, write)
+
+    def _fail(self, state: RowState, error: BaseException, stage: Stage) -> None:
+        """A transient error leaves the row to another try of the shard, unless this is the last."""
+        info = ErrorInfo.of(error, stage)
+        if info.permanent or self.final_attempt:
+            self._record_failure(state, info, None)
+        else:
+            log.warning("row %d (%s): %s; it waits for another try", state.row.row, state.row.id, info.message)
+            self._leftover[state.row.row] = error
+            self._forget(state.row.row)
+
+    def _record_failure(self, state: RowState, error: ErrorInfo, event: Failed | None) -> None:
+        log.warning("row %d (%s) failed at %s: %s", state.row.row, state.row.id, error.stage, error.message)
+        worker = self._session.hello.worker if event and self._session and self._session.hello else None
+        write = partial(self._recorder.store_failed, state.row, error, event, worker, download=state.download)
+        self._record(state.row.row, write)
+
+    def _record(self, number: int, write: Callable[[], Record]) -> None:
+        """Write a row's end in an upload thread; how that went comes back through the inbox."""
+
+        def work() -> None:
+            try:
+                message = Recorded(number, write().status)
+            except BaseException as failure:  # it must reach the main thread, whatever it is
+                message = Recorded(number, "failed", failure)
+            self._inbox.put(message)
+
+        self._recording.add(number)
+        self._uploads.submit(work)
+
+    def _on_recorded(self, message: Recorded) -> None:
+        self._recording.discard(message.row)
+        if message.error is not None:
+            # Nothing could be stored of this row: only another try can end it.
+            info = ErrorInfo.of(message.error, "upload")
+            log.warning("row %d: its result could not be stored: %s", message.row, info.message)
+            if info.permanent:
+                raise message.error
+            self._leftover[message.row] = message.error
+        elif message.status == "done":
+            self._done += 1
+        else:
+            self._failed += 1
+        self._forget(message.row)
+
+    def _forget(self, number: int) -> None:
+        state = self._states.pop(number)
+        shutil.rmtree(state.folder, ignore_errors=True)
+
+
+def _our_error(error: ErrorInfo) -> InpaintOpsError:
+    """The worker's fatal error as an exception of the same class, where it is one of ours."""
+    found: list[type[InpaintOpsError]] = [InpaintOpsError]
+    for kind in found:
+        if kind.__name__ == error.type:
+            return kind(error.message)
+        found.extend(kind.__subclasses__())
+    return WorkerDiedError(f"the worker gave up: {error.type}: {error.message}")

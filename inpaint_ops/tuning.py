@@ -1,0 +1,329 @@
+"""The optimisation notes as data, and `choose(device, …) -> Choice`: a Tuning, with a reason for each of its fields.
+
+Pure: no torch, no environment, no files. What wins, strongest first: what the device cannot do; an override of the
+field (command line, DAG parameter, environment); `USE_XFORMERS`; the preset.
+
+Memory figures are ESTIMATES until measured on the card, in bytes, for SDXL in 16 bits at 1024x1024 (facts/sdxl.md; live
+tensors counted on a CPU, weights from the files' sizes): see `estimate_peak`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from inpaint_ops.device import GB, Tier, tier
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.records import DeviceInfo, Model
+
+Preset = Literal["auto", "notes", "low-memory", "fast"]
+PRESETS: tuple[str, ...] = get_args(Preset)
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+Attention = Literal["xformers", "sdpa", "sliced", "default"]
+Compile = Literal["off", "regional", "reduce-overhead", "max-autotune"]
+Offload = Literal["none", "model", "sequential", "group"]
+
+
+class Tuning(Model):
+    """Every choice of the optimisation notes. The defaults are a plain float32 pipeline on a CPU."""
+
+    dtype: Dtype = Field(default="float32", description="The weights' and the arithmetic's precision.")
+    attention: Attention = Field(
+        default="sdpa", description="The UNet's attention processors; 'default': as diffusers made them."
+    )
+    attention_slicing: bool = Field(
+        default=False, description="Call enable_attention_slicing; processors that `attention` sets later replace it."
+    )
+    vae_tiling: bool = Field(default=False, description="Decode and encode in tiles above the tile size.")
+    vae_tile_size: int | None = Field(
+        default=None, ge=16, le=4096, multiple_of=8, description="A tile's side in pixels; empty: the VAE's own."
+    )
+    vae_slicing: bool = Field(default=False, description="Decode a batch one image at a time.")
+    channels_last: bool = Field(default=False, description="Keep convolution weights in NHWC order.")
+    fuse_qkv: bool = Field(default=False, description="One matrix product for query, key and value.")
+    compile: Compile = Field(default="off", description="torch.compile of the UNet; pays only over many rows.")
+    offload: Offload = Field(default="none", description="Keep weights in host memory until they are needed.")
+    batch_size: int = Field(default=1, ge=1, le=64, description="Rows painted together, at most.")
+    release_text_encoders: bool = Field(
+        default=False, description="Drop the text encoders when all prompts are encoded (1.64e9 bytes in 16 bits)."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A Tuning, why, and what it is thought to need.
+
+    `reasons` has an entry for every field of Tuning. `asked` holds fields whose value was asked for (by the preset or
+    by hand) and could not be granted on this device, so that the ledger can show both. `estimated_peak` is in bytes.
+    """
+
+    tuning: Tuning
+    reasons: dict[str, str]
+    preset: str = "auto"
+    asked: dict[str, str] = field(default_factory=dict)
+    estimated_peak: int = 0
+
+
+UNET_WEIGHTS = int(5.14 * GB)
+"""2.57e9 parameters in 16 bits; with the next two 6.94e9, the size of the fp16 variant's files (facts)."""
+TEXT_WEIGHTS = int(1.64 * GB)
+VAE_WEIGHTS = int(0.16 * GB)
+STEP_ACTIVATIONS = int(0.33 * GB)
+"""One image's UNet step with guidance (two samples) and SDPA: live tensors counted on a CPU (facts)."""
+STEP_ACTIVATIONS_SLICED = int(0.52 * GB)
+"""The same with sliced attention: more, not less (facts)."""
+DECODE_ACTIVATIONS = int(1.61 * GB)
+DECODE_ACTIVATIONS_TILED = int(0.41 * GB)
+"""A decode whole, and in 512-pixel tiles (facts)."""
+CONTEXT = int(0.6 * GB)
+"""CUDA context, cuDNN and cuBLAS workspaces: a guess of the usual size, not measured here."""
+OVERHEAD = 1.25
+"""Activations are counted as live tensors; convolution workspaces and fragmentation come on top: a guess."""
+MARGIN = 0.10
+"""Share of the free memory that the planner leaves alone: fragmentation, and what the estimate does not know."""
+COMPILE_PAYS_FROM = 200
+"""Rows. Regional compilation takes about a minute and saves some 10 % of 2-4 s an image (facts): an estimate."""
+
+_BATCH_CAP = {Tier.CPU: 4, Tier.GB10: 2, Tier.GB24: 4, Tier.GB40: 8, Tier.GB80: 8}
+"""The planner stops here even where more fits: a crash loses a batch, and a step of batch 8 keeps any card busy."""
+_NOTES_BATCH = {Tier.CPU: 1, Tier.GB10: 1, Tier.GB24: 1, Tier.GB40: 2, Tier.GB80: 4}
+
+
+def estimate_peak(tuning: Tuning, native_size: int = 1024, batch_size: int | None = None) -> int:
+    """Estimated peak of device memory in bytes, CUDA's own context included, for SDXL's layer sizes.
+
+    peak = context + width * (resident weights + overhead * area * max(batch * step, decode)), where width is 1 for 16
+    bits and 2 for 32, area is (native_size / 1024)^2, and decode is for one image with VAE slicing, else for the
+    batch. Batch 16 at 1024 with slicing gives 14.1e9; the facts say about 12e9, without context and overhead.
+    """
+    batch = tuning.batch_size if batch_size is None else batch_size
+    width = 2 if tuning.dtype == "float32" else 1
+    area = (native_size / 1024) ** 2
+    sliced = tuning.attention == "sliced"
+    step = batch * (STEP_ACTIVATIONS_SLICED if sliced else STEP_ACTIVATIONS)
+    decode = DECODE_ACTIVATIONS_TILED if tuning.vae_tiling else DECODE_ACTIVATIONS
+    decode *= 1 if tuning.vae_slicing else batch
+    resident = {
+        # Text encoders count even where they are released later: they are there while the prompts are encoded.
+        "none": UNET_WEIGHTS + TEXT_WEIGHTS + VAE_WEIGHTS,
+        "model": UNET_WEIGHTS,
+        "group": int(0.1 * UNET_WEIGHTS),
+        "sequential": int(0.05 * UNET_WEIGHTS),
+    }[tuning.offload]
+    return CONTEXT + width * int(resident + OVERHEAD * area * max(step, decode))
+
+
+def memory_budget(device: DeviceInfo) -> int:
+    """Bytes of `device` that a plan may use: its free memory (its total, where unknown) less the margin."""
+    return int((device.free_memory or device.total_memory) * (1 - MARGIN))
+
+
+def choose(
+    device: DeviceInfo,
+    *,
+    preset: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    native_size: int = 1024,
+    expected_rows: int = 1,
+    use_xformers: bool | None = None,
+) -> Choice:
+    """Choose a Tuning for `device` and the job, with a reason for each field. Pure.
+
+    `overrides` maps field names to values (texts such as "true" and "4" are understood; None means not set).
+    `native_size` is in pixels, `expected_rows` a count. Raises ConfigError that names an unknown preset, an unknown
+    field, or a field and its unusable value.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
+    by_hand = _check_overrides(overrides or {})
+    plan = _Plan(device, preset, native_size, expected_rows, by_hand)
+    {"auto": _auto, "notes": _notes, "low-memory": _low_memory, "fast": _fast}[preset](plan)
+    if use_xformers is not None:
+        value = "xformers" if use_xformers else "sdpa"
+        plan.put("attention", value, f"USE_XFORMERS={str(use_xformers).lower()}")
+    for name, value in by_hand.items():
+        plan.put(name, value, "set by hand")
+    _limits(plan)
+    if device.kind == "cuda":
+        _fit(plan)
+    elif "batch_size" not in by_hand:
+        _cpu_batch(plan)
+    tuning = plan.tuning()
+    return Choice(tuning, plan.reasons, preset, plan.asked, estimate_peak(tuning, native_size))
+
+
+class _Plan:
+    """Values and reasons, while they are being chosen."""
+
+    def __init__(
+        self, device: DeviceInfo, preset: str, native_size: int, expected_rows: int, by_hand: Mapping[str, Any]
+    ) -> None:
+        self.device, self.preset, self.native_size, self.rows = device, preset, native_size, expected_rows
+        self.tier = tier(device)
+        self.by_hand = by_hand
+        self.asked: dict[str, str] = {}
+        self.values: dict[str, Any] = {name: info.default for name, info in Tuning.model_fields.items()}
+        self.reasons: dict[str, str] = dict.fromkeys(Tuning.model_fields, f"{preset}: left as it is")
+
+    def put(self, name: str, value: Any, reason: str) -> None:
+        self.values[name] = value
+        self.reasons[name] = reason
+
+    def refuse(self, name: str, value: Any, reason: str) -> None:
+        """Take back what was asked for, for a reason that no setting overrules."""
+        if self.values[name] != value:
+            self.asked[name] = shown(self.values[name])
+            self.put(name, value, f"{shown(self.values[name])} was asked for: {reason}")
+
+    def tuning(self, **changes: Any) -> Tuning:
+        return Tuning(**(self.values | changes))
+
+    def fits(self, **changes: Any) -> bool:
+        return estimate_peak(self.tuning(**changes), self.native_size) <= memory_budget(self.device)
+
+
+def shown(value: object) -> str:
+    """A field's value as the ledger writes it: on, off, none, a number or a name."""
+    if value is None:
+        return "default"
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name in given:
+        if name not in Tuning.model_fields:
+            raise ConfigError(f"tuning field {name!r}: there are {', '.join(Tuning.model_fields)}")
+    try:
+        checked = Tuning(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"tuning field {first['loc'][0]}: {first['msg']} (it is {first['input']!r})") from None
+    return {name: getattr(checked, name) for name in given}
+
+
+def _auto(plan: _Plan) -> None:
+    put = plan.put
+    cuda = plan.device.kind == "cuda"
+    if cuda:
+        put("dtype", "float16", "16 bits halve memory and feed the tensor cores; the weights come in float16")
+        put("channels_last", True, "convolutions in 16 bits run in NHWC; without it each one transposes")
+        put("offload", "none", "the weights fit")
+    else:
+        put("dtype", "float32", "a CPU computes in float32")
+        put("channels_last", False, "not measured to help on a CPU in float32")
+        put("offload", "none", "a CPU has no device to offload from")
+    put("attention", "sdpa", "PyTorch's own kernels: today's xFormers calls the same ones, so parity is expected")
+    put("attention_slicing", False, "note 3 has it on; with SDPA it raises the peak (0.52 against 0.33 GB) and slows")
+    put("vae_tiling", False, "the decode fits whole; tiles would redo 1.56 times its area at 1024")
+    put("vae_tile_size", None, "the VAE's own")
+    put("vae_slicing", True, "a batch decodes one image at a time: the decode, not the UNet, bounds the batch")
+    put("fuse_qkv", False, "gains under 1 % (A100: 2.54 to 2.52 s); `fast` has it")
+    put("compile", "off", "off unless asked for: each fresh process would pay for it")
+    put("release_text_encoders", True, "each prompt is encoded once; then 1.64 GB are free")
+
+
+def _fast(plan: _Plan) -> None:
+    _auto(plan)
+    plan.put("fuse_qkv", True, "fewer, larger matrix products (A100: 2.54 to 2.52 s)")
+    if plan.rows >= COMPILE_PAYS_FROM:
+        plan.put("compile", "regional", f"{plan.rows} rows repay compiling the repeated blocks (estimated)")
+    else:
+        plan.put("compile", "off", f"{plan.rows} rows would not repay compiling; from {COMPILE_PAYS_FROM} (estimated)")
+
+
+def _notes(plan: _Plan) -> None:
+    put = plan.put
+    put("dtype", "float16", "the notes: half precision")
+    put("attention", "xformers", "the notes: xFormers on")
+    put("attention_slicing", True, "the notes: on by default; called first, because the last call wins")
+    put("vae_tiling", True, "the notes: VAE tiling on")
+    put("vae_tile_size", None, "the notes: the VAE's own")
+    put("batch_size", _NOTES_BATCH[plan.tier], f"the notes' table for {plan.tier.value}")
+    if plan.tier is Tier.GB10:
+        put("offload", "model", "the notes' table for 10 GB: CPU offload")
+    for name in ("vae_slicing", "channels_last", "fuse_qkv", "compile", "offload", "release_text_encoders"):
+        if plan.reasons[name].endswith("left as it is"):
+            plan.reasons[name] = "the notes do not switch it on"
+
+
+def _low_memory(plan: _Plan) -> None:
+    _auto(plan)
+    plan.put("vae_tiling", True, "the decode is the peak: 0.41 against 1.61 GB at 1024 (float16, 512-pixel tiles)")
+    plan.put("vae_tile_size", max(16, plan.native_size // 2 // 8 * 8), "half of the native size, so that it triggers")
+    plan.put("batch_size", 1, "low-memory: one at a time")
+    if plan.device.kind == "cuda":
+        plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part a batch")
+
+
+def _limits(plan: _Plan) -> None:
+    """What the device cannot do, whatever is asked."""
+    if plan.device.kind == "cpu":
+        plan.refuse("dtype", "float32", "a CPU computes in float32")
+        if plan.values["attention"] == "xformers":
+            plan.refuse("attention", "sdpa", "xFormers' attention needs a CUDA GPU; SDPA serves on a CPU")
+        plan.refuse("offload", "none", "there is no device to offload from")
+    if plan.values["fuse_qkv"] and plan.values["attention"] in ("xformers", "sliced"):
+        plan.refuse("fuse_qkv", False, f"there is no fused form of {plan.values['attention']} attention")
+    if plan.values["compile"] != "off" and plan.values["offload"] != "none":
+        plan.refuse("compile", "off", f"not together with offload {plan.values['offload']}: its hooks break the graph")
+
+
+def _cpu_batch(plan: _Plan) -> None:
+    if plan.preset in ("notes", "low-memory"):
+        return
+    if plan.native_size > 128:
+        plan.put("batch_size", 1, "a CPU is busy with one image of this size")
+    else:
+        batch = _largest(min(_BATCH_CAP[Tier.CPU], plan.rows), lambda _: True)
+        plan.put("batch_size", batch, "at tiny sizes the overhead of a step dominates; a batch shares it")
+
+
+def _fit(plan: _Plan) -> None:
+    """Give up speed, step by step, until the estimate is below the budget; then fill the rest with the batch."""
+    budget = memory_budget(plan.device) / GB
+    free_hand = plan.preset != "notes"
+    batch_set = "batch_size" in plan.by_hand or plan.preset in ("notes", "low-memory")
+    base = plan.values["batch_size"] if "batch_size" in plan.by_hand else 1
+    wanted = {"batch_size": base}
+    steps: list[tuple[str, Any]] = [("vae_slicing", True), ("vae_tiling", True)]
+    steps += [("offload", way) for way in ("model", "group", "sequential")]
+    ladder = [plan.values["offload"]]
+    for name, value in steps if free_hand else []:
+        if plan.fits(**wanted):
+            break
+        if name in plan.by_hand or plan.values[name] == value or (name == "offload" and value in ladder):
+            continue
+        if name == "offload" and plan.values["compile"] != "off":
+            plan.put("compile", "off", f"not together with offload {value}, which the memory demands")
+        ladder.append(value)
+        need = estimate_peak(plan.tuning(**wanted), plan.native_size) / GB
+        plan.put(name, value, f"needed: estimated {need:.1f} GB without it, {budget:.1f} GB to use")
+    if plan.preset == "low-memory" and "offload" not in plan.by_hand and plan.fits(offload="none"):
+        plan.reasons["offload"] += "; it would fit without (estimated)"
+    if not plan.fits(**wanted):
+        need = estimate_peak(plan.tuning(**wanted), plan.native_size) / GB
+        hint = "use a larger card" if plan.preset == "low-memory" else "try the preset low-memory"
+        plan.reasons["batch_size"] = f"estimated {need:.1f} GB, {budget:.1f} GB to use: may not fit; {hint}"
+        plan.values["batch_size"] = base if not batch_set else plan.values["batch_size"]
+        return
+    if batch_set:
+        return
+    cap = min(_BATCH_CAP[plan.tier], plan.rows)
+    batch = _largest(cap, lambda size: plan.fits(batch_size=size))
+    need = estimate_peak(plan.tuning(batch_size=batch), plan.native_size) / GB
+    plan.put("batch_size", batch, f"estimated {need:.1f} of {budget:.1f} GB, at most {cap} for this card and job")
+
+
+def _largest(cap: int, fits: Callable[[int], bool]) -> int:
+    """The largest power of two up to `cap` that fits; 1 where none does."""
+    best = size = 1
+    while size <= cap:
+        if fits(size):
+            best = size
+        size *= 2
+    return best

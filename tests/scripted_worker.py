@@ -1,0 +1,169 @@
+"""A real process that speaks the worker's protocol and, by a row's prompt, dies, hangs or fails. It needs no torch.
+
+For tests of the supervisor alone; the real worker has tests of its own, and the end-to-end test runs both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from inpaint_ops.protocol import (
+    Begun,
+    Bye,
+    Done,
+    End,
+    Failed,
+    Fatal,
+    Flush,
+    Item,
+    Phase,
+    Ready,
+    Step,
+    dump,
+    parse_command,
+)
+from inpaint_ops.records import (
+    Batch,
+    ColdStart,
+    DeviceInfo,
+    ErrorInfo,
+    LedgerEntry,
+    Memory,
+    Model,
+    ModelIdentity,
+    Timings,
+    WorkerInfo,
+    now,
+)
+
+MEMORY = Memory(peak_allocated=1, peak_reserved=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--events-fd", type=int)
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--started", type=float)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--journal", type=Path, help="one line for each worker started and each row painted")
+    arguments = parser.parse_args()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as the real worker does, see test_worker.py
+    if os.getppid() != arguments.parent:
+        os._exit(1)
+    events = os.fdopen(arguments.events_fd, "w")
+
+    def say(message: Model) -> None:
+        events.write(dump(message))
+        events.flush()
+
+    def note(**words: object) -> None:
+        if arguments.journal:
+            with arguments.journal.open("a") as journal:
+                journal.write(json.dumps({"pid": os.getpid(), **words}) + "\n")
+
+    note(started=True, environment=sorted(os.environ))
+    held: list[Item] = []
+    ledger = (LedgerEntry(name="scripted", requested="on", effective="on", matches=True),)
+
+    def paint() -> None:
+        while held:
+            batch = [held.pop(0) for _ in range(min(arguments.batch, len(held)))]
+            say(Begun(rows=tuple(item.row for item in batch), stage="paint"))
+            for item in batch:
+                _misbehave(item.prompt)
+                say(Step(step=1, steps=1))
+            for item in batch:
+                _finish(item, len(batch), say)
+                note(row=item.row)
+
+    for line in sys.stdin:
+        command = parse_command(line)
+        match command:
+            case Item():
+                held.append(command)
+                if len(held) >= arguments.batch:
+                    paint()
+            case Flush():
+                paint()
+            case End():
+                paint()
+                say(Bye(ledger=ledger, cold_start=ColdStart(), busy=0.1, painted=1, peak_memory=MEMORY))
+                return
+            case _:
+                if command.model == "no-such-model":
+                    error = ErrorInfo(
+                        type="ModelError", stage="worker", message="no such model: pull it", permanent=True
+                    )
+                    say(Fatal(error=error))
+                    sys.exit(3)
+                if command.model == "dies-at-once":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                say(Phase(name="load"))
+                if command.model == "hangs-while-loading":
+                    time.sleep(3600)
+                say(
+                    Ready(
+                        worker=WorkerInfo(pid=os.getpid(), host="test", device="cpu", started_at=now()),
+                        device=DeviceInfo(kind="cpu", name="test"),
+                        model=ModelIdentity(name=command.model, random_weights=True),
+                        tuning={},
+                        ledger=ledger,
+                        cold_start=ColdStart(),
+                        versions={},
+                        native_size=64,
+                        batch_size=arguments.batch,
+                    )
+                )
+
+
+def _misbehave(prompt: str) -> None:
+    match prompt:
+        case "SIGKILL" | "SIGSEGV":
+            os.kill(os.getpid(), getattr(signal, prompt))
+        case "hang":
+            time.sleep(3600)
+        case "exit":
+            print("out of luck", file=sys.stderr, flush=True)
+            os._exit(9)
+
+
+def _finish(item: Item, size: int, say: object) -> None:
+    moment = now()
+    if item.prompt == "fail":
+        error = ErrorInfo(type="ImageError", stage="decode", message="this row is bad", permanent=True)
+        say(Failed(row=item.row, error=error, started_at=moment, finished_at=moment))  # type: ignore[operator]
+        return
+    data = Path(item.image).read_bytes()
+    Path(item.output).write_bytes(data)
+    say(  # type: ignore[operator]
+        Done(
+            row=item.row,
+            output=item.output,
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            width=1,
+            height=1,
+            format="png",
+            media_type="image/png",
+            extension="png",
+            steps=item.steps,
+            working_size=(64, 64),
+            batch=Batch(id="1", size=size),
+            timings=Timings(denoise=0.1),
+            memory=MEMORY,
+            started_at=moment,
+            finished_at=moment,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
