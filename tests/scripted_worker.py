@@ -153,7 +153,7 @@ def _finish(item: Item, size: int, say: object) -> None:
             height=1,
             format="png",
             media_type="image/png",
-            extension="png",
+            extension=".png",
             steps=item.steps,
             working_size=(64, 64),
             batch=Batch(id="1", size=size),

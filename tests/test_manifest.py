@@ -119,7 +119,13 @@ def test_csv_with_a_byte_order_mark_carries_the_same_columns() -> None:
     )
     parsed = read(text.encode(), "m.csv")
     first, second = parsed.accepted
-    assert (first.prompt, first.seed, first.mask_invert, first.crop, first.extra) == ("a cup, blue", 7, True, 32, {"sku": 5})
+    assert (first.prompt, first.seed, first.mask_invert, first.crop, first.extra) == (
+        "a cup, blue",
+        7,
+        True,
+        32,
+        {"sku": 5},
+    )
     assert (second.row, second.prompt, second.seed, second.crop) == (3, "two\nlines", None, "auto")
     assert [(row.row, row.error.field) for row in parsed.rejected] == [(5, "seed"), (6, None), (7, "extra")]
 
@@ -144,7 +150,10 @@ def test_parquet_carries_the_same_columns_and_null_means_absent() -> None:
     rows = [{**GOOD, "seed": 3, "steps": None}, {**GOOD, "seed": None, "steps": 5}]
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     parsed = read(buffer.getvalue(), "m.parquet")
-    assert [(row.row, row.id, row.seed, row.steps) for row in parsed.accepted] == [(1, "a", 3, None), (2, "a-2", None, 5)]
+    assert [(row.row, row.id, row.seed, row.steps) for row in parsed.accepted] == [
+        (1, "a", 3, None),
+        (2, "a-2", None, 5),
+    ]
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1"])

@@ -83,7 +83,7 @@ def test_every_object_of_a_run_lies_below_it() -> None:
     assert layout.root.uri == "s3://b/p/runs/night/"
     for place in (
         layout.plan,
-        layout.image("a", "png"),
+        layout.image("a", ".png"),
         layout.record("00000", 7),
         layout.shard("00001"),
         layout.report,

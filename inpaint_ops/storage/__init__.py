@@ -1,0 +1,22 @@
+"""Object storage: get, put (if absent), list, stat, delete, presign; over S3, and over a folder.
+
+`Storage` is the way in: it takes locations or URIs, refuses what lies outside the allowed prefixes, and picks
+the store. `S3Store` and `FolderStore` are the two stores behind it, `ObjectStore` what both can do.
+"""
+
+from inpaint_ops.storage.folder import FolderStore
+from inpaint_ops.storage.guard import Storage
+from inpaint_ops.storage.interface import MAX_PRESIGN, ObjectInfo, ObjectStore
+from inpaint_ops.storage.probe import probe_conditional_put
+from inpaint_ops.storage.s3 import S3Store, make_s3_client
+
+__all__ = [
+    "MAX_PRESIGN",
+    "FolderStore",
+    "ObjectInfo",
+    "ObjectStore",
+    "S3Store",
+    "Storage",
+    "make_s3_client",
+    "probe_conditional_put",
+]

@@ -1,0 +1,205 @@
+"""A folder as an object store: keys are absolute paths."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import stat as modes
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from inpaint_ops.errors import (
+    AccessDeniedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from inpaint_ops.locations import Location
+from inpaint_ops.storage.files import TEMP_PREFIX, temporary_beside
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, check_size
+
+_CHUNK = 2**20
+_PASSING = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE,
+    errno.EAGAIN, errno.EBUSY, errno.ENOTCONN,
+}  # fmt: skip
+"""What a disk or a network mount may get over."""
+
+
+class FolderStore:
+    """The local file system, or a network mount. Safe to use from many threads and processes at once.
+
+    A put is a temporary file in the same folder, synced, then renamed over the key, or hard-linked to it if it must be
+    absent: the kernel lets exactly one link win. Content types are not kept. Symbolic links to files are objects;
+    those to folders are not walked into.
+    """
+
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: tuple[int, int] | None = None,
+        max_bytes: int | None = None,
+        if_match: str | None = None,
+    ) -> bytes:
+        """See ObjectStore."""
+        where = Location(None, key)
+        with _open_object(where) as file:
+            info = _describe(where, os.fstat(file.fileno()))
+            if if_match is not None and if_match != info.etag:
+                raise StorageError(f"cannot read {where}: it has changed since it was last looked at")
+            first, last = byte_range if byte_range is not None else (0, info.size - 1)
+            if byte_range is not None and first >= info.size:
+                raise StorageError(f"cannot read {where}: the range begins beyond its end")
+            size = min(last, info.size - 1) - first + 1
+            check_size(where, size, max_bytes)
+            file.seek(first)
+            data = _read(file, size, where)
+        if len(data) != size:
+            raise StorageUnavailableError(f"cannot read {where}: it shrank while it was read")
+        return data
+
+    def download(self, key: str, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
+        """See ObjectStore."""
+        where = Location(None, key)
+        with _open_object(where) as source:
+            info = _describe(where, os.fstat(source.fileno()))
+            check_size(where, info.size, max_bytes)
+            with temporary_beside(path) as (file, temporary):
+                copied = 0
+                while chunk := _read(source, _CHUNK, where):
+                    copied += file.write(chunk)
+                if copied != info.size:
+                    raise StorageUnavailableError(f"cannot read {where}: it changed while it was read")
+                file.flush()
+                os.replace(temporary, path)
+        return info
+
+    def put(
+        self, key: str, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+    ) -> ObjectInfo:
+        """See ObjectStore. Raises StorageError if a folder has this key, or an object that of one of its folders."""
+        where = Location(None, key)
+        with (
+            io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as source,
+            _folder_errors(where, "write"),
+            temporary_beside(Path(key)) as (file, temporary),
+        ):
+            shutil.copyfileobj(source, file, _CHUNK)
+            file.flush()
+            os.fsync(file.fileno())
+            info = _describe(where, os.fstat(file.fileno()))
+            if not if_absent:
+                os.replace(temporary, key)
+            else:
+                try:
+                    os.link(temporary, key)
+                except FileExistsError:
+                    return self._ours(where, file)
+            _sync_folder(os.path.dirname(key))
+        return info
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        folders = [prefix]
+        while folders:
+            folder = folders.pop()
+            with _folder_errors(Location(None, folder), "list"), suppress(FileNotFoundError, NotADirectoryError):
+                with os.scandir(folder) as found:
+                    entries = list(found)
+                infos = []
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_file() and not entry.name.startswith(TEMP_PREFIX):
+                        with suppress(FileNotFoundError):  # deleted meanwhile
+                            infos.append(_describe(Location(None, entry.path), entry.stat()))
+                yield from infos
+
+    def stat(self, key: str) -> ObjectInfo:
+        """See ObjectStore."""
+        where = Location(None, key)
+        with _folder_errors(where, "read"):
+            status = Path(key).stat()
+        if not modes.S_ISREG(status.st_mode):
+            raise ObjectNotFoundError(f"there is no object {where}: it is a folder, or no plain file")
+        return _describe(where, status)
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore. Folders that become empty stay."""
+        if Path(key).is_dir():
+            return
+        with _folder_errors(Location(None, key), "delete"), suppress(FileNotFoundError, NotADirectoryError):
+            Path(key).unlink()
+
+    def presign(self, key: str, expires: timedelta) -> str:
+        """Raises StorageError: a folder has no links."""
+        raise StorageError(f"{key} is in a folder, which has no links: read the file, or use an S3 store")
+
+    def _ours(self, where: Location, file: BinaryIO) -> ObjectInfo:
+        """The object there, if it holds the file's very bytes. Raises ObjectExistsError if it does not."""
+        try:
+            info = self.stat(where.key)
+        except ObjectNotFoundError:
+            raise StorageError(f"cannot write {where}: it is a folder that holds other objects") from None
+        file.seek(0)
+        if info.size != os.fstat(file.fileno()).st_size or self.get(where.key) != file.read():
+            raise ObjectExistsError(f"{where} exists already")
+        return info
+
+
+@contextmanager
+def _open_object(where: Location) -> Iterator[BinaryIO]:
+    # Non-blocking, or a named pipe would wait for a writer for ever.
+    with _folder_errors(where, "read"):
+        descriptor = os.open(where.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not modes.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ObjectNotFoundError(f"there is no object {where}: it is a folder, or no plain file")
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def _read(file: BinaryIO, size: int, where: Location) -> bytes:
+    with _folder_errors(where, "read"):
+        return file.read(size)
+
+
+def _describe(where: Location, status: os.stat_result) -> ObjectInfo:
+    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    return ObjectInfo(where, status.st_size, etag, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename in `folder` outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _folder_errors(where: Location, action: str) -> Iterator[None]:
+    """Raise our error in place of the system's."""
+    try:
+        yield
+    except OSError as error:
+        said = f"cannot {action} {where}: {error.strerror or type(error).__name__}"
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise AccessDeniedError(f"{said}; check the owner and the mode of the folder") from error
+        if error.errno in _PASSING:
+            raise StorageUnavailableError(said) from error
+        if action == "write" and isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
+            raise StorageError(
+                f"cannot write {where}: in a folder no key can be an object and hold others too; rename one of them"
+            ) from error
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise ObjectNotFoundError(f"there is no object {where}") from error
+        raise StorageError(said) from error

@@ -1,0 +1,182 @@
+"""The way in: storage by location, within the allowed prefixes and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
+from inpaint_ops.locations import Location, check_relative, parse
+from inpaint_ops.storage.folder import FolderStore
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectStore
+from inpaint_ops.storage.s3 import S3Store, make_s3_client
+
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
+Where: TypeAlias = Location | str | os.PathLike[str]
+"""A location, its URI, or a path."""
+
+
+class Storage:
+    """All of a run's storage: each method is that of `ObjectStore`, by location or URI in place of a key.
+
+    Every method first raises ForbiddenLocationError unless the location lies under an allowed prefix, in a folder also
+    after symbolic links are followed. What may be written may be read. Safe to share between threads. The S3 client is
+    made once, when first needed, by `s3_client`; for `attempts`, `deadline` (seconds) and `backoff` see `S3Store`.
+
+    A folder is checked before it is opened: whoever can swap links inside an allowed folder at that moment can lead a
+    read astray, so do not allow folders that strangers write to.
+    """
+
+    def __init__(
+        self,
+        readable: Iterable[Where] = (),
+        writable: Iterable[Where] = (),
+        s3_client: Callable[[], S3Client] | None = None,
+        *,
+        attempts: int = 5,
+        deadline: float = 600.0,
+        backoff: float = 0.2,
+    ) -> None:
+        self._writable = tuple(_located(where) for where in writable)
+        self._readable = (*self._writable, *(_located(where) for where in readable))
+        self._make_client = s3_client or make_s3_client
+        self._attempts = attempts
+        self._deadline = deadline
+        self._backoff = backoff
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._buckets: dict[str, S3Store] = {}
+        self._folder = FolderStore()
+
+    def get(
+        self,
+        where: Where,
+        *,
+        byte_range: tuple[int, int] | None = None,
+        max_bytes: int | None = None,
+        if_match: str | None = None,
+    ) -> bytes:
+        """The object's bytes; see `ObjectStore.get`."""
+        location = self.check_readable(where)
+        return self._store(location).get(location.key, byte_range=byte_range, max_bytes=max_bytes, if_match=if_match)
+
+    def download(self, where: Where, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
+        """Write the object to a local file (which no prefix guards); see `ObjectStore.download`."""
+        location = self.check_readable(where)
+        return self._store(location).download(location.key, path, max_bytes=max_bytes)
+
+    def put(
+        self, where: Where, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+    ) -> ObjectInfo:
+        """Write the object; see `ObjectStore.put`."""
+        location = self.check_writable(where)
+        return self._store(location).put(location.key, data, if_absent=if_absent, content_type=content_type)
+
+    def list(self, prefix: Where) -> Iterator[ObjectInfo]:
+        """Every object below the prefix; see `ObjectStore.list`. The prefix is checked now, not at the first item."""
+        location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
+        return self._listed(location)
+
+    def stat(self, where: Where) -> ObjectInfo:
+        """The object's size, ETag and age; see `ObjectStore.stat`."""
+        location = self.check_readable(where)
+        return self._store(location).stat(location.key)
+
+    def exists(self, where: Where) -> bool:
+        """Whether the object is there. Raises as `stat` does otherwise."""
+        try:
+            self.stat(where)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def delete(self, where: Where) -> None:
+        """Remove the object; see `ObjectStore.delete`."""
+        location = self.check_writable(where)
+        self._store(location).delete(location.key)
+
+    def presign(self, where: Where, expires: timedelta) -> str:
+        """A short-lived link that reads the object; see `ObjectStore.presign`."""
+        location = self.check_readable(where)
+        return self._store(location).presign(location.key, expires)
+
+    def may_read(self, where: Where) -> bool:
+        """Whether the object lies under an allowed prefix; says nothing of whether it is there."""
+        try:
+            self.check_readable(where)
+        except ForbiddenLocationError:
+            return False
+        return True
+
+    def check_readable(self, where: Where) -> Location:
+        """The object's location. Raises ForbiddenLocationError unless it may be read."""
+        return self._check(_located(where), self._readable, "read")
+
+    def check_writable(self, where: Where) -> Location:
+        """The object's location. Raises ForbiddenLocationError unless it may be written."""
+        return self._check(_located(where), self._writable, "written")
+
+    def _check(self, location: Location, allowed: tuple[Location, ...], verb: str, *, prefix: bool = False) -> Location:
+        _check_plain(location, prefix=prefix)
+        if not any(_under(root, location) for root in allowed):
+            more = "" if verb == "read" else ", and writing is for the run's own prefix, INPAINT_STORE"
+            raise ForbiddenLocationError(
+                f"{location} is outside what may be {verb}: INPAINT_ALLOWED_PREFIXES adds prefixes to read{more}"
+            )
+        return location
+
+    def _listed(self, prefix: Location) -> Iterator[ObjectInfo]:
+        for info in self._store(prefix).list(prefix.key):
+            location = info.location
+            link = location.bucket is None and Path(location.key).is_symlink()
+            if not link or any(_under(root, location) for root in self._readable):
+                yield info
+
+    def _store(self, location: Location) -> ObjectStore:
+        if location.bucket is None:
+            return self._folder
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+            store = self._buckets.get(location.bucket)
+            if store is None:
+                store = self._buckets[location.bucket] = S3Store(
+                    self._client,
+                    location.bucket,
+                    attempts=self._attempts,
+                    deadline=self._deadline,
+                    backoff=self._backoff,
+                )
+            return store
+
+
+def _located(where: Where) -> Location:
+    return where if isinstance(where, Location) else parse(where)
+
+
+def _check_plain(location: Location, *, prefix: bool) -> None:
+    """Raise ForbiddenLocationError for a key that a store might read as another: `..`, `//`, a prefix for an object."""
+    key = location.key
+    if not prefix and (not key or key.endswith("/")):
+        raise ForbiddenLocationError(f"{location} is a prefix, not an object")
+    if location.bucket is None:
+        if not key.startswith("/") or os.path.normpath(key) != (key.rstrip("/") or "/") or "\0" in key:
+            raise ForbiddenLocationError(f"{key!r} is not a plain absolute path")
+    elif key:
+        check_relative(key)
+
+
+def _under(root: Location, location: Location) -> bool:
+    """Whether `root` contains `location`, in a folder also once every symbolic link is followed."""
+    if location.bucket is not None or root.bucket is not None:
+        return root.contains(location)
+    if not root.contains(location):
+        return False
+    real_root, real = os.path.realpath(root.key), os.path.realpath(location.key)
+    return real == real_root or real.startswith(real_root.rstrip("/") + "/")

@@ -1,0 +1,100 @@
+"""What every object store can do, and the data it speaks in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from inpaint_ops.errors import ObjectTooLargeError
+from inpaint_ops.locations import Location
+
+MAX_PRESIGN = timedelta(minutes=15)
+"""The longest that a presigned link may live."""
+
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as the store describes it.
+
+    `size` is in bytes. `etag` changes with the content, carries no quotes, and means nothing across stores. `modified`
+    is in UTC, by the store's clock.
+    """
+
+    location: Location
+    size: int
+    etag: str
+    modified: datetime
+
+
+class ObjectStore(Protocol):
+    """One bucket, or the file system. Keys are those of `Location.key`.
+
+    Every method raises AccessDeniedError when the store refuses us, StorageUnavailableError (transient) when it did not
+    answer or broke off on every try, and StorageError for anything else that the store says.
+    """
+
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: tuple[int, int] | None = None,
+        max_bytes: int | None = None,
+        if_match: str | None = None,
+    ) -> bytes:
+        """The object's bytes, checked for length, and against the store's checksum where it gives one.
+
+        `byte_range` is (first, last), both inclusive; a `last` beyond the end is cut, a `first` beyond it raises
+        StorageError. Raises ObjectNotFoundError; ObjectTooLargeError, before any byte is read, if more than `max_bytes`
+        would come; StorageError if the object's ETag is not `if_match`.
+        """
+
+    def download(self, key: str, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
+        """Write the object to the local `path`: whole, or not at all.
+
+        Raises as `get` does, and OSError if the local file cannot be written.
+        """
+
+    def put(
+        self, key: str, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+    ) -> ObjectInfo:
+        """Write the object: whole, or not at all. A `Path` is streamed.
+
+        With `if_absent`, raises ObjectExistsError if the key is taken, unless by these very bytes: then an earlier try
+        of ours won and its reply was lost. So bodies that compete for a key must carry something unique.
+        """
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object below `prefix` (which ends with `/`, or is empty), once, in no promised order, page by page.
+
+        Objects put or deleted meanwhile may or may not show. A prefix that holds nothing lists as empty.
+        """
+
+    def stat(self, key: str) -> ObjectInfo:
+        """The object's size, ETag and age. Raises ObjectNotFoundError."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; a missing one is fine."""
+
+    def presign(self, key: str, expires: timedelta) -> str:
+        """A link that reads the object, without credentials, for at most `MAX_PRESIGN`. It is a secret: never log it.
+
+        Raises ValueError if `expires` is not within that; StorageError where the store has no links.
+        """
+
+
+def check_size(where: Location, size: int, max_bytes: int | None) -> None:
+    """Raise ObjectTooLargeError if `size` exceeds `max_bytes`."""
+    if max_bytes is not None and size > max_bytes:
+        raise ObjectTooLargeError(f"{where} is too large: {size:,} bytes, and the limit is {max_bytes:,}")
+
+
+def check_expiry(expires: timedelta) -> int:
+    """The whole seconds of `expires`. Raises ValueError unless there are 1 to 900."""
+    if not timedelta(seconds=1) <= expires <= MAX_PRESIGN:
+        raise ValueError(f"a presigned link lives 1 second to 15 minutes, not {expires}")
+    return int(expires.total_seconds())

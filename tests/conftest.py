@@ -1,0 +1,33 @@
+"""Fixtures for all tests; the stores are real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.stores import aws_environment, flaky_storage, object_store, prefix, proxy, s3_client, s3_prefix, storage
+
+__all__ = [
+    "aws_environment",
+    "flaky_storage",
+    "object_store",
+    "prefix",
+    "proxy",
+    "s3_client",
+    "s3_prefix",
+    "storage",
+]
+
+_SAID = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Print a line at the end of the whole session: a figure that is shown, and decides nothing."""
+    return request.config.stash.setdefault(_SAID, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(_SAID, []):
+        terminalreporter.write_line(line)

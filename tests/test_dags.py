@@ -1,0 +1,120 @@
+"""Airflow stays light: parsing the DAGs and the plugins imports no torch, and the forms validate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+PARSE = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{plugins!r}, {dags!r}]
+import airflow.sdk, airflow.providers.standard.operators.trigger_dagrun
+before = set(sys.modules)
+for path in sorted(Path({dags!r}).glob("*.py")):
+    started = time.perf_counter()
+    __import__(path.stem)
+    print(f"parsed {{path.name}} in {{(time.perf_counter() - started) * 1000:.0f}} ms")
+heavy = {{"torch", "diffusers", "transformers", "xformers", "cv2", "boto3", "pyarrow", "numpy"}} & set(sys.modules) - before
+print("heavy:", sorted(heavy))
+"""
+
+
+def _python(tmp_path: Path, program: str) -> str:
+    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_parsing_the_dags_imports_nothing_heavy(tmp_path: Path, say: Callable[[str], None]) -> None:
+    program = PARSE.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    output = _python(tmp_path, program)
+    lines = [line for line in output.splitlines() if line.startswith("parsed ")]
+    say("; ".join(lines))
+    assert len(lines) == 3
+    assert "heavy: []" in output
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["inpaint_ops.runs", "inpaint_ops.inbox", "inpaint_ops.supervisor", "inpaint_ops.report", "inpaint_ops.cli",
+     "inpaint_ops.worker", "inpaint_ops.doctor"],
+)  # fmt: skip
+def test_no_module_that_airflows_tasks_import_pulls_in_torch(tmp_path: Path, module: str) -> None:
+    output = _python(
+        tmp_path, f"import sys, {module}; print(sorted({{'torch', 'diffusers', 'airflow'}} & set(sys.modules)))"
+    )
+    assert output.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def manifest_dag(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    os.environ.setdefault("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+    sys.path[:0] = [str(REPOSITORY / "plugins"), str(REPOSITORY / "dags")]
+    import inpaint_manifest
+
+    return inpaint_manifest.inpaint_manifest()
+
+
+GOOD = {"manifest": "s3://bucket/inbox/night.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"manifest": "night.jsonl"},
+        {"manifest": "http://example.org/night.jsonl"},
+        {"manifest": "s3://bucket/night.txt"},
+        {**GOOD, "steps": 0},
+        {**GOOD, "steps": "many"},
+        {**GOOD, "quality": "ultra"},
+        {**GOOD, "batch_size": 65},
+        {**GOOD, "tuning": "faster"},
+        {**GOOD, "row_limit": 0},
+        {**GOOD, "failure_threshold": 1.5},
+        {**GOOD, "run": "../other"},
+    ],
+)
+def test_the_trigger_form_refuses_what_cannot_work(manifest_dag: Any, conf: dict[str, Any]) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        _merged(manifest_dag, conf).validate()
+
+
+def _merged(dag: Any, conf: dict[str, Any]) -> Any:
+    import copy
+
+    params = copy.deepcopy(dag.params)
+    params.update(conf)
+    return params
+
+
+def test_the_trigger_form_takes_a_good_job(manifest_dag: Any) -> None:
+    params = _merged(
+        manifest_dag, {**GOOD, "quality": "best", "batch_size": 4, "tuning": "notes", "failure_threshold": 0.1}
+    )
+    assert params.validate()["quality"] == "best"
+
+
+def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> None:
+    task = manifest_dag.task_dict["inpaint"]
+    assert (task.partial_kwargs["pool"], task.partial_kwargs["queue"], task.partial_kwargs["retries"]) == (
+        "gpu",
+        "gpu",
+        3,
+    )
+    assert task.partial_kwargs["execution_timeout"] is not None
+    assert manifest_dag.task_dict["report"].trigger_rule == "all_done"
