@@ -348,12 +348,12 @@ def models() -> None:
 @_command
 def models_pull(model: str | None, revision: str | None) -> None:
     """Fetch MODEL (default: INPAINT_MODEL) into the cache (HF_HOME), or build a random one there, and verify it."""
-    from inpaint_ops.model import pull, verify
+    from inpaint_ops.model.sources import pull
 
     settings = load_settings()
-    folder = pull(model or settings.model, revision or settings.model_revision)
-    verify(folder)
-    click.echo(f"{model or settings.model}: {folder}")
+    name = model or settings.model
+    folder = pull(name, revision or settings.model_revision, on_progress=lambda line: click.echo(line, err=True))
+    click.echo(f"{name}: {folder}")
 
 
 @models.command("verify")

@@ -66,6 +66,9 @@ class VisibleDevice:
     capability: str = ""
     driver: str = ""
 
+    def __str__(self) -> str:
+        return f"GPU {self.index}: {self.name}, {self.total_memory / GB:.0f} GB, {self.uuid}"
+
     @property
     def is_mig(self) -> bool:
         """Whether this is a part of a GPU."""

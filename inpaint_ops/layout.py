@@ -59,8 +59,8 @@ class RunLayout:
         return self._at(f"shards/{shard}.jsonl")
 
     def image(self, row_id: str, extension: str) -> Location:
-        """A finished image. Ids are checked when a manifest is read: they hold no slash."""
-        return self._at(f"images/{row_id}.{extension}")
+        """A finished image; `extension` has its dot. Ids are checked when a manifest is read: they hold no slash."""
+        return self._at(f"images/{row_id}{extension}")
 
     @property
     def records(self) -> Location:

@@ -128,7 +128,7 @@ class Done(Model):
     height: int
     format: str
     media_type: str
-    extension: str
+    extension: str = Field(description="With its dot.")
     steps: int = Field(description="Denoising steps that really ran.")
     working_size: tuple[int, int]
     conversions: tuple[str, ...] = ()

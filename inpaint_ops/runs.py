@@ -19,7 +19,6 @@ from inpaint_ops import report
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
     ConfigError,
-    ForbiddenLocationError,
     ImageError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -73,14 +72,6 @@ class Workspace:
             readable.append(parse(settings.inbox).as_prefix())
         return cls(settings, root, Storage(readable=readable, writable=[root], s3_client=s3_client))  # type: ignore[arg-type]
 
-    def may_read(self, location: Location) -> bool:
-        """Whether rows may read from there."""
-        try:
-            self.storage.check_readable(location)
-        except ForbiddenLocationError:
-            return False
-        return True
-
     def layout(self, run: str) -> RunLayout:
         """Where the run's objects are."""
         return RunLayout(self.store, run)
@@ -94,7 +85,7 @@ class Workspace:
             max_bytes=self.settings.max_manifest_bytes,
             max_prompt_chars=self.settings.max_prompt_chars,
         )
-        parsed = read_manifest(data, location=location, is_allowed=self.may_read, limits=limits, row_limit=row_limit)
+        parsed = read_manifest(data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit)
         return parsed, hashlib.sha256(data).hexdigest()
 
     def plan(self, run: str) -> Plan | None:

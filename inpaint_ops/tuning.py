@@ -179,11 +179,8 @@ class _Plan:
             self.asked[name] = shown(self.values[name])
             self.put(name, value, f"{shown(self.values[name])} was asked for: {reason}")
 
-    def tuning(self, **changes: Any) -> Tuning:
-        return Tuning(**(self.values | changes))
-
-    def fits(self, **changes: Any) -> bool:
-        return estimate_peak(self.tuning(**changes), self.native_size) <= memory_budget(self.device)
+    def tuning(self) -> Tuning:
+        return Tuning(**self.values)
 
 
 def shown(value: object) -> str:
@@ -284,39 +281,50 @@ def _cpu_batch(plan: _Plan) -> None:
 
 
 def _fit(plan: _Plan) -> None:
-    """Give up speed, step by step, until the estimate is below the budget; then fill the rest with the batch."""
-    budget = memory_budget(plan.device) / GB
-    free_hand = plan.preset != "notes"
+    """Give up speed, step by step, until the estimate is below the budget; then fill the rest with the batch.
+
+    The preset `notes` is left as the notes have it, and a field set by hand as it was set.
+    """
     batch_set = "batch_size" in plan.by_hand or plan.preset in ("notes", "low-memory")
-    base = plan.values["batch_size"] if "batch_size" in plan.by_hand else 1
-    wanted = {"batch_size": base}
-    steps: list[tuple[str, Any]] = [("vae_slicing", True), ("vae_tiling", True)]
-    steps += [("offload", way) for way in ("model", "group", "sequential")]
-    ladder = [plan.values["offload"]]
-    for name, value in steps if free_hand else []:
-        if plan.fits(**wanted):
+    batch = plan.values["batch_size"] if batch_set else 1
+    budget = memory_budget(plan.device) / GB
+
+    def need() -> float:
+        return estimate_peak(plan.tuning(), plan.native_size, batch) / GB
+
+    for name, value in () if plan.preset == "notes" else _RELIEF:
+        if need() <= budget:
             break
-        if name in plan.by_hand or plan.values[name] == value or (name == "offload" and value in ladder):
+        if name in plan.by_hand or value in _as_lean(name, plan.values[name]):
             continue
+        plan.put(name, value, f"needed: estimated {need():.1f} GB without it, {budget:.1f} GB to use")
         if name == "offload" and plan.values["compile"] != "off":
-            plan.put("compile", "off", f"not together with offload {value}, which the memory demands")
-        ladder.append(value)
-        need = estimate_peak(plan.tuning(**wanted), plan.native_size) / GB
-        plan.put(name, value, f"needed: estimated {need:.1f} GB without it, {budget:.1f} GB to use")
-    if plan.preset == "low-memory" and "offload" not in plan.by_hand and plan.fits(offload="none"):
-        plan.reasons["offload"] += "; it would fit without (estimated)"
-    if not plan.fits(**wanted):
-        need = estimate_peak(plan.tuning(**wanted), plan.native_size) / GB
+            plan.refuse("compile", "off", f"not together with offload {value}, which the memory demands")
+    if need() > budget:
         hint = "use a larger card" if plan.preset == "low-memory" else "try the preset low-memory"
-        plan.reasons["batch_size"] = f"estimated {need:.1f} GB, {budget:.1f} GB to use: may not fit; {hint}"
-        plan.values["batch_size"] = base if not batch_set else plan.values["batch_size"]
-        return
-    if batch_set:
-        return
-    cap = min(_BATCH_CAP[plan.tier], plan.rows)
-    batch = _largest(cap, lambda size: plan.fits(batch_size=size))
-    need = estimate_peak(plan.tuning(batch_size=batch), plan.native_size) / GB
-    plan.put("batch_size", batch, f"estimated {need:.1f} of {budget:.1f} GB, at most {cap} for this card and job")
+        words = f"estimated {need():.1f} GB, {budget:.1f} GB to use: it may not fit; {hint}"
+        plan.put("batch_size", batch, words)
+    elif not batch_set:
+        cap = min(_BATCH_CAP[plan.tier], plan.rows)
+        batch = _largest(cap, lambda size: estimate_peak(plan.tuning(), plan.native_size, size) / GB <= budget)
+        words = f"estimated {need():.1f} of {budget:.1f} GB, at most {cap} for this card and job"
+        plan.put("batch_size", batch, words)
+
+
+_OFFLOADS = ("none", "model", "group", "sequential")
+_RELIEF: tuple[tuple[str, Any], ...] = (
+    ("vae_slicing", True),
+    ("vae_tiling", True),
+    ("offload", "model"),
+    ("offload", "group"),
+    ("offload", "sequential"),
+)
+"""What saves memory, from the cheapest to the dearest."""
+
+
+def _as_lean(name: str, value: Any) -> tuple[Any, ...]:
+    """The values of a field that save no more memory than `value` does."""
+    return _OFFLOADS[: _OFFLOADS.index(value) + 1] if name == "offload" else (value,)
 
 
 def _largest(cap: int, fits: Callable[[int], bool]) -> int:

@@ -299,10 +299,10 @@ class ShardRun:
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total
         log.info("worker %d: %s on %s, ready after %.1f s", session.process.pid, name, device, seconds)
         if event.model.random_weights:
-            self._warn(f"{name} has random weights: the images mean nothing")
+            log.warning("%s has random weights: the images mean nothing", name)
         for entry in event.ledger:
             if not entry.matches:
-                self._warn(f"{entry.name}: asked for {entry.requested}, in force is {entry.effective}: {entry.reason}")
+                log.warning("%s: %s asked, %s in force: %s", entry.name, entry.requested, entry.effective, entry.reason)
 
     def _check_worker_moves(self) -> None:
         session = self._session
