@@ -1,0 +1,45 @@
+"""Decode, orient, mask, place on the working size, composite, encode: bytes and arrays in, values out.
+
+    source = decode_source(image_bytes, max_pixels=...)
+    mask = decode_mask(mask_bytes, size=source.size, max_pixels=...)
+    placement = place(source.size, mask, native=1024)
+    rgb, working_mask = to_working(source, mask, placement)      # what the model gets
+    pixels = composite(source, mask, placement, painted)         # painted: what it gives back
+    data = encode(pixels, format="png", icc=source.icc)
+
+The promise: in a lossless format `out[mask == 0] == in[mask == 0]`, bit for bit, at the source's own size. No file or
+network I/O, no torch. What cannot be used is an ImageError or a MaskError, of one line.
+"""
+
+from inpaint_ops.images.compositing import composite
+from inpaint_ops.images.encoding import (
+    EXTENSIONS,
+    LOSSLESS,
+    MEDIA_TYPES,
+    Format,
+    encode,
+    output_conversions,
+    thumbnail,
+)
+from inpaint_ops.images.masks import decode_mask
+from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_sizes
+from inpaint_ops.images.reading import Source, decode_source
+
+__all__ = [
+    "EXTENSIONS",
+    "LOSSLESS",
+    "MEDIA_TYPES",
+    "Crop",
+    "Format",
+    "Placement",
+    "Source",
+    "composite",
+    "decode_mask",
+    "decode_source",
+    "encode",
+    "output_conversions",
+    "place",
+    "thumbnail",
+    "to_working",
+    "working_sizes",
+]

@@ -1,0 +1,68 @@
+"""The painted canvas -> the source again, changed where the mask says so and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from inpaint_ops.images.masks import mask_bounds
+from inpaint_ops.images.placing import Placement, resize
+from inpaint_ops.images.reading import Source
+
+_STRIPE = 1 << 18
+"""Pixels blended at a time: what the 32-bit intermediates may cost is a few megabytes."""
+
+
+def composite(source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray) -> np.ndarray:
+    """Put what was painted into the source, at the source's own size and depth.
+
+    Args:
+        source: the source; its alpha stays as it is, under the mask too.
+        mask: (H, W) uint8 weights of `decode_mask`. Where it is 0 the result is the source's own value, bit for bit;
+            where it is 255 it is the painted value; between, the rounded blend of the two.
+        placement: of `place`, for the same source and mask.
+        painted: (h, w, 3) uint8, the whole canvas at the working size.
+
+    Painted colour becomes gray for a gray source (Rec. 601, as Pillow: L = 0.299 R + 0.587 G + 0.114 B), and is scaled
+    by 257 for a 16-bit one. Where the box was reduced to fit the canvas it is enlarged again by cubic interpolation.
+
+    Returns:
+        the shape and dtype of `source.pixels`.
+
+    Raises ValueError when the shapes do not belong together, or the mask reaches beyond the placement's box.
+    """
+    width, height = placement.working
+    if painted.shape != (height, width, 3) or painted.dtype != np.uint8:
+        raise ValueError(f"painted must be ({height}, {width}, 3) uint8, not {painted.shape} {painted.dtype}")
+    if mask.shape != source.pixels.shape[:2]:
+        raise ValueError("the mask has another size than the source")
+    out = source.pixels.copy()
+    x0, y0, x1, y1 = mask_bounds(mask)
+    if x0 == x1:
+        return out
+    box = placement.box
+    if x0 < box[0] or y0 < box[1] or x1 > box[2] or y1 > box[3]:
+        raise ValueError("the mask reaches beyond the placement's box")
+
+    left, top, right, bottom = placement.inner
+    patch = np.ascontiguousarray(painted[top:bottom, left:right])
+    if source.pixels.ndim == 2 or source.pixels.shape[2] == 2:
+        patch = np.asarray(Image.fromarray(patch).convert("L"))
+    if out.dtype == np.uint16:
+        patch = patch.astype(np.uint16) * 257  # before enlarging, so that gradients between 8-bit levels appear
+    patch = resize(patch, placement.box_size)[y0 - box[1] : y1 - box[1], x0 - box[0] : x1 - box[0]]
+    colours = 1 if patch.ndim == 2 else 3
+    planes = out.reshape(*out.shape[:2], -1)[y0:y1, x0:x1, :colours]
+    weights = mask[y0:y1, x0:x1, None]
+    patch = patch.reshape(*patch.shape[:2], colours)
+    rows = max(1, _STRIPE // (x1 - x0))
+    for y in range(0, y1 - y0, rows):
+        stripe = slice(y, y + rows)
+        _blend(planes[stripe], patch[stripe], weights[stripe])
+    return out
+
+
+def _blend(kept: np.ndarray, painted: np.ndarray, weights: np.ndarray) -> None:
+    """Blend into `kept`, rounded to nearest, in whole numbers: 65535 x 255 fits 32 bits, and 0 and 255 are exact."""
+    share = weights.astype(np.uint32)
+    kept[...] = (kept * (255 - share) + painted * share + 127) // 255

@@ -1,0 +1,139 @@
+"""Pixels -> bytes of an image file, and a sentence for each thing that the format cannot hold."""
+# ruff: noqa: A002 - `format` is the manifest's own name for it
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any, Final, Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from inpaint_ops.errors import ImageError
+from inpaint_ops.images import png, tiff
+from inpaint_ops.images.placing import resize
+from inpaint_ops.images.reading import Source, read_pixels, to_8_bit, to_rgb
+
+Format = Literal["png", "webp", "tiff", "jpeg"]
+"""What we write. png, webp (in its lossless mode) and tiff are lossless."""
+
+EXTENSIONS: Final[dict[Format, str]] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+MEDIA_TYPES: Final[dict[Format, str]] = {
+    "png": "image/png",
+    "webp": "image/webp",
+    "tiff": "image/tiff",
+    "jpeg": "image/jpeg",
+}
+LOSSLESS: Final[frozenset[Format]] = frozenset({"png", "webp", "tiff"})
+"""Formats in which every pixel comes back as it was, up to what `output_conversions` says."""
+
+_LONGEST_SIDE: Final[dict[Format, int]] = {"png": 1_000_000, "webp": 16_383, "tiff": 2**31 - 1, "jpeg": 65_500}
+"""Pixels: what libpng, libwebp and libjpeg take."""
+_JPEG_QUALITY = 95
+
+
+def output_conversions(source: Source, format: Format) -> tuple[str, ...]:
+    """What the format cannot hold of this source: one sentence each, empty when it holds everything."""
+    gray, alpha = _is_gray(source.pixels), _has_alpha(source.pixels)
+    wide = source.pixels.dtype == np.uint16
+    said = []
+    if wide and format in ("webp", "jpeg"):
+        said.append(f"16 bits a channel became 8: {format} holds no more")
+    if alpha and format == "jpeg":
+        said.append("transparency was laid on white: jpeg has no alpha")
+    if gray and format == "webp":
+        said.append("gray became RGB of equal channels: webp has no gray")
+    if gray and alpha and wide and format == "tiff":
+        said.append("16-bit gray with alpha became RGBA of equal channels, which more readers of tiff understand")
+    if source.icc and _loses_profile(source.pixels, source.icc, format):
+        said.append("the gray ICC profile was dropped, since gray became RGB")
+    if format == "jpeg":
+        said.append(f"jpeg is lossy (quality {_JPEG_QUALITY}): unmasked pixels are close to the source's, not equal")
+    return tuple(said)
+
+
+def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None) -> bytes:
+    """Encode pixels.
+
+    Args:
+        pixels: (H, W) or (H, W, C) uint8 or uint16; C is 2 (gray, alpha), 3 or 4 (straight alpha).
+        format: png, webp and tiff lose nothing but what `output_conversions` says; jpeg is written at quality 95
+            without chroma subsampling.
+        icc: a profile to embed, or None.
+
+    Raises ImageError when the format cannot hold an image of this size.
+    """
+    height, width = pixels.shape[:2]
+    if max(height, width) > _LONGEST_SIDE[format]:
+        raise ImageError(
+            f"the output is {width}x{height} and {format} ends at {_LONGEST_SIDE[format]} pixels a side: "
+            "choose png or tiff"
+        )
+    if icc and _loses_profile(pixels, icc, format):
+        icc = None
+    if pixels.dtype == np.uint16 and format == "png":
+        return png.write_16_bit(pixels, icc=icc)
+    if pixels.dtype == np.uint16 and format == "tiff":
+        return tiff.write_16_bit(_to_rgba(pixels) if _is_gray(pixels) and _has_alpha(pixels) else pixels, icc=icc)
+    eight = to_8_bit(pixels)
+    if format == "jpeg" and _has_alpha(eight):
+        eight = to_rgb(eight)[..., 0] if _is_gray(eight) else to_rgb(eight)
+    if format == "webp" and _is_gray(eight):
+        eight = _to_rgba(eight) if _has_alpha(eight) else cv2.cvtColor(eight, cv2.COLOR_GRAY2RGB)
+    options: dict[Format, dict[str, Any]] = {
+        "png": {"compress_level": png.LEVEL},
+        "webp": {"lossless": True, "exact": True, "method": 4},  # exact: colours under transparent pixels are kept
+        "tiff": {"compression": "tiff_adobe_deflate", "tiffinfo": {317: 2}},  # horizontal differences: a third smaller
+        "jpeg": {"quality": _JPEG_QUALITY, "subsampling": 0},
+    }
+    return _save(eight, format, icc_profile=icc, **options[format])
+
+
+def thumbnail(
+    image: bytes | np.ndarray, longest: int = 256, quality: int = 80, *, max_pixels: int = 100_000_000
+) -> bytes:
+    """A small JPEG of an image, for reports: alpha on white, 8 bits, never enlarged.
+
+    Args:
+        image: an image file, or (H, W[, C]) uint8 or uint16 pixels (a mask, too).
+        longest: pixels of the longer side, at most.
+        quality: of the JPEG, 1 to 95.
+        max_pixels: the most pixels that a file may have.
+
+    Raises ImageError when the file cannot be decoded.
+    """
+    if isinstance(image, bytes):
+        image = read_pixels(image, what="image", max_pixels=max_pixels).array
+    height, width = image.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    small = resize(to_rgb(image), (max(1, round(width * scale)), max(1, round(height * scale))))
+    return _save(small, "jpeg", quality=quality, optimize=True)
+
+
+def _save(pixels: np.ndarray, format: Format, **options: Any) -> bytes:
+    buffer = BytesIO()
+    try:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format, **options)
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"the output cannot be encoded as {format} ({reason}): choose another format") from error
+    return buffer.getvalue()
+
+
+def _is_gray(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 2 or pixels.shape[2] == 2
+
+
+def _has_alpha(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 3 and pixels.shape[2] in (2, 4)
+
+
+def _to_rgba(gray_alpha: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(gray_alpha[..., [0, 0, 0, 1]])
+
+
+def _loses_profile(pixels: np.ndarray, icc: bytes, format: Format) -> bool:
+    """Whether gray is written as RGB while its profile is for gray (ICC.1:2022: colour space at bytes 16-19)."""
+    as_rgb = format == "webp" or (format == "tiff" and pixels.dtype == np.uint16 and _has_alpha(pixels))
+    return as_rgb and _is_gray(pixels) and icc[16:20] == b"GRAY"

@@ -1,0 +1,141 @@
+"""TIFF, where Pillow is too kind or too narrow: kinds that it would misread, and 16-bit colour out.
+
+Source: TIFF 6.0 (1992), and Adobe's TIFF technical notes for deflate.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from inpaint_ops.errors import ImageError
+from inpaint_ops.images.png import AGAIN
+
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR, EXTRA_SAMPLES = 258, 262, 274, 277, 284, 338
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_STRIP_BYTES = 1 << 20
+_BLOCKS = ((273, 279), (324, 325))
+"""The tags that hold (offsets, byte counts) of strips and of tiles."""
+
+
+def check_tags(tags: Mapping[int, Any], *, file_bytes: int, max_pixels: int) -> None:
+    """Raise ImageError for a TIFF that reaches beyond its file, or that Pillow or OpenCV would silently misread.
+
+    Args:
+        tags: the first directory, as Pillow reads it (`tag_v2`).
+        file_bytes: the length of the whole file.
+        max_pixels: the most pixels that one tile may have.
+    """
+    for offsets, counts in _BLOCKS:
+        for offset, count in zip(_numbers(tags.get(offsets)), _numbers(tags.get(counts)), strict=False):
+            if offset + count > file_bytes:
+                raise ImageError(f"ends before its pixels do: {AGAIN}")
+    tile = tags.get(322), tags.get(323)
+    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(max_pixels, 1 << 20):  # type: ignore[operator]
+        raise ImageError("has tiles larger than the limit on pixels: save it without tiles")
+    bits = _numbers(tags.get(BITS_PER_SAMPLE, 1))
+    if not set(bits) <= {1, 2, 4, 8, 16}:
+        raise ImageError(
+            f"has {'/'.join(map(str, bits))} bits a sample, which is not supported: convert it to 8 or 16 bits"
+        )
+
+
+def is_16_bit_colour(tags: Mapping[int, Any]) -> bool:
+    """Whether these are 16-bit samples in more than one channel, which Pillow would cut to 8 bits.
+
+    Raises ImageError for the layouts that OpenCV 5 misreads: separate planes, premultiplied alpha.
+    """
+    bits = _numbers(tags.get(BITS_PER_SAMPLE, 1))
+    if len(bits) < 2 or 16 not in bits:
+        return False
+    if tags.get(PHOTOMETRIC) != _RGB or set(bits) != {16} or len(bits) not in (3, 4):
+        raise ImageError("is a 16-bit kind that is not supported: convert it to RGB")
+    if tags.get(PLANAR, 1) != 1:
+        raise ImageError("keeps its 16-bit channels in separate planes, which is not supported: save it interleaved")
+    if has_premultiplied_alpha(tags):
+        raise ImageError("has 16-bit premultiplied alpha, which is not supported: save it with straight alpha")
+    return True
+
+
+def has_unnamed_channel(tags: Mapping[int, Any]) -> bool:
+    """Whether a channel is declared to be neither colour nor alpha (ExtraSamples 0)."""
+    return 0 in _numbers(tags.get(EXTRA_SAMPLES))
+
+
+def has_premultiplied_alpha(tags: Mapping[int, Any]) -> bool:
+    """Whether colour is stored multiplied by alpha (ExtraSamples 1). Pillow divides it out again, which rounds."""
+    return 1 in _numbers(tags.get(EXTRA_SAMPLES))
+
+
+def is_white_zero(tags: Mapping[int, Any]) -> bool:
+    """Whether small values are bright. Pillow turns such 1- to 8-bit gray around, and leaves 16-bit gray as it is."""
+    return bool(tags.get(PHOTOMETRIC) == _WHITE_IS_ZERO)
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, tuple) else (value,)
+
+
+def write_16_bit(pixels: np.ndarray, *, icc: bytes | None) -> bytes:
+    """Encode 16-bit pixels: deflate with horizontal differences, strips of about 1 MiB.
+
+    Args:
+        pixels: (H, W) or (H, W, C) uint16; C is 3 or 4 (straight alpha).
+        icc: a profile to embed, or None.
+
+    Pillow writes 16-bit gray alone; OpenCV 5 writes no ICC profile and leaves the alpha channel undeclared.
+    """
+    height, width = pixels.shape[:2]
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    rows = max(1, _STRIP_BYTES // (width * channels * 2))
+    body = bytearray(8)  # the header, filled in last
+    offsets, counts = [], []
+    for y in range(0, height, rows):
+        strip = pixels[y : y + rows].reshape(-1, width, channels).astype("<u2")
+        strip[:, 1:] -= strip[:, :-1]  # numpy keeps the overlap right
+        packed = zlib.compress(strip.tobytes())
+        offsets.append(len(body))
+        counts.append(len(packed))
+        body += packed
+        body += b"\0" * (len(body) % 2)
+    short, long, undefined = 3, 4, 7
+    entries: list[tuple[int, int, list[int] | bytes]] = [
+        (256, long, [width]),
+        (257, long, [height]),
+        (BITS_PER_SAMPLE, short, [16] * channels),
+        (259, short, [8]),  # deflate
+        (PHOTOMETRIC, short, [_BLACK_IS_ZERO if channels == 1 else _RGB]),
+        (273, long, offsets),
+        (SAMPLES_PER_PIXEL, short, [channels]),
+        (278, long, [rows]),
+        (279, long, counts),
+        (PLANAR, short, [1]),
+        (317, short, [2]),  # horizontal differences
+    ]
+    if channels == 4:
+        entries.append((EXTRA_SAMPLES, short, [2]))  # straight alpha
+    entries.append((339, short, [1] * channels))  # unsigned
+    if icc:
+        entries.append((34675, undefined, icc))
+    directory = bytearray(struct.pack("<H", len(entries)))
+    for tag, kind, values in entries:
+        raw = (
+            values
+            if isinstance(values, bytes)
+            else struct.pack(f"<{len(values)}{'H' if kind == short else 'I'}", *values)
+        )
+        if len(raw) > 4:
+            inline = struct.pack("<I", len(body))
+            body += raw
+            body += b"\0" * (len(body) % 2)
+        else:
+            inline = raw.ljust(4, b"\0")
+        directory += struct.pack("<HHI", tag, kind, len(values)) + inline
+    struct.pack_into("<2sHI", body, 0, b"II", 42, len(body))
+    return bytes(body + directory + b"\0\0\0\0")
