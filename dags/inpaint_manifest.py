@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace
+
+RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
+"""Before the first retry of a task; doubled before each further one."""
 
 PARAMS = {
     "manifest": Param(
@@ -89,12 +93,17 @@ def run_name(context: Any) -> str:
     catchup=False,
     max_active_tasks=1024,  # the pool `gpu` is the limit, not Airflow's default of 16
     params=PARAMS,
-    default_args={"retry_exponential_backoff": 2.0, "max_retry_delay": timedelta(minutes=10)},
+    default_args={
+        "retries": 3,
+        "retry_delay": RETRY_DELAY,
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=10),
+    },
     tags=["inpaint"],
     doc_md=__doc__,
 )
 def inpaint_manifest() -> None:
-    @task(retries=3, retry_delay=timedelta(seconds=10))
+    @task
     def plan() -> list[str]:
         from inpaint_ops.planning import job_options
         from inpaint_ops.runs import prepare
@@ -110,8 +119,6 @@ def inpaint_manifest() -> None:
     @task(
         pool="gpu",
         queue="gpu",
-        retries=3,
-        retry_delay=timedelta(seconds=20),
         execution_timeout=timedelta(hours=6),
         map_index_template="{{ shard_label }}",
     )
@@ -129,7 +136,7 @@ def inpaint_manifest() -> None:
             result = paint(open_workspace(), run_name(context), shard, final_attempt=last)
         return asdict(result)
 
-    @task(trigger_rule="all_done", retries=3, retry_delay=timedelta(seconds=10))
+    @task(trigger_rule="all_done")
     def report() -> dict[str, Any]:
         from inpaint_ops.runs import check_good, finish
 

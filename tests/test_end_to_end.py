@@ -82,7 +82,7 @@ BAD: dict[str, tuple[bytes | None, bytes, dict[str, Any], str, str, str]] = {
     "truncated": (WHOLE[: len(WHOLE) // 2], mask_of(96, 64), {}, "failed", "ImageError", ""),
     "text": (b"this is no image", mask_of(96, 64), {}, "failed", "ImageError", ""),
     "empty": (b"", mask_of(96, 64), {}, "failed", "ImageError", ""),
-    "oversized": (HUGE, mask_of(10, 10), {}, "failed", "ImageError", "16,000,000"),
+    "oversized": (HUGE, mask_of(10, 10), {}, "failed", "ImageError", "INPAINT_MAX_PIXELS"),
     "othersize": (WHOLE, mask_of(64, 96), {}, "failed", "MaskError", "96"),
     "blackmask": (WHOLE, mask_of(96, 64, value=0), {}, "failed", "MaskError", ""),
     "missing": (None, mask_of(96, 64), {}, "failed", "ObjectNotFoundError", "there is no object"),

@@ -1,0 +1,207 @@
+"""The main job through a real Airflow: its api-server, scheduler and dag-processor, a real S3 server, real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.airflow_stack import AirflowStack
+from demo.object_store import ObjectStoreServer
+from demo.photos import make_demo
+from inpaint_ops.config import Settings
+from inpaint_ops.locations import Location
+from inpaint_ops.records import Record, RunSummary, WorkerReport
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import make_s3_client
+
+DAG = "inpaint_manifest"
+STORE = "s3://inpaint/airflow/"
+
+
+@pytest.fixture(scope="module")
+def workspace(object_store: ObjectStoreServer) -> Workspace:
+    client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
+    return Workspace.open(Settings(), store=STORE, s3_client=lambda: client)
+
+
+@pytest.fixture(scope="module")
+def airflow(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+    home = tmp_path_factory.mktemp("airflow")
+    environment = object_store.env | {
+        "INPAINT_STORE": STORE,
+        "INPAINT_MODEL": "tiny-random",
+        "INPAINT_SHARD_ROWS": "5",
+        "INPAINT_FAILURE_THRESHOLD": "0.25",
+        "INPAINT_SCRATCH": str(home / "scratch"),
+        "INPAINT_RETRY_SECONDS": "1",
+        "INPAINT_PROGRESS_INTERVAL": "2",
+        "INPAINT_INBOX_SCHEDULE": "@yearly",
+        "HF_HOME": str(home / "cache"),
+    }
+    stack = AirflowStack(home / "home", environment)
+    try:
+        stack.start()
+        stack.wait_for_dags(DAG, "inpaint_inbox", "model_cache")
+        for dag in (DAG, "inpaint_inbox", "model_cache"):
+            stack.unpause(dag)
+        yield stack
+    finally:
+        stack.stop()
+
+
+def put_manifest(workspace: Workspace, name: str, rows: list[dict[str, Any]] | None = None) -> str:
+    """The demo's photos beside a manifest in the inbox: all ten rows, or `rows` over its photos."""
+    inbox = Location(workspace.store.bucket, f"{workspace.store.key}inbox/")
+    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(key), data) and None)
+    if rows is not None:
+        manifest = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return workspace.storage.put(inbox.join(name), manifest).location.uri
+
+
+def records(workspace: Workspace, run: str) -> dict[int, Record]:
+    found = [
+        Record.model_validate_json(workspace.storage.get(info.location))
+        for info in workspace.storage.list(workspace.layout(run).records)
+    ]
+    assert len({record.row for record in found}) == len(found), "one record a row"
+    return {record.row: record for record in found}
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 120) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+    return result
+
+
+def processes(words: str) -> dict[int, int]:
+    """Processes whose command line holds `words`, with their parents."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            status = (folder / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if words in command:
+            found[int(folder.name)] = int(re.findall(r"PPid:\s+(\d+)", status)[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def night(airflow: AirflowStack, workspace: Workspace) -> str:
+    """A manifest in the inbox, claimed and run; returns the run's name."""
+    manifest = put_manifest(workspace, "night.jsonl")
+    assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
+    assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
+    runs = airflow.api("GET", f"/dags/{DAG}/dagRuns")["dag_runs"]
+    ours = [run for run in runs if run["conf"].get("manifest") == manifest]
+    assert len(ours) == 1, "two looks into the inbox, one run"
+    assert airflow.wait_for_run(DAG, ours[0]["dag_run_id"]) == "success", airflow.task_logs(DAG, ours[0]["dag_run_id"])
+    return str(ours[0]["conf"]["run"])
+
+
+def test_a_manifest_in_the_inbox_becomes_images_and_a_report(night: str, workspace: Workspace) -> None:
+    layout = workspace.layout(night)
+    summary = RunSummary.model_validate_json(workspace.storage.get(layout.summary))
+    assert summary.verdict == "VALID"
+    assert (summary.counts.rows, summary.counts.done, summary.counts.failed, summary.counts.rejected) == (10, 8, 1, 1)
+    assert sorted(records(workspace, night)) == list(range(1, 11))
+    for place in (layout.report, layout.results, layout.failed, layout.timings, layout.trace):
+        assert workspace.storage.stat(place).size > 0
+
+
+def test_each_task_instance_painted_in_a_process_of_its_own_and_none_is_left(
+    night: str, airflow: AirflowStack, workspace: Workspace
+) -> None:
+    reports = [
+        WorkerReport.model_validate_json(workspace.storage.get(info.location))
+        for info in workspace.storage.list(workspace.layout(night).workers)
+    ]
+    assert sorted(report.shard for report in reports) == ["00000", "00001"]
+    assert len({report.worker.pid for report in reports}) == 2
+    assert {report.exit for report in reports} == {"clean"}
+    assert not processes("-m inpaint_ops.worker")
+
+
+def test_the_task_log_shows_progress_and_no_secret(
+    night: str, airflow: AirflowStack, object_store: ObjectStoreServer
+) -> None:
+    logs = airflow.task_logs(DAG, f"inbox__{night}")
+    assert re.search(r"shard 00000: 5/5 rows.* images/s", logs)
+    assert object_store.secret_key not in logs
+
+
+def test_mapped_tasks_are_named_after_their_shards(night: str, airflow: AirflowStack) -> None:
+    instances = [ti for ti in airflow.task_instances(DAG, f"inbox__{night}") if ti["task_id"] == "inpaint"]
+    assert sorted(ti["rendered_map_index"] for ti in instances) == ["shard 00000", "shard 00001"]
+    assert {(ti["pool"], ti["queue"]) for ti in instances} == {("gpu", "gpu")}
+
+
+def test_clearing_a_finished_run_adds_nothing(night: str, airflow: AirflowStack, workspace: Workspace) -> None:
+    before = records(workspace, night)
+    run_id = f"inbox__{night}"
+    airflow.api("POST", f"/dags/{DAG}/dagRuns/{run_id}/clear", {"dry_run": False, "only_failed": False})
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    assert records(workspace, night) == before
+
+
+def test_a_run_that_is_not_good_is_not_green(airflow: AirflowStack, workspace: Workspace) -> None:
+    manifest = put_manifest(workspace, "red.jsonl")
+    conf = {"manifest": manifest, "run": "red", "steps": 1, "row_limit": 9, "failure_threshold": 0.05}
+    run_id = airflow.trigger(DAG, conf)
+    assert airflow.wait_for_run(DAG, run_id) == "failed"
+    states = {ti["task_id"]: (ti["state"], ti["try_number"]) for ti in airflow.task_instances(DAG, run_id)}
+    assert states["report"] == ("failed", 1), "a verdict is permanent: it is not retried"
+    assert states["inpaint"][0] == "success"
+    summary = RunSummary.model_validate_json(workspace.storage.get(workspace.layout("red").summary))
+    assert summary.verdict == "INVALID"
+
+
+def test_a_permanent_error_of_the_plan_fails_at_once_and_the_run_is_red(
+    airflow: AirflowStack, workspace: Workspace
+) -> None:
+    run_id = airflow.trigger(DAG, {"manifest": f"{STORE}inbox/nowhere.jsonl", "run": "nowhere"})
+    assert airflow.wait_for_run(DAG, run_id) == "failed"
+    plan = next(ti for ti in airflow.task_instances(DAG, run_id) if ti["task_id"] == "plan")
+    assert (plan["state"], plan["try_number"]) == ("failed", 1)
+    assert "there is no object" in airflow.task_logs(DAG, run_id)
+
+
+def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(
+    airflow: AirflowStack, workspace: Workspace
+) -> None:
+    rows = [
+        {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": f"cup-{index}", "steps": 30}
+        for index in range(12)
+    ]
+    manifest = put_manifest(workspace, "killed.jsonl", rows)
+    run_id = airflow.trigger(DAG, {"manifest": manifest, "run": "killed", "shard_rows": 12, "batch_size": 1})
+    wait_until(lambda: len(records(workspace, "killed")) >= 2)
+    ((worker, task),) = processes("-m inpaint_ops.worker").items()
+    os.kill(task, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists())
+    first = records(workspace, "killed")
+    assert len(first) < 12, "it was killed half-way"
+    assert airflow.wait_for_run(DAG, run_id) == "success", airflow.task_logs(DAG, run_id)
+    everything = records(workspace, "killed")
+    assert sorted(everything) == list(range(1, 13))
+    assert {row: everything[row] for row in first} == first, "what was done was not done again"
+    assert {record.status for record in everything.values()} == {"done"}
+    assert len({record.attempt for record in everything.values()}) == 2
+
+
+def test_the_model_cache_dag_puts_a_model_into_the_cache(airflow: AirflowStack) -> None:
+    run_id = airflow.trigger("model_cache", {"model": "tiny-random"})
+    assert airflow.wait_for_run("model_cache", run_id) == "success", airflow.task_logs("model_cache", run_id)
+    missing = airflow.trigger("model_cache", {"model": "/nowhere/at/all"})
+    assert airflow.wait_for_run("model_cache", missing) == "failed"
