@@ -1,0 +1,102 @@
+"""Promise 1, counted: every row ends once, or the rows that did not are named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from inpaint_ops.records import Counts, Record
+
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """A run's records against its manifest.
+
+    `records` holds one record a row, by line: of several the one that finished first, for a commit point that was
+    written twice should never have been overwritten. `missing` and `unknown` are known only where the manifest's line
+    numbers are.
+    """
+
+    rows: int
+    records: tuple[Record, ...]
+    repeated_rows: tuple[int, ...]
+    repeated_ids: tuple[str, ...]
+    missing: tuple[int, ...]
+    unknown: tuple[int, ...]
+
+    @property
+    def counts(self) -> Counts:
+        """The rows by how they ended; a row with several records counts once."""
+        by_status = Counter(record.status for record in self.records)
+        return Counts(
+            rows=self.rows, done=by_status["done"], failed=by_status["failed"], rejected=by_status["rejected"]
+        )
+
+    @property
+    def not_done_share(self) -> float:
+        """Failed and rejected rows over all rows, 0 to 1."""
+        counts = self.counts
+        return (counts.failed + counts.rejected) / self.rows if self.rows else 0.0
+
+    def reasons(self, failure_threshold: float) -> tuple[str, ...]:
+        """Why the run is not valid, one plain sentence each; empty for a valid run."""
+        counts, found = self.counts, []
+        if self.repeated_rows:
+            found.append(f"{_rows_have(len(self.repeated_rows))} more than one record: {_lines(self.repeated_rows)}.")
+        if self.repeated_ids:
+            several = "1 id names" if len(self.repeated_ids) == 1 else f"{len(self.repeated_ids):,} ids name"
+            found.append(f"{several} more than one row: {_listed(self.repeated_ids)}.")
+        if self.missing or counts.missing > 0:
+            short = max(len(self.missing), counts.missing)
+            names = f": {_lines(self.missing)}" if self.missing else ""
+            found.append(f"{short:,} of {self.rows:,} rows {'has' if short == 1 else 'have'} no record{names}.")
+        if self.unknown or counts.missing < 0:
+            extra = max(len(self.unknown), -counts.missing)
+            names = f": {_lines(self.unknown)}" if self.unknown else ""
+            found.append(f"{extra:,} {'record is' if extra == 1 else 'records are'} of no row of the manifest{names}.")
+        if self.not_done_share > failure_threshold:
+            bad = counts.failed + counts.rejected
+            found.append(
+                f"{bad:,} of {self.rows:,} rows failed or {'was' if bad == 1 else 'were'} rejected "
+                f"({_percent(self.not_done_share)}); the threshold is {_percent(failure_threshold)}."
+            )
+        return tuple(found)
+
+
+def account(records: Sequence[Record], *, rows: int, row_numbers: Collection[int] | None = None) -> Accounting:
+    """Hold `records` against a manifest of `rows` rows, whose line numbers are `row_numbers` where the caller knows."""
+    kept: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: (r.row, r.finished_at, r.attempt)):
+        kept.setdefault(record.row, record)
+    per_row = Counter(record.row for record in records)
+    per_id = Counter(record.id for record in kept.values())
+    lines = set(row_numbers) if row_numbers is not None else None
+    return Accounting(
+        rows=rows,
+        records=tuple(kept.values()),
+        repeated_rows=tuple(sorted(row for row, count in per_row.items() if count > 1)),
+        repeated_ids=tuple(sorted(name for name, count in per_id.items() if count > 1)),
+        missing=() if lines is None else tuple(sorted(lines - kept.keys())),
+        unknown=() if lines is None else tuple(sorted(kept.keys() - lines)),
+    )
+
+
+def _rows_have(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count:,} rows have"
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    return f"{'line' if len(numbers) == 1 else 'lines'} {_listed(numbers)}"
+
+
+def _listed(names: Iterable[object]) -> str:
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
+    return ", ".join(texts[:_NAMED]) + more
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g}%"

@@ -1,0 +1,177 @@
+"""What a person asks of a run beyond its summary: where the time went, what was slow, what failed and what to do.
+
+Computed once, here; the pages only present it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from inpaint_ops import errors
+from inpaint_ops.records import BATCH_STAGES, STAGES, ErrorInfo, Record, WorkerReport
+from inpaint_ops.report.stages import stage_seconds
+from inpaint_ops.report.summary import conversions, error_type
+from inpaint_ops.report.timeline import row_seconds
+from inpaint_ops.report.workers import WorkerTime, worker_times
+
+STAGE_LABELS: dict[str, str] = {
+    "download": "Download",
+    "decode": "Decode",
+    "encode_prompt": "Encode prompt",
+    "vae_encode": "VAE encode",
+    "denoise": "Denoise",
+    "vae_decode": "VAE decode",
+    "composite": "Composite",
+    "encode": "Encode image",
+    "upload": "Upload",
+}
+
+CURES: dict[str, str] = {
+    "RowError": "Correct the line in the manifest, then run the corrected lines as a manifest of their own.",
+    "ImageError": "Open the image: replace or re-export it, then run failed.jsonl.",
+    "MaskError": "Make the mask the size of its image, white where it should be painted, then run failed.jsonl.",
+    "ObjectNotFoundError": "Upload the missing object or correct its key, then run failed.jsonl.",
+    "ForbiddenLocationError": "Move the object under an allowed prefix, or add its prefix to INPAINT_ALLOWED_PREFIXES.",
+    "AccessDeniedError": "Give the storage credentials the right to read and write here, then run failed.jsonl.",
+    "ObjectTooLargeError": "Shrink the file, or raise the limit that the message names, then run failed.jsonl.",
+    "StorageUnavailableError": "The store did not answer: run failed.jsonl when it does.",
+    "StorageError": "Check the store, then run failed.jsonl.",
+    "DeviceOutOfMemoryError": "Use a smaller batch, the low-memory tuning or a larger card, then run failed.jsonl.",
+    "DeviceError": "Check the machine with `inpaint-ops doctor`, then run failed.jsonl.",
+    "WorkerDiedError": "Look at the row's image and at the worker's log: the row may kill it. Then run failed.jsonl.",
+    "WorkerStalledError": "Look at its log; raise INPAINT_STALL_TIMEOUT if it was slow; then run failed.jsonl.",
+    "WorkerError": "Look at the worker's log, then run failed.jsonl.",
+    "ModelError": "Check the model with `inpaint-ops models`, then run failed.jsonl.",
+    "InpaintOpsError": "Follow the message, then run failed.jsonl.",
+}
+"""What to do, by error class; a class that is not here has its nearest ancestor's cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A named part of a time."""
+
+    key: str
+    label: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Rows that ended for the same kind of reason, by line."""
+
+    type: str
+    cure: str
+    stages: tuple[str, ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRow:
+    """A row, the seconds it was worked on, and where most of them went."""
+
+    record: Record
+    seconds: float
+    slowest_stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run's records and worker reports, digested for people."""
+
+    stage_parts: tuple[Part, ...]
+    worker_parts: tuple[Part, ...]
+    slowest: tuple[SlowRow, ...]
+    failures: tuple[FailureGroup, ...]
+    conversions: dict[str, int]
+
+
+def facts(records: Sequence[Record], workers: Sequence[WorkerReport] = (), *, slowest: int = 15) -> RunFacts:
+    """Digest a run. Without worker reports, `worker_parts` is empty."""
+    return RunFacts(
+        stage_parts=stage_parts(records),
+        worker_parts=worker_parts(records, workers) if workers else (),
+        slowest=slowest_rows(records, slowest),
+        failures=failure_groups(records),
+        conversions=conversions(records),
+    )
+
+
+def stage_parts(records: Iterable[Record]) -> tuple[Part, ...]:
+    """Seconds of work by stage, summed over all rows, each batch once. Stages of different rows overlap in time."""
+    return _parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stage_seconds(records).items()})
+
+
+def worker_parts(records: Sequence[Record], workers: Sequence[WorkerReport]) -> tuple[Part, ...]:
+    """The lifetimes of all workers together: cold start, painting, and the rest."""
+    total = sum(worker_times(records, workers).values(), WorkerTime())
+    cold = total.cold_start
+    return _parts(
+        {
+            "interpreter": ("Start the interpreter", cold.interpreter),
+            "imports": ("Import libraries", cold.imports),
+            "load": ("Load the model", cold.load),
+            "compile": ("Compile", cold.compile),
+            "first_call": ("First batch's extra time", cold.first_call),
+            "painting": ("Paint", total.painting),
+            "waiting": ("Wait and other work", total.waiting),
+        }
+    )
+
+
+def slowest_rows(records: Iterable[Record], limit: int) -> tuple[SlowRow, ...]:
+    """The rows that were worked on longest, waiting left out and their batch's time in full."""
+    rows = sorted(((row_seconds(record), record) for record in records), key=lambda pair: (-pair[0], pair[1].row))
+    return tuple(SlowRow(record, seconds, _slowest_stage(record)) for seconds, record in rows[:limit] if seconds > 0)
+
+
+def failure_groups(records: Iterable[Record]) -> tuple[FailureGroup, ...]:
+    """Failed and rejected rows by error type, the largest group first."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: r.row):
+        if record.status != "done":
+            groups.setdefault(error_type(record), []).append(record)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(
+        FailureGroup(
+            type=name,
+            cure=cure(members[0].error),
+            stages=tuple(stage for stage, _ in Counter(r.error.stage for r in members if r.error).most_common()),
+            records=tuple(members),
+        )
+        for name, members in ordered
+    )
+
+
+def cure(error: ErrorInfo | None) -> str:
+    """What to do about rows that ended with `error`."""
+    if error is None:
+        return "The records hold no reason: look at the worker's log."
+    if error.type in CURES:
+        return CURES[error.type]
+    known = getattr(errors, error.type, None)
+    for base in known.__mro__ if isinstance(known, type) else ():
+        if base.__name__ in CURES:
+            return CURES[base.__name__]
+    if error.permanent:
+        return "Not an error that inpaint_ops foresees: look at the worker's log, and report it with the row."
+    return "It may pass on another try: run failed.jsonl."
+
+
+def shares_a_batch(stage: str) -> bool:
+    """Whether a row's seconds in `stage` are those of its whole batch."""
+    return stage in BATCH_STAGES
+
+
+def _slowest_stage(record: Record) -> str:
+    return max(STAGES, key=lambda stage: getattr(record.timings, stage) or 0.0)
+
+
+def _parts(seconds: dict[str, tuple[str, float]]) -> tuple[Part, ...]:
+    total = sum(value for _, value in seconds.values())
+    if total <= 0:
+        return ()
+    return tuple(Part(key, label, value, value / total) for key, (label, value) in seconds.items() if value > 0)

@@ -1,0 +1,70 @@
+"""Which rows a page shows, and their thumbnails: source, mask and result, side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from inpaint_ops.records import Record
+from inpaint_ops.report.timeline import row_seconds
+
+_MAGENTA = (230, 0, 126)
+_OPACITY = 0.6
+_SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """A row and its thumbnails, as bytes of JPEG or PNG files: raises ValueError for anything else.
+
+    About 256 pixels a side are meant, or 10 kB a picture: 24 rows then fit a page of 2 MB. `mask` is the mask alone or,
+    better, laid over the source (see `mask_overlay`).
+    """
+
+    record: Record
+    source: bytes
+    mask: bytes
+    result: bytes
+
+    def __post_init__(self) -> None:
+        for name in ("source", "mask", "result"):
+            media_type(getattr(self, name))
+
+
+def media_type(data: bytes) -> str:
+    """`image/jpeg` or `image/png`, told by the first bytes. Raises ValueError for anything else."""
+    for signature, kind in _SIGNATURES.items():
+        if data.startswith(signature):
+            return kind
+    raise ValueError("a thumbnail is neither JPEG nor PNG")
+
+
+def choose_gallery(records: Sequence[Record], limit: int = 24) -> list[Record]:
+    """At most `limit` finished rows to show, by line: a quarter of them the slowest, the rest spread over the run."""
+    done = sorted((record for record in records if record.status == "done"), key=lambda r: r.row)
+    if limit <= 0 or len(done) <= limit:
+        return done[: max(limit, 0)]
+    slowest = sorted(done, key=lambda record: (-row_seconds(record), record.row))[: limit // 4]
+    chosen = {record.row for record in slowest}
+    others = [record for record in done if record.row not in chosen]
+    places = limit - len(slowest)
+    step = (len(others) - 1) / (places - 1) if places > 1 else 0.0
+    spread = [others[round(index * step)] for index in range(places)]
+    return sorted([*slowest, *spread], key=lambda r: r.row)
+
+
+def mask_overlay(source: bytes, mask: bytes, *, invert: bool = False) -> bytes:
+    """Lay a mask's thumbnail in magenta over its source's: where white is (black, if `invert`), the model painted.
+
+    Takes image files, small ones; returns a JPEG of the source's size.
+    """
+    with Image.open(io.BytesIO(source)) as opened, Image.open(io.BytesIO(mask)) as marks:
+        picture = opened.convert("RGB")
+        painted = marks.convert("L").resize(picture.size, Image.Resampling.BILINEAR)
+    opacity = painted.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)])
+    sink = io.BytesIO()
+    Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, opacity).save(sink, "JPEG", quality=80)
+    return sink.getvalue()

@@ -1,0 +1,195 @@
+"""`report.html`: a run on one page that needs nothing but itself; no script, no request, everything escaped.
+
+The chart is an SVG that the template draws: pygal was tried and always embeds a script, has no role or labels for
+screen readers, and bakes its colours in, so that it knows no dark mode.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from inpaint_ops.records import LedgerEntry, Record, RunSummary, WorkerReport
+from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, facts, shares_a_batch
+from inpaint_ops.report.gallery import GalleryItem, media_type
+from inpaint_ops.report.summary import RANDOM_WEIGHTS
+from inpaint_ops.report.timeline import row_seconds
+
+PAGE_BYTES = 2_000_000
+"""A page stays below this."""
+
+FAILURES_PER_GROUP = 20
+FAILURE_GROUPS = 10
+LISTED = 30
+"""Warnings, conversions, ledger entries, devices and workers; the page says how many more there are."""
+
+_CAPTION_BYTES = 2_500
+_MESSAGE_CHARS = 400
+_PROMPT_CHARS = 240
+_VALUE_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    record: Record
+    seconds: float
+    images: tuple[tuple[str, str], ...]
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    group: FailureGroup
+    shown: tuple[Record, ...]
+
+
+def render_page(
+    summary: RunSummary,
+    records: Sequence[Record],
+    gallery: Sequence[GalleryItem] = (),
+    *,
+    workers: Sequence[WorkerReport] = (),
+) -> str:
+    """The page of a run, as HTML below 2 MB.
+
+    `records` are those that made `summary`. `gallery` is shown in its order (see `choose_gallery`). `workers` adds how
+    the workers' time was spent.
+    """
+    found = facts(records, workers)
+    shown: dict[str, Any] = {
+        "s": summary,
+        "random_weights": bool(summary.model and summary.model.random_weights) or RANDOM_WEIGHTS in summary.warnings,
+        "random_text": RANDOM_WEIGHTS,
+        "warnings": [text for text in summary.warnings if text != RANDOM_WEIGHTS],
+        "facts": found,
+        "measured": _measured_together(summary.ledger),
+        "stage_seconds": {part.key: part.seconds for part in found.stage_parts},
+        "groups": [_Group(group, group.records[:FAILURES_PER_GROUP]) for group in found.failures[:FAILURE_GROUPS]],
+        "more_groups": found.failures[FAILURE_GROUPS:],
+        "conversions": list(found.conversions.items()),
+        "unit": "GPU" if any(device.kind == "cuda" for device in summary.devices) else "CPU",
+        "unclean": [report for report in workers if report.exit != "clean"],
+        "listed": LISTED,
+        "labels": STAGE_LABELS,
+    }
+    bare = _template().render(shown, cards=[], left_out=0)
+    if not gallery:
+        return bare
+    cards = _fitting([_card(item) for item in gallery], PAGE_BYTES - len(bare.encode()) - _CAPTION_BYTES)
+    return _template().render(shown, cards=cards, left_out=len(gallery) - len(cards))
+
+
+def _card(item: GalleryItem) -> _Card:
+    images = tuple((name, _data_uri(getattr(item, name))) for name in ("source", "mask", "result"))
+    return _Card(item.record, row_seconds(item.record), images, _link(item.record))
+
+
+def _fitting(cards: list[_Card], room: int) -> list[_Card]:
+    """As many cards as `room` bytes hold, spread evenly over all of them."""
+    sizes = [_CAPTION_BYTES + sum(len(uri) for _, uri in card.images) for card in cards]
+    for count in range(len(cards), 0, -1):
+        places = [round(index * (len(cards) - 1) / max(1, count - 1)) for index in range(count)]
+        if sum(sizes[place] for place in places) <= room:
+            return [cards[place] for place in places]
+    return []
+
+
+def _measured_together(ledger: Sequence[LedgerEntry]) -> dict[str, float]:
+    """What every entry says alike: optimisations that ran together are measured together."""
+    if len(ledger) < 2:
+        return {}
+    first, *others = (entry.measured for entry in ledger)
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def _data_uri(data: bytes) -> str:
+    return f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"
+
+
+def _link(record: Record) -> str:
+    """Where the finished image lies beside the page."""
+    return "images/" + quote(record.output.uri.rsplit("/", 1)[-1], safe="") if record.output else ""
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("inpaint_ops.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "seconds": _seconds,
+        "figures": _figures,
+        "bytes": _bytes,
+        "moment": _moment,
+        "measured": _measured,
+        "value": _value,
+        "message": lambda text: _cut(text, _MESSAGE_CHARS),
+        "prompt": lambda text: _cut(text, _PROMPT_CHARS),
+        "share": _share,
+        "cut": lambda text: _cut(str(text), _VALUE_CHARS),
+    }
+    environment.globals["shares_a_batch"] = shares_a_batch
+    return environment.get_template("report.html.j2")
+
+
+def _seconds(seconds: float) -> str:
+    """A duration as people say it, to about three figures."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    whole = timedelta(seconds=round(seconds))
+    minutes, rest = divmod(int(whole.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _figures(number: float) -> str:
+    """A number to three figures, without an exponent."""
+    if abs(number) >= 1000:
+        return f"{number:,.0f}"
+    return f"{float(f'{number:.3g}'):f}".rstrip("0").rstrip(".")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{_figures(count)} {unit}"
+        count /= 1024
+    return f"{_figures(count)} GiB"
+
+
+def _measured(name: str, number: float) -> str:
+    """`denoise_seconds`, 4.2 -> `denoise 4.2 s`: the unit is the end of the name."""
+    for ending, said in (("_seconds", _seconds), ("_bytes", _bytes)):
+        if name.endswith(ending):
+            return f"{name.removesuffix(ending).replace('_', ' ')} {said(number)}"
+    return f"{name.replace('_', ' ')} {_figures(number)}"
+
+
+def _moment(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC") if moment else "unknown"
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _value(value: Any) -> str:
+    return _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), _VALUE_CHARS)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

@@ -1,0 +1,221 @@
+"""Records and worker reports -> RunSummary: the verdict, and every number that `run.json` and the pages show."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from inpaint_ops.records import (
+    ColdStart,
+    DeviceInfo,
+    LedgerEntry,
+    Memory,
+    ModelIdentity,
+    Record,
+    RunSummary,
+    StageStats,
+    WorkerReport,
+)
+from inpaint_ops.report.accounting import account
+from inpaint_ops.report.stages import StageTimes
+from inpaint_ops.report.timeline import batch_spans, painting_at_once
+from inpaint_ops.report.workers import WorkerTime, add_cold_starts, unreported, worker_times
+
+RANDOM_WEIGHTS = "The weights are random: the images mean nothing."
+
+TAIL_RATIO = 10.0
+"""A stage whose p99 is this many times its p50 is worth a look."""
+
+TAIL_ROWS = 100
+"""Fewer rows than this have no p99 worth the name."""
+
+
+def summarize(
+    *,
+    run: str,
+    manifest: str,
+    manifest_sha256: str,
+    job: dict[str, Any],
+    rows: int,
+    failure_threshold: float,
+    records: Sequence[Record],
+    workers: Sequence[WorkerReport],
+    row_numbers: Collection[int] | None = None,
+) -> RunSummary:
+    """Sum up a run.
+
+    `rows` is how many rows the manifest has; `row_numbers` are their line numbers: with them, missing rows are named
+    and not only counted. `failure_threshold` is a share, 0 to 1.
+
+    The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
+    threshold; else INVALID, with reasons.
+
+    `images_per_second` is done rows over the wall clock, from the first worker's start to the last row's end, and so
+    holds every cold start and every pause between tries. `images_per_second_warm` is the pace without them: done rows
+    over the workers' summed painting seconds (without the excess of each first batch) is the pace of one worker, and
+    that times the mean number of workers that painted at once (from each one's first batch to its last) is the run's.
+    Time that failed rows took counts in both. `gpu_seconds_per_image` is the workers' summed lifetimes over done rows.
+    """
+    accounting = account(records, rows=rows, row_numbers=row_numbers)
+    kept, counts = accounting.records, accounting.counts
+    reasons = accounting.reasons(failure_threshold)
+    stages = StageTimes.of(kept).stats()
+    times = worker_times(kept, workers)
+    total = sum(times.values(), WorkerTime())
+    started = _first_start(kept, workers)
+    finished = max((record.finished_at for record in kept), default=None)
+    seconds = max(0.0, (finished - started).total_seconds()) if started and finished else 0.0
+    at_once = painting_at_once(batch_spans(kept))
+    ledger = merge_ledgers(report.ledger for report in workers)
+    return RunSummary(
+        run=run,
+        verdict="INVALID" if reasons else "VALID",
+        reasons=reasons,
+        warnings=_warnings(kept, workers, ledger, stages),
+        manifest=manifest,
+        manifest_sha256=manifest_sha256,
+        job=job,
+        model=workers[0].model if workers else None,
+        versions=_versions(workers),
+        devices=_devices(workers),
+        workers=len(times),
+        counts=counts,
+        cold_start=_mean_cold_start(workers),
+        seconds=seconds,
+        images_per_second=_ratio(counts.done, seconds),
+        images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
+        gpu_seconds_per_image=_ratio(total.lifetime, counts.done) if times else None,
+        stages=stages,
+        peak_memory=_peak([record.memory for record in kept] + [report.peak_memory for report in workers]),
+        ledger=ledger,
+        failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),
+        started_at=started,
+        finished_at=finished,
+    )
+
+
+def error_type(record: Record) -> str:
+    """The class of the error that ended the row."""
+    return record.error.type if record.error else "unknown"
+
+
+def merge_ledgers(ledgers: Iterable[Sequence[LedgerEntry]]) -> tuple[LedgerEntry, ...]:
+    """One ledger for a run: equal entries of several workers become one, with the mean of what each measured.
+
+    Workers that fared differently, on another card say, keep an entry each.
+    """
+    same: dict[tuple[str, str, str, bool, str], list[LedgerEntry]] = {}
+    for entry in (entry for ledger in ledgers for entry in ledger):
+        same.setdefault((entry.name, entry.requested, entry.effective, entry.matches, entry.reason), []).append(entry)
+    merged = []
+    for entries in same.values():
+        names = dict.fromkeys(name for entry in entries for name in entry.measured)
+        measured = {
+            name: statistics.fmean(entry.measured[name] for entry in entries if name in entry.measured)
+            for name in names
+        }
+        merged.append(entries[0].model_copy(update={"measured": measured}))
+    return tuple(merged)
+
+
+def conversions(records: Iterable[Record]) -> dict[str, int]:
+    """What sources or output formats did not keep, and for how many rows; the most frequent first."""
+    return dict(Counter(text for record in records for text in record.conversions).most_common())
+
+
+def _warnings(
+    records: Sequence[Record],
+    workers: Sequence[WorkerReport],
+    ledger: Sequence[LedgerEntry],
+    stages: Mapping[str, StageStats],
+) -> tuple[str, ...]:
+    found = []
+    if any(report.model.random_weights for report in workers):
+        found.append(RANDOM_WEIGHTS)
+    models = dict.fromkeys(_model_name(report.model) for report in workers)
+    if len(models) > 1:
+        found.append(f"The workers painted with different weights: {', '.join(models)}.")
+    for entry in ledger:
+        if not entry.matches:
+            why = f": {entry.reason}" if entry.reason else ""
+            found.append(f"{entry.name}: {entry.requested} was requested, {entry.effective} took effect{why}.")
+    unclean = [report for report in workers if report.exit != "clean"]
+    if unclean:
+        ends = "; ".join(f"{report.worker.host}/{report.worker.pid}: {report.exit}" for report in unclean[:10])
+        more = f"; and {len(unclean) - 10:,} more" if len(unclean) > 10 else ""
+        found.append(f"{len(unclean):,} of {len(workers):,} workers did not exit clean ({ends}{more}).")
+    silent = unreported(records, workers)
+    if silent:
+        are = "worker left" if len(silent) == 1 else "workers left"
+        found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
+    for stage, stats in stages.items():
+        if stats.count >= TAIL_ROWS and stats.p50 > 0 and stats.p99 >= TAIL_RATIO * stats.p50:
+            times = stats.p99 / stats.p50
+            found.append(
+                f"{stage} has a long tail: p99 is {stats.p99:.3g} s, {times:.0f} times the p50 of {stats.p50:.3g} s."
+            )
+    converted = sum(1 for record in records if record.conversions)
+    if converted:
+        kinds = conversions(records)
+        shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])
+        more = f", and {len(kinds) - 5:,} more kinds" if len(kinds) > 5 else ""
+        found.append(f"{converted:,} {'image was' if converted == 1 else 'images were'} converted: {shown}{more}.")
+    said = Counter(text for report in workers for text in report.warnings)
+    found += [f"{text} (from {count:,} workers)" if count > 1 else text for text, count in said.most_common()]
+    return tuple(found)
+
+
+def _model_name(model: ModelIdentity) -> str:
+    revision = f"@{model.revision}" if model.revision else ""
+    digest = f" ({model.digest[:12]})" if model.digest else ""
+    return f"{model.name}{revision}{digest}"
+
+
+def _first_start(records: Iterable[Record], workers: Iterable[WorkerReport]) -> datetime | None:
+    """The first worker's start; without any worker, the first row's."""
+    records = list(records)
+    starts = [report.worker.started_at for report in workers]
+    starts += [record.worker.started_at for record in records if record.worker]
+    return min(starts or (record.started_at for record in records), default=None)
+
+
+def _versions(workers: Iterable[WorkerReport]) -> dict[str, str]:
+    found: dict[str, dict[str, None]] = {}
+    for report in workers:
+        for name, version in report.versions.items():
+            found.setdefault(name, {})[version] = None
+    return {name: ", ".join(versions) for name, versions in sorted(found.items())}
+
+
+def _devices(workers: Iterable[WorkerReport]) -> tuple[DeviceInfo, ...]:
+    """Each device once: its free memory differs from worker to worker, its identity does not."""
+    found: dict[tuple[str, ...], DeviceInfo] = {}
+    for report in workers:
+        device = report.device
+        host = "" if device.uuid else report.worker.host
+        found.setdefault((device.kind, device.name, device.uuid, device.driver, host), device)
+    return tuple(found.values())
+
+
+def _mean_cold_start(workers: Sequence[WorkerReport]) -> ColdStart | None:
+    if not workers:
+        return None
+    total = add_cold_starts(report.cold_start for report in workers)
+    return ColdStart(**{name: seconds / len(workers) for name, seconds in total.model_dump().items()})
+
+
+def _peak(parts: Iterable[Memory | None]) -> Memory | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    return Memory(
+        peak_allocated=max(part.peak_allocated for part in known),
+        peak_reserved=max(part.peak_reserved for part in known),
+    )
+
+
+def _ratio(over: float, under: float) -> float | None:
+    return over / under if under > 0 else None

@@ -1,0 +1,158 @@
+"""Records -> a Chrome trace, which https://ui.perfetto.dev and chrome://tracing open.
+
+The format: "Trace Event Format", Google, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
+Each worker is a process, each kind of work a lane of it, or several where rows were worked on at the same time.
+Where in time a slice lies is reconstructed (see `timeline`); how long it is was measured.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from inpaint_ops.records import Record, WorkerReport
+from inpaint_ops.report.stages import NO_WORKER, WorkerKey, worker_key
+from inpaint_ops.report.timeline import batch_spans, finishing_start, seconds_of
+
+LANES = ("cold start", "download", "decode", "batches", "encode", "upload")
+"""From top to bottom."""
+
+_LANE_TIDS = 1000
+
+
+@dataclass(slots=True)
+class _Slice:
+    """An interval of a lane, in POSIX seconds, with parts that follow each other inside it."""
+
+    name: str
+    start: float
+    end: float
+    args: Mapping[str, Any]
+    parts: list[_Slice] = field(default_factory=list)
+
+
+def trace_json(records: Sequence[Record], workers: Sequence[WorkerReport]) -> bytes:
+    """`trace.json`: complete events in microseconds since the first of them; each batch once."""
+    lanes: dict[WorkerKey, dict[str, list[_Slice]]] = defaultdict(lambda: {lane: [] for lane in LANES})
+    for report in workers:
+        lanes[worker_key(report.worker)]["cold start"] += _cold_start(report)
+    for span in batch_spans(records):
+        args = {"batch": span.id, "rows": list(span.rows), "size": span.size}
+        parts = _in_sequence(span.start, span.stages, args)
+        noun = "row" if span.size == 1 else "rows"
+        lanes[span.worker]["batches"].append(
+            _Slice(f"batch {span.id} ({span.size} {noun})", span.start, span.end, args, parts)
+        )
+    for record in records:
+        mine = lanes[worker_key(record.worker)]
+        args = {"row": record.row, "id": record.id, "status": record.status}
+        if record.error:
+            args |= {"error": record.error.type, "stage": record.error.stage}
+        begun = record.started_at.timestamp()
+        if record.timings.download is not None:
+            mine["download"].append(_Slice("download", begun - record.timings.download, begun, args))
+        if record.timings.decode is not None:
+            mine["decode"].append(_Slice("decode", begun, begun + record.timings.decode, args))
+        finishing = finishing_start(record)
+        encoding = {stage: seconds_of(record, stage) for stage in ("composite", "encode")}
+        if any(encoding.values()):
+            mine["encode"] += _in_sequence(finishing, encoding, args)
+        if record.timings.upload is not None:
+            mine["upload"].append(
+                _Slice("upload", finishing + sum(encoding.values()), record.finished_at.timestamp(), args)
+            )
+    return _dump(lanes, {worker_key(report.worker): report for report in workers})
+
+
+def _cold_start(report: WorkerReport) -> list[_Slice]:
+    cold = report.cold_start
+    stages = {name: getattr(cold, name) for name in ("interpreter", "imports", "load", "compile")}
+    args = {"first_call_excess_seconds": cold.first_call, "model": report.model.name}
+    return _in_sequence(report.worker.started_at.timestamp(), stages, args)
+
+
+def _in_sequence(start: float, stages: Mapping[str, float], args: Mapping[str, Any]) -> list[_Slice]:
+    slices = []
+    for name, seconds in stages.items():
+        if seconds > 0:
+            slices.append(_Slice(name, start, start + seconds, args))
+            start += seconds
+    return slices
+
+
+def _dump(lanes: Mapping[WorkerKey, Mapping[str, list[_Slice]]], reports: Mapping[WorkerKey, WorkerReport]) -> bytes:
+    drawn = [one for by_lane in lanes.values() for slices in by_lane.values() for one in slices]
+    origin = min((one.start for one in drawn), default=0.0)
+    events: list[dict[str, Any]] = []
+    for pid, (key, by_lane) in enumerate(sorted(lanes.items(), key=lambda item: _order(item[0])), 1):
+        if not any(by_lane.values()):
+            continue
+        events.append(_metadata("process_name", pid, 0, name=_process_name(key, reports.get(key))))
+        events.append(_metadata("process_sort_index", pid, 0, sort_index=pid))
+        for index, lane in enumerate(LANES):
+            for copy, slices in enumerate(_side_by_side(by_lane[lane])):
+                tid = index * _LANE_TIDS + copy + 1
+                events.append(_metadata("thread_name", pid, tid, name=f"{lane} {copy + 1}" if copy else lane))
+                events.append(_metadata("thread_sort_index", pid, tid, sort_index=tid))
+                for one in slices:
+                    events += _events(one, lane, pid, tid, origin)
+    other = {
+        "note": "Durations are measured; where waiting was not recorded, positions are reconstructed.",
+        "origin_posix_seconds": origin,
+    }
+    trace = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": other}
+    return json.dumps(trace, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _side_by_side(slices: Iterable[_Slice]) -> list[list[_Slice]]:
+    """Part slices into as few lanes as it takes for none to overlap within one."""
+    lanes: list[list[_Slice]] = []
+    free: list[tuple[float, int]] = []
+    for one in sorted(slices, key=lambda s: (s.start, s.end)):
+        if free and free[0][0] <= one.start + 1e-7:
+            lane = heapq.heappop(free)[1]
+        else:
+            lane = len(lanes)
+            lanes.append([])
+        lanes[lane].append(one)
+        heapq.heappush(free, (one.end, lane))
+    return lanes
+
+
+def _events(one: _Slice, lane: str, pid: int, tid: int, origin: float) -> list[dict[str, Any]]:
+    start, end = _microseconds(one.start, origin), _microseconds(one.end, origin)
+    event = {
+        "name": one.name,
+        "cat": lane,
+        "ph": "X",
+        "ts": start,
+        "dur": max(0, end - start),
+        "pid": pid,
+        "tid": tid,
+        "args": dict(one.args),
+    }
+    return [event, *(inner for part in one.parts for inner in _events(part, lane, pid, tid, origin))]
+
+
+def _microseconds(moment: float, origin: float) -> int:
+    return max(0, round((moment - origin) * 1e6))
+
+
+def _metadata(kind: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "ts": 0, "pid": pid, "tid": tid, "args": args}
+
+
+def _order(key: WorkerKey) -> tuple[bool, str, str, int]:
+    host, pid, started = key
+    return (key == NO_WORKER, started.isoformat() if started else "", host, pid)
+
+
+def _process_name(key: WorkerKey, report: WorkerReport | None) -> str:
+    if key == NO_WORKER:
+        return "rows that no worker had"
+    device = f", {report.device.name}" if report else ""
+    return f"worker {key[0]}/{key[1]}{device}"
