@@ -94,6 +94,7 @@ class Plan(Model):
     job: JobOptions
     rows: int
     rejected: int
+    rejected_rows: tuple[int, ...]
     shards: tuple[Shard, ...]
     created_at: datetime
 
