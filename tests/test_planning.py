@@ -53,7 +53,7 @@ def test_what_was_chosen_wins_over_the_settings() -> None:
     settings = Settings(model="a", batch_size=2, use_xformers=False, failure_threshold=0.5)
     job = job_options(settings, steps=None, model="b", failure_threshold=0.0)
     assert (job.model, job.failure_threshold) == ("b", 0.0)
-    assert job.tuning_overrides == {"batch_size": 2, "use_xformers": False}
+    assert (job.tuning_overrides, job.use_xformers) == ({"batch_size": 2}, False)
     assert job_options(settings, batch_size=8).tuning_overrides["batch_size"] == 8
     with pytest.raises(ConfigError, match="steps"):
         job_options(settings, steps=0)

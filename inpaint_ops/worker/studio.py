@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint_ops import device, tuning
-from inpaint_ops.config import settings
 from inpaint_ops.protocol import Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
 
@@ -94,7 +93,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         overrides=job.tuning_overrides,
         native_size=native,
         expected_rows=job.expected_rows,
-        use_xformers=settings().use_xformers,
+        use_xformers=job.use_xformers,
     )
     loaded = load(job, card, choice, phase)
     engine = Engine(
