@@ -6,7 +6,7 @@ the store. `S3Store` and `FolderStore` are the two stores behind it, `ObjectStor
 
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.guard import Storage
-from inpaint_ops.storage.interface import MAX_PRESIGN, ObjectInfo, ObjectStore
+from inpaint_ops.storage.interface import MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.probe import probe_conditional_put
 from inpaint_ops.storage.s3 import S3Store, make_s3_client
 
@@ -17,6 +17,7 @@ __all__ = [
     "ObjectStore",
     "S3Store",
     "Storage",
+    "Unfinished",
     "make_s3_client",
     "probe_conditional_put",
 ]

@@ -22,7 +22,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.locations import Location
 from inpaint_ops.storage.files import TEMP_PREFIX, temporary_beside
-from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, check_size
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_size
 
 _CHUNK = 2**20
 _PASSING = {
@@ -137,6 +137,20 @@ class FolderStore:
             return
         with _folder_errors(Location(None, key), "delete"), suppress(FileNotFoundError, NotADirectoryError):
             Path(key).unlink()
+
+    def unfinished(self, prefix: str) -> Iterator[Unfinished]:
+        """See ObjectStore: temporary files of processes that died before they could rename them."""
+        for folder, _, names in os.walk(prefix):
+            for name in names:
+                path = Path(folder) / name
+                if name.startswith(TEMP_PREFIX) and not path.is_symlink():
+                    with _folder_errors(Location(None, str(path)), "list"), suppress(FileNotFoundError):
+                        started = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                        yield Unfinished(Location(None, str(path)), "", started)
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """See ObjectStore."""
+        self.delete(unfinished.location.key)
 
     def presign(self, key: str, expires: timedelta) -> str:
         """Raises StorageError: a folder has no links."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
 from inpaint_ops.locations import Location, check_relative, parse
 from inpaint_ops.storage.folder import FolderStore
-from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectStore
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.s3 import S3Store, make_s3_client
 
 if TYPE_CHECKING:
@@ -100,6 +100,16 @@ class Storage:
         """Remove the object; see `ObjectStore.delete`."""
         location = self.check_writable(where)
         self._store(location).delete(location.key)
+
+    def unfinished(self, prefix: Where) -> Iterator[Unfinished]:
+        """Unfinished writes below a prefix that may be written; see `ObjectStore.unfinished`."""
+        location = self._check(_located(prefix).as_prefix(), self._writable, "written", prefix=True)
+        return self._store(location).unfinished(location.key)
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """End an unfinished write; see `ObjectStore.discard`."""
+        location = self.check_writable(unfinished.location)
+        self._store(location).discard(unfinished)
 
     def presign(self, where: Where, expires: timedelta) -> str:
         """A short-lived link that reads the object; see `ObjectStore.presign`."""

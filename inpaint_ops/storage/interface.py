@@ -31,6 +31,18 @@ class ObjectInfo:
     modified: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A write that was begun and not ended: an open multipart upload, or in a folder a temporary file.
+
+    `location` is of the object that was to be, in a folder of the file itself; `started` is by the store's clock.
+    """
+
+    location: Location
+    upload: str
+    started: datetime
+
+
 class ObjectStore(Protocol):
     """One bucket, or the file system. Keys are those of `Location.key`.
 
@@ -79,6 +91,12 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is fine."""
+
+    def unfinished(self, prefix: str) -> Iterator[Unfinished]:
+        """Every unfinished write below `prefix`; those that are under way as well, so look at their age."""
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """End an unfinished write and free what it holds; one that is gone is fine."""
 
     def presign(self, key: str, expires: timedelta) -> str:
         """A link that reads the object, without credentials, for at most `MAX_PRESIGN`. It is a secret: never log it.

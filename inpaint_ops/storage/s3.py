@@ -34,7 +34,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.locations import Location
 from inpaint_ops.storage.files import temporary_beside
-from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, check_expiry, check_size
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_expiry, check_size
 from inpaint_ops.storage.s3_errors import error_code, http_status, s3_error, s3_errors
 
 if TYPE_CHECKING:
@@ -203,6 +203,28 @@ class S3Store:
                 self._client.delete_object(Bucket=self._bucket, Key=key)
             except ClientError as error:
                 if error_code(error) != "NoSuchKey":
+                    raise
+
+    def unfinished(self, prefix: str) -> Iterator[Unfinished]:
+        """See ObjectStore: open multipart uploads, which cost like objects and show in no listing."""
+        pages = iter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix))
+        while True:
+            with s3_errors(self._at(prefix), "list"):
+                page = next(pages, None)
+            if page is None:
+                return
+            for item in page.get("Uploads", ()):
+                yield Unfinished(self._at(item["Key"]), item["UploadId"], item["Initiated"].astimezone(UTC))
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """See ObjectStore."""
+        with s3_errors(unfinished.location, "delete"):
+            try:
+                self._client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=unfinished.location.key, UploadId=unfinished.upload
+                )
+            except ClientError as error:
+                if error_code(error) != "NoSuchUpload":
                     raise
 
     def presign(self, key: str, expires: timedelta) -> str:

@@ -1,0 +1,63 @@
+"""Removes what nobody needs any more: old runs, dead claims, open uploads, unused models. Shows it first: a dry run."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, get_current_context, task
+from inpaint_ops_airflow import airflow_errors, open_workspace
+
+DAYS = {
+    "runs": (90, "A run goes when nothing of it has changed for so many days."),
+    "claims": (2, "A claim goes when its run has not begun by then: the manifest can be claimed again."),
+    "uploads": (7, "A multipart upload that was not ended by then is given up."),
+    "models": (30, "A cached model that was not read for so long goes, but for the one in the settings."),
+}
+
+
+@dag(
+    schedule=os.environ.get("INPAINT_HOUSEKEEPING_SCHEDULE") or None,
+    catchup=False,
+    max_active_runs=1,
+    params={
+        "dry_run": Param(default=True, type="boolean", title="Dry run", description="Only say what would go."),
+        **{
+            name: Param(default=days, type="integer", minimum=1, title=f"Days for {name}", description=text)
+            for name, (days, text) in DAYS.items()
+        },
+    },
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
+    tags=["inpaint"],
+    doc_md=__doc__,
+)
+def inpaint_housekeeping() -> None:
+    @task
+    def store() -> dict[str, Any]:
+        """Runs, claims and uploads of the store."""
+        from inpaint_ops.housekeeping import in_the_store, retention, sweep
+
+        params = get_current_context()["params"]
+        with airflow_errors():
+            workspace = open_workspace()
+            found = in_the_store(workspace, retention(**{name: params[name] for name in DAYS}))
+            return sweep(found, dry_run=params["dry_run"])
+
+    @task(queue="gpu")
+    def model_cache() -> dict[str, Any]:
+        """Models in the cache of the GPU machine that this happens to run on."""
+        from inpaint_ops.config import load_settings
+        from inpaint_ops.housekeeping import hub_cache, in_the_model_cache, retention, sweep
+
+        params = get_current_context()["params"]
+        with airflow_errors():
+            limits = retention(**{name: params[name] for name in DAYS})
+            found = in_the_model_cache(hub_cache(os.environ), limits, keep=[load_settings().model])
+            return sweep(found, dry_run=params["dry_run"])
+
+    store()
+    model_cache()
+
+
+inpaint_housekeeping()

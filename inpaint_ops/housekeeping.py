@@ -1,0 +1,179 @@
+"""What may go: old runs, claims left by the dead, writes that nobody ended, models that nobody used.
+
+First a list of what would go and why, which changes nothing; then, where that is wanted, `remove` for each. Nothing
+outside the store's own `runs/` and `claims/`, its unfinished writes, and huggingface_hub's own cache is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field, ValidationError, model_validator
+
+from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectNotFoundError
+from inpaint_ops.inbox import Claim, waiting
+from inpaint_ops.layout import RunLayout, check_run_name
+from inpaint_ops.locations import Location
+from inpaint_ops.planning import Plan
+from inpaint_ops.records import Model, now
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+
+class Retention(Model):
+    """How old things may get, in days; the least is one, so that no clock's error of hours matters."""
+
+    runs: int = Field(default=90, ge=1, description="A run goes when nothing of it has changed for so long.")
+    claims: int = Field(default=2, ge=1, description="A claim goes when its run has not begun by then.")
+    uploads: int = Field(default=7, ge=1, description="An upload that was not ended by then is given up.")
+    models: int = Field(default=30, ge=1, description="A cached model goes when it was not read for so long.")
+
+    @model_validator(mode="after")
+    def _claims_go_before_runs(self) -> Retention:
+        """A claim as old as a run that may have been removed says that the manifest was painted: it must stay."""
+        if self.claims >= self.runs:
+            raise ValueError("claims must be kept for fewer days than runs")
+        return self
+
+
+def retention(**days: int) -> Retention:
+    """Retention of these days. Raises ConfigError that says what does not fit."""
+    try:
+        return Retention(**days)
+    except ValidationError as error:
+        raise ConfigError(f"retention: {error.errors()[0]['msg']}") from None
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps models, by its own variables."""
+    home = environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One thing that may go, why, and how many bytes that frees (0: unknown)."""
+
+    kind: str
+    name: str
+    why: str
+    bytes: int
+    remove: Callable[[], None]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.why}, {self.bytes / 1e6:,.1f} MB"
+
+
+def in_the_store(workspace: Workspace, retention: Retention, today: datetime | None = None) -> Iterator[Candidate]:
+    """What may go of the store. Reads only. Raises StorageError."""
+    today = today or now()
+    yield from _old_runs(workspace, today - timedelta(days=retention.runs))
+    yield from _dead_claims(workspace, retention, today)
+    for found in workspace.storage.unfinished(workspace.store):
+        if found.started < today - timedelta(days=retention.uploads):
+            discard = partial(workspace.storage.discard, found)
+            yield Candidate("upload", found.location.uri, f"open since {found.started:%Y-%m-%d}", 0, discard)
+
+
+def in_the_model_cache(
+    cache: Path, retention: Retention, keep: Iterable[str], today: datetime | None = None
+) -> Iterator[Candidate]:
+    """Hub models in `cache` (`$HF_HOME/hub`) that nobody has read for long, but for those to `keep`. Reads only.
+
+    When a file was last read is the file system's word (`atime`; under `relatime`, Linux's default, a day coarse).
+    On a mount with `noatime` it is when the model was fetched.
+    """
+    oldest = (today or now()) - timedelta(days=retention.models)
+    kept = {f"models--{name.replace('/', '--')}" for name in keep}
+    for folder in sorted(cache.glob("models--*")):
+        if folder.name in kept or folder.is_symlink() or not folder.is_dir():
+            continue
+        stats = [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        used = max((max(one.st_atime, one.st_mtime) for one in stats), default=folder.stat().st_mtime)
+        last = datetime.fromtimestamp(used, UTC)
+        if last < oldest:
+            size = sum(one.st_size for one in stats)
+            why = f"not read since {last:%Y-%m-%d}"
+            yield Candidate("model", folder.name, why, size, partial(shutil.rmtree, folder))
+
+
+def sweep(candidates: Iterable[Candidate], *, dry_run: bool = True) -> dict[str, int]:
+    """Log each candidate and, unless this is a dry run, remove it. Returns how many of each kind; `failed` and `bytes`
+    as well. One that cannot be removed does not stop the others.
+    """
+    counts: dict[str, int] = {"bytes": 0, "failed": 0}
+    for one in list(candidates):
+        log.info("%s %s", "would remove" if dry_run else "removing", one)
+        try:
+            if not dry_run:
+                one.remove()
+        except (InpaintOpsError, OSError) as error:
+            log.warning("%s stays: %s", one.name, error)
+            counts["failed"] += 1
+            continue
+        counts[one.kind] = counts.get(one.kind, 0) + 1
+        counts["bytes"] += one.bytes
+    return counts
+
+
+def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
+    root = Location(workspace.store.bucket, f"{workspace.store.key}runs/")
+    by_run: dict[str, list[ObjectInfo]] = {}
+    for info in workspace.storage.list(root):
+        run, slash, _ = info.location.key.removeprefix(root.key).partition("/")
+        if slash:
+            by_run.setdefault(run, []).append(info)
+    for run, infos in sorted(by_run.items()):
+        last = max(info.modified for info in infos)
+        if last < oldest and _is_run(workspace, run):
+            size = sum(info.size for info in infos)
+            yield Candidate("run", run, f"unchanged since {last:%Y-%m-%d}", size, partial(_remove_run, workspace, run))
+
+
+def _is_run(workspace: Workspace, run: str) -> bool:
+    """Whether a plan of ours says so: what else lies below `runs/` is not ours to remove."""
+    try:
+        check_run_name(run)
+        plan = Plan.model_validate_json(workspace.storage.get(RunLayout(workspace.store, run).plan))
+    except (InpaintOpsError, ValidationError):
+        return False
+    return plan.run == run
+
+
+def _remove_run(workspace: Workspace, run: str) -> None:
+    """Records first and the plan last: a run that is half removed is still a run, and says that rows are missing."""
+    layout = workspace.layout(run)
+    for prefix in (layout.records, layout.root):
+        for info in list(workspace.storage.list(prefix)):
+            if info.location != layout.plan:
+                workspace.storage.delete(info.location)
+    workspace.storage.delete(layout.plan)
+
+
+def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) -> Iterator[Candidate]:
+    """Claims whose run never began: their manifest waits for a claimant that does not come back."""
+    place = Location(workspace.store.bucket, f"{workspace.store.key}claims/")
+    here = {(info.location.uri, info.etag.strip('"')) for info in waiting(workspace)}
+    for info in workspace.storage.list(place):
+        try:
+            claim = Claim.model_validate_json(workspace.storage.get(info.location))
+        except (ObjectNotFoundError, ValidationError):
+            continue
+        age = today - claim.claimed_at
+        if age < timedelta(days=retention.claims) or workspace.plan(claim.run) is not None:
+            continue
+        if (claim.manifest, claim.etag) not in here:
+            why = "its manifest has left the inbox, and there is no such run"
+        elif age < timedelta(days=retention.runs):
+            why = f"its run has not begun since {claim.claimed_at:%Y-%m-%d}; the manifest can be claimed again"
+        else:
+            continue  # its run may have been removed for its age: the manifest must not be painted again
+        yield Candidate("claim", claim.manifest, why, info.size, partial(workspace.storage.delete, info.location))
