@@ -6,11 +6,15 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, get_current_context, task
 from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace
+from inpaint_ops_metrics import count_rejected, deadline_missed, emit
 
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
 """Before the first retry of a task; doubled before each further one."""
+
+DEADLINE = timedelta(hours=float(os.environ.get("INPAINT_DEADLINE_HOURS", "12")))
+"""After a run was queued: one that is not over by then is told to the operators (the triggerer does it)."""
 
 PARAMS = {
     "manifest": Param(
@@ -99,6 +103,7 @@ def run_name(context: Any) -> str:
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
     },
+    deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, DEADLINE, AsyncCallback(deadline_missed)),
     tags=["inpaint"],
     doc_md=__doc__,
 )
@@ -113,7 +118,10 @@ def inpaint_manifest() -> None:
         with airflow_errors():
             workspace = open_workspace()
             job = job_options(workspace.settings, **chosen)
+            is_new = workspace.plan(run_name(context)) is None
             made = prepare(workspace, context["params"]["manifest"], run_name(context), job)
+            if is_new:
+                count_rejected(made.rejected)
         return [shard.name for shard in made.shards]
 
     @task(
@@ -125,6 +133,7 @@ def inpaint_manifest() -> None:
     def inpaint(shard: str) -> dict[str, Any]:
         from dataclasses import asdict
 
+        from inpaint_ops.metrics import measured_shard
         from inpaint_ops.runs import paint
 
         die_with_parent()
@@ -132,8 +141,10 @@ def inpaint_manifest() -> None:
         context["shard_label"] = f"shard {shard}"
         instance = context["ti"]
         with airflow_errors():
+            workspace, name = open_workspace(), run_name(context)
             last = instance.try_number > instance.max_tries
-            result = paint(open_workspace(), run_name(context), shard, final_attempt=last)
+            with measured_shard(workspace, name, shard, emit):
+                result = paint(workspace, name, shard, final_attempt=last)
         return asdict(result)
 
     @task(trigger_rule="all_done")

@@ -1,0 +1,41 @@
+"""Our measurements by way of Airflow's own metrics: to StatsD where `[metrics] statsd_on` says so, else to nobody.
+
+Airflow's processes import this file, so it stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inpaint_ops.metrics import Measurement
+
+
+def emit(measurement: Measurement) -> None:
+    """Hand one measurement to Airflow. StatsD's timers are in milliseconds; its exporter makes seconds of them."""
+    from airflow.sdk.observability import stats
+
+    match measurement.kind:
+        case "counter":
+            stats.incr(measurement.name, int(measurement.value), tags=measurement.labels)
+        case "duration":
+            stats.timing(measurement.name, measurement.value * 1000, tags=measurement.labels)
+        case "gauge":
+            stats.gauge(measurement.name, measurement.value, tags=measurement.labels)
+
+
+def count_rejected(rows: int) -> None:
+    """Count rows that a plan rejected."""
+    from inpaint_ops.metrics import IMAGES, Measurement
+
+    if rows:
+        emit(Measurement("counter", IMAGES, rows, {"status": "rejected"}))
+
+
+async def deadline_missed(**kwargs: object) -> None:
+    """A run is not over when it should be: say so, in the triggerer's log. Airflow itself counts it in its metric
+    `deadline_alerts.deadline_missed`, which the alert rules look at.
+    """
+    import logging
+
+    logging.getLogger(__name__).error("a run of inpaint_manifest has missed its deadline: %s", kwargs.get("context"))
