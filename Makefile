@@ -38,6 +38,7 @@ COMPILE := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 
 
 lock:  ## resolve requirements*.txt from pyproject.toml anew (add UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) --extra model --extra airflow -o requirements.txt
+	$(COMPILE) --extra airflow -c requirements.txt -o requirements-airflow.txt  # the light image: no torch
 	$(COMPILE) $(UPGRADE) --extra dev -c requirements.txt -o requirements-dev.txt
 
 clean:  ## remove what the demo made
