@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,6 @@ import httpx
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 USER = "admin"
-COMPONENTS = ("api-server", "scheduler", "dag-processor")
 
 
 def free_port() -> int:
@@ -44,6 +43,9 @@ class AirflowStack:
 
     `environment` is added to every component's, and so to every task's: storage settings, INPAINT_*.
     """
+
+    components: tuple[tuple[str, ...], ...] = (("api-server",), ("scheduler",), ("dag-processor",))
+    """What is started: Airflow's commands, each with its options."""
 
     def __init__(
         self, home: Path, environment: Mapping[str, str], *, port: int | None = None, gpu_slots: int = 1
@@ -98,22 +100,43 @@ class AirflowStack:
         self._write_once("secret", secrets.token_hex(32))
         self._write_once("passwords.json", json.dumps({USER: secrets.token_urlsafe(12)}))
         if not (self.home / "migrated").exists():
-            self._airflow("db", "migrate")
-            self._airflow("pools", "set", "gpu", str(self.gpu_slots), "one slot a GPU")
+            self._migrate()
             (self.home / "migrated").touch()
-        for component in COMPONENTS:
-            with (self.home / f"{component}.log").open("wb") as log:
-                self.processes[component] = subprocess.Popen(
-                    [sys.executable, "-m", "airflow", component],
-                    env=self.environment(),
-                    cwd=self.home,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent,
-                )
+        for component, *options in self.components:
+            self._spawn(component, [component, *options], self.environment(), self.home)
         self._wait_healthy(time.monotonic() + timeout)
+
+    def _migrate(self) -> None:
+        """Fill the database of a new home."""
+        self._airflow("db", "migrate")
+        self._airflow("pools", "set", "gpu", str(self.gpu_slots), "one slot a GPU")
+
+    def _spawn(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        preexec: Callable[[], None] | None = None,
+    ) -> None:
+        """Start `airflow <command>` in a session of its own, with its log at `<name>.log`."""
+
+        def in_child() -> None:
+            if preexec is not None:
+                preexec()
+            _die_with_parent()
+
+        with (self.home / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", *command],
+                env=environment,
+                cwd=cwd,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=in_child,
+            )
 
     def _write_once(self, name: str, text: str) -> None:
         path = self.home / name

@@ -22,7 +22,7 @@ __all__ = [
 _SAID = pytest.StashKey[list[str]]()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Print a line at the end of the whole session: a figure that is shown, and decides nothing."""
     return request.config.stash.setdefault(_SAID, []).append
