@@ -24,6 +24,9 @@ from inpaint_ops.records import (
     WorkerInfo,
 )
 
+MAX_PROMPTS = 1024
+"""Distinct texts that a job announces, at most. With more the worker keeps its text encoders."""
+
 
 class Job(Model):
     """The first command: what to load, and how."""
@@ -36,6 +39,11 @@ class Job(Model):
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
     use_xformers: bool | None = Field(default=None, description="Forced on or off; None: chosen.")
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
+    prompts: tuple[str, ...] | None = Field(
+        default=None,
+        max_length=MAX_PROMPTS,
+        description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
+    )
     max_pixels: int = 100_000_000
     scratch: str = Field(description="A folder that the worker may write to.")
     lease_timeout: float = 900

@@ -169,13 +169,14 @@ class ColdStart(Model):
     interpreter: float = 0.0
     imports: float = 0.0
     load: float = 0.0
-    compile: float = 0.0
+    prompts: float = Field(default=0.0, description="Encoding the shard's prompts before the first batch.")
+    compile: float = Field(default=0.0, description="Compiling, or reading what an earlier process compiled.")
     first_call: float = Field(default=0.0, description="How much longer the first batch took than the median one.")
 
     @property
     def total(self) -> float:
         """All parts together."""
-        return self.interpreter + self.imports + self.load + self.compile + self.first_call
+        return self.interpreter + self.imports + self.load + self.prompts + self.compile + self.first_call
 
 
 class DeviceInfo(Model):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from inpaint_ops.engine import Batcher, BatchKey, Engine, PaintItem, PaintResult
-from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError
+from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError, PromptError
 from inpaint_ops.model.random_weights import instantiate
 from inpaint_ops.records import LedgerEntry
 
@@ -36,7 +36,9 @@ def make(pipe: Any) -> Iterator[Callable[..., Engine]]:
     def engine(batch_size: int = 4, **options: Any) -> Engine:
         return Engine(SimpleNamespace(pipe=pipe), SimpleNamespace(batch_size=batch_size), **options)
 
+    encoders = pipe.text_encoder, pipe.text_encoder_2
     yield engine
+    pipe.text_encoder, pipe.text_encoder_2 = encoders
     for module in (pipe, pipe.unet, pipe.vae):
         for name in ("encode_prompt", "encode", "decode", "forward"):
             module.__dict__.pop(name, None)
@@ -130,6 +132,50 @@ def test_each_text_is_encoded_once(make: Callable[..., Engine], pipe: Any) -> No
     bounded = make(prompts_kept=1)
     list(bounded.paint([item(1, prompt="a"), item(2, prompt="b"), item(3, prompt="a")]))
     assert texts == {"a": 3, "b": 2, "c": 1}
+
+
+def test_encoders_are_released_once_the_prompts_are_known_and_the_images_stay(
+    make: Callable[..., Engine], pipe: Any
+) -> None:
+    rows = [item(1, prompt="a"), item(2, prompt="b", negative_prompt="c"), item(3, prompt="a", negative_prompt="")]
+    before = list(make().paint(rows))
+    encoders = (pipe.text_encoder, pipe.text_encoder_2)
+    weights = sum(value.numel() * 4 for encoder in encoders for value in encoder.parameters())
+    engine = make()
+    told: list[int] = []
+    engine.prepare_prompts(["a", "b", "c", "a"], told.append)
+    assert told[:3] == [1, 2, 3]
+    engine.release_text_encoders()
+    assert pipe.text_encoder is pipe.text_encoder_2 is None
+    assert engine.released_bytes == weights
+    for one, other in zip(before, engine.paint(rows), strict=True):
+        assert np.array_equal(image(one), image(other))
+    known, unknown = engine.paint([item(1, prompt="b"), item(2, prompt="nobody spoke of this")])
+    image(known)
+    assert isinstance(unknown.error, PromptError)
+    assert "not announced" in str(unknown.error)
+    release = LedgerEntry(name="release_text_encoders", requested="on", effective="on", matches=True)
+    (entry,) = engine.with_measured([release])
+    assert entry.measured["released_bytes"] == weights
+    assert entry.measured["texts_encoded"] == len(told)
+
+
+def test_a_text_that_cannot_be_encoded_fails_its_row_alone(make: Callable[..., Engine], pipe: Any) -> None:
+    encode = pipe.encode_prompt
+
+    def picky(*args: Any, prompt: Any = None, **more: Any) -> Any:
+        if prompt == "poison":
+            raise ValueError("no such character")
+        return encode(*args, prompt=prompt, **more)
+
+    pipe.encode_prompt = picky
+    engine = make()
+    engine.prepare_prompts(["a", "poison"])
+    engine.release_text_encoders()
+    fine, poisoned = engine.paint([item(1, prompt="a"), item(2, prompt="poison")])
+    image(fine)
+    assert isinstance(poisoned.error, PromptError)
+    assert "no such character" in str(poisoned.error)
 
 
 def test_without_guidance_there_is_no_negative_half(make: Callable[..., Engine], pipe: Any) -> None:

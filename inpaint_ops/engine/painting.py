@@ -74,6 +74,8 @@ class Engine:
         """Rows that a batch may have: the tuning's choice, or less once memory ran out."""
         self.painted = 0
         """Rows that became an image."""
+        self.released_bytes = 0
+        """Bytes of text encoder weights that were dropped once all prompts were encoded."""
         self.peak_memory: Memory | None = None
         """The peaks of all batches so far."""
         self._pipe.set_progress_bar_config(disable=True)
@@ -100,6 +102,25 @@ class Engine:
         later = [total for other, rows, _, total in self._batches[1:] if (other, rows) == (key, size)]
         return max(0.0, first - statistics.median(later)) if later else 0.0
 
+    @torch.inference_mode()
+    def prepare_prompts(self, texts: Sequence[str], on_text: Callable[[int], None] = lambda done: None) -> None:
+        """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch."""
+        try:
+            self._prompts.prepare(texts, on_text)
+        finally:
+            self._pipe.maybe_free_model_hooks()
+
+    def release_text_encoders(self) -> None:
+        """Drop both text encoders and give their memory back; from here on only texts that are known can be painted."""
+        encoders = [self._pipe.text_encoder, self._pipe.text_encoder_2]
+        self.released_bytes += sum(
+            value.numel() * value.element_size() for one in encoders if one is not None for value in one.parameters()
+        )
+        del encoders
+        self._pipe.text_encoder = self._pipe.text_encoder_2 = None
+        self._pipe.maybe_free_model_hooks()  # the hooks of an offload hold on to what they were made with
+        self._free()
+
     def measured(self) -> dict[str, float]:
         """Means over the batches (seconds of each stage, rows) and peak memory in bytes; empty before the first."""
         if not self._batches or self.peak_memory is None:
@@ -118,7 +139,15 @@ class Engine:
     def with_measured(self, ledger: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
         """The ledger with `measured` filled in: what ran together is measured together, so all entries say the same."""
         measured = self.measured()
-        return tuple(entry.model_copy(update={"measured": entry.measured | measured}) for entry in ledger)
+        own = {
+            "release_text_encoders": {
+                "texts_encoded": float(self._prompts.encoded), "released_bytes": float(self.released_bytes),
+            },
+        }  # fmt: skip
+        return tuple(
+            entry.model_copy(update={"measured": entry.measured | own.get(entry.name, {}) | measured})
+            for entry in ledger
+        )
 
     def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
         """Paint rows of one BatchKey; yield exactly one result for each, in order, as parts of the batch get done.
@@ -184,7 +213,7 @@ class Engine:
             torch.cuda.reset_peak_memory_stats(self._device)
         try:
             began = self._clock()
-            embeds = self._prompts.embed(rows, guided=self._guided(key))
+            embeds = self._prompts.embed(rows, guided=self._guided(key), device=self._device)
             embedded = self._clock()
             with self._marked_encodes() as encodes:
                 latents, steps = self._denoise(rows, embeds)

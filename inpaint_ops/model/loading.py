@@ -54,12 +54,17 @@ class LoadedModel:
         return sum(self.seconds.values())
 
     def inspect(
-        self, working_size: tuple[int, int], *, batch_size: int | None = None, prompts_done: bool = False
+        self,
+        working_size: tuple[int, int],
+        *,
+        batch_size: int | None = None,
+        batch_limit: int | None = None,
+        prompts_done: bool = False,
     ) -> tuple[LedgerEntry, ...]:
         """The ledger as of now, at `working_size` (width, height in pixels); see `ledger.inspect`."""
         return ledger.inspect(
             self.pipe, self.tuning, working_size, choice=self.choice, why_not=self.why_not,
-            batch_size=batch_size, prompts_done=prompts_done,
+            batch_size=batch_size, batch_limit=batch_limit, prompts_done=prompts_done,
         )  # fmt: skip
 
 

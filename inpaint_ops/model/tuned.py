@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
 
+from inpaint_ops.model.xformers_log import said
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
 
@@ -93,7 +94,7 @@ def probe_xformers(kind: str, dtype: str) -> str:
         theirs = xformers.ops.memory_efficient_attention(query, query, query)
         difference = float((ours - theirs).abs().max())
     except Exception as error:  # import errors, missing kernels, no CUDA: all mean no
-        return f"xFormers does not work here: {one_line(error)}"
+        return "; ".join(filter(None, (f"xFormers does not work here: {one_line(error)}", said())))
     return "" if difference < 0.02 else f"xFormers' attention is off by {difference:.3g} here"
 
 

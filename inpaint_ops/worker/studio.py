@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint_ops import device, tuning
-from inpaint_ops.protocol import Job, Phase, Ready, Step, Warn
+from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set before the model stack is imported: it reads these once. The worker has no network."""
+
+PROMPTS_SAY_EVERY = 10.0
+"""Seconds between signs of life while prompts are encoded."""
 
 OMP_WAIT = ("OMP_WAIT_POLICY", "PASSIVE")
 """Idle OpenMP threads sleep, unless the environment says otherwise. Spinning, as is libgomp's default, they starve each
@@ -102,8 +105,13 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         on_step=lambda step, steps: say(Step(step=step, steps=steps)),
         on_warning=lambda text: say(Warn(message=text)),
     )
+    ready = time.perf_counter()
+    _prepare_prompts(job, loaded, engine, phase)
     cold_start = ColdStart(
-        interpreter=max(0.0, interpreter), imports=imported - clock, load=time.perf_counter() - imported
+        interpreter=max(0.0, interpreter),
+        imports=imported - clock,
+        load=ready - imported,
+        prompts=time.perf_counter() - ready,
     )
     say(
         Ready(
@@ -116,7 +124,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
             device=card,
             model=loaded.identity,
             tuning=loaded.tuning.model_dump(mode="json"),
-            ledger=loaded.ledger,
+            ledger=loaded.inspect((loaded.native_size, loaded.native_size)),
             cold_start=cold_start,
             versions=versions(),
             native_size=loaded.native_size,
@@ -124,6 +132,26 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         )
     )
     return Studio(job, lease, loaded, engine, cold_start)
+
+
+def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, phase: Callable[[str, str], None]) -> None:
+    """Encode all texts of the job and drop the encoders, where the tuning says so; else tell the ledger why not."""
+    if not loaded.tuning.release_text_encoders:
+        return
+    if job.prompts is None:
+        loaded.why_not["release_text_encoders"] = f"the prompts were not known beforehand, or are over {MAX_PROMPTS:,}"
+        return
+    total, told = len(job.prompts), time.monotonic()
+    phase("prompts", f"{total:,} texts")
+
+    def one_done(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROMPTS_SAY_EVERY:
+            told = time.monotonic()
+            phase("prompts", f"{done:,} of {total:,} texts")
+
+    engine.prepare_prompts(job.prompts, one_done)
+    engine.release_text_encoders()
 
 
 def versions() -> dict[str, str]:
