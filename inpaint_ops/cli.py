@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 from tqdm import tqdm
 
 import inpaint_ops
-from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.config import Scheduler, Settings, load_settings, parse_fields
 from inpaint_ops.doctor import diagnose
 from inpaint_ops.errors import ConfigError, InpaintOpsError, StorageError
 from inpaint_ops.layout import check_run_name, run_name_from
@@ -64,7 +64,18 @@ def _job_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
-        click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="One field of the tuning."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="One field of the tuning, over the preset [INPAINT_TUNING_SET].",
+        ),
+        click.option(
+            "--scheduler",
+            type=click.Choice(get_args(Scheduler)),
+            help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
+        ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(
             "--quality", type=click.Choice(["good", "high", "best"]), help="20, 30 or 50 steps; default high."
@@ -83,20 +94,11 @@ def _job_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _job(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
-    overrides: dict[str, Any] = {}
-    for text in chosen.pop("overrides"):
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: write FIELD=VALUE, for example vae_tiling=true")
-        overrides[name] = _scalar(value)
-    return job_options(settings, tuning_overrides=overrides, **chosen)
-
-
-def _scalar(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        overrides = parse_fields(chosen.pop("overrides"))
+    except ValueError as error:
+        raise ConfigError(f"--set {error}") from None
+    return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
 def _workspace(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:

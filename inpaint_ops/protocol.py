@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from inpaint_ops.config import Scheduler
 from inpaint_ops.records import (
     Batch,
     ColdStart,
@@ -38,6 +39,7 @@ class Job(Model):
     tuning: str = Field(default="auto", description="A preset.")
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
     use_xformers: bool | None = Field(default=None, description="Forced on or off; None: chosen.")
+    scheduler: Scheduler = "model"
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
     prompts: tuple[str, ...] | None = Field(
         default=None,

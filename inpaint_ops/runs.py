@@ -34,6 +34,7 @@ from inpaint_ops.planning import JobOptions, Plan, split_rows
 from inpaint_ops.records import ErrorInfo, Model, Record, RunSummary, WorkerReport, now
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
+from inpaint_ops.tuning import check_choices
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class Workspace:
 
 
 def make_plan(workspace: Workspace, manifest: str, run: str, job: JobOptions) -> tuple[Plan, ParsedManifest]:
-    """What a run would do, without writing anything. Raises ManifestError, StorageError."""
+    """What a run would do, without writing anything. Raises ConfigError, ManifestError, StorageError."""
+    check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit)
     shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     plan = Plan(

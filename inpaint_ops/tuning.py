@@ -137,9 +137,7 @@ def choose(
     `native_size` is in pixels, `expected_rows` a count. Raises ConfigError that names an unknown preset, an unknown
     field, or a field and its unusable value.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
-    by_hand = _check_overrides(overrides or {})
+    by_hand = check_choices(preset, overrides or {})
     plan = _Plan(device, preset, native_size, expected_rows, by_hand)
     {"auto": _auto, "notes": _notes, "low-memory": _low_memory, "fast": _fast}[preset](plan)
     if use_xformers is not None:
@@ -194,7 +192,13 @@ def shown(value: object) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
-def _check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def check_choices(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides as values of their fields, None left out. Raises ConfigError that names what cannot be used.
+
+    A plan asks before any device is touched, so that a slip of the pen costs no GPU time.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name not in Tuning.model_fields:

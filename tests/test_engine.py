@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
+from inpaint_ops.config import Scheduler
 from inpaint_ops.engine import Batcher, BatchKey, Engine, PaintItem, PaintResult
 from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError, PromptError
+from inpaint_ops.model import schedulers
 from inpaint_ops.model.random_weights import instantiate
 from inpaint_ops.records import LedgerEntry
 
@@ -111,6 +113,36 @@ def test_recorded_steps_are_those_that_ran(make: Callable[..., Engine], steps: i
     (result,) = engine.paint([item(1, key=KEY._replace(steps=steps, strength=strength))])
     assert result.steps == ran
     assert seen == [(step, ran) for step in range(1, ran + 1)]
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.9999, 1.0])
+@pytest.mark.parametrize("name", get_args(Scheduler))
+def test_every_scheduler_paints_and_records_the_steps_that_ran(
+    make: Callable[..., Engine], pipe: Any, name: Scheduler, strength: float
+) -> None:
+    """Counted at the UNet: with a second-order scheduler (heun) a step calls it twice, but for the last."""
+    own, forward, calls = pipe.scheduler, pipe.unet.forward, []
+    schedulers.apply(pipe, name)
+    try:
+        assert schedulers.inspect(pipe, name).matches
+        assert schedulers.inspect(pipe, name).effective == ("euler" if name == "model" else name)
+        pipe.unet.forward = lambda *a, **k: (calls.append(1), forward(*a, **k))[1]
+        (result,) = make().paint([item(1, key=KEY._replace(steps=6, strength=strength))])
+        image(result)
+        assert -(-len(calls) // pipe.scheduler.order) == result.steps
+        assert result.steps <= 6
+    finally:
+        pipe.scheduler = own
+
+
+def test_schedulers_differ_in_what_they_paint(make: Callable[..., Engine], pipe: Any) -> None:
+    own, painted = pipe.scheduler, {}
+    for name in get_args(Scheduler):
+        schedulers.apply(pipe, name)
+        painted[name] = image(next(iter(make().paint([item(1)])))).tobytes()
+        pipe.scheduler = own
+    assert painted.pop("model") == painted["euler"]
+    assert len(set(painted.values())) == len(painted)
 
 
 def test_each_text_is_encoded_once(make: Callable[..., Engine], pipe: Any) -> None:

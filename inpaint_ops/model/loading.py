@@ -16,8 +16,9 @@ import torch
 from diffusers import StableDiffusionXLInpaintPipeline
 from safetensors import SafetensorError
 
+from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
-from inpaint_ops.model import ledger, random_weights
+from inpaint_ops.model import ledger, random_weights, schedulers
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.sources import Verified, digest, pull, resolve, tensor_names, verify
 from inpaint_ops.protocol import Job
@@ -42,11 +43,16 @@ class LoadedModel:
     identity: ModelIdentity
     native_size: int
     tuning: Tuning
-    ledger: tuple[LedgerEntry, ...]
     seconds: dict[str, float]
     device: torch.device
     choice: Choice | None = None
     why_not: dict[str, str] = field(default_factory=dict)
+    scheduler: Scheduler = "model"
+
+    @property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """The ledger as of now, at the native size, before anything is painted."""
+        return self.inspect((self.native_size, self.native_size))
 
     @property
     def load_seconds(self) -> float:
@@ -62,10 +68,11 @@ class LoadedModel:
         prompts_done: bool = False,
     ) -> tuple[LedgerEntry, ...]:
         """The ledger as of now, at `working_size` (width, height in pixels); see `ledger.inspect`."""
-        return ledger.inspect(
+        entries = ledger.inspect(
             self.pipe, self.tuning, working_size, choice=self.choice, why_not=self.why_not,
             batch_size=batch_size, batch_limit=batch_limit, prompts_done=prompts_done,
         )  # fmt: skip
+        return (*entries, schedulers.inspect(self.pipe, self.scheduler))
 
 
 def load(
@@ -107,6 +114,7 @@ def load(
             weights, native = verified.digest, verified.native_size
             _check_text_encoders(pipe, verified)
         pipe.set_progress_bar_config(disable=True)
+        schedulers.apply(pipe, job.scheduler)
         seconds["weights"] = -clock + (clock := time.perf_counter())
 
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
@@ -116,12 +124,11 @@ def load(
             f"{job.model} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
             "try the tuning low-memory"
         ) from error
-    entries = ledger.inspect(pipe, plan, (native, native), choice=choice, why_not=why_not)
     seconds["tune"] = time.perf_counter() - clock
     identity = ModelIdentity(
         name=source.name, revision=source.revision, dtype=plan.dtype, random_weights=source.random, digest=weights
     )
-    return LoadedModel(pipe, identity, native, plan, entries, seconds, place, choice, why_not)
+    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, job.scheduler)
 
 
 def torch_device(device: DeviceInfo) -> torch.device:

@@ -234,6 +234,7 @@ class ShardRun:
             tuning=self.job.tuning,
             tuning_overrides=self.job.tuning_overrides,
             use_xformers=self.job.use_xformers,
+            scheduler=self.job.scheduler,
             expected_rows=len(self._states),
             prompts=self._prompts(),
             max_pixels=self.settings.max_pixels,

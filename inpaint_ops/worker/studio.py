@@ -124,7 +124,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
             device=card,
             model=loaded.identity,
             tuning=loaded.tuning.model_dump(mode="json"),
-            ledger=loaded.inspect((loaded.native_size, loaded.native_size)),
+            ledger=loaded.ledger,
             cold_start=cold_start,
             versions=versions(),
             native_size=loaded.native_size,
