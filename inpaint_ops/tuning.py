@@ -158,6 +158,27 @@ def choose(
     return Choice(tuning, plan.reasons, preset, plan.asked, estimate_peak(tuning, native_size))
 
 
+def leaner(tuning: Tuning, native_size: int) -> Tuning | None:
+    """`tuning` with what `low-memory` switches on: for a row that does not fit by itself. None where it has all of it.
+
+    Model offload does not go with compiled modules, so there only the VAE gets leaner.
+    """
+    tile = low_memory_tile(native_size)
+    offload = "model" if tuning.offload == "none" and tuning.compile == "off" else tuning.offload
+    lean = tuning.model_copy(
+        update={
+            "vae_tiling": True, "vae_slicing": True, "batch_size": 1, "offload": offload,
+            "vae_tile_size": min(tile, tuning.vae_tile_size or tile),
+        }
+    )  # fmt: skip
+    return lean if lean != tuning.model_copy(update={"batch_size": 1}) else None
+
+
+def low_memory_tile(native_size: int) -> int:
+    """A tile's side in pixels that makes tiling trigger at the native size: half of it."""
+    return max(16, native_size // 2 // 8 * 8)
+
+
 class _Plan:
     """Values and reasons, while they are being chosen."""
 
@@ -259,7 +280,7 @@ def _notes(plan: _Plan) -> None:
 def _low_memory(plan: _Plan) -> None:
     _auto(plan)
     plan.put("vae_tiling", True, "the decode is the peak: 0.41 against 1.61 GB at 1024 (float16, 512-pixel tiles)")
-    plan.put("vae_tile_size", max(16, plan.native_size // 2 // 8 * 8), "half of the native size, so that it triggers")
+    plan.put("vae_tile_size", low_memory_tile(plan.native_size), "half of the native size, so that it triggers")
     plan.put("batch_size", 1, "low-memory: one at a time")
     if plan.device.kind == "cuda":
         plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part a batch")

@@ -7,6 +7,7 @@ the hooks and wrappers that stand.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 
+from inpaint_ops.model import compiled
 from inpaint_ops.model.tuned import apply, probe_xformers
 from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Choice, Tuning, shown
@@ -227,10 +229,9 @@ def _compiled(pipe: Any, tuning: Tuning) -> _Finding:
     effective = "off" if count == 0 else "regional" if not whole else "whole UNet"
     if whole and tuning.compile in ("reduce-overhead", "max-autotune"):
         effective = tuning.compile
-    stats = torch._dynamo.utils.counters["stats"] if count else {}
-    graphs = int(stats.get("unique_graphs", 0))
-    note = f"{count} modules wrapped, {graphs} graphs compiled in this process so far" if count else ""
-    measured = {"wrapped_modules": float(count), "graphs": float(graphs)} if count else {}
+    measured = {"wrapped_modules": float(count)} | compiled.figures() if count else {}
+    note = f"{count} modules wrapped; compiled graphs are kept in {os.environ.get(compiled.VARIABLE) or 'no cache'}"
+    note = note if count else ""
     return _Finding(effective, effective == tuning.compile, "the UNet is not wrapped so", note, measured)
 
 

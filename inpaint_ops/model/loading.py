@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from safetensors import SafetensorError
 
 from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
-from inpaint_ops.model import ledger, random_weights, schedulers
+from inpaint_ops.model import compiled, ledger, random_weights, schedulers
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.sources import Verified, digest, pull, resolve, tensor_names, verify
+from inpaint_ops.model.tuned import one_line, relieved
 from inpaint_ops.protocol import Job
 from inpaint_ops.records import DeviceInfo, LedgerEntry, ModelIdentity
-from inpaint_ops.tuning import Choice, Tuning
+from inpaint_ops.tuning import Choice, Tuning, leaner
 
 __all__ = ["LoadedModel", "load", "pull", "torch_device", "verify"]
 
@@ -58,6 +60,21 @@ class LoadedModel:
     def load_seconds(self) -> float:
         """All parts of loading together."""
         return sum(self.seconds.values())
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether modules of the pipeline really are wrapped for compilation."""
+        return any(entry.name == "compile" and entry.effective != "off" for entry in self.ledger)
+
+    def uncompile(self, error: Exception) -> None:
+        """Go on without what was compiled, since it failed with `error`; the ledger will say so."""
+        compiled.undo(self.pipe)
+        self.why_not["compile"] = f"compiling failed: {one_line(error)}"
+
+    def relieve(self) -> AbstractContextManager[None] | None:
+        """What `low-memory` switches on, for the length of a block; None where all of it is on already."""
+        lean = leaner(self.tuning, self.native_size)
+        return None if lean is None else relieved(self.pipe, self.tuning, lean, self.device)
 
     def inspect(
         self,

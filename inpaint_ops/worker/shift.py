@@ -111,7 +111,9 @@ class Shift:
         )
         return Bye(
             ledger=engine.with_measured(ledger),
-            cold_start=self._cold_start.model_copy(update={"first_call": engine.first_call}),
+            cold_start=self._cold_start.model_copy(
+                update={"first_call": engine.first_call, "compile": engine.compiling}
+            ),
             busy=engine.busy,
             painted=engine.painted,
             peak_memory=engine.peak_memory,

@@ -78,7 +78,11 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
 
     phase("imports", "torch, diffusers, transformers")
     clock = time.perf_counter()
+    users_own_cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    from huggingface_hub import constants
+
     from inpaint_ops.engine import Engine
+    from inpaint_ops.model import compiled
     from inpaint_ops.model.loading import load
     from inpaint_ops.model.random_weights import RECIPES
     from inpaint_ops.model.sources import resolve, verify
@@ -87,9 +91,8 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
     phase("load", job.model)
     card = device.describe(job.device)
     source = resolve(job.model, job.revision)
-    native = (
-        RECIPES[job.model].native_size if source.folder is None else verify(source.folder, strict=False).native_size
-    )
+    found = None if source.folder is None else verify(source.folder, strict=False)
+    native = found.native_size if found else RECIPES[job.model].native_size
     choice = tuning.choose(
         card,
         preset=job.tuning,
@@ -98,12 +101,21 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
     )
+    if choice.tuning.compile != "off" and not users_own_cache:
+        weights = found.digest if found else job.model
+        folder = compiled.cache_folder(Path(constants.HF_HOME), card, weights, choice.tuning)
+        if reason := compiled.keep_in(folder):
+            say(Warn(message=reason))
     loaded = load(job, card, choice, phase)
     engine = Engine(
         loaded,
         loaded.tuning,
         on_step=lambda step, steps: say(Step(step=step, steps=steps)),
         on_warning=lambda text: say(Warn(message=text)),
+        fixed_size=loaded.is_compiled,
+        relieve=loaded.relieve,
+        compile_seconds=compiled.seconds if loaded.is_compiled else lambda: 0.0,
+        uncompile=loaded.uncompile,
     )
     ready = time.perf_counter()
     _prepare_prompts(job, loaded, engine, phase)
