@@ -342,7 +342,7 @@ def doctor(out: str | None, as_json: bool) -> None:
 
 @main.group()
 def models() -> None:
-    """The model cache: fetch, verify."""
+    """The model cache: fetch, list, verify."""
 
 
 @models.command("pull")
@@ -357,6 +357,38 @@ def models_pull(model: str | None, revision: str | None) -> None:
     name = model or settings.model
     folder = pull(name, revision or settings.model_revision, on_progress=lambda line: click.echo(line, err=True))
     click.echo(f"{name}: {folder}")
+
+
+@models.command("list")
+@_json_option
+@_command
+def models_list(as_json: bool) -> None:
+    """List the models in the cache (HF_HOME) and what compiled graphs take there. Exit code 2 if one is not whole."""
+    from huggingface_hub import constants
+
+    from inpaint_ops.model.compiled import kept
+    from inpaint_ops.model.sources import cached_models
+
+    found = cached_models()
+    graphs = kept(Path(constants.HF_HOME))
+    if as_json:
+        rows = [
+            {"name": one.name, "revision": one.revision, "folder": str(one.folder), "bytes": one.bytes,
+             "variant": one.variant, "random_weights": one.random, "whole": not one.problem, "problem": one.problem}
+            for one in found
+        ]  # fmt: skip
+        click.echo(json.dumps({"models": rows, "compiled": graphs}))
+    else:
+        for one in found:
+            kind = "random weights" if one.random else one.variant or "plain"
+            state = f"NOT WHOLE: {one.problem}" if one.problem else "whole"
+            click.echo(f"{one.name}  {one.revision}  {one.bytes / 1e9:.2f} GB  {kind}  {state}")
+        if not found:
+            click.echo(f"no models in {constants.HF_HOME}: inpaint-ops models pull")
+        for name, size in graphs.items():
+            click.echo(f"compiled graphs  {name}  {size / 1e9:.2f} GB")
+    if any(one.problem for one in found):
+        sys.exit(2)
 
 
 @models.command("verify")

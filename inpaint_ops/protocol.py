@@ -18,6 +18,7 @@ from inpaint_ops.records import (
     DeviceInfo,
     ErrorInfo,
     LedgerEntry,
+    LoadTimes,
     Memory,
     Model,
     ModelIdentity,
@@ -106,6 +107,7 @@ class Ready(Model):
     tuning: dict[str, Any]
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
+    load: LoadTimes | None = None
     versions: dict[str, str]
     native_size: int
     batch_size: int

@@ -179,6 +179,18 @@ class ColdStart(Model):
         return self.interpreter + self.imports + self.load + self.prompts + self.compile + self.first_call
 
 
+class LoadTimes(Model):
+    """Where the load's seconds went. `resolve` to `tune` are parts of the cold start, `download` came before it."""
+
+    download: float | None = Field(
+        default=None, description="What fetching the model into this cache took; None: not known, or nothing to fetch."
+    )
+    resolve: float = Field(default=0.0, description="Finding the model and checking that it is whole.")
+    disk: float = Field(default=0.0, description="Reading the weight files once through, into host memory.")
+    device: float = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
+    tune: float = Field(default=0.0, description="Applying the tuning.")
+
+
 class DeviceInfo(Model):
     """The card (or the processor) that a worker had."""
 
@@ -200,6 +212,7 @@ class WorkerReport(Model):
     tuning: dict[str, Any]
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
+    load: LoadTimes | None = None
     versions: dict[str, str]
     finished_at: datetime
     busy: float = Field(default=0.0, description="Seconds spent painting batches.")
@@ -254,6 +267,7 @@ class RunSummary(Model):
     workers: int
     counts: Counts
     cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
+    load: LoadTimes | None = Field(default=None, description="The mean over the run's workers.")
     seconds: float = Field(description="From the first worker's start to the last row's end.")
     images_per_second: float | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
     images_per_second_warm: float | None = Field(description="Done rows over the seconds spent painting.")

@@ -56,6 +56,12 @@ def keep_in(folder: Path) -> str:
     return ""
 
 
+def kept(root: Path) -> dict[str, int]:
+    """Bytes of each folder of compiled graphs below `root`."""
+    folders = sorted((root / FOLDER).glob("*"))
+    return {folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders}
+
+
 def seconds() -> float:
     """Seconds that this process has spent compiling so far, reading from the cache included."""
     import torch._dynamo.utils as dynamo

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,16 @@ from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import compiled, ledger, random_weights, schedulers
 from inpaint_ops.model.progress import without_progress_bars
-from inpaint_ops.model.sources import Verified, digest, pull, resolve, tensor_names, verify
+from inpaint_ops.model.sources import Verified, digest, pull, resolve, seconds_to_fetch, tensor_names, verify
 from inpaint_ops.model.tuned import one_line, relieved
 from inpaint_ops.protocol import Job
-from inpaint_ops.records import DeviceInfo, LedgerEntry, ModelIdentity
+from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
 
 __all__ = ["LoadedModel", "load", "pull", "torch_device", "verify"]
+
+_PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
+"""Bytes that one thread reads in a go, bytes a call, threads."""
 
 OnPhase = Callable[[str, str], None]
 """Told when a part of the loading begins: its name (load, tune), and words for people."""
@@ -38,7 +42,8 @@ class LoadedModel:
     """A pipeline that is ready to paint.
 
     `native_size` is the side in pixels that the UNet was trained for; `why_not` and `choice` are what `inspect` needs
-    to look again later; `seconds` is how long the parts of loading took (resolve, weights, tune).
+    to look again later; `seconds` is how long the parts of loading took (resolve, disk, device,
+    tune).
     """
 
     pipe: Any
@@ -50,6 +55,12 @@ class LoadedModel:
     choice: Choice | None = None
     why_not: dict[str, str] = field(default_factory=dict)
     scheduler: Scheduler = "model"
+    download_seconds: float | None = None
+
+    @property
+    def load_times(self) -> LoadTimes:
+        """The same seconds, and those that fetching the model took when that was done, for the report."""
+        return LoadTimes(download=self.download_seconds, **self.seconds)
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:
@@ -117,12 +128,16 @@ def load(
     say("load", f"{job.model} in {plan.dtype} to {place}")
     clock = time.perf_counter()
     source = resolve(job.model, job.revision, cache=cache, allow_download=allow_download)
+    download = None if source.folder is None else seconds_to_fetch(source.folder)
     verified = None if source.folder is None else verify(source.folder, dtype=plan.dtype, strict=False)
     seconds["resolve"] = -clock + (clock := time.perf_counter())
 
     # Weights that will be offloaded start in host memory: their hooks bring them over.
     target = torch.device("cpu") if plan.offload != "none" else place
     try:
+        if verified is not None:
+            read_ahead([verified.folder / name for name in verified.files])
+        seconds["disk"] = -clock + (clock := time.perf_counter())
         if verified is None:
             pipe: Any = random_weights.instantiate(job.model, target, getattr(torch, plan.dtype))
             weights, native = _instantiated_digest(pipe), random_weights.recipe(job.model).native_size
@@ -132,7 +147,7 @@ def load(
             _check_text_encoders(pipe, verified)
         pipe.set_progress_bar_config(disable=True)
         schedulers.apply(pipe, job.scheduler)
-        seconds["weights"] = -clock + (clock := time.perf_counter())
+        seconds["device"] = -clock + (clock := time.perf_counter())
 
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
         why_not = ledger.apply(pipe, plan, device, use_xformers)
@@ -145,7 +160,29 @@ def load(
     identity = ModelIdentity(
         name=source.name, revision=source.revision, dtype=plan.dtype, random_weights=source.random, digest=weights
     )
-    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, job.scheduler)
+    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, job.scheduler, download)
+
+
+def read_ahead(files: Sequence[Path]) -> None:
+    """Read `files` once through, several at a time, so that they lie in the page cache when they are mapped.
+
+    A mapped file is otherwise read page by page as it is copied: slower from a cold disk, and its seconds could not be
+    told from the copy's.
+    """
+    pieces = [(path, start) for path in files for start in range(0, path.stat().st_size, _PIECE)]
+
+    def read(piece: tuple[Path, int]) -> None:
+        path, start = piece
+        buffer = memoryview(bytearray(min(_BLOCK, _PIECE)))
+        with path.open("rb", buffering=0) as opened:
+            opened.seek(start)
+            left = _PIECE
+            while left > 0 and (got := opened.readinto(buffer[: min(left, _BLOCK)])):
+                left -= got
+
+    with ThreadPoolExecutor(_READERS, "read-ahead") as pool:
+        for _ in pool.map(read, pieces):
+            pass
 
 
 def torch_device(device: DeviceInfo) -> torch.device:

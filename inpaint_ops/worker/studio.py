@@ -138,6 +138,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
             tuning=loaded.tuning.model_dump(mode="json"),
             ledger=loaded.ledger,
             cold_start=cold_start,
+            load=loaded.load_times,
             versions=versions(),
             native_size=loaded.native_size,
             batch_size=engine.batch_size,
