@@ -76,9 +76,9 @@ class Talk:
     def all(self, kind: type) -> list[Any]:
         return [event for event in self.said if isinstance(event, kind)]
 
-    def until(self, wanted: Callable[[], Any]) -> Any:
+    def until(self, wanted: Callable[[], Any], patience: float = PATIENCE) -> Any:
         with self.grown:
-            assert self.grown.wait_for(lambda: wanted() or self.closed, PATIENCE), self.said
+            assert self.grown.wait_for(lambda: wanted() or self.closed, patience), self.said
             answer = wanted()
         assert answer, f"it ended before that: {self.said}"
         return answer
@@ -337,10 +337,11 @@ def test_serve_is_a_plain_function_of_its_pipes() -> None:
     assert isinstance(parse_event(events.getvalue()), Fatal)
 
 
+@pytest.mark.timeout(1200)
 def test_a_second_process_finds_what_the_first_has_compiled(
     start: Callable[..., Talk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str], None]
 ) -> None:
-    """Two real workers, one after the other, on one fresh model cache. The first compiles (half a minute on a CPU)."""
+    """Two real workers, one after the other, on one fresh model cache. The first one compiles for half a minute."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "model_cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
@@ -352,7 +353,7 @@ def test_a_second_process_finds_what_the_first_has_compiled(
         talk.send(job(tmp_path, tuning_overrides={"compile": "regional", "batch_size": 2}, prompts=("a boat",)))
         talk.until(lambda talk=talk: talk.all(Ready))
         talk.send(*rows, End())
-        byes.append(talk.until(lambda talk=talk: talk.all(Bye))[0])
+        byes.append(talk.until(lambda talk=talk: talk.all(Bye), 4 * PATIENCE)[0])
         assert talk.process.wait(PATIENCE) == 0
         done = sorted(talk.all(Done), key=lambda event: event.batch.id)
         assert [event.batch.size for event in done] == [2, 2, 1]

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Protocol
 
@@ -57,7 +57,7 @@ class Engine:
     `fixed_size` is for compiled models: every batch is filled up to `batch_size` with copies of its last row, whose
     images are dropped, so that a last, smaller batch is no new shape. `relieve()` gives a block within which the
     pipeline needs less memory, or None; `compile_seconds()` says how long this process has compiled so far, and
-    `uncompile(error)` has the model run without.
+    `uncompile(error)` has the model run without. Each batch is painted within `kernels()`.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Engine:
         relieve: Callable[[], AbstractContextManager[None] | None] = lambda: None,
         compile_seconds: Callable[[], float] = lambda: 0.0,
         uncompile: Callable[[Exception], None] = lambda error: None,
+        kernels: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._pipe = loaded.pipe
         self._on_step = on_step
@@ -80,6 +81,7 @@ class Engine:
         self._relieve = relieve
         self._compile_seconds = compile_seconds
         self._uncompile = uncompile
+        self._kernels = kernels
         self._prompts = Prompts(self._pipe, prompts_kept)
         self._device = torch.device(self._pipe._execution_device)
         self._compiling = 0.0
@@ -210,7 +212,8 @@ class Engine:
     def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
         """Results, or the exception, bare of its traceback: that one's frames would hold the batch's tensors."""
         try:
-            return self._paint(rows), None
+            with self._kernels():
+                return self._paint(rows), None
         except Exception as error:
             out_of_memory = _out_of_memory(error)
             if isinstance(error, torch.AcceleratorError) and not out_of_memory:

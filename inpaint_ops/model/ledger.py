@@ -17,6 +17,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from inpaint_ops.model import compiled
+from inpaint_ops.model.attention import kernel_in_use
 from inpaint_ops.model.tuned import apply, probe_xformers
 from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Choice, Tuning, shown
@@ -163,10 +164,13 @@ def _kind(processors: Counter[str]) -> str:
 def _attention(pipe: Any, tuning: Tuning) -> _Finding:
     processors, vae = _processors(pipe.unet), _processors(pipe.vae)
     effective = _kind(processors)
-    matches = tuning.attention in ("default", effective)
+    kernel = kernel_in_use(pipe.unet, tuning.attention) if effective == "sdpa" else ""
     classes = ", ".join(f"{count} {name}" for name, count in processors.most_common())
-    note = f"UNet: {classes}; VAE: {_kind(vae)}"
-    return _Finding(effective, matches, "the last call that set processors won", note)
+    note = f"UNet: {classes}; VAE: {_kind(vae)}" + (f"; PyTorch takes {kernel}" if kernel else "")
+    why_not = "the last call that set processors won"
+    if tuning.attention.startswith("sdpa-") and kernel:
+        effective, why_not = kernel, "PyTorch has no such kernel for this device and dtype"
+    return _Finding(effective, tuning.attention in ("default", effective), why_not, note)
 
 
 def _slicing(pipe: Any, tuning: Tuning) -> _Finding:

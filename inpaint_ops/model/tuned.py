@@ -37,8 +37,8 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
     and the pipeline goes without.
     """
     why_not: dict[str, str] = {}
-    attention = tuning.attention
-    if use_xformers is not None and attention in ("xformers", "sdpa"):
+    attention: str = tuning.attention
+    if use_xformers is not None and (attention == "xformers" or attention.startswith("sdpa")):
         attention = "xformers" if use_xformers else "sdpa"
 
     def attempt(field: str, action: Callable[[], object]) -> None:
@@ -58,7 +58,7 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
         attention = "sdpa"
     if attention == "xformers":
         attempt("attention", lambda: pipe.unet.set_attn_processor(XFormersAttnProcessor()))
-    elif attention == "sdpa":
+    elif attention.startswith("sdpa"):
         attempt("attention", lambda: pipe.unet.set_attn_processor(AttnProcessor2_0()))
     if tuning.fuse_qkv:
         if attention in ("xformers", "sliced"):

@@ -40,6 +40,9 @@ ENVIRONMENT = {
 }
 """Set before the model stack is imported: it reads these once. The worker has no network."""
 
+_DTYPE = {"cuda": "float16", "cpu": "float32"}
+"""What the planner takes where nobody says otherwise: the dtype in which attention kernels are tried."""
+
 PROMPTS_SAY_EVERY = 10.0
 """Seconds between signs of life while prompts are encoded."""
 
@@ -82,7 +85,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
     from huggingface_hub import constants
 
     from inpaint_ops.engine import Engine
-    from inpaint_ops.model import compiled
+    from inpaint_ops.model import attention, compiled
     from inpaint_ops.model.loading import load
     from inpaint_ops.model.random_weights import RECIPES
     from inpaint_ops.model.sources import resolve, verify
@@ -100,6 +103,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         native_size=native,
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
+        probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], Path(constants.HF_HOME)),
     )
     if choice.tuning.compile != "off" and not users_own_cache:
         weights = found.digest if found else job.model
@@ -116,6 +120,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         relieve=loaded.relieve,
         compile_seconds=compiled.seconds if loaded.is_compiled else lambda: 0.0,
         uncompile=loaded.uncompile,
+        kernels=lambda: attention.preferring(loaded.tuning.attention),
     )
     ready = time.perf_counter()
     _prepare_prompts(job, loaded, engine, phase)
