@@ -130,6 +130,8 @@ def measure(device: DeviceInfo, dtype: str) -> AttentionProbe:
             seconds[name] = _seconds(lambda call=call: call(given), place)  # type: ignore[misc]
         except Exception as error:  # no such kernel here, no memory: whatever it says is the reason
             why_not[name] = one_line(error)
+    if place.type == "cuda":
+        torch.cuda.empty_cache()  # the math kernel's scores are large: the weights need that room
     return AttentionProbe(device=device.name, dtype=dtype, shape=shape, seconds=seconds, why_not=why_not)
 
 
