@@ -52,8 +52,8 @@ def _work(where: str) -> dict[str, Callable[[], float]]:
         return work | {"copy_host_gbps": lambda: _copy("cpu", "cpu", 2**27)}
     work["matmul_tf32_tflops"] = lambda: _matmul(where, side, "float32", tf32=True)
     work["copy_device_gbps"] = lambda: _copy("cuda", "cuda", 2**31)
-    work["copy_host_to_device_pinned_gbps"] = lambda: _copy("pinned", "cuda", 2**30)
-    work["copy_host_to_device_pageable_gbps"] = lambda: _copy("cpu", "cuda", 2**30)
+    work["copy_host_to_device_pinned_gbps"] = lambda: _copy("pinned", "cuda", 2**28)
+    work["copy_host_to_device_pageable_gbps"] = lambda: _copy("cpu", "cuda", 2**28)
     for label, shape in _ATTENTION_SHAPES.items():
         for name, backend in _KERNELS.items():
             work[f"attention_{label}_{name}_ms"] = lambda shape=shape, backend=backend: _attention(shape, backend)  # type: ignore[misc]

@@ -58,6 +58,8 @@ class Row:
     off: dict[str, Any] = field(default_factory=dict)
     batch: int = 1
     importance: int = 75
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of both cells."""
     alone: bool = False
     """In a process of its own: what it does to the process cannot be undone."""
 
@@ -94,7 +96,15 @@ def rows(device: str, native: int) -> tuple[Row, ...]:
     if device == "cpu":
         return (*common, Row("16 bits over 32", "dtype", 1, {"dtype": "bfloat16"}))
     return (
-        Row("16 bits over 32", "dtype", 1, {"dtype": "float16"}, {"dtype": "float32"}, importance=76),
+        Row(
+            "16 bits over 32",
+            "dtype",
+            1,
+            {"dtype": "float16"},
+            {"dtype": "float32"},
+            importance=76,
+            more={"repeats": 1, "warm_ups": 1},
+        ),
         Row("bfloat16 over float16", "dtype", 1, {"dtype": "bfloat16"}, importance=45),
         *common,
         Row("compile: reduce-overhead", "compile", 9, {"compile": "reduce-overhead"}, importance=35, alone=True),
@@ -116,10 +126,10 @@ def ablation(
     later: list[Cell] = []
 
     def cell(name: str, overrides: dict[str, Any], **more: Any) -> Cell:
-        fields: dict[str, Any] = {"process": "main", "importance": 80} | more
+        fields: dict[str, Any] = {"process": "main", "importance": 80, "repeats": repeats} | more
         return Cell(
             name=f"ablation/{model}/{name}", part="ablation", model=model, overrides=base | overrides, steps=steps,
-            repeats=repeats, **fields,
+            **fields,
         )  # fmt: skip
 
     for row in table:
@@ -128,19 +138,20 @@ def ablation(
             words = ["plain", *(f"{name} {value}" for name, value in row.off.items())]
             words += [f"batch {row.batch}"] if row.batch > 1 else []
             most = max(other.importance for other in table if other.off == row.off and other.batch == row.batch)
-            off = cell(", ".join(words), row.off, batch=row.batch, importance=most + 1)
+            off = cell(", ".join(words), row.off, batch=row.batch, importance=most + 1, **row.more)
             bases[key] = off.name
             yield off
         beside = base | row.off if in_turn else None
         on = cell(
             row.name, row.off | row.on, beside=beside, batch=row.batch, importance=row.importance, flips=row.field,
             off=bases[key], note=row.note, process=f"alone/{model}/{row.name}" if row.alone else "main",
+            **row.more,
         )  # fmt: skip
         if row.alone:
             later.append(on)
         else:
             yield on
-    yield cell("plain, again", {}, importance=50, off=bases[((), 1)], beside=base if in_turn else None)
+    yield cell("plain, again", {}, importance=73, off=bases[((), 1)], beside=base if in_turn else None)
     yield from later
 
 
@@ -152,21 +163,23 @@ def presets(model: str, steps: Sequence[int], repeats: int, *, own_batch: bool =
         for place, count in enumerate(order):
             yield Cell(
                 name=f"presets/{model}/{preset}/{count} steps", part="presets", process=process, model=model,
-                preset=preset, steps=count, repeats=repeats, note=7, importance=weight - 4 * place,
+                preset=preset, steps=count, repeats=max(1, repeats - (place > 0)), note=7,
+                importance=weight - 4 * place,
             )  # fmt: skip
         if own_batch:
             yield Cell(
                 name=f"presets/{model}/{preset}/own batch", part="presets", process=process, model=model,
-                preset=preset, steps=order[0], batch=None, repeats=min(2, repeats), note=8, importance=weight - 30,
+                preset=preset, steps=min(order), batch=None, repeats=1, note=8,
+                importance=20 if preset == "fast" else weight - 48,
             )  # fmt: skip
 
 
 def batches(model: str, sizes: Sequence[int], steps: int, repeats: int) -> Iterator[Cell]:
-    """`auto` with batches of each of `sizes`."""
+    """`auto` with batches of each of `sizes`; the large ones, which take long, with fewer repeats."""
     for size in sizes:
         yield Cell(
             name=f"batch/{model}/{size}", part="batch", process="main", model=model, steps=steps, batch=size,
-            repeats=repeats, note=8, importance=66 - size // 2,
+            repeats=max(1, min(repeats, 8 // size)), note=8, importance=74 - size // 2,
         )  # fmt: skip
 
 
@@ -175,7 +188,11 @@ def cold(model: str, steps: int, times: int) -> Iterator[Cell]:
     common: dict[str, Any] = {"part": "cold", "kind": "cold", "model": model, "steps": steps, "repeats": 1}
     for index in range(1, times + 1):
         yield Cell(
-            name=f"cold/{model}/made {index}", process=f"cold/made/{index}", note=5, importance=64 - index, **common
+            name=f"cold/{model}/made {index}",
+            process=f"cold/made/{index}",
+            note=5,
+            importance=80 if index == 1 else 50,
+            **common,
         )
     yield Cell(name=f"cold/{model}/folder", part="cold", kind="folder", process="cold/build", model=model,
                importance=44)  # fmt: skip
@@ -195,7 +212,8 @@ def tiers(model: str, steps: int) -> Iterator[Cell]:
         for preset in ("auto", "notes"):
             slow = preset == "notes" and tier == TIERS[0]  # offloaded: its weights are made in host memory
             yield Cell(
-                name=f"tiers/{model}/{tier} GB/{preset}", part="tiers", process=f"tiers/{tier}/{preset}", model=model,
+                name=f"tiers/{model}/{tier} GB/{preset}", part="tiers", model=model,
+                process=f"tiers/{tier}/notes" if slow else f"tiers/{tier}",
                 preset=preset, steps=steps, batch=None, repeats=1, cap=tier * GB, note=10,
-                importance=26 if slow else 58 - 2 * place - (preset == "notes"),
+                importance=26 if slow else 78 - place - 8 * (preset == "notes"),
             )  # fmt: skip

@@ -12,6 +12,7 @@ _BEGAN = time.time()
 import argparse  # noqa: E402 - the time of the first line is what is asked for
 import os  # noqa: E402
 import sys  # noqa: E402
+from importlib import metadata  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from inpaint_ops.worker import die_with_parent  # noqa: E402
@@ -37,14 +38,25 @@ def main() -> None:
     from inpaint_ops import device
 
     parts = {"interpreter": _BEGAN - given.spawned, "imports": time.perf_counter() - began}
+    import torch
+
+    more = {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version() or ""), "triton": _triton()}
     bench = Bench(given.device, given.folder, parts, given.spawned)
     with os.fdopen(given.results_fd, "w", encoding="utf-8") as results:
-        started = Started(parts=parts, device=device.describe(given.device), versions=versions())
+        found = versions() | {name: text for name, text in more.items() if text}
+        started = Started(parts=parts, device=device.describe(given.device), versions=found)
         print(started.model_dump_json(), file=results, flush=True)
         for line in sys.stdin:
             request = Request.model_validate_json(line)
             print(bench.measure(request.cell, request.seconds).model_dump_json(), file=results, flush=True)
     os._exit(0)
+
+
+def _triton() -> str:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 if __name__ == "__main__":

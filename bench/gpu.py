@@ -28,7 +28,7 @@ def wanted(model: str, parts: Sequence[str], device: str, steps: Sequence[int], 
     if "presets" in parts:
         yield from cells.presets(model, steps, repeats)
     if "ablation" in parts:
-        yield from cells.ablation(device, model, native, short, repeats)
+        yield from cells.ablation(device, model, native, short, max(1, repeats - 1))
     if "batch" in parts:
         yield from cells.batches(model, BATCHES, short, repeats)
     if "cold" in parts:

@@ -14,11 +14,13 @@ RESERVE = 10.0
 
 _START = 12.0
 _LOAD = {"cpu": 1.0, "cuda": 4.0}
+_OFFLOADED_BELOW = 12e9
+"""Bytes of a card on which the notes keep the weights in host memory."""
 _LOAD_OFFLOADED = 45.0
 """The full-size model's random weights are then made in host memory."""
 _FOLDER = 30.0
 _COMPILE_ON_CPU = 45.0
-_COMPILE = {"off": 0.0, "regional": 60.0, "reduce-overhead": 90.0, "max-autotune": 300.0}
+_COMPILE = {"off": 0.0, "regional": 40.0, "reduce-overhead": 90.0, "max-autotune": 300.0}
 _EFFICIENCY = {"cpu": 0.3, "cuda": 0.2}
 """Guessed share of the matmul ceiling that a UNet step reaches; what the first cells show corrects it."""
 _STEP_AT_LEAST = {"cpu": 0.01, "cuda": 0.03}
@@ -69,7 +71,9 @@ class Costs:
             factor *= _SLOWER["float32"]
         if cell.overrides.get("attention") == "sliced":
             factor *= _SLOWER["sliced"]
-        offloaded = cell.overrides.get("offload", "none") != "none" or (cell.preset == "notes" and cell.cap is not None)
+        offloaded = cell.overrides.get("offload", "none") != "none" or (
+            cell.preset == "notes" and cell.cap is not None and cell.cap < _OFFLOADED_BELOW
+        )
         if offloaded:
             factor *= _SLOWER["offload"]
         images = batch * (cell.repeats if cell.kind == "paint" else 2) * (1 if cell.beside is None else 2)
