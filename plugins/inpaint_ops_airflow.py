@@ -6,7 +6,6 @@ Airflow's processes import this file, so it stays light: `inpaint_ops` is import
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -19,13 +18,9 @@ if TYPE_CHECKING:
 CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
 """Names the Airflow connection for storage; unset: the AWS SDK's own settings."""
 
-_PR_SET_PDEATHSIG = 1
 
-
-def open_workspace(manifest: str | None = None) -> Workspace:
-    """The workspace of this installation; rows may also read from beside `manifest`, where that lies in the inbox or
-    the store, and from INPAINT_ALLOWED_PREFIXES.
-    """
+def open_workspace() -> Workspace:
+    """The workspace of this installation: rows may read from the store, the inbox and INPAINT_ALLOWED_PREFIXES."""
     from inpaint_ops.config import load_settings
     from inpaint_ops.runs import Workspace
 
@@ -35,9 +30,13 @@ def open_workspace(manifest: str | None = None) -> Workspace:
 
 
 def _client(connection: str) -> Any:
+    """Our own client (its timeouts, retries and pool) with the connection's credentials and endpoint."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    return S3Hook(aws_conn_id=connection).get_conn()
+    from inpaint_ops.storage import make_s3_client
+
+    hook = S3Hook(aws_conn_id=connection)
+    return make_s3_client(hook.get_session(), endpoint_url=hook.conn_config.get_service_endpoint_url("s3"))
 
 
 @contextlib.contextmanager
@@ -60,9 +59,7 @@ def die_with_parent() -> None:
     Without the first, a task whose supervisor was killed runs on beside its own retry; without the second, Airflow's
     task runner answers SIGTERM by calling `on_kill` and goes on.
     """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+    from inpaint_ops import worker
+
+    worker.die_with_parent(os.getppid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
