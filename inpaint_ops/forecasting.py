@@ -90,16 +90,16 @@ def benchmark_table() -> BenchmarkTable:
     return BenchmarkTable.model_validate_json((files("inpaint_ops") / "estimates.json").read_bytes())
 
 
+_NO_MATTER = {
+    "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
+}  # fmt: skip
+"""Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
+
+
 def experience_key(job: JobOptions) -> str:
     """The name under which runs of this model and tuning are alike: a readable beginning and a digest."""
-    same = {
-        "model": job.model,
-        "device": job.device,
-        "tuning": job.tuning,
-        "overrides": job.tuning_overrides,
-        "use_xformers": job.use_xformers,
-    }
-    digest = hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    same = job.model_dump(mode="json", exclude=_NO_MATTER) | {"guided": job.guidance_scale > 1}
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
     words = re.sub(r"[^A-Za-z0-9]+", "-", f"{job.model}-{job.tuning}").strip("-")[-60:].lstrip("-")
     return f"{words}-{digest}"
 
@@ -203,6 +203,7 @@ def _closest(job: JobOptions, work: Sequence[Work], card: str | None, rows: Sequ
         row
         for row in rows
         if card == row.device
+        and job.guidance_scale > 1
         and row.model in (job.model, model)
         and row.preset == job.tuning
         and all(row.tuning.get(name) == value for name, value in wished.items())

@@ -87,15 +87,15 @@ def test_a_painted_cell_says_how_it_was_measured(ran: tuple[Results, str, Result
     assert auto.steps_ran == 1, "the default strength drops one step"
     assert set(auto.stages) == {"encode_prompt", "vae_encode", "denoise", "vae_decode"}
     assert sum(spread.median for spread in auto.stages.values()) == pytest.approx(auto.seconds.median, rel=0.5)
-    assert {entry.name for entry in auto.ledger} == set(Tuning.model_fields)
+    assert {entry.name for entry in auto.ledger} >= set(Tuning.model_fields)
     assert 0 < auto.matmul_fraction < 10
     assert known["batch/tiny-random/2"].seconds_per_image == known["batch/tiny-random/2"].seconds.median / 2
     assert "float7" in known["batch/tiny-random/impossible"].reason
     slicing = known["ablation/tiny-random/slicing"]
     assert slicing.in_turn.n == slicing.off_seconds.n == 2
     cold = known["cold/tiny-random/read 1"].parts
-    parts = sum(cold[name] for name in ("interpreter", "imports", "CUDA context", "load: weights"))
-    assert parts < cold["to first image"]
+    assert {"interpreter", "imports", "CUDA context", "first call"} < set(cold)
+    assert cold["imports"] + sum(cold[name] for name in cold if name.startswith("load: ")) < cold["to first image"]
 
 
 def test_results_become_the_table_that_forecasts_use(ran: tuple[Results, str, Results]) -> None:

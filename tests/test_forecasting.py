@@ -127,6 +127,7 @@ def test_runs_are_alike_by_model_and_tuning_and_by_nothing_else() -> None:
     assert experience_key(JOB) == experience_key(same)
     assert experience_key(JOB) != experience_key(JOB.model_copy(update={"tuning": "fast"}))
     assert experience_key(JOB) != experience_key(JOB.model_copy(update={"model": "n"}))
+    assert experience_key(JOB) != experience_key(JOB.model_copy(update={"guidance_scale": 1.0})), "half the work"
 
 
 def test_a_run_teaches_the_next_one_its_pace() -> None:
