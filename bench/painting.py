@@ -77,7 +77,9 @@ class Bench:
         """
         card = cards.describe(self.device)
         if cap is None:
-            return card, None
+            # What this process holds of earlier cells is free to the next: a fresh worker would find it so.
+            held = torch.cuda.memory_reserved() if card.kind == "cuda" else 0
+            return card.model_copy(update={"free_memory": card.free_memory + held}), None
         if card.kind != "cuda":
             raise RuntimeError("a memory cap needs a CUDA GPU")
         torch.zeros(1, device="cuda")
@@ -92,14 +94,12 @@ class Bench:
     def _open(self, cell: Cell) -> tuple[LoadedModel, int | None]:
         """The cell's model, loaded and tuned; the one at hand is kept where it is the very same."""
         model = str(self.folder) if cell.from_folder else cell.model
-        key = json.dumps([model, cell.preset, cell.overrides, cell.cap], sort_keys=True)
-        fresh = key != self._key or self._loaded is None
-        card, context = self._card(cell.cap if fresh else None)
+        card, context = self._card(cell.cap)
         choice = _choice(cell, model, cell.overrides, card)
-        if fresh:
+        key = json.dumps([model, cell.cap, choice.tuning.model_dump(mode="json", exclude={"batch_size"})])
+        if key != self._key or self._loaded is None:
             self._release()
             self._loaded, self._key = self._load(model, choice, card), key
-        assert self._loaded is not None
         self._loaded = dataclasses.replace(self._loaded, tuning=choice.tuning, choice=choice)
         return self._loaded, context
 
@@ -166,6 +166,7 @@ class Bench:
             status="reduced" if reduced else "measured",
             reason=reduced,
             batch=batch,
+            together=fits,
             steps_ran=results[0][0].steps,
             seconds=Spread.of(totals),
             seconds_per_image=Spread.of(totals).median / batch,

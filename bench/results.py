@@ -44,7 +44,8 @@ class CellResult(Model):
     )
     reason: str = ""
     size: tuple[int, int] | None = Field(default=None, description="Width and height in pixels.")
-    batch: int | None = Field(default=None, description="Rows that were really painted together.")
+    batch: int | None = Field(default=None, description="Rows that one timed call painted.")
+    together: int | None = Field(default=None, description="Rows that memory let it paint at once: fewer if reduced.")
     steps_ran: int | None = None
     seconds: Spread | None = Field(default=None, description="Of a whole batch: prompts, encode, denoise, decode.")
     seconds_per_image: float | None = Field(default=None, description="The median of `seconds` over the batch.")
