@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 from tqdm import tqdm
 
 import inpaint_ops
-from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.config import Scheduler, Settings, load_settings, parse_fields
 from inpaint_ops.device import local_card
 from inpaint_ops.doctor import diagnose
 from inpaint_ops.errors import ConfigError, InpaintOpsError, StorageError
@@ -65,7 +65,18 @@ def _job_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
-        click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="One field of the tuning."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="One field of the tuning, over the preset [INPAINT_TUNING_SET].",
+        ),
+        click.option(
+            "--scheduler",
+            type=click.Choice(get_args(Scheduler)),
+            help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
+        ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(
             "--quality", type=click.Choice(["good", "high", "best"]), help="20, 30 or 50 steps; default high."
@@ -84,20 +95,11 @@ def _job_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _job(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
-    overrides: dict[str, Any] = {}
-    for text in chosen.pop("overrides"):
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: write FIELD=VALUE, for example vae_tiling=true")
-        overrides[name] = _scalar(value)
-    return job_options(settings, tuning_overrides=overrides, **chosen)
-
-
-def _scalar(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        overrides = parse_fields(chosen.pop("overrides"))
+    except ValueError as error:
+        raise ConfigError(f"--set {error}") from None
+    return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
 def _workspace(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:
@@ -341,7 +343,7 @@ def doctor(out: str | None, as_json: bool) -> None:
 
 @main.group()
 def models() -> None:
-    """The model cache: fetch, verify."""
+    """The model cache: fetch, list, verify."""
 
 
 @models.command("pull")
@@ -356,6 +358,38 @@ def models_pull(model: str | None, revision: str | None) -> None:
     name = model or settings.model
     folder = pull(name, revision or settings.model_revision, on_progress=lambda line: click.echo(line, err=True))
     click.echo(f"{name}: {folder}")
+
+
+@models.command("list")
+@_json_option
+@_command
+def models_list(as_json: bool) -> None:
+    """List the models in the cache (HF_HOME) and what compiled graphs take there. Exit code 2 if one is not whole."""
+    from huggingface_hub import constants
+
+    from inpaint_ops.model.compiled import kept
+    from inpaint_ops.model.sources import cached_models
+
+    found = cached_models()
+    graphs = kept(Path(constants.HF_HOME))
+    if as_json:
+        rows = [
+            {"name": one.name, "revision": one.revision, "folder": str(one.folder), "bytes": one.bytes,
+             "variant": one.variant, "random_weights": one.random, "whole": not one.problem, "problem": one.problem}
+            for one in found
+        ]  # fmt: skip
+        click.echo(json.dumps({"models": rows, "compiled": graphs}))
+    else:
+        for one in found:
+            kind = "random weights" if one.random else one.variant or "plain"
+            state = f"NOT WHOLE: {one.problem}" if one.problem else "whole"
+            click.echo(f"{one.name}  {one.revision}  {one.bytes / 1e9:.2f} GB  {kind}  {state}")
+        if not found:
+            click.echo(f"no models in {constants.HF_HOME}: inpaint-ops models pull")
+        for name, size in graphs.items():
+            click.echo(f"compiled graphs  {name}  {size / 1e9:.2f} GB")
+    if any(one.problem for one in found):
+        sys.exit(2)
 
 
 @models.command("verify")

@@ -169,13 +169,26 @@ class ColdStart(Model):
     interpreter: float = 0.0
     imports: float = 0.0
     load: float = 0.0
-    compile: float = 0.0
+    prompts: float = Field(default=0.0, description="Encoding the shard's prompts before the first batch.")
+    compile: float = Field(default=0.0, description="Compiling, or reading what an earlier process compiled.")
     first_call: float = Field(default=0.0, description="How much longer the first batch took than the median one.")
 
     @property
     def total(self) -> float:
         """All parts together."""
-        return self.interpreter + self.imports + self.load + self.compile + self.first_call
+        return self.interpreter + self.imports + self.load + self.prompts + self.compile + self.first_call
+
+
+class LoadTimes(Model):
+    """Where the load's seconds went. `resolve` to `tune` are parts of the cold start, `download` came before it."""
+
+    download: float | None = Field(
+        default=None, description="What fetching the model into this cache took; None: not known, or nothing to fetch."
+    )
+    resolve: float = Field(default=0.0, description="Finding the model and checking that it is whole.")
+    disk: float = Field(default=0.0, description="Reading the weight files once through, into host memory.")
+    device: float = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
+    tune: float = Field(default=0.0, description="Applying the tuning.")
 
 
 class DeviceInfo(Model):
@@ -199,6 +212,7 @@ class WorkerReport(Model):
     tuning: dict[str, Any]
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
+    load: LoadTimes | None = None
     versions: dict[str, str]
     finished_at: datetime
     busy: float = Field(default=0.0, description="Seconds spent painting batches.")
@@ -284,6 +298,7 @@ class RunSummary(Model):
     workers: int
     counts: Counts
     cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
+    load: LoadTimes | None = Field(default=None, description="The mean over the run's workers.")
     seconds: float = Field(description="From the first worker's start to the last row's end.")
     images_per_second: float | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
     images_per_second_warm: float | None = Field(description="Done rows over the seconds spent painting.")

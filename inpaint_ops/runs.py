@@ -35,6 +35,7 @@ from inpaint_ops.planning import JobOptions, Plan, parameters, split_rows, steps
 from inpaint_ops.records import ErrorInfo, Model, Record, RunSummary, WorkerReport, now
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
+from inpaint_ops.tuning import check_choices
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +105,10 @@ def make_plan(
 ) -> tuple[Plan, ParsedManifest]:
     """What a run would do, without writing anything.
 
-    `card` is what will paint, where that is known here, and `devices` how many of it. Raises ManifestError,
-    StorageError.
+    `card` is what will paint, where that is known here, and `devices` how many of it. Raises ConfigError,
+    ManifestError, StorageError.
     """
+    check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit)
     shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     plan = Plan(

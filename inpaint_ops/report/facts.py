@@ -147,6 +147,7 @@ def worker_parts(records: Sequence[Record], workers: Sequence[WorkerReport]) -> 
             "interpreter": ("Start the interpreter", cold.interpreter),
             "imports": ("Import libraries", cold.imports),
             "load": ("Load the model", cold.load),
+            "prompts": ("Encode the prompts", cold.prompts),
             "compile": ("Compile", cold.compile),
             "first_call": ("First batch's extra time", cold.first_call),
             "painting": ("Paint", total.painting),

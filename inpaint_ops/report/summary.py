@@ -14,6 +14,7 @@ from inpaint_ops.records import (
     DeviceInfo,
     Forecast,
     LedgerEntry,
+    LoadTimes,
     Memory,
     ModelIdentity,
     Pace,
@@ -89,6 +90,7 @@ def summarize(
         workers=len(times),
         counts=counts,
         cold_start=_mean_cold_start(workers),
+        load=_mean_load([report.load for report in workers if report.load is not None]),
         seconds=seconds,
         images_per_second=_ratio(counts.done, seconds),
         images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
@@ -230,6 +232,16 @@ def _mean_cold_start(workers: Sequence[WorkerReport]) -> ColdStart | None:
         return None
     total = add_cold_starts(report.cold_start for report in workers)
     return ColdStart(**{name: seconds / len(workers) for name, seconds in total.model_dump().items()})
+
+
+def _mean_load(parts: Sequence[LoadTimes]) -> LoadTimes | None:
+    """The mean of each part; of the download, which workers of one cache share, the longest."""
+    if not parts:
+        return None
+    names = [name for name in LoadTimes.model_fields if name != "download"]
+    means = {name: statistics.fmean(getattr(part, name) for part in parts) for name in names}
+    fetched = [part.download for part in parts if part.download is not None]
+    return LoadTimes(download=max(fetched, default=None), **means)
 
 
 def _peak(parts: Iterable[Memory | None]) -> Memory | None:
