@@ -89,6 +89,7 @@ def rows(device: str, native: int) -> tuple[Row, ...]:
         Row("VAE tiling, the VAE's own tiles", "vae_tiling", 4, {"vae_tiling": True}, importance=74),
         Row("VAE tiling, half-size tiles", "vae_tiling", 4, {"vae_tiling": True, "vae_tile_size": tile}, importance=40),
         Row("VAE slicing, batch 4", "vae_slicing", 8, {"vae_slicing": True}, batch=4, importance=60),
+        Row("text encoders released", "release_text_encoders", 8, {"release_text_encoders": True}, importance=68),
         Row("channels_last", "channels_last", None, {"channels_last": True}, importance=73),
         Row("fused QKV", "fuse_qkv", None, {"fuse_qkv": True}, importance=70),
         Row("compile: regional", "compile", 9, {"compile": "regional"}, importance=72, alone=True),
@@ -109,6 +110,8 @@ def rows(device: str, native: int) -> tuple[Row, ...]:
         *common,
         Row("compile: reduce-overhead", "compile", 9, {"compile": "reduce-overhead"}, importance=35, alone=True),
         Row("compile: max-autotune", "compile", 9, {"compile": "max-autotune"}, importance=10, alone=True),
+        Row("attention: flash over sdpa's own choice", "attention", 2, {"attention": "sdpa-flash"}, importance=46),
+        Row("attention: cuDNN over sdpa's own choice", "attention", 2, {"attention": "sdpa-cudnn"}, importance=71),
         Row("offload: model", "offload", 10, {"offload": "model"}, importance=30),
     )
 

@@ -28,13 +28,14 @@ from bench.results import CellResult, Spread
 from inpaint_ops import device as cards
 from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, PaintItem, PaintResult
-from inpaint_ops.model import random_weights
+from inpaint_ops.model import attention, compiled, random_weights
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.sources import resolve, verify
 from inpaint_ops.protocol import Job
 from inpaint_ops.records import BATCH_STAGES, STAGES, DeviceInfo, LedgerEntry, Memory
 
 WARM_UP_STEPS = 2
+PROMPT = "a wooden bench in a garden, photograph"
 GUIDANCE, STRENGTH = 7.5, 0.9999
 FOLDER_BYTES = 10_000_000_000
 """Free disk that the full-size model's folder (6.9e9 bytes) is given."""
@@ -51,6 +52,7 @@ class Bench:
     spawned: float = 0.0
     """When the parent started this process, epoch seconds."""
     _loaded: LoadedModel | None = None
+    _painter: Engine | None = None
     _key: str = ""
     _steps: list[float] = field(default_factory=list)
 
@@ -95,13 +97,48 @@ class Bench:
         """The cell's model, loaded and tuned; the one at hand is kept where it is the very same."""
         model = str(self.folder) if cell.from_folder else cell.model
         card, context = self._card(cell.cap)
-        choice = _choice(cell, model, cell.overrides, card)
+        choice = self._choice(cell, model, cell.overrides, card)
         key = json.dumps([model, cell.cap, choice.tuning.model_dump(mode="json", exclude={"batch_size"})])
         if key != self._key or self._loaded is None:
             self._release()
             self._loaded, self._key = self._load(model, choice, card), key
+            self._painter = self._engine(self._loaded)
         self._loaded = dataclasses.replace(self._loaded, tuning=choice.tuning, choice=choice)
         return self._loaded, context
+
+    def _choice(self, cell: Cell, model: str, overrides: Mapping[str, Any], card: DeviceInfo) -> tuning.Choice:
+        """As a worker asks the planner, with the card's attention kernels tried once a run."""
+        fields = dict(overrides) | ({} if cell.batch is None else {"batch_size": cell.batch})
+        dtype = fields.get("dtype") or ("float32" if card.kind == "cpu" else "float16")
+        return tuning.choose(
+            card,
+            preset=cell.preset,
+            overrides=fields,
+            native_size=native_size(model),
+            expected_rows=EXPECTED_ROWS,
+            probe=attention.probe(card, dtype, self.folder.parent),
+        )
+
+    def _engine(self, loaded: LoadedModel) -> Engine:
+        """An engine as a worker makes it, but that a row which does not fit fails, so that a tier can say so."""
+        return Engine(
+            loaded,
+            loaded.tuning,
+            on_step=lambda *_: self._mark(loaded.device),
+            fixed_size=loaded.is_compiled,
+            compile_seconds=compiled.seconds if loaded.is_compiled else lambda: 0.0,
+            uncompile=loaded.uncompile,
+            kernels=lambda: attention.preferring(loaded.tuning.attention),
+        )
+
+    def _ready(self, loaded: LoadedModel) -> Engine:
+        """The engine of the model at hand, its prompts encoded and the encoders dropped where the tuning says so."""
+        assert self._painter is not None
+        self._painter.batch_size = loaded.tuning.batch_size
+        if loaded.tuning.release_text_encoders and loaded.pipe.text_encoder is not None:
+            self._painter.prepare_prompts([PROMPT])
+            self._painter.release_text_encoders()
+        return self._painter
 
     def _load(self, model: str, choice: tuning.Choice, card: DeviceInfo) -> LoadedModel:
         job = Job(model=model, device="cpu" if card.kind == "cpu" else "cuda", scratch=tempfile.gettempdir())
@@ -112,11 +149,11 @@ class Bench:
         if cell.beside is None:
             return None
         card, _ = self._card(None)
-        choice = _choice(cell, cell.model, cell.beside, card)
-        return Engine(self._load(cell.model, choice, card), choice.tuning)
+        choice = self._choice(cell, cell.model, cell.beside, card)
+        return self._engine(self._load(cell.model, choice, card))
 
     def _release(self) -> None:
-        self._loaded, self._key = None, ""
+        self._loaded, self._painter, self._key = None, None, ""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -139,7 +176,7 @@ class Bench:
         if idle := _without_effect(cell, before):
             return CellResult(status="no effect", reason=idle, ledger=before, **facts)
 
-        painter = Engine(loaded, loaded.tuning, on_step=lambda *_: self._mark(loaded.device))
+        painter = self._ready(loaded)
         partner = self._partner(cell)
         items = _items(batch, size, cell.steps)
         short = min(WARM_UP_STEPS, cell.steps)
@@ -161,6 +198,11 @@ class Bench:
             if time.perf_counter() + max(totals) > deadline:
                 break
         fits = painter.batch_size
+        after = loaded.inspect(
+            size, batch_size=min(batch, fits), batch_limit=fits, prompts_done=loaded.pipe.text_encoder is None
+        )
+        if idle := _without_effect(cell, after):
+            return CellResult(cell=cell, status="no effect", reason=idle, ledger=after)
         reduced = f"memory ran out: {batch} rows at once did not fit, {fits} did" if fits < batch else ""
         return CellResult(
             status="reduced" if reduced else "measured",
@@ -177,7 +219,7 @@ class Bench:
             warm_up=tuple(warm_up),
             warm_up_steps=short,
             peak=_peak(results),
-            ledger=loaded.inspect(size, batch_size=fits),
+            ledger=after,
             **facts,
         )
 
@@ -192,7 +234,7 @@ class Bench:
             torch.zeros(1, device="cuda")
         context = time.perf_counter() - began
         loaded, _ = self._open(cell)
-        painter = Engine(loaded, loaded.tuning)
+        painter = self._ready(loaded)
         size = (loaded.native_size, loaded.native_size)
         items = _items(loaded.tuning.batch_size, size, cell.steps)
         painted = self._run(painter, items)
@@ -253,13 +295,6 @@ class Bench:
         return [two - one for one, two in pairwise(marks)]
 
 
-def _choice(cell: Cell, model: str, overrides: Mapping[str, Any], card: DeviceInfo) -> tuning.Choice:
-    fields = dict(overrides) | ({} if cell.batch is None else {"batch_size": cell.batch})
-    return tuning.choose(
-        card, preset=cell.preset, overrides=fields, native_size=native_size(model), expected_rows=EXPECTED_ROWS
-    )
-
-
 def native_size(model: str) -> int:
     """The side in pixels that the model was trained for. Raises ModelError."""
     if model in random_weights.RECIPES:
@@ -303,7 +338,7 @@ def _items(count: int, size: tuple[int, int], steps: int) -> list[PaintItem]:
         mask = np.zeros((height, width), np.uint8)
         mask[height // 4 :, width // 4 : width - row] = 255
         key = BatchKey(width, height, steps, GUIDANCE, STRENGTH)
-        items.append(PaintItem(row, key, rgb, mask, "a wooden bench in a garden, photograph", None, row))
+        items.append(PaintItem(row, key, rgb, mask, PROMPT, None, row))
     return items
 
 

@@ -204,6 +204,7 @@ def _closest(job: JobOptions, work: Sequence[Work], card: str | None, rows: Sequ
         for row in rows
         if card == row.device
         and job.guidance_scale > 1
+        and job.scheduler in ("model", "euler")
         and row.model in (job.model, model)
         and row.preset == job.tuning
         and all(row.tuning.get(name) == value for name, value in wished.items())
