@@ -88,6 +88,36 @@ def test_a_batch_of_three_equals_three_singles(make: Callable[..., Engine]) -> N
     assert {result.batch.size for result in together if result.batch} == {3}
 
 
+LATENT_BOUND = 1e-4
+"""By how much a latent may differ between a batch and by itself, as a share of the largest latent: float32, four steps.
+
+One call of the UNet differs by about 2e-6 on a CPU, since other batch sizes add in another order; steps build on it.
+"""
+
+
+def test_a_rows_latents_do_not_depend_on_its_neighbours_beyond_float_noise(
+    make: Callable[..., Engine], pipe: Any, say: Callable[[str], None]
+) -> None:
+    decode, seen = pipe.vae.decode, []
+    pipe.vae.decode = lambda latents, *a, **k: (seen.append(latents.clone()), decode(latents, *a, **k))[1]
+    rows = [item(1), item(2, prompt="a blue house"), item(3, negative_prompt="blurry"), item(4)]
+    list(make(batch_size=4).paint(rows))
+    (together,) = seen
+    worst = 0.0
+    for number, row in enumerate(rows):
+        seen.clear()
+        list(make().paint([row]))
+        (alone,) = seen
+        assert alone.abs().max() > 0.01, "there is something to differ"
+        worst = max(worst, float((together[number] - alone[0]).abs().max() / together.abs().max()))
+    say(f"a row's latents differ by {worst:.1e} of the largest between a batch of four and by itself")
+    assert worst <= LATENT_BOUND
+    seen.clear()
+    list(make().paint([item(1, seed=99)]))
+    other = float((together[0] - seen[0][0]).abs().max() / together.abs().max())
+    assert other > 100 * LATENT_BOUND, "the bound tells another seed's row apart"
+
+
 def test_the_seed_alone_decides_the_noise(make: Callable[..., Engine]) -> None:
     engine = make()
     (first,) = engine.paint([item(1, seed=7)])

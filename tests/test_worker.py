@@ -195,6 +195,10 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
     assert all((row, stage) in begun for row in done for stage in ("decode", "paint", "encode"))
     assert len(begun) == len(set(begun))
 
+    (encoders,) = (entry for entry in bye.ledger if entry.name == "release_text_encoders")
+    assert not encoders.matches and "not known beforehand" in encoders.reason
+    (batch,) = (entry for entry in bye.ledger if entry.name == "batch_size")
+    assert batch.matches and batch.effective == "2"
     assert bye.painted == 7 and bye.busy > 0 and bye.peak_memory is not None
     assert all(entry.measured["denoise_seconds"] > 0 for entry in bye.ledger)
     Lease.acquire(["cpu-0"], tmp_path / LEASES, 0).release()

@@ -126,9 +126,17 @@ class Engine:
 
     @torch.inference_mode()
     def prepare_prompts(self, texts: Sequence[str], on_text: Callable[[int], None] = lambda done: None) -> None:
-        """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch."""
+        """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch.
+
+        Raises DeviceOutOfMemoryError where not even the encoders fit.
+        """
         try:
             self._prompts.prepare(texts, on_text)
+        except torch.OutOfMemoryError as error:
+            raise DeviceOutOfMemoryError(
+                f"the text encoders do not fit the memory ({' '.join(str(error).split())[:200]}): "
+                "use the tuning low-memory, or a card with more memory"
+            ) from None
         finally:
             self._pipe.maybe_free_model_hooks()
 

@@ -53,16 +53,15 @@ def preferring(attention: str) -> AbstractContextManager[None]:
     return sdpa_kernel([first, *(kernel for kernel in rest if kernel is not first)], set_priority=True)
 
 
-def kernel_in_use(unet: torch.nn.Module, attention: str) -> str:
+def kernel_in_use(unet: torch.nn.Module, attention: str, device: torch.device) -> str:
     """The kernel that PyTorch itself says it would take for the UNet's attention; "" where it does not say."""
     ask = getattr(torch, "_fused_sdp_choice", None)
     layer = next((one for one in unet.modules() if isinstance(one, Attention)), None)
     if ask is None or layer is None:
         return ""
-    weight = layer.to_q.weight
-    query = torch.empty(1, layer.heads, 64, layer.inner_dim // layer.heads, dtype=weight.dtype, device=weight.device)
-    if query.device.type == "meta":
-        return ""
+    # On the device that computes: offloaded weights lie elsewhere between batches.
+    shape = (1, layer.heads, 64, layer.inner_dim // layer.heads)
+    query = torch.empty(shape, dtype=layer.to_q.weight.dtype, device=device)
     with preferring(attention):
         chosen = ask(query, query, query)
     return next((name for name, kernel in KERNELS.items() if int(kernel.value) == int(chosen)), "")

@@ -164,7 +164,7 @@ def _kind(processors: Counter[str]) -> str:
 def _attention(pipe: Any, tuning: Tuning) -> _Finding:
     processors, vae = _processors(pipe.unet), _processors(pipe.vae)
     effective = _kind(processors)
-    kernel = kernel_in_use(pipe.unet, tuning.attention) if effective == "sdpa" else ""
+    kernel = kernel_in_use(pipe.unet, tuning.attention, pipe._execution_device) if effective == "sdpa" else ""
     classes = ", ".join(f"{count} {name}" for name, count in processors.most_common())
     note = f"UNet: {classes}; VAE: {_kind(vae)}" + (f"; PyTorch takes {kernel}" if kernel else "")
     why_not = "the last call that set processors won"
