@@ -132,6 +132,9 @@ def inpaint_manifest() -> None:
             workspace = open_workspace()
             job = job_options(workspace.settings, **chosen)
             made = prepare(workspace, context["params"]["manifest"], run_name(context), job)
+        print(f"{made.rows} rows, {made.rejected} rejected, {len(made.shards)} shards")
+        if made.forecast is not None:
+            print(f"forecast: {made.forecast.in_words()}")
         return [shard.name for shard in made.shards]
 
     @task(

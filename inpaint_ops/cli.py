@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 import inpaint_ops
 from inpaint_ops.config import Scheduler, Settings, load_settings, parse_fields
+from inpaint_ops.device import local_card
 from inpaint_ops.doctor import diagnose
 from inpaint_ops.errors import ConfigError, InpaintOpsError, StorageError
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest, to_jsonl
 from inpaint_ops.pairing import pair, read_prompts
-from inpaint_ops.planning import JobOptions, estimate, job_options
+from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
 from inpaint_ops.supervisor import Progress
@@ -135,7 +136,8 @@ def run(
     settings = load_settings(progress_interval=1.0)  # for the bar; a task's log wants it less often
     workspace = _workspace(settings, out, manifest, allow)
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
-    plan = prepare(workspace, manifest, name, _job(settings, chosen))
+    job = _job(settings, chosen)
+    plan = prepare(workspace, manifest, name, job, card=local_card(job.device))
     with tqdm(total=plan.rows, unit="row", disable=as_json or None, initial=plan.rejected) as bar:
         base = plan.rejected
         for shard in plan.shards:
@@ -227,17 +229,27 @@ def _missing_objects(workspace: Workspace, parsed: ParsedManifest) -> list[str]:
 @click.option(
     "--devices", type=click.IntRange(1), default=1, show_default=True, help="Devices that would share the shards."
 )
+@click.option("--card", metavar="NAME", help="What will paint, as nvidia-smi names it; default: this machine's.")
 @_job_options
 @_json_option
 @_command
-def plan(manifest: str, out: str | None, devices: int, allow: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
-    """Tell what a run of MANIFEST would do: rows, shards, expected seconds. Writes nothing."""
+def plan(
+    manifest: str,
+    out: str | None,
+    devices: int,
+    card: str | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing."""
     settings = load_settings()
     workspace = _workspace(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
-    made, parsed = make_plan(workspace, manifest, "plan", _job(settings, chosen))
-    expected = estimate(made, _history(workspace), devices=devices)
+    job = _job(settings, chosen)
+    card = card or local_card(job.device)
+    made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
     if as_json:
-        body = made.model_dump(mode="json") | {"estimate": expected.model_dump(mode="json")}
+        body = made.model_dump(mode="json")
         body["rejected_rows"] = [row.error.message for row in parsed.rejected]
         click.echo(json.dumps(body))
         return
@@ -250,19 +262,8 @@ def plan(manifest: str, out: str | None, devices: int, allow: tuple[str, ...], a
         click.echo(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
         click.echo(f"  ... and {len(made.shards) - 20} more")
-    seconds = "unknown" if expected.seconds is None else f"about {expected.seconds:.0f} s"
-    click.echo(f"expected time on {devices} device(s): {seconds} ({expected.basis})")
-
-
-def _history(workspace: Workspace) -> list[RunSummary]:
-    """Summaries of finished runs in the store, oldest first, the last fifty."""
-    runs = Location(workspace.store.bucket, workspace.store.key + "runs/")
-    try:
-        found = [info for info in workspace.storage.list(runs) if info.location.name == "run.json"]
-    except StorageError:
-        return []
-    newest = sorted(found, key=lambda info: info.modified)[-50:]
-    return [RunSummary.model_validate_json(workspace.storage.get(info.location)) for info in newest]
+    if made.forecast is not None:
+        click.echo(f"forecast: {made.forecast.in_words()}")
 
 
 @main.command()

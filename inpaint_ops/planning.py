@@ -14,7 +14,7 @@ from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
 from inpaint_ops.manifest import STEPS, AcceptedRow, Quality
-from inpaint_ops.records import Model, RunSummary
+from inpaint_ops.records import Forecast, Model
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -105,6 +105,7 @@ class Plan(Model):
     rejected: int
     rejected_rows: tuple[int, ...]
     shards: tuple[Shard, ...]
+    forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
     created_at: datetime
 
 
@@ -148,37 +149,6 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
     )
 
 
-class Estimate(Model):
-    """How long a run may take, and on whose word."""
-
-    seconds: float | None
-    seconds_per_image: float | None
-    cold_start: float | None
-    basis: str
-
-
-def estimate(plan: Plan, history: Sequence[RunSummary], *, devices: int = 1) -> Estimate:
-    """Expected seconds from earlier runs of the same model, newest last; unknown without any.
-
-    Seconds = shards / devices x cold start + rows / devices x seconds an image, at equal steps.
-    """
-    speeds = [
-        (past, past.images_per_second_warm)
-        for past in history
-        if past.model and past.model.name == plan.job.model and past.images_per_second_warm
-    ]
-    rows = sum(shard.rows for shard in plan.shards)
-    if not speeds:
-        return Estimate(
-            seconds=None, seconds_per_image=None, cold_start=None, basis="no earlier run of this model here"
-        )
-    past, speed = speeds[-1]
-    per_image = 1 / speed
-    cold = past.cold_start.total if past.cold_start else 0.0
-    waves = math.ceil(len(plan.shards) / devices)
-    return Estimate(
-        seconds=waves * cold + rows * per_image / devices,
-        seconds_per_image=per_image,
-        cold_start=cold,
-        basis=f"run {past.run} on {past.devices[0].name if past.devices else 'an unknown device'}, as it was set",
-    )
+def steps_that_run(steps: int, strength: float) -> int:
+    """The steps left of `steps` at `strength`: StableDiffusionXLInpaintPipeline.get_timesteps, diffusers 0.42.1."""
+    return min(int(steps * strength), steps)

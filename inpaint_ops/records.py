@@ -250,6 +250,37 @@ class Counts(Model):
         return self.rows - self.done - self.failed - self.rejected
 
 
+class Pace(Model):
+    """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
+
+    images: int = Field(description="Done rows.")
+    steps: float = Field(description="Mean steps that ran, of the done rows.")
+    step_seconds: float = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
+    other_seconds: float = Field(description="Seconds an image of the other stages that a batch shares.")
+    waiting_seconds: float = Field(description="Seconds an image of the workers' lifetimes that were no painting.")
+
+
+class Forecast(Model):
+    """What a run was expected to take, and on whose word; None is unknown."""
+
+    seconds: float | None = Field(default=None, description="Until the last shard is done, without queues or retries.")
+    gpu_seconds: float | None = Field(default=None, description="The workers' lifetimes together.")
+    seconds_per_image: float | None = None
+    cold_start: float | None = Field(default=None, description="Seconds of a worker.")
+    peak_memory: int | None = Field(default=None, description="Reserved bytes of the card.")
+    devices: int = Field(default=1, description="Cards that would share the shards.")
+    card: str = ""
+    basis: str = Field(description="What it is made of.")
+
+    def in_words(self) -> str:
+        """One line, for a log or a terminal."""
+        if self.seconds is None or self.gpu_seconds is None:
+            return self.basis
+        peak = f", {self.peak_memory / 1e9:.1f} GB at the peak" if self.peak_memory else ", peak memory unknown"
+        many = "1 device" if self.devices == 1 else f"{self.devices} devices"
+        return f"about {self.seconds:.0f} s on {many}, {self.gpu_seconds:.0f} device-seconds{peak}; by {self.basis}"
+
+
 class RunSummary(Model):
     """`run.json`: one run, on one page."""
 
@@ -277,6 +308,8 @@ class RunSummary(Model):
     peak_memory: Memory | None
     ledger: tuple[LedgerEntry, ...]
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
+    pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
+    forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     started_at: datetime | None
     finished_at: datetime | None
 

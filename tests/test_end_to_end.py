@@ -323,13 +323,15 @@ def test_validate_and_plan_tell_before_a_gpu_is_touched(night: Night) -> None:
     problems = json.loads(validated.stdout)["problems"]
     assert len(problems) == 5
     assert any("missing.img" in line for line in problems)
-    planned = night.command(
-        "plan", night.manifest, "--out", night.out, "--model", "tiny-random", "--shard-rows", "4", "--json"
-    )
+    options = ("--out", night.out, "--model", "tiny-random", "--shard-rows", "4")
+    other = night.command("plan", night.manifest, *options)
+    assert "forecast: unknown: no earlier run of tiny-random" in other.stdout, "the run's batch size was another"
+    planned = night.command("plan", night.manifest, *options, "--batch-size", "2", "--json")
     assert planned.returncode == 0, planned.stderr
     body = json.loads(planned.stdout)
     assert (body["rows"], body["rejected"], len(body["shards"])) == (len(GOOD) + len(BAD), 4, 4)
-    assert body["estimate"]["seconds"] > 0, "an earlier run of this model is in the store"
+    assert body["forecast"]["seconds"] > 0, "an earlier run of this model and tuning is in the store"
+    assert "in this store" in body["forecast"]["basis"]
 
 
 def test_a_model_that_is_not_there_is_one_line_and_exit_code_2(night: Night) -> None:

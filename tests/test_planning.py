@@ -15,8 +15,8 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import RunLayout, check_run_name, run_name_from
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, Plan, estimate, job_options, parameters, split_rows
-from inpaint_ops.records import ColdStart, Counts, DeviceInfo, ModelIdentity, RunSummary, now
+from inpaint_ops.planning import JobOptions, job_options, parameters, split_rows, steps_that_run
+from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning, choose
 
 
@@ -97,27 +97,9 @@ def test_every_object_of_a_run_lies_below_it() -> None:
     assert layout.record("00000", 7).uri == "s3://b/p/runs/night/records/00000/0000007.json"
 
 
-def _plan(rows: int) -> Plan:
-    shards = split_rows([row(number + 1) for number in range(rows)], shard_rows=10, max_shards=100)
-    return Plan(
-        run="r", manifest="m", manifest_sha256="0", job=JobOptions(model="m"), rows=rows, rejected=0, rejected_rows=(),
-        shards=tuple(shard for shard, _ in shards), created_at=now(),
-    )  # fmt: skip
-
-
-def test_an_estimate_comes_from_earlier_runs_of_the_model_or_is_unknown() -> None:
-    assert estimate(_plan(30), []).seconds is None
-    past = RunSummary(
-        run="past", verdict="VALID", manifest="m", manifest_sha256="0", job={},
-        model=ModelIdentity(name="m", random_weights=False), versions={}, devices=(), workers=1,
-        counts=Counts(rows=1, done=1, failed=0, rejected=0), cold_start=ColdStart(load=60.0), seconds=1.0,
-        images_per_second=1.0, images_per_second_warm=0.5, gpu_seconds_per_image=2.0, stages={},
-        stage_seconds={}, peak_memory=None,
-        ledger=(), started_at=None, finished_at=None,
-    )  # fmt: skip
-    assert estimate(_plan(30), [past]).seconds == 3 * 60.0 + 30 * 2.0
-    assert estimate(_plan(30), [past], devices=3).seconds == 60.0 + 20.0
-    assert estimate(_plan(30), [past.model_copy(update={"model": None})]).seconds is None
+@pytest.mark.parametrize(("steps", "strength", "ran"), [(30, 0.9999, 29), (30, 1.0, 30), (50, 0.5, 25), (1, 1.0, 1)])
+def test_the_steps_that_run_are_those_that_the_strength_leaves(steps: int, strength: float, ran: int) -> None:
+    assert steps_that_run(steps, strength) == ran
 
 
 ENVIRONMENT = "INPAINT_TUNING INPAINT_TUNING_SET INPAINT_BATCH_SIZE USE_XFORMERS INPAINT_SCHEDULER".split()

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from inpaint_ops.records import LedgerEntry, Record, RunSummary, WorkerReport
-from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, facts, shares_a_batch
+from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
 from inpaint_ops.report.summary import RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
@@ -70,6 +70,7 @@ def render_page(
         "random_text": RANDOM_WEIGHTS,
         "warnings": [text for text in summary.warnings if text != RANDOM_WEIGHTS],
         "facts": found,
+        "compared": compared(summary),
         "measured": _measured_together(summary.ledger),
         "stage_seconds": {part.key: part.seconds for part in found.stage_parts},
         "groups": [_Group(group, group.records[:FAILURES_PER_GROUP]) for group in found.failures[:FAILURE_GROUPS]],

@@ -9,12 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from inpaint_ops.records import (
+    BATCH_STAGES,
     ColdStart,
     DeviceInfo,
+    Forecast,
     LedgerEntry,
     LoadTimes,
     Memory,
     ModelIdentity,
+    Pace,
     Record,
     RunSummary,
     StageStats,
@@ -45,6 +48,7 @@ def summarize(
     records: Sequence[Record],
     workers: Sequence[WorkerReport],
     row_numbers: Collection[int] | None = None,
+    forecast: Forecast | None = None,
 ) -> RunSummary:
     """Sum up a run.
 
@@ -98,6 +102,25 @@ def summarize(
         failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),
         started_at=started,
         finished_at=finished,
+        pace=_pace(kept, stage_times.seconds(), total),
+        forecast=forecast,
+    )
+
+
+def _pace(records: Sequence[Record], seconds: Mapping[str, float], total: WorkerTime) -> Pace | None:
+    """What an image took. The excess of first batches belongs to the cold start, so it is taken out in proportion."""
+    steps = [record.steps for record in records if record.status == "done" and record.steps]
+    denoise = seconds.get("denoise", 0.0)
+    shared = sum(seconds.get(stage, 0.0) for stage in BATCH_STAGES)
+    if not steps or denoise <= 0 or total.painting <= 0:
+        return None
+    warm = min(1.0, total.painting / shared)
+    return Pace(
+        images=len(steps),
+        steps=statistics.fmean(steps),
+        step_seconds=warm * denoise / sum(steps),
+        other_seconds=warm * (shared - denoise) / len(steps),
+        waiting_seconds=total.waiting / len(steps),
     )
 
 
