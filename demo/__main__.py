@@ -1,4 +1,4 @@
-"""`python -m demo run`: the main job, for real, and nothing left running. `python -m demo up`: leave it for a person."""
+"""`python -m demo run`: the main job, for real, nothing left running. `python -m demo up`: left for a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 from demo.airflow_stack import REPOSITORY, USER, AirflowStack
 from demo.object_store import ObjectStoreServer
@@ -131,7 +130,7 @@ def _summarise(workspace: Workspace, name: str, state: str) -> int:
     counts = summary.counts
     print()
     print(
-        f"  {summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows} rows"
+        f"  {summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}"
     )
     for line in (*summary.reasons, *summary.warnings):
         print(f"    - {line}")
@@ -153,16 +152,14 @@ def up() -> int:
     with ObjectStoreServer(HOME / "store", BUCKET) as store:
         environment = _environment(store)
         os.environ.update(environment)
-        manifest = _upload_demo(_workspace())
+        _upload_demo(_workspace())
         with AirflowStack(HOME / "airflow", environment, port=int(os.environ.get("PORT", "8080"))) as airflow:
             airflow.wait_for_dags(*DAGS)
             for dag in DAGS:
                 airflow.unpause(dag)
             print(f"\n  Airflow   {airflow.url}   user {USER}, password {airflow.password}")
             print(f"  storage   {store.endpoint}   bucket {BUCKET}, credentials in {HOME / 'store.env'}")
-            print(
-                f"  inbox     s3://{BUCKET}/inbox/ holds {manifest}; inpaint_inbox looks every five minutes, or trigger it"
-            )
+            print(f"  inbox     s3://{BUCKET}/inbox/ holds the demo's manifest; trigger inpaint_inbox, or wait")
             print("  Ctrl-C ends everything\n", flush=True)
             credentials = HOME / "store.env"
             with open(os.open(credentials, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

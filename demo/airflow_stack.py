@@ -154,7 +154,7 @@ class AirflowStack:
         return path.read_text(errors="replace")[-size:] if path.exists() else ""
 
     def api(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call the public REST API (`/api/v2` + path) as the user `admin`; returns the JSON. Raises httpx.HTTPStatusError."""
+        """Call the REST API (`/api/v2` + path) as the user `admin`; returns the JSON. Raises httpx.HTTPStatusError."""
         if not self._token:
             reply = httpx.post(f"{self.url}/auth/token", json={"username": USER, "password": self.password}, timeout=30)
             reply.raise_for_status()

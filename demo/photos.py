@@ -25,7 +25,7 @@ def _photo(name: str) -> Image.Image:
 
 def _bytes(image: Image.Image, format_: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
+    image.save(buffer, format_, **({"quality": 92} if format_ == "JPEG" else {}), **options)
     return buffer.getvalue()
 
 
@@ -62,7 +62,7 @@ def _rotated() -> bytes:
     photo = _photo("rocket.jpg").convert("RGB").crop((100, 0, 400, 427))
     exif = Image.Exif()
     exif[0x0112] = 6
-    return _bytes(photo.rotate(90, expand=True), "JPEG", quality=92, exif=exif)
+    return _bytes(photo.rotate(90, expand=True), "JPEG", exif=exif)
 
 
 def make_demo(put: Callable[[str, bytes], None], *, seed: int = 7) -> bytes:
@@ -74,16 +74,18 @@ def make_demo(put: Callable[[str, bytes], None], *, seed: int = 7) -> bytes:
     astronaut, coffee = _photo("astronaut.png"), _photo("coffee.png")
     hubble, camera, grass = _photo("hubble_deep_field.jpg"), _photo("camera.png"), _photo("grass.png")
     portrait = astronaut.crop((80, 0, 400, 512))
+    cat = _rgba()
     photos: list[tuple[str, bytes, tuple[int, int], str, dict[str, Any]]] = [
-        ("coffee.jpg", _bytes(coffee, "JPEG", quality=92), coffee.size, "ellipse", {"prompt": "a porcelain cup of tea"}),
-        ("portrait.png", _bytes(portrait, "PNG"), portrait.size, "box", {"prompt": "a helmet, studio light", "seed": seed}),
+        ("coffee.jpg", _bytes(coffee, "JPEG"), coffee.size, "ellipse", {"prompt": "a porcelain cup of tea"}),
+        ("portrait.png", _bytes(portrait, "PNG"), portrait.size, "box", {"prompt": "a helmet", "seed": seed}),
         ("rocket.jpg", _rotated(), (300, 427), "ellipse", {"prompt": "a lighthouse at dawn"}),
-        ("cat.png", _bytes(_rgba(), "PNG"), _rgba().size, "stroke", {"prompt": "tabby fur", "mask_dilate": 3}),
-        ("hubble.jpg", _bytes(hubble, "JPEG", quality=92), hubble.size, "box", {"prompt": "a spiral galaxy", "crop": "auto"}),
+        ("cat.png", _bytes(cat, "PNG"), cat.size, "stroke", {"prompt": "tabby fur", "mask_dilate": 3}),
+        ("hubble.jpg", _bytes(hubble, "JPEG"), hubble.size, "box", {"prompt": "a spiral galaxy", "crop": "auto"}),
         ("camera.png", _bytes(camera, "PNG"), camera.size, "ellipse", {"prompt": "a tripod", "quality": "good"}),
         ("grass.webp", _bytes(grass.convert("RGB"), "WEBP", lossless=True), grass.size, "stroke",
          {"prompt": "a garden path", "format": "webp", "mask_blur": 2.5}),
-        ("brick.png", _bytes(_sixteen_bit(), "PNG"), (512, 512), "box", {"prompt": "a window", "negative_prompt": "people"}),
+        ("brick.png", _bytes(_sixteen_bit(), "PNG"), (512, 512), "box",
+         {"prompt": "a window", "negative_prompt": "people"}),
     ]  # fmt: skip
     rows: list[dict[str, Any]] = []
     for name, data, size, shape, wishes in photos:

@@ -202,7 +202,8 @@ def validate(manifest: str, out: str | None, check_objects: bool, allow: tuple[s
         for line in problems:
             click.echo(line)
         click.echo(
-            f"{parsed.rows} rows: {len(parsed.accepted)} accepted, {len(parsed.rejected)} rejected, {len(missing)} missing"
+            f"{parsed.rows} rows: {len(parsed.accepted)} accepted, {len(parsed.rejected)} rejected, "
+            f"{len(missing)} objects missing"
         )
     sys.exit(EXIT_NOT_ALL_DONE if problems else 0)
 

@@ -109,6 +109,10 @@ class DeviceOutOfMemoryError(DeviceError):
     permanent = True
 
 
+class NonFiniteImageError(InpaintOpsError):
+    """The model's output holds NaN or infinity: half precision overflowed, or the weights are broken."""
+
+
 class WorkerError(InpaintOpsError):
     """The base of what happens to a worker process."""
 

@@ -49,8 +49,8 @@ def waiting(workspace: Workspace) -> list[ObjectInfo]:
 
 
 def claim_all(workspace: Workspace, claimant: str) -> list[Claim]:
-    """Claim what waits. Returns the claims that are this claimant's, earlier ones of the same name included: acting upon
-    a claim must be idempotent, which the run's name makes it. Raises StorageError.
+    """Claim what waits. Returns this claimant's claims, earlier ones included: acting upon a claim must be idempotent,
+    which the run's name makes it. Raises StorageError.
     """
     return [claim for info in waiting(workspace) if (claim := _claim(workspace, info, claimant)) is not None]
 

@@ -73,7 +73,8 @@ class Row(BaseModel):
         value = unicodedata.normalize("NFC", value)
         if not is_valid_id(value):
             raise ValueError(
-                "must be 1 to 120 letters, digits, spaces or '._+@=()-', begin with a letter or digit, and be no reserved name"
+                "must be 1 to 120 letters, digits, spaces or '._+@=()-', begin with a letter or digit, "
+                "and be no reserved name"
             )
         return value
 
@@ -263,7 +264,7 @@ def _reject(number: int, raw: dict[str, Any], message: str, field: str | None) -
 
 
 def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
-    """Give every row a unique id. An id that the author wrote goes to the first row that has it; others are rejected."""
+    """Give every row a unique id. One that the author wrote goes to the first row that has it; others are rejected."""
     owner: dict[str, int] = {}
     for number, row in parsed:
         if isinstance(row, Row) and row.id is not None:

@@ -31,6 +31,7 @@ class JobOptions(Model):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = "auto"
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
+    use_xformers: bool | None = None
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
@@ -57,13 +58,12 @@ def job_options(
     size = batch_size or settings.batch_size
     if size is not None:
         overrides.setdefault("batch_size", size)
-    if settings.use_xformers is not None:
-        overrides.setdefault("use_xformers", settings.use_xformers)
     fields: dict[str, Any] = {
         "model": settings.model,
         "model_revision": settings.model_revision,
         "device": settings.device,
         "tuning": settings.tuning,
+        "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
         "tuning_overrides": overrides,
@@ -94,6 +94,7 @@ class Plan(Model):
     job: JobOptions
     rows: int
     rejected: int
+    rejected_rows: tuple[int, ...]
     shards: tuple[Shard, ...]
     created_at: datetime
 

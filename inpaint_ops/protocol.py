@@ -34,6 +34,7 @@ class Job(Model):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = Field(default="auto", description="A preset.")
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
+    use_xformers: bool | None = Field(default=None, description="Forced on or off; None: chosen.")
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
     max_pixels: int = 100_000_000
     scratch: str = Field(description="A folder that the worker may write to.")

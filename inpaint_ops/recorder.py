@@ -123,6 +123,7 @@ class Recorder:
             strength=chosen.strength,
             source=row.image,
             mask=row.mask,
+            mask_invert=row.mask_invert,
             started_at=started_at,
             finished_at=now(),
             extra=row.extra,

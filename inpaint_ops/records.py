@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from inpaint_ops.errors import InpaintOpsError
 
@@ -126,13 +126,20 @@ class Record(Model):
     conversions: tuple[str, ...] = Field(default=(), description="What the source or the output format did not keep.")
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
+    mask_invert: bool = False
     batch: Batch | None = None
     timings: Timings = Timings()
     memory: Memory | None = None
     worker: WorkerInfo | None = None
-    started_at: datetime
-    finished_at: datetime
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
     extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ends_in_an_image_or_a_reason(self) -> Record:
+        if (self.status == "done") != (self.output is not None) or (self.status == "done") == (self.error is not None):
+            raise ValueError("a done row has an output and no error; any other has an error and no output")
+        return self
 
 
 class LedgerEntry(Model):
@@ -274,6 +281,7 @@ class RunSummary(Model):
     images_per_second_warm: float | None = Field(description="Done rows over the seconds spent painting.")
     gpu_seconds_per_image: float | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
     stages: dict[str, StageStats]
+    stage_seconds: dict[str, float] = Field(description="Seconds of work by stage, each batch counted once.")
     peak_memory: Memory | None
     ledger: tuple[LedgerEntry, ...]
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")

@@ -85,7 +85,9 @@ class Workspace:
             max_bytes=self.settings.max_manifest_bytes,
             max_prompt_chars=self.settings.max_prompt_chars,
         )
-        parsed = read_manifest(data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit)
+        parsed = read_manifest(
+            data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit
+        )
         return parsed, hashlib.sha256(data).hexdigest()
 
     def plan(self, run: str) -> Plan | None:
@@ -107,6 +109,7 @@ def make_plan(workspace: Workspace, manifest: str, run: str, job: JobOptions) ->
         job=job,
         rows=parsed.rows,
         rejected=len(parsed.rejected),
+        rejected_rows=tuple(row.row for row in parsed.rejected),
         shards=tuple(shard for shard, _ in shards),
         created_at=now(),
     )
@@ -197,13 +200,7 @@ def paint(
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: plan it first")
     layout = workspace.layout(run)
-    lines = workspace.storage.get(layout.shard(shard)).splitlines()
-    try:
-        rows = [AcceptedRow.model_validate_json(line) for line in lines]
-    except ValidationError as error:
-        raise StorageError(
-            f"{layout.shard(shard)} is damaged ({error.error_count()} errors): plan the run anew"
-        ) from None
+    rows = _shard_rows(workspace.storage, layout, shard)
     work = ShardRun(workspace.storage, layout, shard, rows, plan.job, workspace.settings, final_attempt=final_attempt)
     if on_progress is not None:
         work.on_progress = on_progress
@@ -221,6 +218,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     layout, storage = workspace.layout(run), workspace.storage
     records = sorted(_read_all(storage, layout.records, Record), key=lambda record: record.row)
     workers = sorted(_read_all(storage, layout.workers, WorkerReport), key=lambda worker: worker.worker.started_at)
+    rows = {row.row: row for shard in plan.shards for row in _shard_rows(storage, layout, shard.name)}
     summary = report.summarize(
         run=run,
         manifest=plan.manifest,
@@ -230,16 +228,17 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         failure_threshold=plan.job.failure_threshold,
         records=records,
         workers=workers,
+        row_numbers={*rows, *plan.rejected_rows},
     )
-    summary = _explain_missing(summary, plan, layout, storage, records)
-    by_row = {
-        row.row: row.as_manifest_row() for shard in plan.shards for row in _shard_rows(storage, layout, shard.name)
-    } if summary.counts.failed else {}  # fmt: skip
+    if summary.counts.missing:
+        stopped = _stopped_shards(plan, set(rows) - {record.row for record in records}, layout, storage)
+        summary = summary.model_copy(update={"reasons": (*summary.reasons, *stopped)})
+    by_row = {number: row.as_manifest_row() for number, row in rows.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
     storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
     storage.put(layout.timings, report.timings_parquet(records), content_type="application/vnd.apache.parquet")
     storage.put(layout.trace, report.trace_json(records, workers), content_type=_JSON)
-    page = report.render_page(summary, records, _gallery(workspace, records))
+    page = report.render_page(summary, records, _gallery(workspace, records), workers=workers)
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")
     storage.put(layout.summary, summary.model_dump_json(indent=1).encode(), content_type=_JSON)
     return summary
@@ -252,7 +251,12 @@ def check_good(summary: RunSummary) -> None:
 
 
 def _shard_rows(storage: Storage, layout: RunLayout, shard: str) -> list[AcceptedRow]:
-    return [AcceptedRow.model_validate_json(line) for line in storage.get(layout.shard(shard)).splitlines()]
+    lines = storage.get(layout.shard(shard)).splitlines()
+    try:
+        return [AcceptedRow.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        place = layout.shard(shard)
+        raise StorageError(f"{place} is damaged ({error.error_count()} errors): plan the run anew") from None
 
 
 def _read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
@@ -261,25 +265,19 @@ def _read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
         return [kind.model_validate_json(body) for body in bodies]
 
 
-def _explain_missing(
-    summary: RunSummary, plan: Plan, layout: RunLayout, storage: Storage, records: list[Record]
-) -> RunSummary:
-    """Where rows are missing, add what the last try of each unfinished shard said."""
-    if summary.counts.missing == 0:
-        return summary
-    have = {record.row for record in records}
-    reasons = list(summary.reasons)
+def _stopped_shards(plan: Plan, missing: set[int], layout: RunLayout, storage: Storage) -> list[str]:
+    """What the last try of each unfinished shard said."""
     notes = sorted(storage.list(layout.stop_notes), key=lambda info: info.modified)
-    said = {info.location.name.partition("-")[0]: info for info in notes}
+    said = {info.location.name.partition("-")[0]: info.location for info in notes}
+    reasons = []
     for shard in plan.shards:
-        if any(row.row not in have for row in _shard_rows(storage, layout, shard.name)):
-            note = said.get(shard.name)
+        if any(shard.first_row <= row <= shard.last_row for row in missing):
             why = "its task never started, or was killed"
-            if note is not None:
-                error = ErrorInfo.model_validate_json(storage.get(note.location))
+            if shard.name in said:
+                error = ErrorInfo.model_validate_json(storage.get(said[shard.name]))
                 why = f"{error.type}: {error.message}"
             reasons.append(f"shard {shard.name} is unfinished: {why}")
-    return summary.model_copy(update={"reasons": tuple(reasons)})
+    return reasons
 
 
 def _gallery(workspace: Workspace, records: list[Record]) -> list[report.GalleryItem]:
@@ -288,15 +286,17 @@ def _gallery(workspace: Workspace, records: list[Record]) -> list[report.Gallery
     def one(record: Record) -> report.GalleryItem | None:
         if record.source is None or record.mask is None or record.output is None:
             return None
+        limit = workspace.settings.max_image_bytes
         try:
-            pictures = [
-                thumbnail(workspace.storage.get(uri, max_bytes=workspace.settings.max_image_bytes))
+            source, mask, result = (
+                thumbnail(workspace.storage.get(uri, max_bytes=limit), max_pixels=workspace.settings.max_pixels)
                 for uri in (record.source, record.mask, record.output.uri)
-            ]
+            )
+            overlay = report.mask_overlay(source, mask, invert=record.mask_invert)
         except (StorageError, ImageError) as error:
             log.warning("row %d is not in the gallery: %s", record.row, error)
             return None
-        return report.GalleryItem(record, *pictures)
+        return report.GalleryItem(record, source, overlay, result)
 
     with ThreadPoolExecutor(4) as pool:
         return [item for item in pool.map(one, report.choose_gallery(records)) if item is not None]

@@ -147,6 +147,10 @@ def choose(
         plan.put("attention", value, f"USE_XFORMERS={str(use_xformers).lower()}")
     for name, value in by_hand.items():
         plan.put(name, value, "set by hand")
+    if by_hand.get("attention_slicing") and "attention" not in by_hand and use_xformers is None:
+        plan.put("attention", "sliced", "attention_slicing was set by hand, and other processors would replace it")
+    if plan.values["attention"] == "sliced" and "attention_slicing" not in by_hand:
+        plan.put("attention_slicing", True, "attention is sliced")
     _limits(plan)
     if device.kind == "cuda":
         _fit(plan)

@@ -23,7 +23,8 @@ for path in sorted(Path({dags!r}).glob("*.py")):
     started = time.perf_counter()
     __import__(path.stem)
     print(f"parsed {{path.name}} in {{(time.perf_counter() - started) * 1000:.0f}} ms")
-heavy = {{"torch", "diffusers", "transformers", "xformers", "cv2", "boto3", "pyarrow", "numpy"}} & set(sys.modules) - before
+heavy = {{"torch", "diffusers", "transformers", "xformers", "cv2", "boto3", "pyarrow", "numpy"}}
+heavy &= set(sys.modules) - before
 print("heavy:", sorted(heavy))
 """
 

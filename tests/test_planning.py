@@ -53,7 +53,7 @@ def test_what_was_chosen_wins_over_the_settings() -> None:
     settings = Settings(model="a", batch_size=2, use_xformers=False, failure_threshold=0.5)
     job = job_options(settings, steps=None, model="b", failure_threshold=0.0)
     assert (job.model, job.failure_threshold) == ("b", 0.0)
-    assert job.tuning_overrides == {"batch_size": 2, "use_xformers": False}
+    assert (job.tuning_overrides, job.use_xformers) == ({"batch_size": 2}, False)
     assert job_options(settings, batch_size=8).tuning_overrides["batch_size"] == 8
     with pytest.raises(ConfigError, match="steps"):
         job_options(settings, steps=0)
@@ -95,7 +95,7 @@ def test_every_object_of_a_run_lies_below_it() -> None:
 def _plan(rows: int) -> Plan:
     shards = split_rows([row(number + 1) for number in range(rows)], shard_rows=10, max_shards=100)
     return Plan(
-        run="r", manifest="m", manifest_sha256="0", job=JobOptions(model="m"), rows=rows, rejected=0,
+        run="r", manifest="m", manifest_sha256="0", job=JobOptions(model="m"), rows=rows, rejected=0, rejected_rows=(),
         shards=tuple(shard for shard, _ in shards), created_at=now(),
     )  # fmt: skip
 
@@ -106,7 +106,8 @@ def test_an_estimate_comes_from_earlier_runs_of_the_model_or_is_unknown() -> Non
         run="past", verdict="VALID", manifest="m", manifest_sha256="0", job={},
         model=ModelIdentity(name="m", random_weights=False), versions={}, devices=(), workers=1,
         counts=Counts(rows=1, done=1, failed=0, rejected=0), cold_start=ColdStart(load=60.0), seconds=1.0,
-        images_per_second=1.0, images_per_second_warm=0.5, gpu_seconds_per_image=2.0, stages={}, peak_memory=None,
+        images_per_second=1.0, images_per_second_warm=0.5, gpu_seconds_per_image=2.0, stages={},
+        stage_seconds={}, peak_memory=None,
         ledger=(), started_at=None, finished_at=None,
     )  # fmt: skip
     assert estimate(_plan(30), [past]).seconds == 3 * 60.0 + 30 * 2.0

@@ -172,7 +172,8 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            f"is {width}x{height}, more than the limit of {max_pixels} pixels: make it smaller, or raise INPAINT_MAX_PIXELS"
+            f"is {width}x{height}, more than the limit of {max_pixels} pixels: "
+            "make it smaller, or raise INPAINT_MAX_PIXELS"
         )
 
 

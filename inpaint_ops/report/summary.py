@@ -62,7 +62,8 @@ def summarize(
     accounting = account(records, rows=rows, row_numbers=row_numbers)
     kept, counts = accounting.records, accounting.counts
     reasons = accounting.reasons(failure_threshold)
-    stages = StageTimes.of(kept).stats()
+    stage_times = StageTimes.of(kept)
+    stages = stage_times.stats()
     times = worker_times(kept, workers)
     total = sum(times.values(), WorkerTime())
     started = _first_start(kept, workers)
@@ -89,6 +90,7 @@ def summarize(
         images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
         gpu_seconds_per_image=_ratio(total.lifetime, counts.done) if times else None,
         stages=stages,
+        stage_seconds=stage_times.seconds(),
         peak_memory=_peak([record.memory for record in kept] + [report.peak_memory for report in workers]),
         ledger=ledger,
         failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),

@@ -247,6 +247,7 @@ class ShardRun:
             device=self.job.device,
             tuning=self.job.tuning,
             tuning_overrides=self.job.tuning_overrides,
+            use_xformers=self.job.use_xformers,
             expected_rows=len(self._states),
             max_pixels=self.settings.max_pixels,
             scratch=str(folder),

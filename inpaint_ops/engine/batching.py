@@ -1,0 +1,84 @@
+"""Rows on their working size, and the buckets in which they wait for company: pure, no torch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inpaint_ops.records import Batch, Memory, Timings
+
+T = TypeVar("T")
+
+
+class BatchKey(NamedTuple):
+    """What the rows of one batch must share. Sizes in pixels, multiples of 8."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    strength: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaintItem:
+    """One row on its working size: `rgb` (height, width, 3) uint8; `mask` (height, width) uint8, 255 is painted."""
+
+    row: int
+    key: BatchKey
+    rgb: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaintResult:
+    """How one row came out: `image` (height, width, 3) uint8, or `error`.
+
+    `timings` holds the batch stages alone, each with the whole batch's seconds. `steps` are those that really ran.
+    """
+
+    row: int
+    image: NDArray[np.uint8] | None
+    error: Exception | None
+    steps: int = 0
+    batch: Batch | None = None
+    timings: Timings = field(default_factory=Timings)
+    memory: Memory | None = None
+
+
+class Batcher(Generic[T]):
+    """Rows that wait for company, in buckets of one BatchKey, oldest bucket first. Pure."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[BatchKey, deque[T]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def add(self, key: BatchKey, row: T) -> None:
+        """Put `row` into its bucket."""
+        self._buckets.setdefault(key, deque()).append(row)
+
+    def take_full(self, size: int) -> list[T]:
+        """`size` rows of the oldest bucket that has as many; empty where none has."""
+        return next((self._take(key, size) for key, rows in self._buckets.items() if len(rows) >= size), [])
+
+    def take_largest(self, size: int) -> list[T]:
+        """Up to `size` rows of the fullest bucket, the oldest of equals; empty where nothing waits."""
+        if not self._buckets:
+            return []
+        return self._take(max(self._buckets, key=lambda key: len(self._buckets[key])), size)
+
+    def _take(self, key: BatchKey, size: int) -> list[T]:
+        rows = self._buckets[key]
+        taken = [rows.popleft() for _ in range(min(size, len(rows)))]
+        if not rows:
+            del self._buckets[key]
+        return taken

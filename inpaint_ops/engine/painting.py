@@ -1,0 +1,343 @@
+"""The engine: seeds, denoise, decode, timings, out-of-memory back-off."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import resource
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
+from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
+from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError
+from inpaint_ops.records import Batch, LedgerEntry, Memory, Timings
+
+log = logging.getLogger(__name__)
+
+_ALLOCATION_FAILED = (
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator",
+)  # fmt: skip
+"""How drivers and libraries below torch say that memory ran out, in a plain RuntimeError."""
+
+
+class Loaded(Protocol):
+    """What the engine needs of a loaded model: a StableDiffusionXLInpaintPipeline, tuned and in place."""
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline."""
+
+
+class Tuned(Protocol):
+    """What the engine needs of a tuning."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows painted together, at most."""
+
+
+class Engine:
+    """Paints batches with one pipeline on one device; not safe for threads.
+
+    `on_step(step, steps)` is called after each denoising step, `on_warning(text)` when a batch had to be cut. Between
+    calls the pipeline is as it was.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        tuning: Tuned,
+        on_step: Callable[[int, int], None] = lambda step, steps: None,
+        *,
+        on_warning: Callable[[str], None] = log.warning,
+        prompts_kept: int = PROMPTS_KEPT,
+    ) -> None:
+        self._pipe = loaded.pipe
+        self._on_step = on_step
+        self._on_warning = on_warning
+        self._prompts = Prompts(self._pipe, prompts_kept)
+        self._device = torch.device(self._pipe._execution_device)
+        self._batches: list[tuple[BatchKey, int, Timings, float]] = []
+        self._started = 0
+        self.batch_size = tuning.batch_size
+        """Rows that a batch may have: the tuning's choice, or less once memory ran out."""
+        self.painted = 0
+        """Rows that became an image."""
+        self.peak_memory: Memory | None = None
+        """The peaks of all batches so far."""
+        self._pipe.set_progress_bar_config(disable=True)
+
+    @property
+    def busy(self) -> float:
+        """Seconds spent on batches that were painted."""
+        return sum(total for *_, total in self._batches)
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Rows of the largest batch that was painted; None before the first."""
+        return max((size for _, size, _, _ in self._batches), default=None)
+
+    @property
+    def first_call(self) -> float:
+        """Seconds by which the first batch outlasted the median of the later ones of its key and size.
+
+        0 where no later batch is comparable: one batch alone cannot tell warm-up from work.
+        """
+        if not self._batches:
+            return 0.0
+        key, size, _, first = self._batches[0]
+        later = [total for other, rows, _, total in self._batches[1:] if (other, rows) == (key, size)]
+        return max(0.0, first - statistics.median(later)) if later else 0.0
+
+    def measured(self) -> dict[str, float]:
+        """Means over the batches (seconds of each stage, rows) and peak memory in bytes; empty before the first."""
+        if not self._batches or self.peak_memory is None:
+            return {}
+        stages = [timings for _, _, timings, _ in self._batches]
+        means = {
+            f"{stage}_seconds": statistics.fmean(getattr(timings, stage) for timings in stages)
+            for stage in ("encode_prompt", "vae_encode", "denoise", "vae_decode")
+        }
+        return means | {
+            "rows_per_batch": statistics.fmean(size for _, size, _, _ in self._batches),
+            "peak_allocated_bytes": float(self.peak_memory.peak_allocated),
+            "peak_reserved_bytes": float(self.peak_memory.peak_reserved),
+        }
+
+    def with_measured(self, ledger: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
+        """The ledger with `measured` filled in: what ran together is measured together, so all entries say the same."""
+        measured = self.measured()
+        return tuple(entry.model_copy(update={"measured": entry.measured | measured}) for entry in ledger)
+
+    def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
+        """Paint rows of one BatchKey; yield exactly one result for each, in order, as parts of the batch get done.
+
+        Out of memory halves `batch_size` for good and tries the same rows again; a single row that does not fit fails
+        with DeviceOutOfMemoryError. Any other exception makes the rows go on one by one, so that the guilty row alone
+        fails with it.
+
+        Raises ValueError for rows of several keys, and torch.AcceleratorError where the device's context is lost: then
+        no later batch in this process can work.
+        """
+        if len({item.key for item in batch}) > 1:
+            raise ValueError("a batch holds rows of one size, one number of steps, one guidance and one strength")
+        waiting = deque(batch)
+        alone = 0  # rows at the head of `waiting` that go one by one, since together they failed
+        while waiting:
+            size = 1 if alone else min(self.batch_size, len(waiting))
+            rows = list(islice(waiting, size))
+            results, failure = self._attempt(rows)
+            if failure is not None and _out_of_memory(failure):
+                self._free()
+                if size > 1:
+                    self._shrink(size, failure)
+                    continue
+                failure = _does_not_fit(rows[0], failure)
+            elif failure is not None and size > 1:
+                alone = size
+                continue
+            alone = max(0, alone - 1)
+            for _ in rows:
+                waiting.popleft()
+            yield from results if failure is None else [PaintResult(rows[0].row, None, failure)]
+
+    def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
+        """Results, or the exception, bare of its traceback: that one's frames would hold the batch's tensors."""
+        try:
+            return self._paint(rows), None
+        except Exception as error:
+            out_of_memory = _out_of_memory(error)
+            if isinstance(error, torch.AcceleratorError) and not out_of_memory:
+                raise
+            if not out_of_memory:
+                log.exception("painting rows %s failed", [item.row for item in rows])
+            error.__context__ = error.__cause__ = None
+            return [], error.with_traceback(None)
+
+    def _shrink(self, size: int, error: Exception) -> None:
+        self.batch_size = size // 2
+        reason = " ".join(str(error).split())[:200]
+        self._on_warning(f"{size} rows at once did not fit the memory: {self.batch_size} from here on ({reason})")
+
+    def _free(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _paint(self, rows: Sequence[PaintItem]) -> list[PaintResult]:
+        key = rows[0].key
+        self._started += 1
+        vae_dtype = self._pipe.vae.dtype
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        try:
+            began = self._clock()
+            embeds = self._prompts.embed(rows, guided=self._guided(key))
+            embedded = self._clock()
+            with self._marked_encodes() as encodes:
+                latents, steps = self._denoise(rows, embeds)
+            denoised = self._clock()
+            images, finite = self._decode(latents)
+            decoded = self._clock()
+        finally:
+            # A `force_upcast` VAE is cast to float32 and back: an exception in between must not leave it there.
+            if self._pipe.vae.dtype != vae_dtype:
+                self._pipe.vae.to(vae_dtype)
+            self._pipe.maybe_free_model_hooks()
+        encoded = encodes[-1] if encodes else embedded
+        timings = Timings(
+            encode_prompt=embedded - began,
+            vae_encode=encoded - embedded,
+            denoise=denoised - encoded,
+            vae_decode=decoded - denoised,
+        )
+        memory = self._memory()
+        self._batches.append((key, len(rows), timings, decoded - began))
+        self.painted += sum(finite)
+        batch = Batch(id=f"{self._started:05d}", size=len(rows))
+        return [
+            PaintResult(
+                row=item.row,
+                image=image if ok else None,
+                error=None if ok else self._not_finite(item),
+                steps=steps,
+                batch=batch,
+                timings=timings,
+                memory=memory,
+            )
+            for item, image, ok in zip(rows, images, finite, strict=True)
+        ]
+
+    def _guided(self, key: BatchKey) -> bool:
+        """Whether the pipeline will do classifier-free guidance (its `do_classifier_free_guidance`)."""
+        return key.guidance_scale > 1 and self._pipe.unet.config.time_cond_proj_dim is None
+
+    def _denoise(self, rows: Sequence[PaintItem], embeds: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, int]:
+        """Latents (batch, 4, height / 8, width / 8), scaled, and the number of steps that ran.
+
+        One image, one mask and one CPU generator a row: one image with several generators would be encoded with the
+        first alone, and the device's own generator would tie a row's noise to the batch and the card.
+        """
+        key = rows[0].key
+        ran = 0
+
+        def step_ended(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            nonlocal ran
+            order = pipe.scheduler.order  # a second-order scheduler visits each step twice
+            ran = index // order + 1
+            self._on_step(ran, -(-pipe.num_timesteps // order))
+            return tensors
+
+        latents = self._pipe(
+            image=[Image.fromarray(item.rgb) for item in rows],
+            mask_image=[Image.fromarray(item.mask) for item in rows],
+            generator=[torch.Generator("cpu").manual_seed(item.seed) for item in rows],
+            width=key.width,
+            height=key.height,
+            num_inference_steps=key.steps,
+            guidance_scale=key.guidance_scale,
+            strength=key.strength,
+            output_type="latent",
+            callback_on_step_end=step_ended,
+            **embeds,
+        ).images
+        return latents, ran
+
+    def _decode(self, latents: torch.Tensor) -> tuple[list[NDArray[np.uint8]], list[bool]]:
+        """Images (height, width, 3) uint8 of latents, and whether each is finite.
+
+        As the end of StableDiffusionXLInpaintPipeline.__call__ (diffusers 0.42.1), less its watermark. Slicing and
+        tiling are the VAE's own affair.
+        """
+        vae = self._pipe.vae
+        if vae.config.force_upcast and vae.dtype == torch.float16:
+            vae.to(torch.float32)  # the SDXL VAE overflows in float16; `_paint` casts it back
+        latents = latents.to(vae.dtype)
+        mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+        if mean is not None and std is not None:
+            mean = torch.tensor(mean).view(1, -1, 1, 1).to(latents)
+            std = torch.tensor(std).view(1, -1, 1, 1).to(latents)
+            latents = latents * std / vae.config.scaling_factor + mean
+        else:
+            latents = latents / vae.config.scaling_factor
+        decoded = vae.decode(latents, return_dict=False)[0]
+        finite = torch.isfinite(decoded).flatten(1).all(dim=1).tolist()
+        pixels = (decoded.float() / 2 + 0.5).nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
+        images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return list(images), finite
+
+    def _not_finite(self, item: PaintItem) -> NonFiniteImageError:
+        dtypes = f"UNet {self._pipe.unet.dtype}, VAE {self._pipe.vae.dtype}".replace("torch.", "")
+        return NonFiniteImageError(
+            f"the model painted NaN or infinity for row {item.row} ({dtypes}): use dtype bfloat16 or float32"
+        )
+
+    @contextmanager
+    def _marked_encodes(self) -> Iterator[list[float]]:
+        """The times at which each `vae.encode` inside the block ended.
+
+        With them the pipeline's call divides into `vae_encode` (preparing the images and encoding them) and `denoise`
+        (all that follows), and nothing of it goes uncounted.
+        """
+        vae = self._pipe.vae
+        encode, own = vae.encode, vae.__dict__.get("encode")
+        ended: list[float] = []
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            result = encode(*args, **kwargs)
+            ended.append(self._clock())
+            return result
+
+        vae.encode = marked
+        try:
+            yield ended
+        finally:
+            if own is None:
+                del vae.encode
+            else:
+                vae.encode = own
+
+    def _clock(self) -> float:
+        """Seconds, once the device has done all that it was asked for."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _memory(self) -> Memory:
+        if self._device.type == "cuda":
+            allocated = torch.cuda.max_memory_allocated(self._device)
+            reserved = torch.cuda.max_memory_reserved(self._device)
+        else:
+            allocated = reserved = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = self.peak_memory or Memory(peak_allocated=0, peak_reserved=0)
+        self.peak_memory = Memory(
+            peak_allocated=max(peak.peak_allocated, allocated), peak_reserved=max(peak.peak_reserved, reserved)
+        )
+        return Memory(peak_allocated=allocated, peak_reserved=reserved)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _ALLOCATION_FAILED)
+
+
+def _does_not_fit(item: PaintItem, error: Exception) -> DeviceOutOfMemoryError:
+    reason = " ".join(str(error).split())[:300]
+    key = item.key
+    return DeviceOutOfMemoryError(
+        f"row {item.row} at {key.width}x{key.height} does not fit the memory by itself ({reason}): "
+        "use the tuning low-memory, or a card with more memory"
+    )

@@ -1,0 +1,184 @@
+"""Weights to a pipeline on the device, with a Tuning applied, and the ledger of what took effect.
+
+Needs no network unless it is told that it may. Reads no pickles and runs no code that comes with a model.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLInpaintPipeline
+from safetensors import SafetensorError
+
+from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
+from inpaint_ops.model import ledger, random_weights
+from inpaint_ops.model.progress import without_progress_bars
+from inpaint_ops.model.sources import Verified, digest, pull, resolve, tensor_names, verify
+from inpaint_ops.protocol import Job
+from inpaint_ops.records import DeviceInfo, LedgerEntry, ModelIdentity
+from inpaint_ops.tuning import Choice, Tuning
+
+__all__ = ["LoadedModel", "load", "pull", "torch_device", "verify"]
+
+OnPhase = Callable[[str, str], None]
+"""Told when a part of the loading begins: its name (load, tune), and words for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A pipeline that is ready to paint.
+
+    `native_size` is the side in pixels that the UNet was trained for; `why_not` and `choice` are what `inspect` needs
+    to look again later; `seconds` is how long the parts of loading took (resolve, weights, tune).
+    """
+
+    pipe: Any
+    identity: ModelIdentity
+    native_size: int
+    tuning: Tuning
+    ledger: tuple[LedgerEntry, ...]
+    seconds: dict[str, float]
+    device: torch.device
+    choice: Choice | None = None
+    why_not: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def load_seconds(self) -> float:
+        """All parts of loading together."""
+        return sum(self.seconds.values())
+
+    def inspect(
+        self, working_size: tuple[int, int], *, batch_size: int | None = None, prompts_done: bool = False
+    ) -> tuple[LedgerEntry, ...]:
+        """The ledger as of now, at `working_size` (width, height in pixels); see `ledger.inspect`."""
+        return ledger.inspect(
+            self.pipe, self.tuning, working_size, choice=self.choice, why_not=self.why_not,
+            batch_size=batch_size, prompts_done=prompts_done,
+        )  # fmt: skip
+
+
+def load(
+    job: Job,
+    device: DeviceInfo,
+    tuning: Tuning | Choice,
+    on_phase: OnPhase | None = None,
+    *,
+    cache: Path | None = None,
+    allow_download: bool = False,
+    use_xformers: bool | None = None,
+) -> LoadedModel:
+    """Load `job.model` onto `device` and apply `tuning` (a Choice adds its reasons to the ledger).
+
+    `cache` is the root that HF_HOME names; `allow_download` lets a hub model be fetched; `use_xformers` is for a Tuning
+    that no planner has made. Raises ModelError when the model is not here, not whole, or not an SDXL inpainting model;
+    DeviceOutOfMemoryError when its weights do not fit.
+    """
+    say = on_phase or (lambda _name, _detail: None)
+    choice = tuning if isinstance(tuning, Choice) else None
+    plan = tuning.tuning if isinstance(tuning, Choice) else tuning
+    seconds: dict[str, float] = {}
+    place = torch_device(device)
+
+    say("load", f"{job.model} in {plan.dtype} to {place}")
+    clock = time.perf_counter()
+    source = resolve(job.model, job.revision, cache=cache, allow_download=allow_download)
+    verified = None if source.folder is None else verify(source.folder, dtype=plan.dtype, strict=False)
+    seconds["resolve"] = -clock + (clock := time.perf_counter())
+
+    # Weights that will be offloaded start in host memory: their hooks bring them over.
+    target = torch.device("cpu") if plan.offload != "none" else place
+    try:
+        if verified is None:
+            pipe: Any = random_weights.instantiate(job.model, target, getattr(torch, plan.dtype))
+            weights, native = _instantiated_digest(pipe), random_weights.recipe(job.model).native_size
+        else:
+            pipe = _from_folder(verified.folder, plan.dtype, verified.variant, target)
+            weights, native = verified.digest, verified.native_size
+            _check_text_encoders(pipe, verified)
+        pipe.set_progress_bar_config(disable=True)
+        seconds["weights"] = -clock + (clock := time.perf_counter())
+
+        say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
+        why_not = ledger.apply(pipe, plan, device, use_xformers)
+    except torch.OutOfMemoryError as error:
+        raise DeviceOutOfMemoryError(
+            f"{job.model} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
+            "try the tuning low-memory"
+        ) from error
+    entries = ledger.inspect(pipe, plan, (native, native), choice=choice, why_not=why_not)
+    seconds["tune"] = time.perf_counter() - clock
+    identity = ModelIdentity(
+        name=source.name, revision=source.revision, dtype=plan.dtype, random_weights=source.random, digest=weights
+    )
+    return LoadedModel(pipe, identity, native, plan, entries, seconds, place, choice, why_not)
+
+
+def torch_device(device: DeviceInfo) -> torch.device:
+    """The device that a worker paints on: the first GPU that its environment lets it see, or the processor."""
+    return torch.device("cuda:0" if device.kind == "cuda" else "cpu")
+
+
+def _from_folder(
+    folder: Path, dtype: str, variant: str | None, target: torch.device
+) -> StableDiffusionXLInpaintPipeline:
+    """Read the folder's safetensors straight to `target`. Raises ModelError that says what did not fit."""
+    try:
+        with without_progress_bars(), warnings.catch_warnings():
+            # Parts that have no fp16 file of their own fall back to the plain one, which is what we want.
+            warnings.filterwarnings("ignore", message=".*variant.*", category=FutureWarning)
+            pipe: StableDiffusionXLInpaintPipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
+                str(folder),
+                dtype=getattr(torch, dtype),
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                device_map=target.type,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {text}); verify or fetch it again"
+        ) from error
+    return pipe
+
+
+def _check_text_encoders(pipe: Any, verified: Verified) -> None:
+    """Refuse weights that the file does not have: transformers makes them up and only prints so (diffusers refuses).
+
+    Files written before transformers 5 have the prefix `text_model.` on each name.
+    """
+    for part in ("text_encoder", "text_encoder_2"):
+        files = [verified.folder / name for name in verified.files if name.startswith(f"{part}/")]
+        there = {name.removeprefix("text_model.") for path in files for name in tensor_names(path)}
+        wanted = {name.removeprefix("text_model.") for name, _ in getattr(pipe, part).named_parameters()}
+        if missing := sorted(wanted - there):
+            raise ModelError(
+                f"{files[0]} has no {missing[0]} and {len(missing) - 1} more: it is not whole; fetch the model again"
+            )
+
+
+def _instantiated_digest(pipe: Any) -> str:
+    """As for files: over the names and sizes of the parameters."""
+    sizes = {
+        f"{part}/{name}": value.numel() * value.element_size()
+        for part in ("unet", "vae", "text_encoder", "text_encoder_2")
+        for name, value in getattr(pipe, part).named_parameters()
+    }
+    return digest(sizes)

@@ -1,0 +1,258 @@
+"""SDXL-inpainting models with random weights, built here, offline: for tests, the demo and measurements.
+
+Three recipes share SDXL's shape (two text encoders, a 9-channel UNet of three levels, a VAE of four levels, hence
+scale factor 8) and differ in width. Their images mean nothing: a marker file in the folder says so, and
+`ModelIdentity` repeats it. `sdxl-random` has the layer sizes of `diffusers/stable-diffusion-xl-1.0-inpainting-0.1`,
+so its speed and its memory are the real model's.
+
+Weights come from one generator with a fixed seed, parameter by parameter in the modules' own order, on the CPU for
+folders: the same torch gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
+from filelock import FileLock
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from inpaint_ops.errors import ModelError
+from inpaint_ops.model.progress import without_progress_bars
+from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION, is_random
+
+__all__ = ["MARKER", "RECIPES", "RECIPE_VERSION", "Recipe", "build", "ensure", "instantiate", "is_random", "recipe"]
+
+SEED = 20240511
+VAE_SCALE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The sizes of one model. `unet`, `vae`, `clip_l` and `clip_g` are the constructors' arguments."""
+
+    name: str
+    native_size: int
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    clip_l: Mapping[str, Any]
+    clip_g: Mapping[str, Any]
+
+
+_UNET = {
+    "in_channels": 9,
+    "out_channels": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time",
+    "use_linear_projection": True,
+}
+_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "scaling_factor": 0.13025,
+    "force_upcast": False,
+}
+
+
+def _small(name: str, native: int, unet: tuple[int, int, int], depth: tuple[int, int, int], layers: int,
+           vae: tuple[int, int, int, int], groups: int, text: int, text_layers: int) -> Recipe:  # fmt: skip
+    """A narrow recipe: heads of 8 channels, both encoders `text` wide, the time embedding of each size 8 wide."""
+    clip = {
+        "vocab_size": 514, "hidden_size": text, "intermediate_size": 4 * text, "num_hidden_layers": text_layers,
+        "num_attention_heads": max(1, text // 32), "projection_dim": text, "bos_token_id": 512, "eos_token_id": 513,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    return Recipe(
+        name=name,
+        native_size=native,
+        unet=_UNET | {
+            "sample_size": native // VAE_SCALE, "block_out_channels": unet, "layers_per_block": layers,
+            "transformer_layers_per_block": depth, "attention_head_dim": tuple(width // 8 for width in unet),
+            "cross_attention_dim": 2 * text, "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + text, "norm_num_groups": groups,
+        },
+        vae=_VAE | {
+            "block_out_channels": vae, "layers_per_block": 1, "norm_num_groups": groups, "sample_size": native // 2,
+        },
+        clip_l=clip,
+        clip_g=clip,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Recipe] = {
+    "tiny-random": _small("tiny-random", 64, (16, 32, 32), (1, 1, 1), 1, (8, 16, 16, 16), 8, 32, 2),
+    "mid-random": _small("mid-random", 256, (64, 128, 256), (1, 1, 4), 2, (32, 64, 128, 128), 16, 128, 4),
+    "sdxl-random": Recipe(
+        # unet/config.json, vae/config.json, text_encoder*/config.json of stable-diffusion-xl-1.0-inpainting-0.1.
+        name="sdxl-random",
+        native_size=1024,
+        unet=_UNET | {
+            "sample_size": 128, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
+            "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816, "norm_num_groups": 32,
+        },
+        vae=_VAE | {
+            "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32,
+            "sample_size": 512,
+        },
+        clip_l={
+            "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "projection_dim": 768, "hidden_act": "quick_gelu", "bos_token_id": 512,
+            "eos_token_id": 513, "pad_token_id": 0,
+        },
+        clip_g={
+            "vocab_size": 49408, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+            "num_attention_heads": 20, "projection_dim": 1280, "hidden_act": "gelu", "bos_token_id": 512,
+            "eos_token_id": 513, "pad_token_id": 0,
+        },
+    ),
+}  # fmt: skip
+"""Our models, by the name that a manifest's user writes."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`. Raises ModelError that lists the names."""
+    if name not in RECIPES:
+        raise ModelError(f"{name!r} is none of our random models: {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def instantiate(
+    name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seed: int = SEED
+) -> StableDiffusionXLInpaintPipeline:
+    """Make the pipeline straight on `device`, without touching a disk except for two small tokenizers.
+
+    The values depend on the device's generator, so a model made on a GPU is not the one made on a CPU. Activations stay
+    finite in float16. Raises ModelError for an unknown name.
+    """
+    sizes = recipe(name)
+    with torch.device("meta"):
+        shells: dict[str, torch.nn.Module] = {
+            "vae": AutoencoderKL(**sizes.vae),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**sizes.clip_l)),
+            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**sizes.clip_g)),
+            "unet": UNet2DConditionModel(**sizes.unet),
+        }
+    generator = torch.Generator(device).manual_seed(seed)
+    modules = {part: _fill(_empty(shell, device, dtype), generator) for part, shell in shells.items()}
+    return StableDiffusionXLInpaintPipeline(
+        **modules,
+        tokenizer=_tokenizer("<|endoftext|>"),
+        tokenizer_2=_tokenizer("!"),
+        scheduler=_scheduler(),
+    )
+
+
+def build(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the model as a diffusers folder, weights as safetensors (the fp16 variant when `dtype` is float16).
+
+    tiny-random takes under 5 MB, mid-random some 100 MB, sdxl-random 14 GB (7 GB in float16). Same torch, same bytes.
+    Raises ModelError for an unknown name, FileExistsError when the folder is there already.
+    """
+    folder.mkdir(parents=True)
+    pipe = instantiate(name, "cpu", dtype)
+    with without_progress_bars():
+        pipe.save_pretrained(str(folder), safe_serialization=True, variant="fp16" if dtype == torch.float16 else None)
+    marker = {
+        "random_weights": True,
+        "model": name,
+        "recipe": RECIPE_VERSION,
+        "seed": SEED,
+        "torch": torch.__version__,
+        "note": "The weights are random numbers: images painted with them mean nothing.",
+    }
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def ensure(name: str, cache_root: Path) -> Path:
+    """The folder of the model `name`, built once for all processes that share `cache_root`.
+
+    A file lock lets one process build while the others wait; the folder appears whole, by a rename, or not at all.
+    Raises ModelError for an unknown name and where the cache cannot be written.
+    """
+    recipe(name)
+    target = cache_root / "random" / f"{name}-{RECIPE_VERSION}"
+    if is_random(target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{target.name}.lock"):
+            if is_random(target):
+                return target
+            shutil.rmtree(target, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+                build(name, Path(scratch) / "model").rename(target)
+    except OSError as error:
+        raise ModelError(
+            f"cannot build {name} in {target.parent}: {error}; set HF_HOME to a folder with space"
+        ) from error
+    return target
+
+
+def _empty(shell: torch.nn.Module, device: str | torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    # torch's own `to`: diffusers' warns of modules to be kept in float32, of which these models have none.
+    return torch.nn.Module.to(shell, dtype).to_empty(device=device)
+
+
+def _fill(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
+    """Give every parameter its value, in the module's own order, and the one kind of buffer there is.
+
+    Matrices and kernels: normal, standard deviation 1/sqrt(3 fan_in), which is the variance of PyTorch's own default
+    for linear and convolution layers; embeddings 0.02, as CLIP has; norms 1; biases 0.
+    """
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if name.endswith("embedding.weight"):
+                value.normal_(0.0, 0.02, generator=generator)
+            elif value.ndim >= 2:
+                fan_in = value.numel() // value.shape[0]
+                value.normal_(0.0, (3 * fan_in) ** -0.5, generator=generator)
+            else:
+                value.fill_(1.0 if name.endswith("weight") else 0.0)
+        for name, buffer in module.named_buffers():
+            if not name.endswith("position_ids"):
+                raise ModelError(f"the recipe does not know the buffer {name}: diffusers or transformers has changed")
+            buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand(buffer.shape))
+    return module.eval()
+
+
+def _scheduler() -> EulerDiscreteScheduler:
+    """The scheduler of stable-diffusion-xl-1.0-inpainting-0.1 (its scheduler_config.json)."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
+        timestep_spacing="leading", prediction_type="epsilon", interpolation_type="linear", use_karras_sigmas=False,
+    )  # fmt: skip
+
+
+def _tokenizer(pad_token: str) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows bytes only: 256 characters, 256 that end a word, start and end.
+
+    Any text tokenises (a byte a token, cut at 77); ids lie below 514. SDXL's first tokenizer pads with its end token,
+    the second with `!` (tokenizer_config.json of both).
+    """
+    characters = list(_byte_characters().values())
+    words = [*characters, *(character + "</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as scratch:
+        vocab, merges = Path(scratch) / "vocab.json", Path(scratch) / "merges.txt"
+        vocab.write_text(json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8")
+        merges.write_text("#version: 0.2\n", encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(scratch, model_max_length=77, pad_token=pad_token, local_files_only=True)
+
+
+def _byte_characters() -> dict[int, str]:
+    """A printable character for each byte, as GPT-2's byte-level BPE has it (Radford et al. 2019,
+    `bytes_to_unicode`).
+    """
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + index) for index, byte in enumerate(others)}

@@ -1,0 +1,293 @@
+"""Where weights lie: a random model, a folder, or a pinned revision in the hub's cache; fetching and verifying them.
+
+Imports no torch. Only `pull` uses the network. Only safetensors are ever fetched or read: a pickle can run code when
+it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from inpaint_ops.config import DEFAULT_MODEL
+from inpaint_ops.errors import ModelError
+from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
+
+PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
+"""Hub commits used where the user names no revision. Found in public logs of the model's cache, not fetched here."""
+
+COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model found on this machine. `folder` is None for sdxl-random, which is made on the device, without files."""
+
+    name: str
+    folder: Path | None
+    revision: str | None
+    random: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A folder whose weight files are whole. `files` are relative to it; `bytes` is their size together."""
+
+    folder: Path
+    files: tuple[str, ...]
+    bytes: int
+    digest: str
+    variant: str | None
+    native_size: int
+
+
+def resolve(
+    model: str, revision: str | None = None, *, cache: Path | None = None, allow_download: bool = False
+) -> Source:
+    """Find `model` on this machine; with `allow_download`, fetch what is missing.
+
+    `cache` is the root that HF_HOME names (default: huggingface_hub's). Raises ModelError that says how to get a model
+    that is not here.
+    """
+    if model in RANDOM_MODELS:
+        folder = None if model == "sdxl-random" else _built(model, cache)
+        return Source(model, folder, f"recipe-{RECIPE_VERSION}", random=True)
+    if is_local(model):
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"model folder {model}: there is no such folder")
+        return Source(model, folder, None, is_random(folder))
+    _check_hub_id(model)
+    revision = revision or PINNED.get(model)
+    folder = pull(model, revision, cache) if allow_download else _cached(model, revision, cache)
+    return Source(model, folder, folder.name, is_random(folder))
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` names a folder rather than a hub id: it is absolute, starts with `.` or `~`, or exists."""
+    return model.startswith(("/", "./", "../", "~")) or Path(model).is_dir()
+
+
+def pull(
+    model: str,
+    revision: str | None = None,
+    cache: Path | None = None,
+    *,
+    variant: str = "fp16",
+    on_progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Fetch `model` into the cache and verify it; return its folder. What is there already is not fetched again.
+
+    Takes the safetensors of `variant` where the hub has them, else the plain ones, and the small files beside them.
+    Interrupted downloads resume; a lock lets one process fetch while others wait; the disk's free space is checked
+    first. A folder is only verified; a random model is built (sdxl-random needs no files and is refused). Raises
+    ModelError.
+    """
+    say = on_progress or (lambda _: None)
+    if model == "sdxl-random":
+        raise ModelError("sdxl-random needs no files: it is made on the device when a worker loads it")
+    if model in RANDOM_MODELS:
+        folder = _built(model, cache)
+        verify(folder)
+        return folder
+    if is_local(model):
+        return verify(resolve(model).folder or Path(model)).folder
+    _check_hub_id(model)
+    revision = revision or PINNED.get(model)
+    if constants.HF_HUB_OFFLINE:
+        return _cached(model, revision, cache)
+    hub = _hub(cache)
+    try:
+        hub.mkdir(parents=True, exist_ok=True)
+        with FileLock(hub / f".inpaint_ops-{model.replace('/', '--')}.lock"):
+            info = HfApi().model_info(model, revision=revision, files_metadata=True)
+            sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+            wanted = _files_wanted(model, list(sizes), variant)
+            need, free = sum(sizes[name] for name in wanted), shutil.disk_usage(hub).free
+            here = _bytes_here(hub, model, info.sha or "", wanted)
+            if need - here > free:
+                raise ModelError(f"{model} needs {(need - here) / 1e9:.1f} GB more, {hub} has {free / 1e9:.1f} GB free")
+            say(f"{model}: {len(wanted)} files, {need / 1e9:.2f} GB, {here / 1e9:.2f} GB of them here")
+            folder = Path(snapshot_download(model, revision=revision, cache_dir=hub, allow_patterns=wanted))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ModelError(f"the hub has no {model} at revision {revision or 'main'}, or it needs a token") from error
+    except ModelError:
+        raise
+    except Exception as error:
+        # The hub's client lets its HTTP library's own exceptions through; which library depends on its version.
+        raise ModelError(
+            f"cannot fetch {model}: {' '.join(str(error).split())[:300]}; try again, it resumes"
+        ) from error
+    verify(folder)
+    return folder
+
+
+def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Verified:
+    """Check that `folder` holds a whole SDXL inpainting model, reading no more than headers.
+
+    Every component is there; the UNet has 9 input channels; every safetensors file that would be loaded for `dtype`
+    is as long as its header says; with `strict`, no pickled weights lie beside them and all other safetensors are
+    whole too. Raises ModelError that names the file and the cure.
+    """
+    index = _json(folder / "model_index.json")
+    for part in COMPONENTS:
+        entry = index.get(part)
+        if not isinstance(entry, list) or not entry[:1] or entry[0] is None or not (folder / part).is_dir():
+            raise ModelError(f"{folder} has no {part}: it is not a whole SDXL inpainting model")
+    for part, entry in index.items():
+        if isinstance(entry, list) and entry[0] not in (None, "diffusers", "transformers"):
+            raise ModelError(f"{folder}: component {part} is code of its own ({entry[0]}), which is never run")
+    unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
+    if unet.get("in_channels") != 9:
+        raise ModelError(
+            f"{folder}: the UNet takes {unet.get('in_channels')} channels, an inpainting UNet takes 9; use an SDXL "
+            f"inpainting model such as {DEFAULT_MODEL}"
+        )
+    if unet.get("addition_embed_type") != "text_time":
+        raise ModelError(f"{folder}: the UNet is not SDXL's; use an SDXL inpainting model such as {DEFAULT_MODEL}")
+    pickles = sorted(path for path in folder.rglob("*") if path.suffix in _PICKLES)
+    variant = variant_of(folder, dtype)
+    files = [path for part in WEIGHTS for path in _weight_files(folder, part, variant, pickles)]
+    if strict and pickles:
+        raise ModelError(
+            f"{folder} holds pickled weights ({pickles[0].relative_to(folder)}), which can run code: remove them"
+        )
+    for path in dict.fromkeys([*files, *(sorted(folder.rglob("*.safetensors")) if strict else [])]):
+        _check_whole(path)
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
+    scale = 2 ** (len(vae.get("block_out_channels") or [0]) - 1)
+    return Verified(folder, tuple(sizes), sum(sizes.values()), digest(sizes), variant, int(unet["sample_size"]) * scale)
+
+
+def variant_of(folder: Path, dtype: str) -> str | None:
+    """`fp16` where the folder has that variant of the UNet and either 16 bits are wanted or it has no other; else
+    None.
+    """
+    names = [path.name for path in (folder / "unet").glob("*.safetensors*")]
+    has_variant = any(".fp16." in name for name in names)
+    has_plain = any(".fp16." not in name for name in names)
+    return "fp16" if has_variant and (dtype != "float32" or not has_plain) else None
+
+
+def tensor_names(path: Path) -> set[str]:
+    """The names of the tensors in a safetensors file, from its header."""
+    with safe_open(path, framework="numpy") as opened:
+        return set(opened.keys())
+
+
+def digest(sizes: dict[str, int]) -> str:
+    """SHA-256 over names and sizes, sorted by name."""
+    return hashlib.sha256("".join(f"{name}\0{sizes[name]}\n" for name in sorted(sizes)).encode()).hexdigest()
+
+
+def _built(model: str, cache: Path | None) -> Path:
+    from inpaint_ops.model.random_weights import ensure  # building needs torch; finding and fetching do not
+
+    return ensure(model, cache or Path(constants.HF_HOME))
+
+
+def _hub(cache: Path | None) -> Path:
+    return cache / "hub" if cache else Path(constants.HF_HUB_CACHE)
+
+
+def _check_hub_id(model: str) -> None:
+    if not _HUB_ID.fullmatch(model):
+        names = ", ".join(RANDOM_MODELS)
+        raise ModelError(f"model {model!r}: neither a folder here, nor a hub id (owner/name), nor one of {names}")
+
+
+def _cached(model: str, revision: str | None, cache: Path | None) -> Path:
+    # Only the index is asked for: the hub's client compares a snapshot with all files of the repository, of which we
+    # fetch some. Whether ours are all there, `verify` says.
+    wanted = ["model_index.json"]
+    at = f"{model} at revision {revision}" if revision else model
+    try:
+        return Path(
+            snapshot_download(
+                model, revision=revision, cache_dir=_hub(cache), allow_patterns=wanted, local_files_only=True
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{at} is not in the cache {_hub(cache)}: run `inpaint-ops models pull {model}` or the DAG model_cache"
+        ) from error
+
+
+def _files_wanted(model: str, names: list[str], variant: str) -> list[str]:
+    """The repository's files to fetch: configurations, tokenizers, and one set of safetensors for each part."""
+    wanted = [name for name in names if name == "model_index.json"]
+    for part in COMPONENTS:
+        mine = [name for name in names if name.startswith(f"{part}/")]
+        wanted += [name for name in mine if name.endswith((".json", ".txt")) and ".safetensors." not in name]
+        if part not in WEIGHTS:
+            continue
+        tensors = [name for name in mine if ".safetensors" in name]
+        chosen = [name for name in tensors if f".{variant}." in name]
+        chosen = chosen or [name for name in tensors if os.path.basename(name).count(".") == 1 or ".index." in name]
+        if not chosen:
+            raise ModelError(f"{model}: the hub has no safetensors for {part}, and nothing else is read")
+        wanted += chosen
+    return wanted
+
+
+def _bytes_here(hub: Path, model: str, revision: str, wanted: list[str]) -> int:
+    folder = hub / f"models--{model.replace('/', '--')}" / "snapshots" / revision
+    return sum((folder / name).stat().st_size for name in wanted if (folder / name).is_file())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: this is no diffusers model folder, or a part of one") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; fetch the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object; fetch the model again")
+    return value
+
+
+def _weight_files(folder: Path, part: str, variant: str | None, pickles: list[Path]) -> list[Path]:
+    """The safetensors that a load of `part` would open, by its index where it is in shards. Raises ModelError."""
+    stem = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
+    for middle in (f".{variant}", "") if variant else ("",):
+        single = folder / part / f"{stem}{middle}.safetensors"
+        if single.is_file():
+            return [single]
+        index = folder / part / f"{stem}.safetensors.index{middle}.json"
+        if index.is_file():
+            shards = sorted({str(shard) for shard in _json(index).get("weight_map", {}).values()})
+            for shard in shards:
+                if Path(shard).name != shard or not (folder / part / shard).is_file():
+                    raise ModelError(
+                        f"{folder / part / shard} is missing, and {index.name} names it; fetch the model again"
+                    )
+            return [folder / part / shard for shard in shards]
+    if any(path.parent == folder / part for path in pickles):
+        raise ModelError(f"{folder / part} has pickled weights only, which can run code; use a model with safetensors")
+    raise ModelError(f"{folder / part} has no safetensors weights; fetch the model again")
+
+
+def _check_whole(path: Path) -> None:
+    """Open the file as safetensors: its library refuses a header that does not fit the file's length."""
+    try:
+        count = len(tensor_names(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or cut short ({error}); delete it and fetch the model again") from error
+    if count == 0:
+        raise ModelError(f"{path} holds no tensors; delete it and fetch the model again")

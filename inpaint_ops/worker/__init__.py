@@ -1,0 +1,73 @@
+"""The fresh process: items in, events out.
+
+Started as `python -m inpaint_ops.worker --events-fd N --parent PID --started EPOCH_SECONDS`: commands on standard
+input, events on descriptor N, one JSON line each (see `protocol`). Standard output and error are for logs.
+
+All its video memory and its lease on the device are given back when the process ends, so it makes sure to end: with its
+supervisor (the kernel's parent-death signal, and end of file on standard input without an End command), on SIGTERM, and
+when nobody reads its events. The parent-death signal fires when the *thread* that started the worker ends, so start it
+from one that lives as long as the worker may.
+
+Importing this package imports the standard library alone, so that the process is tied to its parent before it grows.
+`serving.serve` is a plain function of the two pipes, so that a forked warm host can call it as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+log = logging.getLogger(__name__)
+
+EXIT_FATAL = 3
+"""The model or the device cannot be had, or the supervisor speaks another language."""
+EXIT_ORPHANED = 4
+"""The supervisor is gone: nobody would take the results."""
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Be a worker on this process's standard input; never returns."""
+    started = time.time()
+    parser = argparse.ArgumentParser(prog="inpaint_ops.worker")
+    parser.add_argument("--events-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--started", type=float, default=started, help="when the supervisor called exec, epoch seconds")
+    given = parser.parse_args(arguments)
+    die_with_parent(given.parent)
+    from inpaint_ops.worker.serving import serve
+
+    faulthandler.enable()
+    signal.signal(signal.SIGTERM, _terminated)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    os.set_inheritable(given.events_fd, False)
+    with os.fdopen(given.events_fd, "w", encoding="utf-8") as events:
+        try:
+            code = serve(sys.stdin, events, started=given.started)
+        except BaseException:
+            log.exception("the worker ends: it cannot go on")
+            code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the libraries' own teardown takes a second, can hang, and frees nothing that the kernel does not
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends; end it now if that has happened."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(EXIT_ORPHANED)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    os._exit(EXIT_TERMINATED)

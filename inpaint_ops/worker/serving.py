@@ -1,0 +1,99 @@
+"""Commands from one pipe, events to another, and the end of the process where either breaks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TextIO
+
+from pydantic import ValidationError
+
+from inpaint_ops.errors import DeviceError, InpaintOpsError
+from inpaint_ops.protocol import End, Fatal, Job, dump, parse_command
+from inpaint_ops.records import ErrorInfo, Model
+from inpaint_ops.worker import EXIT_FATAL, EXIT_ORPHANED
+from inpaint_ops.worker.shift import Garbage, GarbageError, Inbox, Shift
+from inpaint_ops.worker.studio import open_studio
+
+log = logging.getLogger(__name__)
+
+THREADS = 2
+"""For decoding, and for compositing and encoding: each beside the painting, and OpenCV and zlib leave the GIL."""
+
+
+def serve(commands: Iterable[str], events: TextIO, *, started: float | None = None) -> int:
+    """Do what `commands` say, tell it in `events`, and return the process's exit code.
+
+    `started` is when the process was asked for, in epoch seconds. Ends the process at once when the commands stop
+    without an End, or when nobody reads the events. What makes all further work impossible is raised
+    (torch.AcceleratorError).
+    """
+    began = time.time()
+    started = began if started is None else started
+    speaker = Speaker(events)
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(commands, inbox), name="commands", daemon=True).start()
+    try:
+        job = inbox.get()
+        if isinstance(job, Garbage):
+            raise job.error
+        if not isinstance(job, Job):
+            raise ValueError(f"the first command must be a job, it is {job!r}"[:200])
+        studio = open_studio(job, speaker.say, started=started, interpreter=began - started)
+    except Exception as error:
+        return _fatal(error, speaker)
+    with ThreadPoolExecutor(THREADS, "decode") as incoming, ThreadPoolExecutor(THREADS, "encode") as outgoing:
+        shift = Shift(studio, speaker.say, inbox, incoming, outgoing)
+        try:
+            shift.run()
+        except GarbageError as error:
+            for pool in (incoming, outgoing):
+                pool.shutdown(wait=False, cancel_futures=True)
+            return _fatal(error.__cause__ or error, speaker)
+    speaker.say(shift.goodbye())
+    return 0
+
+
+def _fatal(error: BaseException, speaker: Speaker) -> int:
+    if not isinstance(error, InpaintOpsError):
+        log.error("the worker cannot work", exc_info=error)
+    speaker.say(Fatal(error=ErrorInfo.of(error, "device" if isinstance(error, DeviceError) else "worker")))
+    return EXIT_FATAL
+
+
+class Speaker:
+    """The events' pipe, one whole line at a time, whichever thread speaks."""
+
+    def __init__(self, events: TextIO) -> None:
+        self._events = events
+        self._lock = threading.Lock()
+
+    def say(self, event: Model) -> None:
+        """Send `event`; end the process when nobody listens."""
+        with self._lock:
+            try:
+                self._events.write(dump(event))
+                self._events.flush()
+            except OSError:
+                os._exit(EXIT_ORPHANED)
+
+
+def _read(commands: Iterable[str], inbox: Inbox) -> None:
+    """Read commands until End, garbage, or the end of the file, which without End means that the supervisor is gone."""
+    try:
+        for line in commands:
+            command = parse_command(line)
+            inbox.put(command)
+            if isinstance(command, End):
+                return
+    except ValidationError as error:
+        inbox.put(Garbage(error))
+        return
+    except (OSError, ValueError):  # the pipe broke, or is no text
+        log.exception("commands cannot be read")
+    os._exit(EXIT_ORPHANED)

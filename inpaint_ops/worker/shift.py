@@ -1,0 +1,233 @@
+"""From Ready to Bye: rows decoded, painted, composited, encoded, each one's end told once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from inpaint_ops import images
+from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
+from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
+from inpaint_ops.worker.studio import Studio
+
+if TYPE_CHECKING:
+    from inpaint_ops.engine import Batcher, PaintItem, PaintResult
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A command that cannot be read."""
+
+    error: ValidationError
+
+
+class GarbageError(Exception):
+    """Raised from the error of a `Garbage` that came amid the work."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decoded:
+    """A row that can be painted, with what it takes to finish it afterwards."""
+
+    item: Item
+    source: images.Source
+    mask: NDArray[np.uint8]
+    placement: images.Placement
+    paint: PaintItem
+    timings: Timings
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A row has had its Done or its Failed."""
+
+    row: int
+
+
+_Message = Command | Garbage | _Decoded | _Ended
+Inbox = queue.SimpleQueue[_Message]
+
+
+class Shift:
+    """From Ready to Bye: rows are decoded in one pool, painted in the calling thread, finished in another pool.
+
+    Painting thus overlaps with decoding the next rows and finishing the last ones. How many rows are inside at a
+    time is the supervisor's choice.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        say: Callable[[Model], None],
+        inbox: Inbox,
+        incoming: ThreadPoolExecutor,
+        outgoing: ThreadPoolExecutor,
+    ) -> None:
+        from inpaint_ops.engine import Batcher
+
+        self._job, self._loaded, self._engine = studio.job, studio.loaded, studio.engine
+        self._cold_start = studio.cold_start
+        self._say, self._inbox = say, inbox
+        self._incoming, self._outgoing = incoming, outgoing
+        self._waiting: Batcher[_Decoded] = Batcher()
+        self._decoding: set[int] = set()
+        self._finishing: set[int] = set()
+        self._flush = self._end = False
+        self._last_size = (self._loaded.native_size, self._loaded.native_size)
+
+    def run(self) -> None:
+        """Work until End has come and every row has ended."""
+        while True:
+            while not self._inbox.empty():
+                self._take(self._inbox.get())
+            if batch := self._next_batch():
+                self._paint(batch)
+            elif self._end and not (self._decoding or self._finishing):
+                return
+            else:
+                self._take(self._inbox.get())
+
+    def goodbye(self) -> Bye:
+        """The last word, with what was measured."""
+        engine = self._engine
+        ledger = self._loaded.ledger
+        if engine.largest_batch is not None:
+            ledger = self._loaded.inspect(self._last_size, batch_size=engine.largest_batch, prompts_done=True)
+        return Bye(
+            ledger=engine.with_measured(ledger),
+            cold_start=self._cold_start.model_copy(update={"first_call": engine.first_call}),
+            busy=engine.busy,
+            painted=engine.painted,
+            peak_memory=engine.peak_memory,
+        )
+
+    def _take(self, message: _Message) -> None:
+        match message:
+            case Item():
+                self._flush = False
+                self._decoding.add(message.row)
+                self._incoming.submit(self._decode, message)
+            case Flush():
+                self._flush = True
+            case End():
+                self._end = True
+            case _Decoded():
+                self._decoding.discard(message.item.row)
+                self._waiting.add(message.paint.key, message)
+            case _Ended():
+                self._decoding.discard(message.row)
+                self._finishing.discard(message.row)
+            case Garbage():
+                raise GarbageError from message.error
+            case Job():
+                raise GarbageError("a worker has one job")
+
+    def _next_batch(self) -> list[_Decoded]:
+        """A full bucket; when no more rows come for now, the largest; else nothing, so as to wait for company."""
+        batch = self._waiting.take_full(self._engine.batch_size)
+        if not batch and (self._flush or self._end) and not self._decoding:
+            batch = self._waiting.take_largest(self._engine.batch_size)
+        return batch
+
+    def _paint(self, batch: list[_Decoded]) -> None:
+        self._say(Begun(rows=tuple(row.item.row for row in batch), stage="paint"))
+        key = batch[0].paint.key
+        self._last_size = key.width, key.height
+        by_row = {row.item.row: row for row in batch}
+        for result in self._engine.paint([row.paint for row in batch]):
+            row = by_row[result.row]
+            if result.error is not None:
+                self._fail(row.item, result.error, "denoise", row.started_at, _joined(row.timings, result.timings))
+                continue
+            self._finishing.add(result.row)
+            self._outgoing.submit(self._finish, row, result)
+
+    def _decode(self, item: Item) -> None:
+        """In the incoming pool: files to a row on its working size."""
+        from inpaint_ops.engine import BatchKey, PaintItem
+
+        started_at, clock = now(), time.perf_counter()
+        try:
+            self._say(Begun(rows=(item.row,), stage="decode"))
+            limit = self._job.max_pixels
+            source = images.decode_source(Path(item.image).read_bytes(), max_pixels=limit)
+            mask = images.decode_mask(
+                Path(item.mask).read_bytes(),
+                size=source.size,
+                max_pixels=limit,
+                invert=item.mask_invert,
+                dilate=item.mask_dilate,
+                blur=item.mask_blur,
+            )
+            placement = images.place(source.size, mask, native=self._loaded.native_size, crop=item.crop)
+            rgb, working_mask = images.to_working(source, mask, placement)
+            key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength)
+            paint = PaintItem(item.row, key, rgb, working_mask, item.prompt, item.negative_prompt, item.seed)
+            timings = Timings(decode=time.perf_counter() - clock)
+            self._inbox.put(_Decoded(item, source, mask, placement, paint, timings, started_at))
+        except Exception as error:
+            self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
+            self._inbox.put(_Ended(item.row))
+
+    def _finish(self, row: _Decoded, result: PaintResult) -> None:
+        """In the outgoing pool: painted pixels to a file."""
+        item, timings = row.item, _joined(row.timings, result.timings)
+        try:
+            assert result.image is not None and result.batch is not None and result.memory is not None
+            self._say(Begun(rows=(item.row,), stage="encode"))
+            clock = time.perf_counter()
+            pixels = images.composite(row.source, row.mask, row.placement, result.image)
+            composited = time.perf_counter()
+            data = images.encode(pixels, format=item.format, icc=row.source.icc)
+            Path(item.output).write_bytes(data)
+            done = Done(
+                row=item.row,
+                output=item.output,
+                sha256=hashlib.sha256(data).hexdigest(),
+                bytes=len(data),
+                width=row.source.width,
+                height=row.source.height,
+                format=item.format,
+                media_type=images.MEDIA_TYPES[item.format],
+                extension=images.EXTENSIONS[item.format],
+                steps=result.steps,
+                working_size=row.placement.working,
+                conversions=row.source.conversions + images.output_conversions(row.source, item.format),
+                batch=result.batch,
+                timings=_joined(
+                    timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
+                ),
+                memory=result.memory,
+                started_at=row.started_at,
+                finished_at=now(),
+            )
+            self._say(done)
+        except Exception as error:
+            self._fail(item, error, "encode", row.started_at, timings)
+        self._inbox.put(_Ended(item.row))
+
+    def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:
+        if not isinstance(error, InpaintOpsError):
+            log.error("row %d: %s failed", item.row, stage, exc_info=error)
+        info = ErrorInfo.of(error, stage)
+        self._say(Failed(row=item.row, error=info, timings=timings, started_at=started_at, finished_at=now()))
+
+
+def _joined(first: Timings, second: Timings) -> Timings:
+    return Timings(**(first.model_dump(exclude_none=True) | second.model_dump(exclude_none=True)))

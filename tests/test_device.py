@@ -1,0 +1,214 @@
+"""Devices: what is visible, which tier, and a lease that the kernel takes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inpaint_ops.device import Lease, Tier, describe, environment_for, host_slots, tier, visible_devices
+from inpaint_ops.errors import ConfigError, DeviceBusyError
+from inpaint_ops.records import DeviceInfo
+
+QUERY = """\
+0, GPU-aaaa1111, NVIDIA A100-SXM4-80GB, 81920, 81000, 8.0, 580.1
+1, GPU-bbbb2222, NVIDIA A100-SXM4-80GB, 81920, 40000, 8.0, 580.1
+2, GPU-bbbb3333, NVIDIA A10, 23028, [N/A], 8.6, 580.1
+"""
+PLAIN = """\
+GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb2222)
+GPU 2: NVIDIA A10 (UUID: GPU-bbbb3333)
+"""
+MIG = """\
+GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111)
+  MIG 3g.40gb     Device  0: (UUID: MIG-0001)
+  MIG 3g.40gb     Device  1: (UUID: MIG-0002)
+GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb2222)
+GPU 2: NVIDIA A10 (UUID: GPU-bbbb3333)
+"""
+
+
+def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
+    """Put an nvidia-smi on the PATH that answers as the real one's two calls would."""
+    (folder / "query").write_text(QUERY)
+    (folder / "list").write_text(listing)
+    tool = folder / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\ncase "$1" in -L) cat {folder}/list;; *) cat {folder}/query;; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_without_a_driver_no_device_is_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_devices() == []
+    assert host_slots() == ["cpu-0"]
+    assert host_slots("cpu", cpu_slots=2) == ["cpu-0", "cpu-1"]
+    with pytest.raises(ConfigError, match="no GPU is visible"):
+        host_slots("cuda")
+
+
+def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pretend(tmp_path, monkeypatch, PLAIN)
+    found = visible_devices()
+    assert [gpu.uuid for gpu in found] == ["GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbbb3333"]
+    assert found[0].total_memory == 81920 * 2**20
+    assert found[0].free_memory == 81000 * 2**20
+    assert found[2].free_memory == 0
+    assert found[0].driver == "580.1"
+    assert host_slots("auto") == [gpu.uuid for gpu in found]
+    assert host_slots("cpu") == ["cpu-0"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", []),
+        ("-1", []),
+        ("1", ["GPU-bbbb2222"]),
+        ("2,0", ["GPU-bbbb3333", "GPU-aaaa1111"]),
+        ("0,7,1", ["GPU-aaaa1111"]),
+        ("GPU-aaaa", ["GPU-aaaa1111"]),
+        ("GPU-bbbb", []),  # ambiguous
+        ("nonsense", []),
+    ],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, expected: list[str]
+) -> None:
+    pretend(tmp_path, monkeypatch, PLAIN)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert [gpu.uuid for gpu in visible_devices()] == expected
+
+
+def test_a_gpu_cut_into_instances_counts_as_its_instances(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pretend(tmp_path, monkeypatch, MIG)
+    found = visible_devices()
+    assert [gpu.uuid for gpu in found] == ["MIG-0001", "MIG-0002", "GPU-bbbb2222", "GPU-bbbb3333"]
+    assert found[0].is_mig
+    assert found[0].total_memory == 40 * 10**9
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0002,1")
+    assert [gpu.uuid for gpu in visible_devices()] == ["MIG-0002", "GPU-bbbb2222"]
+
+
+def test_a_slot_confines_its_process() -> None:
+    assert environment_for("MIG-0002") == {"CUDA_VISIBLE_DEVICES": "MIG-0002"}
+    assert environment_for("cpu-0") == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(8, "10 GB"), (10.7, "10 GB"), (16, "10 GB"), (23.6, "24 GB"), (25.8, "24 GB"), (42.3, "40 GB"),
+     (79, "80+ GB"), (85, "80+ GB"), (150, "80+ GB")],
+)  # fmt: skip
+def test_cards_fall_into_the_notes_tiers(size: float, expected: str) -> None:
+    assert tier(DeviceInfo(kind="cuda", name="card", total_memory=int(size * 1e9))) == expected
+    assert tier(DeviceInfo(kind="cpu", name="processor", total_memory=int(size * 1e9))) is Tier.CPU
+
+
+def test_a_cpu_is_described() -> None:
+    info = describe("cpu")
+    assert info.kind == "cpu"
+    assert "cores" in info.name
+    assert info.total_memory >= info.free_memory > 0
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from inpaint_ops.device import Lease
+lease = Lease.acquire(sys.argv[3:], Path(sys.argv[1]), float(sys.argv[2]))
+print(lease.device, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holders(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def hold(holders: list[subprocess.Popen[str]], folder: Path, timeout: float, *devices: str) -> subprocess.Popen[str]:
+    """Start a process that leases one of `devices` and sleeps."""
+    command = [sys.executable, "-c", HOLDER, str(folder), str(timeout), *devices]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    holders.append(process)
+    return process
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_two_processes_never_share_a_device_and_a_killed_one_gives_it_back(
+    tmp_path: Path, holders: list[subprocess.Popen[str]]
+) -> None:
+    first = hold(holders, tmp_path, 5, "cpu-0")
+    assert said(first) == "cpu-0"
+    words: list[str] = []
+    with pytest.raises(DeviceBusyError, match=f"pid {first.pid} on "):
+        Lease.acquire(["cpu-0"], tmp_path, 0.5, words.append)
+    assert str(first.pid) in words[0]
+
+    second = hold(holders, tmp_path, 30, "cpu-0")
+    first.send_signal(signal.SIGKILL)
+    assert said(second) == "cpu-0"
+    with pytest.raises(DeviceBusyError, match=f"pid {second.pid} on "):
+        Lease.acquire(["cpu-0"], tmp_path, 0)
+
+
+def test_each_process_gets_a_device_of_its_own(tmp_path: Path, holders: list[subprocess.Popen[str]]) -> None:
+    started = [hold(holders, tmp_path, 5, "GPU-a", "GPU-b/1") for _ in range(2)]
+    assert sorted(said(process) for process in started) == ["GPU-a", "GPU-b/1"]
+    with pytest.raises(DeviceBusyError):
+        Lease.acquire(["GPU-a", "GPU-b/1"], tmp_path, 0)
+
+
+def test_a_released_lease_is_free_at_once(tmp_path: Path) -> None:
+    with Lease.acquire(["cpu-0"], tmp_path, 0) as lease:
+        assert lease.path.read_text().startswith(f"pid {os.getpid()} on ")
+        with pytest.raises(DeviceBusyError):
+            Lease.acquire(["cpu-0"], tmp_path, 0)
+    lease.release()
+    Lease.acquire(["cpu-0"], tmp_path, 0).release()
+
+
+def test_children_do_not_inherit_a_lease(tmp_path: Path) -> None:
+    lease = Lease.acquire(["cpu-0"], tmp_path, 0)
+    executed = subprocess.Popen(["sleep", "30"], close_fds=False)
+    forked = os.fork()
+    if forked == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        lease.release()
+        Lease.acquire(["cpu-0"], tmp_path, 2).release()
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+        executed.kill()
+        executed.wait()
+
+
+def test_a_lease_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        Lease.acquire(["cpu-0"], tmp_path / "file", 0)
+    with pytest.raises(ConfigError, match="no device"):
+        Lease.acquire([], tmp_path, 0)
+
+
+def test_importing_devices_and_tuning_imports_no_torch() -> None:
+    code = "import sys, inpaint_ops.device, inpaint_ops.tuning, inpaint_ops.model; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

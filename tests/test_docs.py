@@ -1,0 +1,77 @@
+"""The pages tell the truth about the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from inpaint_ops.config import Settings
+from inpaint_ops.manifest import Row
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def variables() -> set[str]:
+    return {str(field.validation_alias or f"INPAINT_{name.upper()}") for name, field in Settings.model_fields.items()}
+
+
+def test_every_setting_is_on_its_page_and_none_that_is_gone() -> None:
+    page = (REPOSITORY / "docs/settings.md").read_text()
+    assert variables() <= set(re.findall(r"`([A-Z_]+)`", page))
+    places = ("dags/*.py", "plugins/*.py", "inpaint_ops/**/*.py")
+    code = "".join(path.read_text() for place in places for path in REPOSITORY.glob(place))
+    for name in set(re.findall(r"`(INPAINT_[A-Z_]+)`", page)) - variables():
+        assert name in code, f"{name} is on the page and nowhere else"
+
+
+def test_every_manifest_field_is_on_its_page() -> None:
+    page = (REPOSITORY / "docs/manifest.md").read_text()
+    for name in Row.model_fields:
+        assert f"`{name}`" in page, name
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    for page in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_target_that_the_pages_name_is_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    for page in (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"):
+        assert set(re.findall(r"`make ([a-z]+)`", page.read_text())) <= targets
+
+
+def test_the_compose_file_names_only_variables_that_exist_and_has_no_default_secret() -> None:
+    text = (REPOSITORY / "docker-compose.yaml").read_text()
+    compose = yaml.safe_load(text)
+    environment = compose["x-airflow"]["environment"]
+    for name in environment:
+        if name.startswith("INPAINT_"):
+            assert name in variables(), name
+    for secret in re.findall(r"\$\{([A-Z_]*(?:PASSWORD|SECRET|KEY)[A-Z_]*)(.)", text):
+        assert secret[1] == ":", f"{secret[0]} must be required"
+    made = set(re.findall(r'"([A-Z0-9_]+)"|([A-Z0-9_]+)=', (REPOSITORY / "docs/deploy.md").read_text()))
+    names = {name for pair in made for name in pair if name}
+    for variable in re.findall(r"\$\{([A-Z0-9_]+):\?", text):
+        assert variable in names, f"docs/deploy.md does not make {variable}"
+
+
+@pytest.mark.parametrize("service", ["api-server", "scheduler", "dag-processor"])
+def test_compose_starts_commands_that_airflow_has(service: str) -> None:
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yaml").read_text())
+    from airflow.cli.cli_parser import get_parser
+
+    get_parser().parse_args(compose["services"][service]["command"])
+
+
+def test_requirements_pin_everything() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (REPOSITORY / name).read_text().splitlines():
+            assert re.match(r"[a-z0-9._-]+==[^ ]+( ; .+)?$", line) or line.startswith("#"), line
+    pinned = (REPOSITORY / "requirements.txt").read_text()
+    for pin in ("apache-airflow==3.3.2", "torch==2.13.0", "diffusers==0.42.1", "celery==5.6"):
+        assert pin in pinned

@@ -1,0 +1,278 @@
+"""The ledger tells what the pipeline has, not what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
+
+from inpaint_ops.device import describe
+from inpaint_ops.model import ledger, loading, random_weights, tuned
+from inpaint_ops.model.loading import LoadedModel, load
+from inpaint_ops.protocol import Job
+from inpaint_ops.records import LedgerEntry
+from inpaint_ops.tuning import Tuning, choose
+
+CPU = describe("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and on a busy machine wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def loaded(cache: Path, preset: str, **overrides: Any) -> LoadedModel:
+    choice = choose(CPU, preset=preset, overrides=overrides, native_size=64, expected_rows=8)
+    return load(Job(model="tiny-random", scratch=str(cache)), CPU, choice, cache=cache)
+
+
+def fresh() -> Any:
+    return random_weights.instantiate("tiny-random")
+
+
+def by_name(entries: tuple[LedgerEntry, ...]) -> dict[str, LedgerEntry]:
+    return {entry.name: entry for entry in entries}
+
+
+def look(pipe: Any, tuning: Tuning, size: tuple[int, int] = (64, 64), **rest: Any) -> dict[str, LedgerEntry]:
+    return by_name(ledger.inspect(pipe, tuning, size, **rest))
+
+
+def processors(pipe: Any) -> set[type]:
+    return {type(processor) for processor in pipe.unet.attn_processors.values()}
+
+
+def test_the_ledger_has_a_line_for_every_choice(cache: Path) -> None:
+    entries = loaded(cache, "auto").ledger
+    assert [entry.name for entry in entries] == list(Tuning.model_fields)
+
+
+def test_auto_on_a_cpu_is_all_in_effect(cache: Path) -> None:
+    model = loaded(cache, "auto")
+    assert ledger.mismatches(model.ledger) == ()
+    assert processors(model.pipe) == {AttnProcessor2_0}
+    assert "0.52" in by_name(model.ledger)["attention_slicing"].reason
+
+
+def test_low_memory_on_a_cpu_is_all_in_effect(cache: Path) -> None:
+    model = loaded(cache, "low-memory")
+    assert ledger.mismatches(model.ledger) == ()
+    entry = by_name(model.ledger)["vae_tiling"]
+    assert (entry.effective, entry.measured["tiles"]) == ("on", 9)
+
+
+def test_notes_leaves_the_attention_processors_in_place_and_says_what_slicing_came_to(cache: Path) -> None:
+    model = loaded(cache, "notes")
+    assert processors(model.pipe) == {AttnProcessor2_0}
+    entries = by_name(model.ledger)
+    assert (entries["attention"].requested, entries["attention"].effective) == ("xformers", "sdpa")
+    assert "CUDA" in entries["attention"].reason
+    assert (entries["dtype"].requested, entries["dtype"].effective) == ("float16", "float32")
+    assert (entries["attention_slicing"].requested, entries["attention_slicing"].effective) == ("on", "off")
+    assert "last call wins" in entries["attention_slicing"].reason
+    assert {name for name, entry in entries.items() if not entry.matches} == {"dtype", "attention", "attention_slicing"}
+    assert len(ledger.mismatches(model.ledger)) == 3
+
+
+def test_xformers_is_probed_and_its_failure_is_the_reason(cache: Path) -> None:
+    """On this machine xFormers cannot run (no GPU); `apply` is asked for it all the same."""
+    tuning = Tuning(attention="xformers")
+    pipe = fresh()
+    reason = tuned.probe_xformers("cpu", "float32")
+    why_not = ledger.apply(pipe, tuning, CPU)
+    entry = look(pipe, tuning, why_not=why_not)["attention"]
+    if reason:
+        assert reason.startswith("xFormers")
+        assert (entry.effective, entry.matches) == ("sdpa", False)
+        assert reason in entry.reason
+    else:
+        assert (entry.effective, entry.matches) == ("xformers", True)
+
+
+def test_xformers_that_works_is_left_in_place_after_slicing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "probe_xformers", lambda kind, dtype: "")
+    tuning = Tuning(attention="xformers", attention_slicing=True, fuse_qkv=True)
+    pipe = fresh()
+    why_not = ledger.apply(pipe, tuning, CPU)
+    entries = look(pipe, tuning, why_not=why_not)
+    assert (entries["attention"].effective, entries["attention"].matches) == ("xformers", True)
+    assert (entries["attention_slicing"].effective, entries["attention_slicing"].matches) == ("off", False)
+    assert (entries["fuse_qkv"].effective, entries["fuse_qkv"].matches) == ("off", False)
+    assert "no fused form" in entries["fuse_qkv"].reason
+
+
+def test_use_xformers_false_means_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "probe_xformers", lambda kind, dtype: "")
+    pipe = fresh()
+    ledger.apply(pipe, Tuning(attention="xformers"), CPU, use_xformers=False)
+    assert processors(pipe) == {AttnProcessor2_0}
+
+
+def test_a_processor_swapped_behind_our_back_is_a_mismatch(cache: Path) -> None:
+    model = loaded(cache, "auto")
+    first = next(iter(model.pipe.unet.attn_processors))
+    swapped = dict(model.pipe.unet.attn_processors) | {first: AttnProcessor()}
+    model.pipe.unet.set_attn_processor(swapped)
+    entry = by_name(model.inspect((64, 64)))["attention"]
+    assert not entry.matches
+    assert "1 plain" in entry.effective
+    assert "sdpa" in entry.effective
+
+
+def test_slicing_called_after_sdpa_is_seen_as_what_it_is(cache: Path) -> None:
+    model = loaded(cache, "auto")
+    model.pipe.enable_attention_slicing()
+    entries = by_name(model.inspect((64, 64)))
+    assert processors(model.pipe) == {SlicedAttnProcessor}
+    assert (entries["attention"].effective, entries["attention"].matches) == ("sliced", False)
+    assert (entries["attention_slicing"].effective, entries["attention_slicing"].matches) == ("on", False)
+
+
+def test_sliced_attention_asked_for_is_sliced(cache: Path) -> None:
+    model = loaded(cache, "auto", attention="sliced")
+    assert processors(model.pipe) == {SlicedAttnProcessor}
+    assert ledger.mismatches(model.ledger) == ()
+
+
+@pytest.mark.parametrize(("size", "expected"), [((32, 32), 1), ((64, 64), 9), ((40, 32), 4), ((128, 64), 18)])
+def test_tiling_is_in_effect_only_above_the_tile_size(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], expected: int
+) -> None:
+    """The count is compared with the decoder's real calls."""
+    pipe = fresh()
+    tuning = Tuning(vae_tiling=True)
+    ledger.apply(pipe, tuning, CPU)
+    calls = []
+    forward = pipe.vae.decoder.forward
+    monkeypatch.setattr(pipe.vae.decoder, "forward", lambda *a, **k: (calls.append(1), forward(*a, **k))[1])
+    with torch.no_grad():
+        pipe.vae.decode(torch.randn(1, 4, size[1] // 8, size[0] // 8))
+    assert len(calls) == expected == ledger.tiles(pipe.vae, size)
+    entry = look(pipe, tuning, size)["vae_tiling"]
+    assert entry.matches == (expected > 1)
+    assert entry.effective == ("on" if expected > 1 else "off")
+    if expected == 1:
+        assert "idle at 32x32" in entry.reason
+
+
+def test_a_tile_size_moves_the_gate() -> None:
+    pipe = fresh()
+    tuning = Tuning(vae_tiling=True, vae_tile_size=64)
+    ledger.apply(pipe, tuning, CPU)
+    entries = look(pipe, tuning, (64, 64))
+    assert not entries["vae_tiling"].matches
+    assert (entries["vae_tile_size"].effective, entries["vae_tile_size"].matches) == ("64", True)
+    assert look(pipe, tuning, (128, 128))["vae_tiling"].matches
+
+
+def test_dtypes_are_read_off_the_parameters() -> None:
+    pipe = fresh()
+    pipe.vae.to(torch.float16)
+    entry = look(pipe, Tuning())["dtype"]
+    assert not entry.matches
+    assert "float16 (vae)" in entry.effective
+
+
+def test_memory_formats_are_read_off_the_kernels() -> None:
+    pipe = fresh()
+    tuning = Tuning(channels_last=True)
+    assert look(pipe, tuning)["channels_last"].effective == "off"
+    ledger.apply(pipe, tuning, CPU)
+    assert look(pipe, tuning)["channels_last"].matches
+    kernel = pipe.unet.conv_in.weight
+    kernel.data = kernel.data.contiguous()
+    assert look(pipe, tuning)["channels_last"].effective.startswith("on in")
+
+
+def test_fused_projections_are_in_effect_and_paint_the_same() -> None:
+    pipe, plain = fresh(), fresh()
+    tuning = Tuning(fuse_qkv=True)
+    assert ledger.apply(pipe, tuning, CPU) == {}
+    entries = look(pipe, tuning)
+    assert (entries["fuse_qkv"].effective, entries["attention"].effective) == ("on", "sdpa")
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = (pipe.vae.decode(latents).sample - plain.vae.decode(latents).sample).abs().max()
+    assert difference < 1e-4
+
+
+@pytest.mark.parametrize("way", ["regional", "reduce-overhead"])
+def test_compiled_modules_are_counted(way: str) -> None:
+    pipe = fresh()
+    tuning = Tuning(compile=way)
+    ledger.apply(pipe, tuning, CPU)
+    entry = look(pipe, tuning)["compile"]
+    assert (entry.effective, entry.matches) == (way, True)
+    assert entry.measured["wrapped_modules"] >= 1
+    assert look(fresh(), tuning)["compile"].effective == "off"
+
+
+def test_without_a_compiler_compile_is_off_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned.shutil, "which", lambda name: None)
+    pipe = fresh()
+    tuning = Tuning(compile="regional")
+    entry = look(pipe, tuning, why_not=ledger.apply(pipe, tuning, CPU))["compile"]
+    assert (entry.effective, entry.matches) == ("off", False)
+    assert "g++" in entry.reason
+
+
+@pytest.mark.parametrize("way", ["model", "sequential", "group"])
+def test_offload_without_a_device_is_reported_not_raised(way: str) -> None:
+    pipe = fresh()
+    tuning = Tuning(offload=way)
+    entry = look(pipe, tuning, why_not=ledger.apply(pipe, tuning, CPU))["offload"]
+    assert (entry.effective, entry.matches) == ("none", False)
+    assert "no device to offload from" in entry.reason
+
+
+@pytest.mark.parametrize("way", ["model", "sequential", "group"])
+def test_offload_hooks_are_recognised(way: str) -> None:
+    """The hooks are real; the card is pretended by the processor (sequential: the meta device holds the weights)."""
+    pipe = fresh()
+    if way == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+    elif way == "sequential":
+        pipe.enable_sequential_cpu_offload(device="cpu")
+    else:
+        pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    entry = look(pipe, Tuning(offload=way))["offload"]
+    assert (entry.effective, entry.matches) == (way, True)
+    assert look(pipe, Tuning())["offload"].matches is False
+
+
+def test_an_optimisation_that_raises_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = fresh()
+
+    def broken(*_: object) -> None:
+        raise ValueError("the library has\nchanged")
+
+    monkeypatch.setattr(pipe, "fuse_qkv_projections", broken)
+    tuning = Tuning(fuse_qkv=True)
+    entry = look(pipe, tuning, why_not=ledger.apply(pipe, tuning, CPU))["fuse_qkv"]
+    assert (entry.effective, entry.matches) == ("off", False)
+    assert "the library has changed" in entry.reason
+
+
+def test_released_encoders_and_smaller_batches_are_seen(cache: Path) -> None:
+    model = loaded(cache, "auto", batch_size=4)
+    assert by_name(model.ledger)["release_text_encoders"].effective == "held"
+    late = by_name(model.inspect((64, 64), batch_size=2, prompts_done=True))
+    assert not late["release_text_encoders"].matches
+    assert (late["batch_size"].effective, late["batch_size"].matches) == ("2", False)
+    model.pipe.text_encoder = model.pipe.text_encoder_2 = None
+    done = by_name(model.inspect((64, 64), batch_size=4, prompts_done=True))
+    assert (done["release_text_encoders"].effective, done["batch_size"].matches) == ("on", True)
+    assert loading.torch_device(CPU).type == "cpu"

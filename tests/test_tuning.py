@@ -1,0 +1,188 @@
+"""The planner: every card of the notes' table, every override, and a reason for each choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.records import DeviceInfo
+from inpaint_ops.tuning import PRESETS, Tuning, choose, estimate_peak, memory_budget
+
+CPU = DeviceInfo(kind="cpu", name="processor", total_memory=16 * 10**9, free_memory=12 * 10**9)
+
+
+def card(size: float, free: float | None = None) -> DeviceInfo:
+    """A GPU of `size` GB of which 0.5 GB are taken."""
+    left = size - 0.5 if free is None else free
+    return DeviceInfo(kind="cuda", name=f"{size} GB", total_memory=int(size * 1e9), free_memory=int(left * 1e9))
+
+
+CARDS = {size: card(size) for size in (10, 24, 40, 80, 141)}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("device", [CPU, *CARDS.values()], ids=lambda device: device.name)
+def test_every_field_has_a_reason_and_the_estimate_fits(device: DeviceInfo, preset: str) -> None:
+    choice = choose(device, preset=preset, expected_rows=500)
+    assert set(choice.reasons) == set(Tuning.model_fields)
+    assert all(choice.reasons.values())
+    if device.kind == "cuda":
+        assert choice.estimated_peak <= memory_budget(device)
+        assert choice.estimated_peak == estimate_peak(choice.tuning)
+
+
+def test_auto_grows_the_batch_with_the_card() -> None:
+    batches = [choose(device, expected_rows=500).tuning.batch_size for device in CARDS.values()]
+    assert batches == sorted(batches)
+    assert batches[0] < batches[-1]
+    for device in CARDS.values():
+        tuning = choose(device, expected_rows=500).tuning
+        assert (tuning.dtype, tuning.attention, tuning.attention_slicing) == ("float16", "sdpa", False)
+        assert (tuning.compile, tuning.offload) == ("off", "none")
+
+
+def test_auto_on_10_gb_tiles_the_vae_and_says_that_memory_demands_it() -> None:
+    choice = choose(CARDS[10], expected_rows=500)
+    assert choice.tuning.vae_tiling
+    assert "estimated" in choice.reasons["vae_tiling"]
+
+
+def test_a_card_in_use_by_another_is_planned_by_its_free_memory() -> None:
+    choice = choose(card(80, free=7), expected_rows=500)
+    assert choice.tuning.offload != "none"
+    assert choice.estimated_peak <= memory_budget(card(80, free=7))
+
+
+def test_a_card_too_small_for_anything_is_told_so() -> None:
+    choice = choose(card(1, free=0.5))
+    assert choice.tuning.offload == "sequential"
+    assert "may not fit" in choice.reasons["batch_size"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_no_batch_is_larger_than_the_job(rows: int) -> None:
+    assert choose(CARDS[80], expected_rows=rows).tuning.batch_size <= rows
+
+
+def test_notes_has_on_what_the_notes_have_on() -> None:
+    for device in CARDS.values():
+        choice = choose(device, preset="notes")
+        tuning = choice.tuning
+        assert (tuning.dtype, tuning.attention) == ("float16", "xformers")
+        assert tuning.attention_slicing
+        assert tuning.vae_tiling
+        assert choice.asked == {}
+    assert choose(CARDS[80], preset="notes").tuning.batch_size == 4
+
+
+def test_low_memory_saves_memory_on_every_card() -> None:
+    for device in CARDS.values():
+        low = choose(device, preset="low-memory", expected_rows=500)
+        assert low.estimated_peak < choose(device, preset="auto", expected_rows=500).estimated_peak
+        assert low.tuning.batch_size == 1
+        assert not low.tuning.attention_slicing
+
+
+def test_fast_compiles_only_where_the_rows_repay_it() -> None:
+    assert choose(CARDS[80], preset="fast", expected_rows=10).tuning.compile == "off"
+    assert choose(CARDS[80], preset="fast", expected_rows=5000).tuning.compile == "regional"
+    assert choose(CARDS[80], preset="fast", expected_rows=10).tuning.fuse_qkv
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_cpu_computes_in_float32_without_xformers_whatever_is_asked(preset: str) -> None:
+    choice = choose(CPU, preset=preset, overrides={"dtype": "float16", "offload": "model"}, use_xformers=True)
+    assert choice.tuning.dtype == "float32"
+    assert choice.tuning.attention == "sdpa"
+    assert choice.tuning.offload == "none"
+    assert choice.asked == {"dtype": "float16", "attention": "xformers", "offload": "model"}
+    assert "float16 was asked for" in choice.reasons["dtype"]
+    assert "xFormers" in choice.reasons["attention"]
+
+
+def test_use_xformers_is_weaker_than_an_override_and_stronger_than_a_preset() -> None:
+    gpu = CARDS[24]
+    assert choose(gpu, preset="notes", use_xformers=False).tuning.attention == "sdpa"
+    assert choose(gpu, preset="notes", use_xformers=False).reasons["attention"] == "USE_XFORMERS=false"
+    assert choose(gpu, preset="auto", use_xformers=True).tuning.attention == "xformers"
+    by_hand = choose(gpu, preset="auto", use_xformers=False, overrides={"attention": "xformers"})
+    assert by_hand.tuning.attention == "xformers"
+    assert by_hand.reasons["attention"] == "set by hand"
+
+
+OVERRIDES: list[tuple[str, Any, Any]] = [
+    ("dtype", "bfloat16", "bfloat16"),
+    ("attention", "default", "default"),
+    ("attention_slicing", "true", True),
+    ("vae_tiling", True, True),
+    ("vae_tile_size", "256", 256),
+    ("vae_slicing", False, False),
+    ("channels_last", "false", False),
+    ("fuse_qkv", "on", True),
+    ("compile", "max-autotune", "max-autotune"),
+    ("offload", "group", "group"),
+    ("batch_size", "16", 16),
+    ("release_text_encoders", 0, False),
+]
+
+
+def test_the_overrides_below_cover_every_field() -> None:
+    assert [name for name, _, _ in OVERRIDES] == list(Tuning.model_fields)
+
+
+@pytest.mark.parametrize(("name", "given_value", "expected"), OVERRIDES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_field_can_be_set_by_hand(preset: str, name: str, given_value: object, expected: object) -> None:
+    overrides = {name: given_value, "dtype": "bfloat16" if name == "dtype" else None}
+    if name in ("fuse_qkv", "compile"):  # notes' attention has no fused form; compile and offload exclude each other
+        overrides |= {"attention": "sdpa", "offload": "none"}
+    choice = choose(CARDS[141], preset=preset, overrides=overrides)
+    assert getattr(choice.tuning, name) == expected
+    assert choice.reasons[name] == "set by hand"
+
+
+def test_slicing_set_by_hand_is_really_meant() -> None:
+    choice = choose(CARDS[24], overrides={"attention_slicing": True})
+    assert choice.tuning.attention == "sliced"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"preset": "turbo"}, "'turbo'.*low-memory"),
+        ({"overrides": {"atention": "sdpa"}}, "'atention'.*attention_slicing"),
+        ({"overrides": {"batch_size": 0}}, "batch_size.*0"),
+        ({"overrides": {"batch_size": "many"}}, "batch_size.*many"),
+        ({"overrides": {"vae_tile_size": 100}}, "vae_tile_size.*100"),
+        ({"overrides": {"compile": "yes"}}, "compile.*yes"),
+    ],
+)
+def test_what_is_unknown_is_named(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        choose(CPU, **arguments)
+
+
+@given(
+    size=st.floats(0.5, 200),
+    share=st.floats(0, 1),
+    preset=st.sampled_from(PRESETS),
+    rows=st.integers(1, 10**6),
+    native=st.sampled_from([64, 256, 512, 1024]),
+    overrides=st.dictionaries(st.sampled_from([name for name, _, _ in OVERRIDES]), st.none(), max_size=3),
+    xformers=st.sampled_from([None, True, False]),
+)
+def test_any_card_and_job_get_a_plan(
+    size: float, share: float, preset: str, rows: int, native: int, overrides: dict[str, Any], xformers: bool | None
+) -> None:
+    device = card(size, free=size * share)
+    values = {name: value for name, value, _ in OVERRIDES if name in overrides}
+    choice = choose(
+        device, preset=preset, overrides=values, native_size=native, expected_rows=rows, use_xformers=xformers
+    )
+    assert set(choice.reasons) == set(Tuning.model_fields)
+    fits = choice.estimated_peak <= memory_budget(device)
+    assert fits or "may not fit" in choice.reasons["batch_size"]

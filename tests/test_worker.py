@@ -1,0 +1,336 @@
+"""The real worker process, spoken to over its pipes as the supervisor does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inpaint_ops import worker
+from inpaint_ops.device import Lease
+from inpaint_ops.errors import DeviceBusyError
+from inpaint_ops.protocol import (
+    Begun,
+    Bye,
+    Done,
+    End,
+    Failed,
+    Fatal,
+    Flush,
+    Item,
+    Job,
+    Phase,
+    Ready,
+    Step,
+    dump,
+    parse_event,
+)
+from inpaint_ops.records import Model
+from inpaint_ops.worker.studio import LEASES
+
+pytestmark = pytest.mark.timeout(180)
+PATIENCE = 120
+"""Seconds after which a test gives up: a start takes 10 to 15 s on two busy cores."""
+
+
+@dataclass
+class Talk:
+    """A started worker and what it has said so far."""
+
+    process: subprocess.Popen[bytes]
+    said: list[Any] = field(default_factory=list)
+    grown: threading.Condition = field(default_factory=threading.Condition)
+    closed: bool = False
+
+    def listen(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as events:
+            for line in events:
+                with self.grown:
+                    self.said.append(parse_event(line))
+                    self.grown.notify_all()
+        with self.grown:
+            self.closed = True
+            self.grown.notify_all()
+
+    def send(self, *messages: Model) -> None:
+        assert self.process.stdin is not None
+        for message in messages:
+            self.process.stdin.write(dump(message).encode())
+        self.process.stdin.flush()
+
+    def all(self, kind: type) -> list[Any]:
+        return [event for event in self.said if isinstance(event, kind)]
+
+    def until(self, wanted: Callable[[], Any]) -> Any:
+        with self.grown:
+            assert self.grown.wait_for(lambda: wanted() or self.closed, PATIENCE), self.said
+            answer = wanted()
+        assert answer, f"it ended before that: {self.said}"
+        return answer
+
+    def phase(self, name: str) -> None:
+        self.until(lambda: any(phase.name == name for phase in self.all(Phase)))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Talk]]:
+    """Start workers; their leases lie in the test's own temporary folder."""
+    talks = []
+
+    def starter(*command: str) -> Talk:
+        reading, writing = os.pipe()
+        process = subprocess.Popen(
+            [*(command or (sys.executable, "-m", "inpaint_ops.worker")), "--events-fd", str(writing),
+             "--parent", str(os.getpid()), "--started", repr(time.time())],
+            stdin=subprocess.PIPE, pass_fds=(writing,),
+            env=os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
+        )  # fmt: skip
+        os.close(writing)
+        talk = Talk(process)
+        threading.Thread(target=talk.listen, args=(reading,), daemon=True).start()
+        talks.append(talk)
+        return talk
+
+    yield starter
+    for talk in talks:
+        talk.process.kill()
+        talk.process.wait()
+
+
+def job(folder: Path, **options: Any) -> Job:
+    return Job(model="tiny-random", device="cpu", expected_rows=8, scratch=str(folder), lease_timeout=0, **options)
+
+
+def picture(folder: Path, row: int, size: tuple[int, int], **options: Any) -> Item:
+    """Write an image of noise with a masked rectangle, and ask for it to be painted."""
+    width, height = size
+    draw = np.random.default_rng(row)
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = 255
+    Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{row}.png")
+    Image.fromarray(mask).save(folder / f"{row}-mask.png")
+    return Item(
+        row=row, id=f"row-{row}", image=str(folder / f"{row}.png"), mask=str(folder / f"{row}-mask.png"),
+        output=str(folder / f"{row}-out"), prompt="a boat", seed=row,
+        **({"steps": 2, "guidance_scale": 7.5, "strength": 0.9999} | options),
+    )  # fmt: skip
+
+
+def pixels(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start()
+    talk.send(job(tmp_path, tuning_overrides={"batch_size": 2}))
+    ready: Ready = talk.until(lambda: talk.all(Ready))[0]
+    assert [phase.name for phase in talk.all(Phase)][:3] == ["lease", "imports", "load"]
+    assert ready.worker.pid == talk.process.pid and ready.device.kind == "cpu"
+    assert ready.model.random_weights and ready.native_size == 64 and ready.batch_size == 2
+    assert {"python", "inpaint-ops", "torch", "diffusers", "transformers", "pillow"} <= set(ready.versions)
+    assert ready.cold_start.imports > 0 and ready.cold_start.load > 0 and ready.cold_start.interpreter > 0
+    with pytest.raises(DeviceBusyError, match=str(talk.process.pid)):
+        Lease.acquire(["cpu-0"], tmp_path / LEASES, 0)
+
+    same = [picture(tmp_path, row, (80, 80)) for row in (1, 2, 3)]
+    other = [
+        picture(tmp_path, 4, (150, 75), format="webp", guidance_scale=1.0),
+        picture(tmp_path, 5, (40, 90), crop="auto", steps=4, strength=0.5),
+        picture(tmp_path, 6, (64, 64), format="jpeg"),
+    ]
+    broken = [picture(tmp_path, row, (32, 32)) for row in (7, 8, 9, 10)]
+    Path(broken[0].image).write_bytes(b"this is no image")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(broken[1].mask)
+    Path(broken[2].image).unlink()
+    broken[3] = broken[3].model_copy(update={"output": str(tmp_path / "nowhere" / "out")})
+    talk.send(*same, *other[:1], *broken, Flush())
+    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == 8)
+    talk.send(*other[1:], End())
+    bye: Bye = talk.until(lambda: talk.all(Bye))[0]
+    assert talk.process.wait(PATIENCE) == 0
+    assert talk.said[-1] is bye
+
+    done = {event.row: event for event in talk.all(Done)}
+    assert sorted(done) == [1, 2, 3, 4, 5, 6]
+    for item in [*same, *other]:
+        event = done[item.row]
+        source, mask, painted = pixels(item.image), pixels(item.mask), pixels(event.output)
+        assert painted.shape == source.shape and (event.width, event.height) == (source.shape[1], source.shape[0])
+        if item.format != "jpeg":
+            assert np.array_equal(painted[mask == 0], source[mask == 0])
+            assert not np.array_equal(painted[mask > 0], source[mask > 0])
+        assert event.bytes == Path(event.output).stat().st_size and len(event.sha256) == 64
+        assert all(seconds is not None for name, seconds in event.timings if name not in ("download", "upload"))
+        assert event.memory.peak_allocated > 50e6 and event.started_at < event.finished_at
+    assert (done[6].media_type, done[6].extension) == ("image/jpeg", ".jpg")
+    assert {row: event.steps for row, event in done.items()} == {1: 1, 2: 1, 3: 1, 4: 1, 5: 2, 6: 1}
+    assert done[1].working_size == (64, 64) and done[4].working_size != (64, 64)
+    assert sorted(done[row].batch.size for row in (1, 2, 3)) in ([1, 2, 2], [2, 2, 2])
+    assert any(event.step == event.steps == 2 for event in talk.all(Step))
+
+    failed = {event.row: event.error for event in talk.all(Failed)}
+    assert {row: (error.type, error.stage) for row, error in failed.items()} == {
+        7: ("ImageError", "decode"),
+        8: ("MaskError", "decode"),
+        9: ("FileNotFoundError", "decode"),
+        10: ("FileNotFoundError", "encode"),
+    }
+    begun = [(row, event.stage) for event in talk.all(Begun) for row in event.rows]
+    assert all((row, stage) in begun for row in done for stage in ("decode", "paint", "encode"))
+    assert len(begun) == len(set(begun))
+
+    assert bye.painted == 7 and bye.busy > 0 and bye.peak_memory is not None
+    assert all(entry.measured["denoise_seconds"] > 0 for entry in bye.ledger)
+    Lease.acquire(["cpu-0"], tmp_path / LEASES, 0).release()
+
+
+def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path: Path) -> None:
+    """Foreign exceptions end their row; a lost device ends the process without a Bye; no row is told twice."""
+    script = tmp_path / "poisoned.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import torch
+            from inpaint_ops import images, worker
+            from inpaint_ops.engine import Engine
+
+            embed, encode = Engine._denoise, images.encode
+
+            def denoise(self, rows, embeds):
+                if any(item.prompt == "poison" for item in rows):
+                    raise KeyError("poison")
+                if any(item.prompt == "lost" for item in rows):
+                    raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+                return embed(self, rows, embeds)
+
+            def encode_or_not(pixels, *, format, icc):
+                if format == "tiff":
+                    raise ZeroDivisionError("no such pixels")
+                return encode(pixels, format=format, icc=icc)
+
+            Engine._denoise, images.encode = denoise, encode_or_not
+            worker.main()
+            """
+        )
+    )
+    talk = start(sys.executable, str(script))
+    rows = [picture(tmp_path, row, (64, 64)) for row in (1, 2, 3, 4)]
+    rows[1] = rows[1].model_copy(update={"prompt": "poison"})
+    rows[2] = rows[2].model_copy(update={"format": "tiff"})
+    talk.send(job(tmp_path, tuning_overrides={"batch_size": 3}), *rows[:3], Flush())
+    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == 3)
+    assert [event.row for event in talk.all(Done)] == [1]
+    failed = {event.row: event.error for event in talk.all(Failed)}
+    assert (failed[2].type, failed[2].stage) == ("KeyError", "denoise")
+    assert (failed[3].type, failed[3].stage, failed[3].message) == ("ZeroDivisionError", "encode", "no such pixels")
+    talk.send(rows[3].model_copy(update={"prompt": "lost"}), Flush())
+    assert talk.process.wait(PATIENCE) == 1
+    assert not talk.all(Bye) and not [event for event in talk.all(Done) + talk.all(Failed) if event.row == 4]
+
+
+@pytest.mark.parametrize("lines", [b"{not json\n", b'{"kind":"job","model":1}\n', b'{"kind":"flush"}\n'])
+def test_garbage_is_fatal(start: Callable[..., Talk], lines: bytes) -> None:
+    talk = start()
+    assert talk.process.stdin is not None
+    talk.process.stdin.write(lines)
+    talk.process.stdin.flush()
+    fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
+    assert fatal.error.stage == "worker"
+    assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+
+
+def test_a_busy_device_is_fatal_and_transient(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start()
+    with Lease.acquire(["cpu-0"], tmp_path / LEASES, 0):
+        talk.send(job(tmp_path))
+        fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
+    assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceBusyError", "device", False)
+    assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+
+
+def test_it_ends_with_its_standard_input(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start()
+    talk.send(job(tmp_path))
+    talk.phase("imports")
+    assert talk.process.stdin is not None
+    talk.process.stdin.close()
+    assert talk.process.wait(PATIENCE) == worker.EXIT_ORPHANED
+    Lease.acquire(["cpu-0"], tmp_path / LEASES, 0).release()
+
+
+def test_sigterm_ends_it(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start()
+    talk.send(job(tmp_path))
+    talk.phase("imports")
+    talk.process.send_signal(signal.SIGTERM)
+    assert talk.process.wait(PATIENCE) == worker.EXIT_TERMINATED == 143
+
+
+def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    """The parent is killed; the worker's standard input stays open, so that the kernel alone is left to act."""
+    parent = textwrap.dedent(
+        """
+        import os, subprocess, sys, time
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inpaint_ops.worker", "--events-fd", sys.argv[1], "--parent", str(os.getpid())],
+            stdin=int(sys.argv[2]), pass_fds=(int(sys.argv[1]),),
+        )
+        print(process.pid, flush=True)
+        time.sleep(600)
+        """
+    )
+    events_read, events_write = os.pipe()
+    commands_read, commands_write = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, str(events_write), str(commands_read)],
+        stdout=subprocess.PIPE, pass_fds=(events_write, commands_read), env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as middle:  # fmt: skip
+        os.close(events_write)
+        os.close(commands_read)
+        assert middle.stdout is not None
+        pid = int(middle.stdout.readline())
+        with os.fdopen(commands_write, "wb") as commands, os.fdopen(events_read, "rb") as events:
+            commands.write(dump(job(tmp_path)).encode())
+            commands.flush()
+            assert any(b'"imports"' in line for line in iter(events.readline, b""))
+            with pytest.raises(DeviceBusyError, match=str(pid)):
+                Lease.acquire(["cpu-0"], tmp_path / LEASES, 0)
+            middle.kill()
+            Lease.acquire(["cpu-0"], tmp_path / LEASES, PATIENCE).release()
+            assert events.read().count(b'"ready"') == 0  # end of file: nobody holds the pipe any more
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a zombie until its new parent takes note
+        assert "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_it_does_not_start_under_another_parent(start: Callable[..., Talk]) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "inpaint_ops.worker", "--events-fd", "1", "--parent", "1"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert process.wait(PATIENCE) == worker.EXIT_ORPHANED
+
+
+def test_importing_the_worker_imports_no_torch() -> None:
+    code = "import sys, inpaint_ops.worker.serving; assert not {'torch', 'diffusers', 'transformers'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_serve_is_a_plain_function_of_its_pipes() -> None:
+    from inpaint_ops.worker.serving import serve
+
+    events = io.StringIO()
+    assert serve(["nonsense\n"], events) == worker.EXIT_FATAL
+    assert isinstance(parse_event(events.getvalue()), Fatal)
