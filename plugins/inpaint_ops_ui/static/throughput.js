@@ -11,9 +11,8 @@ export const startThroughput = () => {
 
   const paint = () => {
     if (!chart) return;
-    const { scales, } = chart.options;
-    chart.data.datasets[0].borderColor = colour("--denoise");
-    chart.data.datasets[0].backgroundColor = `${colour("--denoise")}33`;
+    const { scales } = chart.options;
+    chart.data.datasets[0].backgroundColor = colour("--denoise");
     for (const axis of [scales.x, scales.y]) { axis.ticks.color = colour("--soft"); axis.grid.color = colour("--line"); axis.title.color = colour("--soft"); }
     chart.update("none");
   };
@@ -38,8 +37,8 @@ export const startThroughput = () => {
     }
     const axis = (title) => ({ title: { display: true, text: title }, ticks: { maxRotation: 0, autoSkipPadding: 24 }, grid: {} });
     chart = new window.Chart(canvas, {
-      type: "line",
-      data: { labels, datasets: [{ label: "images/s", data: rates, fill: true, tension: 0.25, pointRadius: points.length > 1 ? 0 : 3, borderWidth: 2 }] },
+      type: "bar",
+      data: { labels, datasets: [{ label: "images/s", data: rates, categoryPercentage: 1, barPercentage: 0.92, maxBarThickness: 60 }] },
       options: {
         animation: false, responsive: true, maintainAspectRatio: false, interaction: { mode: "index", intersect: false },
         plugins: { legend: { display: false } },
