@@ -13,12 +13,16 @@ from demo.airflow_stack import REPOSITORY, USER, AirflowStack
 from demo.object_store import ObjectStoreServer
 from demo.photos import make_demo
 from inpaint_ops.config import load_settings
+from inpaint_ops.device import visible_devices
 from inpaint_ops.locations import Location
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace
 
 HOME = REPOSITORY / ".demo"
 BUCKET = "inpaint"
+GPU_SLOTS = max(1, len(visible_devices()))
+"""One slot a GPU; one on a machine without."""
+
 DAGS = ("inpaint_manifest", "inpaint_inbox", "model_cache")
 
 
@@ -65,7 +69,7 @@ def run() -> int:
         workspace = _workspace()
         manifest = _upload_demo(workspace)
         _say(f"put {manifest}: 10 rows, one of them wrong and one without its image")
-        with AirflowStack(HOME / "airflow", environment) as airflow:
+        with AirflowStack(HOME / "airflow", environment, gpu_slots=GPU_SLOTS) as airflow:
             _say(f"Airflow at {airflow.url}")
             airflow.wait_for_dags(*DAGS)
             for dag in DAGS:
@@ -153,7 +157,8 @@ def up() -> int:
         environment = _environment(store)
         os.environ.update(environment)
         _upload_demo(_workspace())
-        with AirflowStack(HOME / "airflow", environment, port=int(os.environ.get("PORT", "8080"))) as airflow:
+        port = int(os.environ.get("PORT", "8080"))
+        with AirflowStack(HOME / "airflow", environment, port=port, gpu_slots=GPU_SLOTS) as airflow:
             airflow.wait_for_dags(*DAGS)
             for dag in DAGS:
                 airflow.unpause(dag)

@@ -99,8 +99,8 @@ class AirflowStack:
         self._write_once("passwords.json", json.dumps({USER: secrets.token_urlsafe(12)}))
         if not (self.home / "migrated").exists():
             self._airflow("db", "migrate")
-            (self.home / "migrated").touch()
             self._airflow("pools", "set", "gpu", str(self.gpu_slots), "one slot a GPU")
+            (self.home / "migrated").touch()
         for component in COMPONENTS:
             with (self.home / f"{component}.log").open("wb") as log:
                 self.processes[component] = subprocess.Popen(

@@ -22,10 +22,8 @@ CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
 _PR_SET_PDEATHSIG = 1
 
 
-def open_workspace(manifest: str | None = None) -> Workspace:
-    """The workspace of this installation; rows may also read from beside `manifest`, where that lies in the inbox or
-    the store, and from INPAINT_ALLOWED_PREFIXES.
-    """
+def open_workspace() -> Workspace:
+    """The workspace of this installation: rows may read from the store, the inbox and INPAINT_ALLOWED_PREFIXES."""
     from inpaint_ops.config import load_settings
     from inpaint_ops.runs import Workspace
 
@@ -35,9 +33,13 @@ def open_workspace(manifest: str | None = None) -> Workspace:
 
 
 def _client(connection: str) -> Any:
+    """Our own client (its timeouts, retries and pool) with the connection's credentials and endpoint."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    return S3Hook(aws_conn_id=connection).get_conn()
+    from inpaint_ops.storage import make_s3_client
+
+    hook = S3Hook(aws_conn_id=connection)
+    return make_s3_client(hook.get_session(), endpoint_url=hook.conn_config.get_service_endpoint_url("s3"))
 
 
 @contextlib.contextmanager

@@ -35,7 +35,15 @@ def workspace(object_store: ObjectStoreServer) -> Workspace:
 @pytest.fixture(scope="module")
 def airflow(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
     home = tmp_path_factory.mktemp("airflow")
-    environment = object_store.env | {
+    connection = {
+        "conn_type": "aws",
+        "login": object_store.access_key,
+        "password": object_store.secret_key,
+        "extra": {"endpoint_url": object_store.endpoint, "region_name": "us-east-1"},
+    }
+    environment = {
+        "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # storage by a connection; the demo uses the SDK's settings
+        "INPAINT_S3_CONN_ID": "inpaint_s3",
         "INPAINT_STORE": STORE,
         "INPAINT_MODEL": "tiny-random",
         "INPAINT_SHARD_ROWS": "5",
@@ -45,6 +53,7 @@ def airflow(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFa
         "INPAINT_PROGRESS_INTERVAL": "2",
         "INPAINT_INBOX_SCHEDULE": "@yearly",
         "HF_HOME": str(home / "cache"),
+        "TMPDIR": str(home),  # leases of its own: another session's tests hold this machine's processor
     }
     stack = AirflowStack(home / "home", environment)
     try:
@@ -83,16 +92,17 @@ def wait_until(condition: Callable[[], Any], timeout: float = 120) -> Any:
     return result
 
 
-def processes(words: str) -> dict[int, int]:
-    """Processes whose command line holds `words`, with their parents."""
+def workers(airflow: AirflowStack) -> dict[int, int]:
+    """Living worker processes of this Airflow's tasks, each with its parent: they run in its scratch folder."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             status = (folder / "status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
+            where = str((folder / "cwd").readlink())
+        except OSError:  # it is gone, or not ours
             continue
-        if words in command:
+        if "-m inpaint_ops.worker" in command and where.startswith(str(airflow.home.parent)):
             found[int(folder.name)] = int(re.findall(r"PPid:\s+(\d+)", status)[0])
     return found
 
@@ -130,7 +140,7 @@ def test_each_task_instance_painted_in_a_process_of_its_own_and_none_is_left(
     assert sorted(report.shard for report in reports) == ["00000", "00001"]
     assert len({report.worker.pid for report in reports}) == 2
     assert {report.exit for report in reports} == {"clean"}
-    assert not processes("-m inpaint_ops.worker")
+    assert not workers(airflow)
 
 
 def test_the_task_log_shows_progress_and_no_secret(
@@ -187,7 +197,7 @@ def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(
     manifest = put_manifest(workspace, "killed.jsonl", rows)
     run_id = airflow.trigger(DAG, {"manifest": manifest, "run": "killed", "shard_rows": 12, "batch_size": 1})
     wait_until(lambda: len(records(workspace, "killed")) >= 2)
-    ((worker, task),) = processes("-m inpaint_ops.worker").items()
+    ((worker, task),) = workers(airflow).items()
     os.kill(task, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{worker}").exists())
     first = records(workspace, "killed")

@@ -101,6 +101,7 @@ class Night:
     environment: dict[str, str]
     manifest: str
     out: str
+    watched: Path
     done: subprocess.CompletedProcess[str]
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -130,6 +131,18 @@ class Night:
 
 CANARY = "canary-3f9a-secret"
 
+WATCH = """
+# Imported by every interpreter of the run: in a worker, note its environment and refuse every connection.
+import json, os, pathlib, socket, sys
+if "inpaint_ops.worker" in sys.orig_argv:
+    folder = pathlib.Path(__file__).parent
+    (folder / f"{os.getpid()}.environ").write_text(json.dumps(dict(os.environ)))
+    def refuse(self, address):
+        (folder / f"{os.getpid()}.connect").write_text(repr(address))
+        raise OSError("this worker has no network")
+    socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+
 
 @pytest.fixture(scope="module")
 def night(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
@@ -151,8 +164,11 @@ def night(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFact
     cache = tmp_path_factory.mktemp("cache")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "INPAINT_"))} | object_store.env
     environment |= {"HF_HOME": str(cache), "INPAINT_MAX_PIXELS": str(PIXELS), "HF_TOKEN": CANARY}
-    environment |= {"INPAINT_SCRATCH": str(cache / "scratch")}
-    run = Night(workspace, environment, manifest, root, subprocess.CompletedProcess([], 0))
+    environment |= {"INPAINT_SCRATCH": str(cache / "scratch"), "TMPDIR": str(cache)}
+    watched = tmp_path_factory.mktemp("watched")
+    (watched / "sitecustomize.py").write_text(WATCH)
+    environment |= {"PYTHONPATH": str(watched)}
+    run = Night(workspace, environment, manifest, root, watched, subprocess.CompletedProcess([], 0))
     options = ("--out", root, "--model", "tiny-random", "--steps", "2", "--failure-threshold", "0.9", "--run", "night")
     run.done = run.command("-v", "run", manifest, *options, "--batch-size", "2")
     yield run
@@ -282,6 +298,15 @@ def test_no_secret_is_in_a_log_a_record_or_a_report(night: Night) -> None:
     texts += [night.get(key).decode(errors="replace") for key in night.objects() if not key.startswith("images/")]
     for secret in secrets:
         assert not any(secret in text for text in texts)
+
+
+def test_the_worker_needs_no_network_and_sees_no_credentials(night: Night) -> None:
+    environments = [json.loads(path.read_text()) for path in night.watched.glob("*.environ")]
+    assert environments, "a worker was watched"
+    for environ in environments:
+        assert not [name for name in environ if name.startswith("AWS_") and name != "AWS_EC2_METADATA_DISABLED"]
+        assert CANARY not in environ.values()
+    assert not list(night.watched.glob("*.connect"))
 
 
 def test_validate_and_plan_tell_before_a_gpu_is_touched(night: Night) -> None:

@@ -113,7 +113,7 @@ def a_full_run() -> Run:
     )
     run.records += [
         record(61, "failed"), record(62, "failed", error=error), record(63, "rejected"),
-        record(64, conversions=("16 bits to 8",)), record(65, "failed", error=None),
+        record(64, conversions=("16 bits to 8",)), record(65, "failed"),
     ]  # fmt: skip
     return run
 
