@@ -40,12 +40,13 @@ class Pages:
         await self._app(scope, receive, send)
 
 
-def _view(name: str, destination: str, path: str, route: str) -> dict[str, str]:
+def _view(name: str, destination: str, path: str, route: str) -> dict[str, Any]:
     return {
         "name": name,
         "href": f"{base_path()}{PREFIX}{path}",
         "destination": destination,
         "url_route": route,
+        "nav_top_level": True,
         "icon": _ICON.format("black"),
         "icon_dark_mode": _ICON.format("white"),
     }

@@ -1,4 +1,4 @@
-"""The pages in Airflow: nobody sees them whom Airflow would not let, nothing shown is read as HTML, no request leaves."""
+"""The pages in Airflow: nobody sees them whom Airflow would not let, and nothing that is shown is read as HTML."""
 
 from __future__ import annotations
 
@@ -221,6 +221,8 @@ class TestPages:
             assert shard.endswith("/runs/night-manual__1/?embedded=true&shard=00003")
             unmapped = signed_in.get("/tasks/inpaint_manifest/manual__1/plan/{MAP_INDEX}").headers["location"]
             assert unmapped.endswith("?embedded=true")
+            report = signed_in.get("/dag-runs/inpaint_manifest/manual__1?to=report").headers["location"]
+            assert report.endswith("/runs/night-manual__1/report.html")
             assert "paints no images" in signed_in.get("/dag-runs/inpaint_inbox/manual__1").text
 
 
@@ -308,4 +310,8 @@ def test_airflow_scans_none_of_the_pages_modules() -> None:
     found = {
         Path(path).name for path in find_path_from_directory(str(REPOSITORY / "plugins"), ".airflowignore", "glob")
     }
-    assert {name for name in found if name.endswith(".py")} == {"inpaint_ops_airflow.py", "inpaint_ops_plugin.py"}
+    assert {name for name in found if name.endswith(".py")} == {
+        "inpaint_ops_airflow.py",
+        "inpaint_ops_links.py",
+        "inpaint_ops_plugin.py",
+    }

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.common.db.common import SessionDep
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from inpaint_ops_airflow import run_name
 from sqlalchemy import select
 
 from inpaint_ops.browse import RunQuery, RunView
 from inpaint_ops.browse.table import worker_parts
-from inpaint_ops.layout import run_name_from, shard_name
+from inpaint_ops.layout import shard_name
 from inpaint_ops.records import Counts
 from inpaint_ops.report.page import FAILURE_GROUPS, summary_context
 from inpaint_ops_ui.access import DAG_ID, may_read_this_dag
@@ -118,7 +118,7 @@ def time_fragment(request: Request, view: RunDep) -> str:
 def report(view: RunDep, browser: BrowserDep) -> Response:
     """The run's own report, which holds all that it needs; its images are inside, so its policy allows no request."""
     body = browser.workspace.storage.get(browser.workspace.layout(view.run).report)
-    return HTMLResponse(body, headers={"Content-Security-Policy": f"{_REPORT_POLICY}; frame-ancestors 'self'; sandbox"})
+    return HTMLResponse(body, headers={"Content-Security-Policy": f"{_REPORT_POLICY}; frame-ancestors 'self'; sandbox allow-downloads"})
 
 
 @router.get("/runs/{run}/{name}")
@@ -128,9 +128,11 @@ def file_beside_the_page(name: str, browser: BrowserDep, view: RunDep) -> Respon
 
 
 @router.get("/dag-runs/{dag_id}/{run_id:path}", dependencies=[may_read_this_dag])
-def dag_run_tab(request: Request, dag_id: str, run_id: str, session: SessionDep) -> Response:
-    """The tab of a DAG run: the run that it made."""
-    return _tab(request, _run_of(session, dag_id, run_id), "this DAG run")
+def dag_run_tab(
+    request: Request, dag_id: str, run_id: str, session: SessionDep, to: Literal["", "report"] = ""
+) -> Response:
+    """The tab of a DAG run, and its tasks' link to the report: the run that it made."""
+    return _tab(request, _run_of(session, dag_id, run_id), "this DAG run", to=f"{to}.html" if to else "")
 
 
 @router.get("/tasks/{dag_id}/{run_id}/{task_id}/{map_index}", dependencies=[may_read_this_dag])
@@ -147,18 +149,15 @@ def _run_of(session: Any, dag_id: str, run_id: str) -> str | None:
     if dag_id != DAG_ID:
         return None
     conf = session.scalar(select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)) or {}
-    given, manifest = conf.get("run"), conf.get("manifest")
-    if given or not manifest:
-        return given or None
-    return run_name_from(f"{PurePosixPath(manifest).stem}-{run_id}")
+    return run_name(conf, run_id) if conf.get("run") or conf.get("manifest") else None
 
 
-def _tab(request: Request, run: str | None, what: str, *, shard: str = "") -> Response:
+def _tab(request: Request, run: str | None, what: str, *, shard: str = "", to: str = "") -> Response:
     if run is None:
         return HTMLResponse(render(request, "problem.html.j2", status=404, message=f"{what} paints no images"))
     root = str(request.scope.get("root_path", "")).rstrip("/")
-    query = urlencode({"embedded": "true"} | ({"shard": shard} if shard else {}))
-    return RedirectResponse(f"{root}/runs/{quote(run, safe='')}/?{query}", status_code=307)
+    query = "" if to else "?" + urlencode({"embedded": "true"} | ({"shard": shard} if shard else {}))
+    return RedirectResponse(f"{root}/runs/{quote(run, safe='')}/{to}{query}", status_code=307)
 
 
 @router.get("/static/{name}")
