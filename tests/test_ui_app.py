@@ -177,7 +177,7 @@ class TestPages:
 
     def test_the_list_shows_each_run_in_one_line(self, client: TestClient, night: str) -> None:
         page = client.get("/").text
-        for words in ("night", "VALID", "60", "NVIDIA H200", "10 GiB", "7.1% of the card"):
+        for words in ("night", "VALID", "60", "NVIDIA H200", "10 GiB", "7.1% of its memory"):
             assert words in page, words
         assert "No run is like that" in client.get("/?text=nothing").text
         assert client.get("/?order=nonsense").status_code == 422

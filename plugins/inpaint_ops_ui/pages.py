@@ -24,7 +24,10 @@ from inpaint_ops_ui.rendering import asset, render
 
 router = APIRouter(default_response_class=HTMLResponse)
 
-_REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'; sandbox allow-downloads"
+)
 _CHOSEN = ("model", "quality", "steps", "tuning", "failure_threshold", "shard_rows")
 _SHARDS = 200
 _TUNINGS = ("auto", "notes", "low-memory", "fast")
@@ -118,7 +121,7 @@ def time_fragment(request: Request, view: RunDep) -> str:
 def report(view: RunDep, browser: BrowserDep) -> Response:
     """The run's own report, which holds all that it needs; its images are inside, so its policy allows no request."""
     body = browser.workspace.storage.get(browser.workspace.layout(view.run).report)
-    return HTMLResponse(body, headers={"Content-Security-Policy": f"{_REPORT_POLICY}; frame-ancestors 'self'; sandbox allow-downloads"})
+    return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
 @router.get("/runs/{run}/{name}")
