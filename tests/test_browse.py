@@ -83,8 +83,9 @@ class TestFinished:
         assert run.page(RowQuery(text="number 49999"), 1, 10).records == (records[49_998],)
         slowest = run.page(RowQuery(order="slowest"), 1, 5)
         assert [found.row for found in slowest.records] == [100, 200, 300, 400, 500]
-        shard = run.page(RowQuery(first_row=401, last_row=600), 1, 48)
+        shard = run.page(RowQuery(shard_rows=(401, 600)), 1, 48)
         assert (shard.total, shard.records[0].row) == (200, 401)
+        assert run.page(RowQuery(shard_rows=(49_801, 50_000)), 1, 48).total == 197, "rejected lines are of no shard"
         assert sum(asked(workspace).values()) < 40, "no request a row"
 
     def test_the_columns_tell_what_the_report_tells(self, workspace: Workspace) -> None:

@@ -284,7 +284,7 @@ def test_failures_are_filtered_grouped_and_downloaded(window: Watched, site: Sit
 
 def test_progress_moves_and_the_page_turns_into_the_verdict(window: Watched, site: Site, shots: Path) -> None:
     manifest = site.put_manifest("going.jsonl")
-    run_id = site.stack.trigger(DAG, {"manifest": manifest, "run": "going-on", "steps": 300, "batch_size": 1})
+    run_id = site.stack.trigger(DAG, {"manifest": manifest, "run": "going-on", "steps": 60, "batch_size": 1})
     page = window.page
     deadline = time.monotonic() + 120
     while page.goto(f"{site.pages}/runs/going-on/").status != 200:  # type: ignore[union-attr]

@@ -155,7 +155,10 @@ class Catalogue:
         )
 
     def _look(self, names: Iterable[str], *, every: float | None = None) -> None:
-        """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`); wait a little, the rest comes later."""
+        """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`).
+
+        Waits a little; what is not read by then comes later.
+        """
         moment = time.monotonic()
         pause = LIVE_SECONDS if every is None else every
         with self._lock:

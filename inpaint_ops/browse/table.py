@@ -31,8 +31,8 @@ class RowQuery(Model):
     status: Literal["", "done", "failed", "rejected"] = ""
     text: str = ""
     order: Literal["row", "slowest", "newest"] = "row"
-    first_row: int | None = None
-    last_row: int | None = None
+    shard_rows: tuple[int, int] | None = None
+    """The first and the last line of a shard; rejected lines between them are of no shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,9 @@ class RecordTable:
         keep = np.ones(len(self), dtype=bool)
         if query.status:
             keep &= self._has_status(query.status)
-        if query.first_row is not None:
-            keep &= self.rows >= query.first_row
-        if query.last_row is not None:
-            keep &= self.rows <= query.last_row
+        if query.shard_rows is not None:
+            first, last = query.shard_rows
+            keep &= (self.rows >= first) & (self.rows <= last) & ~self._has_status("rejected")
         if query.text.strip():
             wanted = query.text.strip().lower()
             keep &= np.fromiter((wanted in text for text in prompts()), dtype=bool, count=len(self))

@@ -79,7 +79,7 @@ def rows(
         found = next((one for one in view.shards if one.name == shard), None)
         if found is None:
             raise HTTPException(404, "the run has no such shard")
-        bounds = {"first_row": found.first_row, "last_row": found.last_row}
+        bounds = {"shard_rows": (found.first_row, found.last_row)}
     seen = view.page(RowQuery(status=status, text=text, order=order, **bounds), page, PAGE)
     return RowsBody(
         items=tuple(RowItem.of(record) for record in seen.records),
