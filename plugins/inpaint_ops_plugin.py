@@ -5,6 +5,7 @@ Every process of Airflow imports this file, so it imports next to nothing: the p
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,14 +31,20 @@ class Pages:
 
     def __init__(self) -> None:
         self._app: Any = None
+        self._building = asyncio.Lock()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request."""
-        if self._app is None:
-            from inpaint_ops_ui.app import create_app
-
-            self._app = create_app()
+        """Serve one request; the first one waits in a thread, so that Airflow's own do not wait with it."""
+        async with self._building:
+            if self._app is None:
+                self._app = await asyncio.to_thread(_build)
         await self._app(scope, receive, send)
+
+
+def _build() -> Any:
+    from inpaint_ops_ui.app import create_app
+
+    return create_app()
 
 
 def _view(name: str, destination: str, path: str, route: str) -> dict[str, Any]:

@@ -233,7 +233,10 @@ class TestCatalogue:
     def test_a_damaged_run_does_not_hide_the_others(self, workspace: Workspace) -> None:
         put_finished_run(workspace, "good", 4)
         workspace.storage.put(workspace.layout("bad").plan, b"{")
-        entries = {entry.run: entry for entry in Browser(workspace, keep=False).catalogue.page(RunQuery()).entries}
+        workspace.storage.put(workspace.layout("planless").manifest, b"")
+        page = Browser(workspace, keep=False).catalogue.page(RunQuery())
+        assert (page.total, page.unread) == (2, 0)
+        entries = {entry.run: entry for entry in page.entries}
         assert entries["good"].state == "finished"
         assert entries["bad"].state == "unreadable"
         assert entries["bad"].problem

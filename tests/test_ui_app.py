@@ -282,6 +282,8 @@ class TestData:
         assert reply.headers["content-type"].startswith("text/")
         outside = re.findall(r"""(?:import|url\(|fetch\() ?["']?https?://""", reply.text)
         assert not outside
+        etag = {"If-None-Match": reply.headers["etag"]}
+        assert client.get(f"/static/{name}", headers=etag).status_code == 304
 
 
 def test_the_plugin_imports_next_to_nothing_and_builds_nothing(tmp_path: Path) -> None:

@@ -129,35 +129,37 @@ class Catalogue:
         self._throttle = Throttle(LIST_SECONDS)
         self._names: frozenset[str] = frozenset()
         self._entries: dict[str, RunEntry] = {}
+        self._planless: set[str] = set()
         self._looked: dict[str, float] = {}
         self._pending: dict[str, Future[None]] = {}
         self._read_cache()
 
     def page(self, query: RunQuery, page: int = 1, size: int = 25) -> RunPage:
         """A page of the runs that the query finds, `page` from 1. Raises StorageError where runs cannot be listed."""
+        deadline = time.monotonic() + _WAIT_SECONDS
         with self._lock:
             if self._throttle.due():
                 self._names = frozenset(name for name in self._workspace.storage.folders(self._folder) if _is_run(name))
             names = self._names
-        self._look(name for name in names if name not in self._entries)
-        self._look(entry.run for entry in list(self._entries.values()) if entry.state != "finished")
+        going_on = (entry.run for entry in list(self._entries.values()) if entry.state != "finished")
+        self._look((*going_on, *(name for name in names if name not in self._entries)), deadline)
         found = sorted_entries((self._entries[name] for name in names if name in self._entries), query)
         pages = max(1, -(-len(found) // size))
         page = min(max(page, 1), pages)
         shown = found[(page - 1) * size : page * size]
-        self._look((entry.run for entry in shown), every=CHECK_SECONDS)
+        self._look((entry.run for entry in shown), deadline, every=CHECK_SECONDS)
         return RunPage(
             entries=tuple(self._entries.get(entry.run, entry) for entry in shown),
             total=len(found),
             page=page,
             pages=pages,
-            unread=sum(1 for name in names if name not in self._entries),
+            unread=sum(1 for name in names if name not in self._entries and name not in self._planless),
         )
 
-    def _look(self, names: Iterable[str], *, every: float | None = None) -> None:
+    def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
         """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`).
 
-        Waits a little; what is not read by then comes later.
+        Waits for them until `deadline`; what is not read by then comes later.
         """
         moment = time.monotonic()
         pause = LIVE_SECONDS if every is None else every
@@ -168,12 +170,14 @@ class Catalogue:
                     self._pending[name] = self._pool.submit(self._read, name)
             pending = list(self._pending.values())
         if pending:
-            wait(pending, timeout=_WAIT_SECONDS)
+            wait(pending, timeout=max(0.0, deadline - time.monotonic()))
 
     def _read(self, name: str) -> None:
         try:
             view = RunView.open(self._workspace, name)
-            if view is not None:
+            if view is None:
+                self._planless.add(name)
+            else:
                 before, entry = self._entries.get(name), entry_of(view)
                 self._entries[name] = entry
                 if entry.state == "finished" and entry != before:

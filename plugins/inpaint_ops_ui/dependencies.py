@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, Request
 
 from inpaint_ops.browse import Browser, RunView
+from inpaint_ops.errors import ObjectNotFoundError
 from inpaint_ops.records import Record
 
 _opening = threading.Lock()
@@ -32,7 +33,9 @@ def get_run(run: str, browser: BrowserDep) -> RunView:
     """The run of the path, as it stands now; 404 where there is none."""
     view = browser.run(run)
     if view is None:
-        raise HTTPException(404, "there is no such run")
+        raise ObjectNotFoundError(
+            "there is no such run here, or it is not planned yet: it shows once its plan is written"
+        )
     return view
 
 
@@ -43,7 +46,7 @@ def get_record(row: int, view: RunDep) -> Record:
     """The record of the path's row; 404 where it has none yet."""
     found = view.record(row)
     if found is None:
-        raise HTTPException(404, "the row has no record yet")
+        raise ObjectNotFoundError("the row has no record yet")
     return found
 
 

@@ -164,13 +164,16 @@ def _tab(request: Request, run: str | None, what: str, *, shard: str = "", to: s
 
 
 @router.get("/static/{name}")
-def static(name: str) -> Response:
-    """A style sheet or a script."""
+def static(request: Request, name: str) -> Response:
+    """A style sheet or a script; the browser asks each time whether it changed."""
     found = asset(name)
     if found is None:
         raise HTTPException(404, "there is no such file")
-    body, kind = found
-    return Response(body, media_type=kind, headers={"Cache-Control": "private, max-age=86400"})
+    body, kind, etag = found
+    headers = {"Cache-Control": "private, no-cache", "ETag": etag}
+    if request.headers.get("if-none-match", "").removeprefix("W/") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=kind, headers=headers)
 
 
 def _base(view: RunView) -> dict[str, Any]:

@@ -19,9 +19,7 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    made = environment(FileSystemLoader(_HERE / "templates"))
-    made.globals["version"] = _version()
-    return made
+    return environment(FileSystemLoader(_HERE / "templates"))
 
 
 def render(request: Request, template: str, **context: Any) -> str:
@@ -31,16 +29,20 @@ def render(request: Request, template: str, **context: Any) -> str:
 
 
 @lru_cache(maxsize=32)
-def asset(name: str) -> tuple[bytes, str] | None:
-    """A file of ours, the report's style sheet, or the chart library out of its package; None for any other name."""
-    if name == "report.css":
-        return _environment().get_template("report.css").render(themes=True).encode(), "text/css"
-    if name == "chart.js":
-        return _chart_library().read_bytes(), "text/javascript"
+def asset(name: str) -> tuple[bytes, str, str] | None:
+    """A file of ours, the report's style sheet, or the chart library out of its package, with its type and its ETag;
+    None for any other name.
+    """
     path = _HERE / "static" / name
-    if path.parent != _HERE / "static" or path.suffix not in _TYPES or not path.is_file():
+    if name == "report.css":
+        body = _environment().get_template("report.css").render(themes=True).encode()
+    elif name == "chart.js":
+        body = _chart_library().read_bytes()
+    elif path.parent == _HERE / "static" and path.suffix in _TYPES and path.is_file():
+        body = path.read_bytes()
+    else:
         return None
-    return path.read_bytes(), _TYPES[path.suffix]
+    return body, _TYPES[Path(name).suffix], f'"{hashlib.sha256(body).hexdigest()[:20]}"'
 
 
 def _chart_library() -> Path:
@@ -49,13 +51,3 @@ def _chart_library() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("the package chartkick, which carries Chart.js, is not installed")
     return Path(spec.submodule_search_locations[0]) / "django" / "static" / "chartkick" / "Chart.bundle.js"
-
-
-@lru_cache(maxsize=1)
-def _version() -> str:
-    """Changes with every file that a browser keeps."""
-    digest = hashlib.sha256()
-    for path in sorted((_HERE / "static").iterdir()):
-        digest.update(path.read_bytes())
-    digest.update(_chart_library().name.encode())
-    return digest.hexdigest()[:12]
