@@ -17,7 +17,10 @@ from inpaint_ops.locations import Location
 from inpaint_ops.records import Record
 from inpaint_ops.storage import Storage
 
-_CHUNK = 4 * 2**20
+_FIRST_CHUNK = 256 * 2**10
+_CHUNK = 8 * 2**20
+"""Bytes of results that are read at once: few for the first page, more for whoever goes on."""
+
 _READERS = 16
 _NEWLINE = ord("\n")
 
@@ -94,7 +97,7 @@ class FinishedRecords:
         have = len(self._data)
         if have >= self._size:
             return False
-        last = min(have + _CHUNK, self._size) - 1
+        last = min(have + (_CHUNK if have else _FIRST_CHUNK), self._size) - 1
         piece = self._storage.get(self._results, byte_range=(have, last), if_match=self._etag)
         self._data += piece
         ends = np.flatnonzero(np.frombuffer(piece, dtype=np.uint8) == _NEWLINE) + have + 1

@@ -22,6 +22,9 @@ from inpaint_ops.report.stages import StageTimes
 Positions = npt.NDArray[np.int64]
 
 _BATCH_KEY = ("worker_host", "worker_pid", "worker_started_at", "batch_id")
+_COLUMNS = (
+    "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES), *_BATCH_KEY, "started_at", "finished_at",
+)  # fmt: skip
 _BUCKETS = 60
 
 
@@ -46,14 +49,14 @@ class ThroughputPoint:
 
 @dataclass(frozen=True)
 class RecordTable:
-    """The columns of `timings.parquet`, of a whole run or of what is there of it."""
+    """The columns of `timings.parquet` that pages need, of a whole run or of what is there of it."""
 
-    columns: Any = field(default_factory=lambda: TIMINGS_SCHEMA.empty_table())
+    columns: Any = field(default_factory=lambda: TIMINGS_SCHEMA.empty_table().select(_COLUMNS))
 
     @classmethod
     def from_parquet(cls, data: bytes) -> RecordTable:
         """Read `timings.parquet`."""
-        return cls(pq.read_table(io.BytesIO(data)))
+        return cls(pq.read_table(io.BytesIO(data), columns=list(_COLUMNS)))
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> RecordTable:

@@ -9,13 +9,7 @@ export const startThroughput = () => {
   const said = document.getElementById("throughput-said");
   let chart;
 
-  const paint = () => {
-    if (!chart) return;
-    const { scales } = chart.options;
-    chart.data.datasets[0].backgroundColor = colour("--denoise");
-    for (const axis of [scales.x, scales.y]) { axis.ticks.color = colour("--soft"); axis.grid.color = colour("--line"); axis.title.color = colour("--soft"); }
-    chart.update("none");
-  };
+  const paint = () => chart?.update("none");
 
   const load = async () => {
     const reply = await fetch(canvas.dataset.url);
@@ -35,17 +29,19 @@ export const startThroughput = () => {
       chart.update("none");
       return;
     }
-    const axis = (title) => ({ title: { display: true, text: title }, ticks: { maxRotation: 0, autoSkipPadding: 24 }, grid: {} });
+    const [soft, line] = [() => colour("--soft"), () => colour("--line")];
+    const axis = (title) => ({
+      title: { display: true, text: title, color: soft }, ticks: { maxRotation: 0, autoSkipPadding: 24, color: soft }, grid: { color: line },
+    });
     chart = new window.Chart(canvas, {
       type: "bar",
-      data: { labels, datasets: [{ label: "images/s", data: rates, categoryPercentage: 1, barPercentage: 0.92, maxBarThickness: 60 }] },
+      data: { labels, datasets: [{ label: "images/s", data: rates, backgroundColor: () => colour("--denoise"), categoryPercentage: 1, barPercentage: 0.92, maxBarThickness: 60 }] },
       options: {
         animation: false, responsive: true, maintainAspectRatio: false, interaction: { mode: "index", intersect: false },
         plugins: { legend: { display: false } },
         scales: { x: axis("time of day, UTC"), y: { ...axis("images/s"), beginAtZero: true } },
       },
     });
-    paint();
   };
 
   const start = () => {
