@@ -130,7 +130,7 @@ def run(
     Exit code 0: all rows done; 1: an internal error; 2: usage or configuration; 3: some rows failed or were rejected.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    settings = load_settings()
+    settings = load_settings(progress_interval=1.0)  # for the bar; a task's log wants it less often
     workspace = _workspace(settings, out, manifest, allow)
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
     plan = prepare(workspace, manifest, name, _job(settings, chosen))
@@ -141,7 +141,7 @@ def run(
             def show(progress: Progress, base: int = base) -> None:
                 bar.n = base + progress.done + progress.failed
                 bar.set_postfix_str(
-                    progress.phase if progress.images_per_second is None else f"{progress.failed} failed"
+                    f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase
                 )
 
             _paint_with_retries(workspace, name, shard.name, show)

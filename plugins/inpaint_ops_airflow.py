@@ -6,7 +6,6 @@ Airflow's processes import this file, so it stays light: `inpaint_ops` is import
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
 """Names the Airflow connection for storage; unset: the AWS SDK's own settings."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 def open_workspace() -> Workspace:
@@ -71,9 +68,7 @@ def die_with_parent() -> None:
     Without the first, a task whose supervisor was killed runs on beside its own retry; without the second, Airflow's
     task runner answers SIGTERM by calling `on_kill` and goes on.
     """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+    from inpaint_ops import worker
+
+    worker.die_with_parent(os.getppid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
