@@ -18,7 +18,7 @@ from inpaint_ops.browse.state import STALLED_AFTER, shard_state
 from inpaint_ops.browse.table import RecordTable, worker_parts
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
-from inpaint_ops.records import STAGES, Output
+from inpaint_ops.records import STAGES, Output, now
 from inpaint_ops.report import facts
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
@@ -250,6 +250,16 @@ class TestCatalogue:
         deadline = time.monotonic() + 10
         while catalogue.page(RunQuery()).entries[0].done != 2:
             assert time.monotonic() < deadline
+
+    def test_a_run_that_was_given_up_long_ago_costs_nothing_where_it_is_not_shown(self, workspace: Workspace) -> None:
+        put_plan(workspace, make_plan("given-up", 5, shard_rows=5, created=now() - timedelta(days=30)))
+        put_plan(workspace, make_plan("young", 5, shard_rows=5, created=now()))
+        catalogue = Browser(workspace, keep=False).catalogue
+        assert [entry.state for entry in catalogue.page(RunQuery()).entries] == ["waiting", "waiting"]
+        catalogue._looked.clear()
+        asked(workspace).clear()
+        catalogue.page(RunQuery(text="young"))
+        assert asked(workspace)["stat"] == 1
 
 
 class TestPictures:

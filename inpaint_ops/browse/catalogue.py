@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from inpaint_ops.browse.state import RunPhase
 from inpaint_ops.errors import ConfigError, InpaintOpsError
 from inpaint_ops.layout import check_run_name
 from inpaint_ops.locations import Location
-from inpaint_ops.records import Model
+from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ LIVE_SECONDS = 3.0
 """A run that goes on is looked at no more often than this; a finished one, where it is shown, every `CHECK_SECONDS`."""
 
 CHECK_SECONDS = 30.0
+ABANDONED_AFTER = timedelta(days=2)
+"""A run that was planned longer ago and does not run is looked at only where it is shown."""
+
 _WAIT_SECONDS = 2.0
 _READERS = 16
 
@@ -141,7 +144,7 @@ class Catalogue:
             if self._throttle.due():
                 self._names = frozenset(name for name in self._workspace.storage.folders(self._folder) if _is_run(name))
             names = self._names
-        going_on = (entry.run for entry in list(self._entries.values()) if entry.state != "finished")
+        going_on = (entry.run for entry in list(self._entries.values()) if _may_move(entry))
         self._look((*going_on, *(name for name in names if name not in self._entries)), deadline)
         found = sorted_entries((self._entries[name] for name in names if name in self._entries), query)
         pages = max(1, -(-len(found) // size))
@@ -226,6 +229,12 @@ def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntr
     unknown = [entry for entry in found if value(entry) is None]
     newest = sorted(known, key=lambda entry: entry.created_at or datetime.min.replace(tzinfo=UTC), reverse=True)
     return sorted(newest, key=value, reverse=query.descending) + unknown
+
+
+def _may_move(entry: RunEntry) -> bool:
+    """Whether a run is worth a look though nobody sees it: one that was given up days ago is not."""
+    young = entry.created_at is None or now() - entry.created_at < ABANDONED_AFTER
+    return entry.state == "running" or (entry.state != "finished" and young)
 
 
 def _is_run(name: str) -> bool:
