@@ -268,7 +268,8 @@ def test_how_far_a_shard_is_lies_in_the_store_while_it_goes_and_after(tmp_path: 
     bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=2.0)
     seen: list[ShardProgress] = []
     bench.shard_run(on_progress=lambda _: seen.append(word(bench))).run()
-    assert any(said.phase == "painting" and said.worker_silent is not None for said in seen)
+    assert any(said.phase == "painting" for said in seen)
+    assert max(said.worker_silent or 0 for said in seen) > 1, "a worker that hangs is told of while it hangs"
     assert [said.done for said in seen] == sorted(said.done for said in seen)
     last = word(bench)
     assert (last.phase, last.rows, last.done, last.failed) == ("finished", 3, 1, 2)

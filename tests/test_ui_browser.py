@@ -178,6 +178,9 @@ def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: 
     row = runs.get_by_role("row").filter(has_text="finished-night")
     expect(row).to_contain_text("VALID")
     page.screenshot(path=shots / "airflow-runs.png")
+    page.evaluate("document.documentElement.classList.replace('light', 'dark')")
+    expect(runs.locator("html")).to_have_attribute("data-theme", "dark")
+    page.screenshot(path=shots / "airflow-runs-dark.png")
     runs.get_by_label("Name or manifest").fill("no such run")
     expect(runs.get_by_text("No run is like that")).to_be_visible()
     runs.get_by_label("Name or manifest").fill("finished")
@@ -201,12 +204,14 @@ def test_a_dag_run_and_a_task_have_their_tab(window: Watched, site: Site, finish
 
 def test_a_task_links_to_its_results_and_report(window: Watched, site: Site, finished: str) -> None:
     links = site.stack.api("GET", f"/dags/{DAG}/dagRuns/{finished}/taskInstances/inpaint/links", map_index=0)
-    assert set(links["extra_links"]) == {"Results", "Report"}
+    assert set(links["extra_links"]) == {"Results", "Report", "Worker log"}
     page = window.page
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Results']}")
     expect(page.get_by_text("You look at shard 00000")).to_be_visible()
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Report']}")
     expect(page.get_by_role("heading", name="Inpainting run finished-night")).to_be_visible()
+    page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Worker log']}")
+    expect(page.get_by_text(re.compile("worker [0-9]+: tiny-random on")).first).to_be_visible(timeout=30_000)
 
 
 def test_airflow_tells_of_the_summary_where_it_shows_assets(site: Site, finished: str) -> None:
