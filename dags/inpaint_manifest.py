@@ -55,6 +55,24 @@ PARAMS = {
         title="Tuning",
         description="The preset of optimisations. Empty: as the settings say (auto).",
     ),
+    "tuning_overrides": Param(
+        default=None,
+        type=["null", "object"],
+        title="Tuning, field by field",
+        description='Fields over the preset, for example {"vae_tiling": true, "compile": "off"}; see docs/settings.md.',
+    ),
+    "use_xformers": Param(
+        default=None,
+        type=["null", "boolean"],
+        title="Use xFormers",
+        description="Force xFormers attention on or off. Empty: as USE_XFORMERS says, or chosen.",
+    ),
+    "scheduler": Param(
+        default=None,
+        enum=[None, "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"],
+        title="Scheduler",
+        description="How the denoising steps are taken. Empty: as the settings say (the model's own, euler).",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],
@@ -122,9 +140,11 @@ def inpaint_manifest() -> None:
         with airflow_errors():
             workspace = open_workspace()
             job = job_options(workspace.settings, **chosen)
-            made = prepare(
-                workspace, context["params"]["manifest"], run_name(context["params"], context["run_id"]), job
-            )
+            name = run_name(context["params"], context["run_id"])
+            made = prepare(workspace, context["params"]["manifest"], name, job)
+        print(f"{made.rows} rows, {made.rejected} rejected, {len(made.shards)} shards")
+        if made.forecast is not None:
+            print(f"forecast: {made.forecast.in_words()}")
         return [shard.name for shard in made.shards]
 
     @painting_task(

@@ -133,6 +133,15 @@ class RunLayout:
         return self._at("report.html")
 
 
+def experience_prefix(store: Location, key: str) -> Location:
+    """Where the runs of one model and tuning leave what the next forecast needs: one small object a run.
+
+    Beside `runs/`, since looking for every `run.json` would list every object of every run.
+    """
+    root = store.as_prefix()
+    return Location(root.bucket, f"{root.key}history/{key}/")
+
+
 REJECTED = "rejected"
 """The shard name under which rejected rows' records are kept."""
 

@@ -96,6 +96,7 @@ def main() -> None:
                 say(Bye(ledger=ledger, cold_start=ColdStart(), busy=0.1, painted=1, peak_memory=MEMORY))
                 return
             case _:
+                note(prompts=command.prompts, scheduler=command.scheduler)
                 if command.model == "no-such-model":
                     error = ErrorInfo(
                         type="ModelError", stage="worker", message="no such model: pull it", permanent=True

@@ -29,7 +29,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Record, ShardProgress, WorkerReport
 from inpaint_ops.runs import Workspace, prepare
 from inpaint_ops.storage import Storage
-from inpaint_ops.supervisor import Progress, ShardRun
+from inpaint_ops.supervisor import Progress, ShardRun, shard
 from inpaint_ops.supervisor.shard import MAX_DEATHS_IN_A_ROW
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
@@ -185,6 +185,20 @@ def test_a_model_that_cannot_be_loaded_is_one_permanent_error(tmp_path: Path) ->
     with pytest.raises(ModelError, match="no such model: pull it"):
         bench.shard_run().run()
     assert bench.records() == {}
+
+
+def test_a_worker_is_told_every_text_of_its_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(name: str, limit: int) -> list[Any]:
+        (tmp_path / name).mkdir()
+        bench = Bench(tmp_path / name, ["a boat", "a house", "SIGKILL", "a boat", "a cup"])
+        monkeypatch.setattr(shard, "MAX_PROMPTS", limit)
+        bench.shard_run().run()
+        return [note["prompts"] for note in bench.notes() if "prompts" in note]
+
+    first, second = told("few", 4)
+    assert first == ["a boat", "a house", "SIGKILL", "a cup"]
+    assert {"a boat", "a cup"} <= set(second) <= set(first), "and so is the worker that takes over"
+    assert told("many", 2)[0] is None, "too many to keep: the worker keeps its encoders"
 
 
 def test_a_missing_object_fails_its_row_alone(tmp_path: Path) -> None:

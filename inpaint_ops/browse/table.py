@@ -178,6 +178,7 @@ def worker_parts(summary: RunSummary, stage_seconds: Mapping[str, float]) -> tup
             "interpreter": ("Start the interpreter", cold["interpreter"]),
             "imports": ("Import libraries", cold["imports"]),
             "load": ("Load the model", cold["load"]),
+            "prompts": ("Encode the prompts", cold["prompts"]),
             "compile": ("Compile", cold["compile"]),
             "first_call": ("First batch's extra time", cold["first_call"]),
             "painting": ("Paint", painting),

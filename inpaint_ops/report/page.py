@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from inpaint_ops.records import LedgerEntry, Record, RunSummary, WorkerReport
-from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, facts, shares_a_batch
+from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
 from inpaint_ops.report.summary import RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
@@ -92,6 +92,7 @@ def summary_context(summary: RunSummary) -> dict[str, Any]:
         "random_text": RANDOM_WEIGHTS,
         "warnings": [text for text in summary.warnings if text != RANDOM_WEIGHTS],
         "measured": _measured_together(summary.ledger),
+        "compared": compared(summary),
         "unit": "GPU" if any(device.kind == "cuda" for device in summary.devices) else "CPU",
         "listed": LISTED,
     }

@@ -20,7 +20,21 @@ from inpaint_ops.errors import InpaintOpsError, ShardIncompleteError, WorkerDied
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
-from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Item, Job, Phase, Ready, Step, Warn
+from inpaint_ops.protocol import (
+    MAX_PROMPTS,
+    Begun,
+    Bye,
+    Done,
+    Event,
+    Failed,
+    Fatal,
+    Item,
+    Job,
+    Phase,
+    Ready,
+    Step,
+    Warn,
+)
 from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import ErrorInfo, Record, ShardProgress, Stage, now
 from inpaint_ops.storage import Storage
@@ -248,7 +262,9 @@ class ShardRun:
             tuning=self.job.tuning,
             tuning_overrides=self.job.tuning_overrides,
             use_xformers=self.job.use_xformers,
+            scheduler=self.job.scheduler,
             expected_rows=len(self._states),
+            prompts=self._prompts(),
             max_pixels=self.settings.max_pixels,
             scratch=str(folder),
             lease_timeout=self.settings.lease_timeout,
@@ -261,6 +277,12 @@ class ShardRun:
             on_exit=lambda code: self._inbox.put(Exited(number, code)),
             command=self.worker_command,
         )
+
+    def _prompts(self) -> tuple[str, ...] | None:
+        """Every text that the rows to come will bring, once each; None where they are too many to keep."""
+        rows = [state.row for state in self._states.values()]
+        texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
+        return tuple(texts) if len(texts) <= MAX_PROMPTS else None
 
     def _feed_worker(self) -> None:
         session = self._session
