@@ -94,6 +94,15 @@ class RunLayout:
         return self._at(f"stops/{attempt}.json")
 
     @property
+    def progress(self) -> Location:
+        """The prefix of the shards' words on how far they are."""
+        return self._at("progress/")
+
+    def shard_progress(self, shard: str) -> Location:
+        """How far a shard is; replaced every few seconds while it is worked on."""
+        return self._at(f"progress/{shard}.json")
+
+    @property
     def summary(self) -> Location:
         """`run.json`."""
         return self._at("run.json")

@@ -224,6 +224,29 @@ class WorkerReport(Model):
     warnings: tuple[str, ...] = ()
 
 
+class ShardProgress(Model):
+    """How far one try of a shard is: written anew every few seconds, so that whoever looks sees it live.
+
+    It decides nothing: records alone say how rows ended.
+    """
+
+    schema_version: Literal[1] = 1
+    shard: str
+    attempt: str
+    rows: int
+    done: int = Field(description="Rows with an image, those of earlier tries included.")
+    failed: int = Field(description="Rows that this try recorded as failed.")
+    phase: str = Field(description="What the worker does, in words; `finished` or `stopped` when the try is over.")
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    worker_silent: float | None = Field(
+        default=None, description="Seconds since the painting worker's last sign of life; None while it owes none."
+    )
+    device: str = ""
+    interval: float = Field(description="Seconds after which the next word is due.")
+    updated_at: datetime
+
+
 class StageStats(Model):
     """The distribution of one stage's seconds over the rows that passed it."""
 

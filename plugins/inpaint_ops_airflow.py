@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ def _client(connection: str) -> Any:
 
     hook = S3Hook(aws_conn_id=connection)
     return make_s3_client(hook.get_session(), endpoint_url=hook.conn_config.get_service_endpoint_url("s3"))
+
+
+def run_name(params: Mapping[str, Any], run_id: str) -> str:
+    """The run's name in the store: the same for every try and every clearing of a DAG run, and for the pages."""
+    from pathlib import PurePosixPath
+
+    from inpaint_ops.layout import run_name_from
+
+    return params.get("run") or run_name_from(f"{PurePosixPath(params['manifest']).stem}-{run_id}")
 
 
 @contextlib.contextmanager
