@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo up test lint lock clean
+.PHONY: help demo up test lint bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -28,6 +28,9 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
+	$(BIN)/python -m bench.cpu
 
 # torch's pin brings its own pins of CUDA and Triton where its build needs them, so they are left out here: the same
 # files install the CPU build where that is what is offered.

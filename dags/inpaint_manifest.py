@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, get_current_context, task
-from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace
+from airflow.providers.standard.decorators.python import _PythonDecoratedOperator
+from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, get_current_context
+from airflow.sdk.bases.decorator import task_decorator_factory
+from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace, run_name
+from inpaint_ops_links import LINKS
 from inpaint_ops_metrics import count_rejected, deadline_missed, emit
 
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
@@ -55,6 +59,24 @@ PARAMS = {
         title="Tuning",
         description="The preset of optimisations. Empty: as the settings say (auto).",
     ),
+    "tuning_overrides": Param(
+        default=None,
+        type=["null", "object"],
+        title="Tuning, field by field",
+        description='Fields over the preset, for example {"vae_tiling": true, "compile": "off"}; see docs/settings.md.',
+    ),
+    "use_xformers": Param(
+        default=None,
+        type=["null", "boolean"],
+        title="Use xFormers",
+        description="Force xFormers attention on or off. Empty: as USE_XFORMERS says, or chosen.",
+    ),
+    "scheduler": Param(
+        default=None,
+        enum=[None, "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"],
+        title="Scheduler",
+        description="How the denoising steps are taken. Empty: as the settings say (the model's own, euler).",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],
@@ -82,14 +104,19 @@ PARAMS = {
 }
 
 
-def run_name(context: Any) -> str:
-    """The run's name in the store: the same for every try and every clearing of this DAG run."""
-    from pathlib import PurePosixPath
+RESULTS = Asset("inpaint_results")
+"""Has an event for each good run, with its summary: Airflow shows it, and what comes after may be scheduled by it."""
 
-    from inpaint_ops.layout import run_name_from
 
-    given = context["params"]["run"]
-    return given or run_name_from(f"{PurePosixPath(context['params']['manifest']).stem}-{context['run_id']}")
+class PaintingOperator(_PythonDecoratedOperator):
+    """A TaskFlow task with links to the run's results and report."""
+
+    operator_extra_links = LINKS
+
+
+def painting_task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`@task` with those links."""
+    return task_decorator_factory(python_callable=function, decorated_operator_class=PaintingOperator, **options)
 
 
 @dag(
@@ -108,7 +135,7 @@ def run_name(context: Any) -> str:
     doc_md=__doc__,
 )
 def inpaint_manifest() -> None:
-    @task
+    @painting_task
     def plan() -> list[str]:
         from inpaint_ops.planning import job_options
         from inpaint_ops.runs import prepare
@@ -118,13 +145,17 @@ def inpaint_manifest() -> None:
         with airflow_errors():
             workspace = open_workspace()
             job = job_options(workspace.settings, **chosen)
-            is_new = workspace.plan(run_name(context)) is None
-            made = prepare(workspace, context["params"]["manifest"], run_name(context), job)
+            name = run_name(context["params"], context["run_id"])
+            is_new = workspace.plan(name) is None
+            made = prepare(workspace, context["params"]["manifest"], name, job)
             if is_new:
                 count_rejected(made.rejected)
+        print(f"{made.rows} rows, {made.rejected} rejected, {len(made.shards)} shards")
+        if made.forecast is not None:
+            print(f"forecast: {made.forecast.in_words()}")
         return [shard.name for shard in made.shards]
 
-    @task(
+    @painting_task(
         pool="gpu",
         queue="gpu",
         execution_timeout=timedelta(hours=6),
@@ -141,23 +172,26 @@ def inpaint_manifest() -> None:
         context["shard_label"] = f"shard {shard}"
         instance = context["ti"]
         with airflow_errors():
-            workspace, name = open_workspace(), run_name(context)
+            workspace, name = open_workspace(), run_name(context["params"], context["run_id"])
             last = instance.try_number > instance.max_tries
             with measured_shard(workspace, name, shard, emit):
                 result = paint(workspace, name, shard, final_attempt=last)
         return asdict(result)
 
-    @task(trigger_rule="all_done")
+    @painting_task(trigger_rule="all_done", outlets=[RESULTS])
     def report() -> dict[str, Any]:
         from inpaint_ops.runs import check_good, finish
 
+        context = get_current_context()
+        name = run_name(context["params"], context["run_id"])
         with airflow_errors():
             workspace = open_workspace()
-            name = run_name(get_current_context())
             summary = finish(workspace, name)
             print(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}")
+            said = {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
             check_good(summary)
-        return {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
+        context["outlet_events"][RESULTS].extra = said | {"images_per_second": summary.images_per_second}
+        return said
 
     inpaint.expand(shard=plan()) >> report()
 

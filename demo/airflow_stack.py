@@ -41,18 +41,25 @@ def _die_with_parent() -> None:
 class AirflowStack:
     """Airflow in `home`, which is kept: a second start skips the database migration.
 
-    `environment` is added to every component's, and so to every task's: storage settings, INPAINT_*.
+    `prefix` is a path that Airflow lies under, as behind a proxy. `environment` is added to every component's, and so
+    to every task's: storage settings, INPAINT_*.
     """
 
     components: tuple[tuple[str, ...], ...] = (("api-server",), ("scheduler",), ("dag-processor",))
     """What is started: Airflow's commands, each with its options."""
 
     def __init__(
-        self, home: Path, environment: Mapping[str, str], *, port: int | None = None, gpu_slots: int = 1
+        self,
+        home: Path,
+        environment: Mapping[str, str],
+        *,
+        port: int | None = None,
+        gpu_slots: int = 1,
+        prefix: str = "",
     ) -> None:
         self.home = home.resolve()
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}{prefix}"
         self.gpu_slots = gpu_slots
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._extra = dict(environment)

@@ -9,20 +9,21 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 from tqdm import tqdm
 
 import inpaint_ops
-from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.config import Scheduler, Settings, load_settings, parse_fields
+from inpaint_ops.device import local_card
 from inpaint_ops.doctor import diagnose
 from inpaint_ops.errors import ConfigError, InpaintOpsError, StorageError
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest, to_jsonl
 from inpaint_ops.pairing import pair, read_prompts
-from inpaint_ops.planning import JobOptions, estimate, job_options
+from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
 from inpaint_ops.supervisor import Progress
@@ -64,7 +65,18 @@ def _job_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
-        click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="One field of the tuning."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="One field of the tuning, over the preset [INPAINT_TUNING_SET].",
+        ),
+        click.option(
+            "--scheduler",
+            type=click.Choice(get_args(Scheduler)),
+            help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
+        ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(
             "--quality", type=click.Choice(["good", "high", "best"]), help="20, 30 or 50 steps; default high."
@@ -83,20 +95,11 @@ def _job_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _job(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
-    overrides: dict[str, Any] = {}
-    for text in chosen.pop("overrides"):
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: write FIELD=VALUE, for example vae_tiling=true")
-        overrides[name] = _scalar(value)
-    return job_options(settings, tuning_overrides=overrides, **chosen)
-
-
-def _scalar(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        overrides = parse_fields(chosen.pop("overrides"))
+    except ValueError as error:
+        raise ConfigError(f"--set {error}") from None
+    return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
 def _workspace(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:
@@ -130,10 +133,11 @@ def run(
     Exit code 0: all rows done; 1: an internal error; 2: usage or configuration; 3: some rows failed or were rejected.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    settings = load_settings()
+    settings = load_settings(progress_interval=1.0)  # for the bar; a task's log wants it less often
     workspace = _workspace(settings, out, manifest, allow)
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
-    plan = prepare(workspace, manifest, name, _job(settings, chosen))
+    job = _job(settings, chosen)
+    plan = prepare(workspace, manifest, name, job, card=local_card(job.device))
     with tqdm(total=plan.rows, unit="row", disable=as_json or None, initial=plan.rejected) as bar:
         base = plan.rejected
         for shard in plan.shards:
@@ -141,7 +145,7 @@ def run(
             def show(progress: Progress, base: int = base) -> None:
                 bar.n = base + progress.done + progress.failed
                 bar.set_postfix_str(
-                    progress.phase if progress.images_per_second is None else f"{progress.failed} failed"
+                    f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase
                 )
 
             _paint_with_retries(workspace, name, shard.name, show)
@@ -225,17 +229,27 @@ def _missing_objects(workspace: Workspace, parsed: ParsedManifest) -> list[str]:
 @click.option(
     "--devices", type=click.IntRange(1), default=1, show_default=True, help="Devices that would share the shards."
 )
+@click.option("--card", metavar="NAME", help="What will paint, as nvidia-smi names it; default: this machine's.")
 @_job_options
 @_json_option
 @_command
-def plan(manifest: str, out: str | None, devices: int, allow: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
-    """Tell what a run of MANIFEST would do: rows, shards, expected seconds. Writes nothing."""
+def plan(
+    manifest: str,
+    out: str | None,
+    devices: int,
+    card: str | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing."""
     settings = load_settings()
     workspace = _workspace(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
-    made, parsed = make_plan(workspace, manifest, "plan", _job(settings, chosen))
-    expected = estimate(made, _history(workspace), devices=devices)
+    job = _job(settings, chosen)
+    card = card or local_card(job.device)
+    made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
     if as_json:
-        body = made.model_dump(mode="json") | {"estimate": expected.model_dump(mode="json")}
+        body = made.model_dump(mode="json")
         body["rejected_rows"] = [row.error.message for row in parsed.rejected]
         click.echo(json.dumps(body))
         return
@@ -248,19 +262,8 @@ def plan(manifest: str, out: str | None, devices: int, allow: tuple[str, ...], a
         click.echo(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
         click.echo(f"  ... and {len(made.shards) - 20} more")
-    seconds = "unknown" if expected.seconds is None else f"about {expected.seconds:.0f} s"
-    click.echo(f"expected time on {devices} device(s): {seconds} ({expected.basis})")
-
-
-def _history(workspace: Workspace) -> list[RunSummary]:
-    """Summaries of finished runs in the store, oldest first, the last fifty."""
-    runs = Location(workspace.store.bucket, workspace.store.key + "runs/")
-    try:
-        found = [info for info in workspace.storage.list(runs) if info.location.name == "run.json"]
-    except StorageError:
-        return []
-    newest = sorted(found, key=lambda info: info.modified)[-50:]
-    return [RunSummary.model_validate_json(workspace.storage.get(info.location)) for info in newest]
+    if made.forecast is not None:
+        click.echo(f"forecast: {made.forecast.in_words()}")
 
 
 @main.command()
@@ -340,7 +343,7 @@ def doctor(out: str | None, as_json: bool) -> None:
 
 @main.group()
 def models() -> None:
-    """The model cache: fetch, verify."""
+    """The model cache: fetch, list, verify."""
 
 
 @models.command("pull")
@@ -355,6 +358,38 @@ def models_pull(model: str | None, revision: str | None) -> None:
     name = model or settings.model
     folder = pull(name, revision or settings.model_revision, on_progress=lambda line: click.echo(line, err=True))
     click.echo(f"{name}: {folder}")
+
+
+@models.command("list")
+@_json_option
+@_command
+def models_list(as_json: bool) -> None:
+    """List the models in the cache (HF_HOME) and what compiled graphs take there. Exit code 2 if one is not whole."""
+    from huggingface_hub import constants
+
+    from inpaint_ops.model.compiled import kept
+    from inpaint_ops.model.sources import cached_models
+
+    found = cached_models()
+    graphs = kept(Path(constants.HF_HOME))
+    if as_json:
+        rows = [
+            {"name": one.name, "revision": one.revision, "folder": str(one.folder), "bytes": one.bytes,
+             "variant": one.variant, "random_weights": one.random, "whole": not one.problem, "problem": one.problem}
+            for one in found
+        ]  # fmt: skip
+        click.echo(json.dumps({"models": rows, "compiled": graphs}))
+    else:
+        for one in found:
+            kind = "random weights" if one.random else one.variant or "plain"
+            state = f"NOT WHOLE: {one.problem}" if one.problem else "whole"
+            click.echo(f"{one.name}  {one.revision}  {one.bytes / 1e9:.2f} GB  {kind}  {state}")
+        if not found:
+            click.echo(f"no models in {constants.HF_HOME}: inpaint-ops models pull")
+        for name, size in graphs.items():
+            click.echo(f"compiled graphs  {name}  {size / 1e9:.2f} GB")
+    if any(one.problem for one in found):
+        sys.exit(2)
 
 
 @models.command("verify")

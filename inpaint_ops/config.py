@@ -6,10 +6,12 @@ connection. `HF_HOME` is huggingface_hub's own name for the model cache.
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +20,10 @@ from inpaint_ops.errors import ConfigError
 
 DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 """The model that the project exists for; its UNet takes 9 channels."""
+
+
+Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
+"""How the denoising steps are taken; `model`: as the model came (SDXL inpainting: euler)."""
 
 
 class Settings(BaseSettings):
@@ -39,6 +45,13 @@ class Settings(BaseSettings):
     batch_size: int | None = Field(default=None, ge=1, le=64, description="Rows painted together; empty: chosen.")
     use_xformers: bool | None = Field(
         default=None, validation_alias="USE_XFORMERS", description="Force xFormers attention on or off; empty: chosen."
+    )
+    tuning_set: Annotated[dict[str, Any], NoDecode] = Field(
+        default_factory=dict,
+        description="Fields of the tuning, over the preset: `vae_tiling=true,compile=off`, or a JSON object.",
+    )
+    scheduler: Scheduler = Field(
+        default="model", description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 
@@ -69,6 +82,18 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("tuning_set", mode="before")
+    @classmethod
+    def _fields(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError(f"this is no JSON: {error}") from None
+        return parse_fields(part for part in value.split(",") if part.strip())
+
     @field_validator("batch_size", "use_xformers", "model_revision", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
@@ -78,6 +103,20 @@ class Settings(BaseSettings):
     def inbox_prefix(self) -> str:
         """The prefix watched for manifests, with a closing slash."""
         return (self.inbox or self.store.rstrip("/") + "/inbox").rstrip("/") + "/"
+
+
+def parse_fields(assignments: Iterable[str]) -> dict[str, Any]:
+    """`FIELD=VALUE` texts to a mapping; values are read as JSON where they are JSON. Raises ValueError."""
+    fields: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text.strip()}: write FIELD=VALUE, for example vae_tiling=true")
+        try:
+            fields[name.strip()] = json.loads(value)
+        except ValueError:
+            fields[name.strip()] = value.strip()
+    return fields
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -154,6 +154,12 @@ def describe(device: str = "auto") -> DeviceInfo:
     )
 
 
+def local_card(device: str = "auto") -> str:
+    """The name of what this machine would paint on, as `describe` has it, without torch."""
+    gpus = [] if device == "cpu" else visible_devices()
+    return gpus[0].name if gpus else _processor()
+
+
 class Lease:
     """The right to use one device of this host, held by this process alone.
 

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
 from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model
 from inpaint_ops.storage import Storage, probe_conditional_put
+from inpaint_ops.tuning import PROBES, AttentionProbe
 
 MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 RANDOM_MODELS = ("tiny-random", "mid-random", "sdxl-random")
@@ -42,6 +45,7 @@ def diagnose(settings: Settings, store: str | None = None) -> list[Check]:
         _interpreter(),
         *_model_stack(),
         *_devices(),
+        *_attention(),
         _model(settings),
         _scratch(settings),
         _store(store or settings.store),
@@ -80,15 +84,34 @@ def _devices() -> Iterator[Check]:
         yield Check(name="device", state="ok", detail=str(device))
 
 
+def _attention() -> Iterator[Check]:
+    """What workers have found out about the attention kernels of the cards that use this model cache."""
+    paths = sorted((_model_cache() / PROBES).glob("*.json"))
+    if not paths:
+        yield Check(name="attention", state="ok", detail="kernels are not tried yet: the first worker does it")
+    for path in paths:
+        try:
+            probe = AttentionProbe.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            continue  # the next worker writes it anew
+        without = ", ".join(sorted(probe.why_not))
+        missing = f"; not usable: {without}" if without else ""
+        yield Check(name="attention", state="ok", detail=f"{probe.device}, {probe.dtype}: {probe.in_words()}{missing}")
+
+
+def _model_cache() -> Path:
+    return Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
+    )
+
+
 def _model(settings: Settings) -> Check:
     name = settings.model
     if name in RANDOM_MODELS:
         return Check(name="model", state="warning", detail=f"{name}: random weights, the images mean nothing")
     if Path(name).is_dir():
         return Check(name="model", state="ok", detail=f"folder {name}")
-    home = Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
-    )
+    home = _model_cache()
     cached = home / "hub" / ("models--" + name.replace("/", "--"))
     if cached.is_dir():
         return Check(name="model", state="ok", detail=f"{name} in {home}")

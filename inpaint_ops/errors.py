@@ -57,6 +57,10 @@ class ModelError(InpaintOpsError):
     exit_code = 2
 
 
+class PromptError(InpaintOpsError):
+    """A row's text cannot be encoded, or its job had not announced it and the text encoders are released already."""
+
+
 class StorageError(InpaintOpsError):
     """The base of what the object store answers."""
 

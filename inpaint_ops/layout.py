@@ -94,6 +94,15 @@ class RunLayout:
         return self._at(f"stops/{attempt}.json")
 
     @property
+    def progress(self) -> Location:
+        """The prefix of the shards' words on how far they are."""
+        return self._at("progress/")
+
+    def shard_progress(self, shard: str) -> Location:
+        """How far a shard is; replaced every few seconds while it is worked on."""
+        return self._at(f"progress/{shard}.json")
+
+    @property
     def summary(self) -> Location:
         """`run.json`."""
         return self._at("run.json")
@@ -122,6 +131,15 @@ class RunLayout:
     def report(self) -> Location:
         """The page for people."""
         return self._at("report.html")
+
+
+def experience_prefix(store: Location, key: str) -> Location:
+    """Where the runs of one model and tuning leave what the next forecast needs: one small object a run.
+
+    Beside `runs/`, since looking for every `run.json` would list every object of every run.
+    """
+    root = store.as_prefix()
+    return Location(root.bucket, f"{root.key}history/{key}/")
 
 
 REJECTED = "rejected"

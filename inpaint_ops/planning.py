@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from inpaint_ops.config import Settings
+from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
 from inpaint_ops.manifest import STEPS, AcceptedRow, Quality
-from inpaint_ops.records import Model, RunSummary
+from inpaint_ops.records import Forecast, Model
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -32,6 +32,7 @@ class JobOptions(Model):
     tuning: str = "auto"
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
     use_xformers: bool | None = None
+    scheduler: Scheduler = "model"
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
@@ -42,7 +43,7 @@ class JobOptions(Model):
 
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
-        fields = {"model", "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit"}
+        fields = {"model", "model_revision", "scheduler", "quality", "steps", "guidance_scale", "strength", "row_limit"}
         return self.model_dump(mode="json", include=fields)
 
 
@@ -53,16 +54,24 @@ def job_options(
     tuning_overrides: Mapping[str, Any] | None = None,
     **chosen: Any,
 ) -> JobOptions:
-    """A job from what was chosen (None: not chosen) over what the settings say. Raises ConfigError naming the field."""
-    overrides = dict(tuning_overrides or {})
-    size = batch_size or settings.batch_size
-    if size is not None:
-        overrides.setdefault("batch_size", size)
+    """A job from what was chosen (None: not chosen) over what the settings say. Raises ConfigError naming the field.
+
+    For a field of the tuning, strongest first: `tuning_overrides` (the command line's --set, the DAG's parameter);
+    `batch_size`; INPAINT_TUNING_SET; INPAINT_BATCH_SIZE.
+    """
+    overrides: dict[str, Any] = {}
+    if settings.batch_size is not None:
+        overrides["batch_size"] = settings.batch_size
+    overrides |= settings.tuning_set
+    if batch_size is not None:
+        overrides["batch_size"] = batch_size
+    overrides |= tuning_overrides or {}
     fields: dict[str, Any] = {
         "model": settings.model,
         "model_revision": settings.model_revision,
         "device": settings.device,
         "tuning": settings.tuning,
+        "scheduler": settings.scheduler,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -96,6 +105,7 @@ class Plan(Model):
     rejected: int
     rejected_rows: tuple[int, ...]
     shards: tuple[Shard, ...]
+    forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
     created_at: datetime
 
 
@@ -139,37 +149,6 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
     )
 
 
-class Estimate(Model):
-    """How long a run may take, and on whose word."""
-
-    seconds: float | None
-    seconds_per_image: float | None
-    cold_start: float | None
-    basis: str
-
-
-def estimate(plan: Plan, history: Sequence[RunSummary], *, devices: int = 1) -> Estimate:
-    """Expected seconds from earlier runs of the same model, newest last; unknown without any.
-
-    Seconds = shards / devices x cold start + rows / devices x seconds an image, at equal steps.
-    """
-    speeds = [
-        (past, past.images_per_second_warm)
-        for past in history
-        if past.model and past.model.name == plan.job.model and past.images_per_second_warm
-    ]
-    rows = sum(shard.rows for shard in plan.shards)
-    if not speeds:
-        return Estimate(
-            seconds=None, seconds_per_image=None, cold_start=None, basis="no earlier run of this model here"
-        )
-    past, speed = speeds[-1]
-    per_image = 1 / speed
-    cold = past.cold_start.total if past.cold_start else 0.0
-    waves = math.ceil(len(plan.shards) / devices)
-    return Estimate(
-        seconds=waves * cold + rows * per_image / devices,
-        seconds_per_image=per_image,
-        cold_start=cold,
-        basis=f"run {past.run} on {past.devices[0].name if past.devices else 'an unknown device'}, as it was set",
-    )
+def steps_that_run(steps: int, strength: float) -> int:
+    """The steps left of `steps` at `strength`: StableDiffusionXLInpaintPipeline.get_timesteps, diffusers 0.42.1."""
+    return min(int(steps * strength), steps)

@@ -11,18 +11,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from inpaint_ops.config import Scheduler
 from inpaint_ops.records import (
     Batch,
     ColdStart,
     DeviceInfo,
     ErrorInfo,
     LedgerEntry,
+    LoadTimes,
     Memory,
     Model,
     ModelIdentity,
     Timings,
     WorkerInfo,
 )
+
+MAX_PROMPTS = 1024
+"""Distinct texts that a job announces, at most. With more the worker keeps its text encoders."""
 
 
 class Job(Model):
@@ -35,7 +40,13 @@ class Job(Model):
     tuning: str = Field(default="auto", description="A preset.")
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
     use_xformers: bool | None = Field(default=None, description="Forced on or off; None: chosen.")
+    scheduler: Scheduler = "model"
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
+    prompts: tuple[str, ...] | None = Field(
+        default=None,
+        max_length=MAX_PROMPTS,
+        description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
+    )
     max_pixels: int = 100_000_000
     scratch: str = Field(description="A folder that the worker may write to.")
     lease_timeout: float = 900
@@ -96,6 +107,7 @@ class Ready(Model):
     tuning: dict[str, Any]
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
+    load: LoadTimes | None = None
     versions: dict[str, str]
     native_size: int
     batch_size: int

@@ -16,7 +16,7 @@ from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import Done, Failed
-from inpaint_ops.records import ErrorInfo, Output, Record, Status, Timings, WorkerInfo, WorkerReport, now
+from inpaint_ops.records import ErrorInfo, Output, Record, ShardProgress, Status, Timings, WorkerInfo, WorkerReport, now
 from inpaint_ops.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,12 @@ class Recorder:
             )
         except InpaintOpsError as error:
             log.warning("the report of worker %d could not be stored: %s", report.worker.pid, error)
+
+    def store_progress(self, progress: ShardProgress) -> None:
+        """Replace the shard's word on how far it is; best effort: it decides nothing."""
+        with contextlib.suppress(InpaintOpsError):
+            body = progress.model_dump_json().encode()
+            self.storage.put(self.layout.shard_progress(self.shard), body, content_type="application/json")
 
     def leave_word(self, error: InpaintOpsError) -> None:
         """Say in the run's folder why this try stopped, for the report; best effort."""

@@ -169,13 +169,26 @@ class ColdStart(Model):
     interpreter: float = 0.0
     imports: float = 0.0
     load: float = 0.0
-    compile: float = 0.0
+    prompts: float = Field(default=0.0, description="Encoding the shard's prompts before the first batch.")
+    compile: float = Field(default=0.0, description="Compiling, or reading what an earlier process compiled.")
     first_call: float = Field(default=0.0, description="How much longer the first batch took than the median one.")
 
     @property
     def total(self) -> float:
         """All parts together."""
-        return self.interpreter + self.imports + self.load + self.compile + self.first_call
+        return self.interpreter + self.imports + self.load + self.prompts + self.compile + self.first_call
+
+
+class LoadTimes(Model):
+    """Where the load's seconds went. `resolve` to `tune` are parts of the cold start, `download` came before it."""
+
+    download: float | None = Field(
+        default=None, description="What fetching the model into this cache took; None: not known, or nothing to fetch."
+    )
+    resolve: float = Field(default=0.0, description="Finding the model and checking that it is whole.")
+    disk: float = Field(default=0.0, description="Reading the weight files once through, into host memory.")
+    device: float = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
+    tune: float = Field(default=0.0, description="Applying the tuning.")
 
 
 class DeviceInfo(Model):
@@ -199,6 +212,7 @@ class WorkerReport(Model):
     tuning: dict[str, Any]
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
+    load: LoadTimes | None = None
     versions: dict[str, str]
     finished_at: datetime
     busy: float = Field(default=0.0, description="Seconds spent painting batches.")
@@ -208,6 +222,29 @@ class WorkerReport(Model):
     attempt: str = ""
     shard: str = ""
     warnings: tuple[str, ...] = ()
+
+
+class ShardProgress(Model):
+    """How far one try of a shard is: written anew every few seconds, so that whoever looks sees it live.
+
+    It decides nothing: records alone say how rows ended.
+    """
+
+    schema_version: Literal[1] = 1
+    shard: str
+    attempt: str
+    rows: int
+    done: int = Field(description="Rows with an image, those of earlier tries included.")
+    failed: int = Field(description="Rows that this try recorded as failed.")
+    phase: str = Field(description="What the worker does, in words; `finished` or `stopped` when the try is over.")
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    worker_silent: float | None = Field(
+        default=None, description="Seconds since the painting worker's last sign of life; None while it owes none."
+    )
+    device: str = ""
+    interval: float = Field(description="Seconds after which the next word is due.")
+    updated_at: datetime
 
 
 class StageStats(Model):
@@ -236,6 +273,37 @@ class Counts(Model):
         return self.rows - self.done - self.failed - self.rejected
 
 
+class Pace(Model):
+    """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
+
+    images: int = Field(description="Done rows.")
+    steps: float = Field(description="Mean steps that ran, of the done rows.")
+    step_seconds: float = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
+    other_seconds: float = Field(description="Seconds an image of the other stages that a batch shares.")
+    waiting_seconds: float = Field(description="Seconds an image of the workers' lifetimes that were no painting.")
+
+
+class Forecast(Model):
+    """What a run was expected to take, and on whose word; None is unknown."""
+
+    seconds: float | None = Field(default=None, description="Until the last shard is done, without queues or retries.")
+    gpu_seconds: float | None = Field(default=None, description="The workers' lifetimes together.")
+    seconds_per_image: float | None = None
+    cold_start: float | None = Field(default=None, description="Seconds of a worker.")
+    peak_memory: int | None = Field(default=None, description="Reserved bytes of the card.")
+    devices: int = Field(default=1, description="Cards that would share the shards.")
+    card: str = ""
+    basis: str = Field(description="What it is made of.")
+
+    def in_words(self) -> str:
+        """One line, for a log or a terminal."""
+        if self.seconds is None or self.gpu_seconds is None:
+            return self.basis
+        peak = f", {self.peak_memory / 1e9:.1f} GB at the peak" if self.peak_memory else ", peak memory unknown"
+        many = "1 device" if self.devices == 1 else f"{self.devices} devices"
+        return f"about {self.seconds:.0f} s on {many}, {self.gpu_seconds:.0f} device-seconds{peak}; by {self.basis}"
+
+
 class RunSummary(Model):
     """`run.json`: one run, on one page."""
 
@@ -253,6 +321,7 @@ class RunSummary(Model):
     workers: int
     counts: Counts
     cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
+    load: LoadTimes | None = Field(default=None, description="The mean over the run's workers.")
     seconds: float = Field(description="From the first worker's start to the last row's end.")
     images_per_second: float | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
     images_per_second_warm: float | None = Field(description="Done rows over the seconds spent painting.")
@@ -262,6 +331,8 @@ class RunSummary(Model):
     peak_memory: Memory | None
     ledger: tuple[LedgerEntry, ...]
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
+    pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
+    forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     started_at: datetime | None
     finished_at: datetime | None
 

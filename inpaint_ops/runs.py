@@ -26,14 +26,16 @@ from inpaint_ops.errors import (
     RunNotGoodError,
     StorageError,
 )
+from inpaint_ops.forecasting import Experience, Work, experience, experience_key, forecast
 from inpaint_ops.images import thumbnail
-from inpaint_ops.layout import REJECTED, RunLayout
+from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl
-from inpaint_ops.planning import JobOptions, Plan, split_rows
+from inpaint_ops.planning import JobOptions, Plan, parameters, split_rows, steps_that_run
 from inpaint_ops.records import ErrorInfo, Model, Record, RunSummary, WorkerReport, now
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
+from inpaint_ops.tuning import check_choices
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +100,15 @@ class Workspace:
             return None
 
 
-def make_plan(workspace: Workspace, manifest: str, run: str, job: JobOptions) -> tuple[Plan, ParsedManifest]:
-    """What a run would do, without writing anything. Raises ManifestError, StorageError."""
+def make_plan(
+    workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None, devices: int = 1
+) -> tuple[Plan, ParsedManifest]:
+    """What a run would do, without writing anything.
+
+    `card` is what will paint, where that is known here, and `devices` how many of it. Raises ConfigError,
+    ManifestError, StorageError.
+    """
+    check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit)
     shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     plan = Plan(
@@ -111,19 +120,46 @@ def make_plan(workspace: Workspace, manifest: str, run: str, job: JobOptions) ->
         rejected=len(parsed.rejected),
         rejected_rows=tuple(row.row for row in parsed.rejected),
         shards=tuple(shard for shard, _ in shards),
+        forecast=forecast(
+            job, [_work(rows, job) for _, rows in shards], _history(workspace, job), card=card, devices=devices
+        ),
         created_at=now(),
     )
     return plan, parsed
 
 
-def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions) -> Plan:
+def _work(rows: tuple[AcceptedRow, ...], job: JobOptions) -> Work:
+    wishes = [parameters(row, job) for row in rows]
+    return Work(rows=len(rows), steps=sum(steps_that_run(wish.steps, wish.strength) for wish in wishes))
+
+
+_HISTORY = 50
+"""Runs that a forecast looks at, at most: the newest."""
+
+
+def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
+    """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is not
+    there.
+    """
+    try:
+        found = list(workspace.storage.list(experience_prefix(workspace.store, experience_key(job))))
+        newest = sorted(found, key=lambda info: info.modified)[-_HISTORY:]
+        with ThreadPoolExecutor(_IO_THREADS) as pool:
+            bodies = list(pool.map(lambda info: workspace.storage.get(info.location), newest))
+        return [Experience.model_validate_json(body) for body in bodies]
+    except (StorageError, ValidationError) as error:
+        log.warning("earlier runs cannot be read, so there is no forecast from them: %s", error)
+        return []
+
+
+def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None) -> Plan:
     """Freeze the manifest, record the rejected rows, write the shards, and then `plan.json`, which owns the run's name.
 
     A run of the same name, manifest and choices is resumed: its plan is returned as it stands. Raises RunConflictError
     for another manifest or other choices, ManifestError, StorageError.
     """
     layout = workspace.layout(run)
-    plan, parsed = make_plan(workspace, manifest, run, job)
+    plan, parsed = make_plan(workspace, manifest, run, job, card=card)
     standing = workspace.plan(run)
     if standing is not None:
         return _resumed(standing, plan)
@@ -229,6 +265,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         records=records,
         workers=workers,
         row_numbers={*rows, *plan.rejected_rows},
+        forecast=plan.forecast,
     )
     if summary.counts.missing:
         stopped = _stopped_shards(plan, set(rows) - {record.row for record in records}, layout, storage)
@@ -241,7 +278,21 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     page = report.render_page(summary, records, _gallery(workspace, records), workers=workers)
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")
     storage.put(layout.summary, summary.model_dump_json(indent=1).encode(), content_type=_JSON)
+    _remember(workspace, plan, summary)
     return summary
+
+
+def _remember(workspace: Workspace, plan: Plan, summary: RunSummary) -> None:
+    """Leave what the next forecast needs. The run is finished without it, so a refusal is only a word in the log."""
+    taught = experience(summary)
+    if taught is None:
+        return
+    folder = experience_prefix(workspace.store, experience_key(plan.job))
+    place = Location(folder.bucket, f"{folder.key}{plan.run}.json")
+    try:
+        workspace.storage.put(place, taught.model_dump_json().encode(), content_type=_JSON)
+    except StorageError as error:
+        log.warning("the next forecast will not know of this run: %s", error)
 
 
 def check_good(summary: RunSummary) -> None:

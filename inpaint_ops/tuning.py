@@ -23,7 +23,9 @@ Preset = Literal["auto", "notes", "low-memory", "fast"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-Attention = Literal["xformers", "sdpa", "sliced", "default"]
+Attention = Literal[
+    "xformers", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "sliced", "default"
+]  # fmt: skip
 Compile = Literal["off", "regional", "reduce-overhead", "max-autotune"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -33,7 +35,8 @@ class Tuning(Model):
 
     dtype: Dtype = Field(default="float32", description="The weights' and the arithmetic's precision.")
     attention: Attention = Field(
-        default="sdpa", description="The UNet's attention processors; 'default': as diffusers made them."
+        default="sdpa",
+        description="The UNet's attention; sdpa-…: PyTorch's, that kernel first.",
     )
     attention_slicing: bool = Field(
         default=False, description="Call enable_attention_slicing; processors that `attention` sets later replace it."
@@ -51,6 +54,28 @@ class Tuning(Model):
     release_text_encoders: bool = Field(
         default=False, description="Drop the text encoders when all prompts are encoded (1.64e9 bytes in 16 bits)."
     )
+
+
+PROBES = "inpaint_ops-probes"
+"""The folder below HF_HOME where a card's attention kernels are remembered."""
+
+KERNEL_GAIN = 0.05
+"""A kernel is named only where it beats PyTorch's own choice by this share: less is noise."""
+
+
+class AttentionProbe(Model):
+    """What trying a card's attention kernels has shown: by name (`sdpa`: PyTorch's own choice) seconds, or why not."""
+
+    device: str
+    dtype: str
+    shape: tuple[int, ...]
+    seconds: dict[str, float]
+    why_not: dict[str, str]
+
+    def in_words(self) -> str:
+        """The figures, the fastest first."""
+        ranked = sorted(self.seconds.items(), key=lambda pair: pair[1])
+        return ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in ranked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +155,21 @@ def choose(
     native_size: int = 1024,
     expected_rows: int = 1,
     use_xformers: bool | None = None,
+    probe: AttentionProbe | None = None,
 ) -> Choice:
     """Choose a Tuning for `device` and the job, with a reason for each field. Pure.
 
     `overrides` maps field names to values (texts such as "true" and "4" are understood; None means not set).
-    `native_size` is in pixels, `expected_rows` a count. Raises ConfigError that names an unknown preset, an unknown
+    `native_size` is in pixels, `expected_rows` a count; `probe` is what is known of the card's attention kernels.
+    Raises ConfigError that names an unknown preset, an unknown
     field, or a field and its unusable value.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
-    by_hand = _check_overrides(overrides or {})
-    plan = _Plan(device, preset, native_size, expected_rows, by_hand)
+    by_hand = check_choices(preset, overrides or {})
+    plan = _Plan(device, preset, native_size, expected_rows, by_hand, probe)
     {"auto": _auto, "notes": _notes, "low-memory": _low_memory, "fast": _fast}[preset](plan)
     if use_xformers is not None:
-        value = "xformers" if use_xformers else "sdpa"
+        own = plan.values["attention"]
+        value = "xformers" if use_xformers else own if own.startswith("sdpa") else "sdpa"
         plan.put("attention", value, f"USE_XFORMERS={str(use_xformers).lower()}")
     for name, value in by_hand.items():
         plan.put(name, value, "set by hand")
@@ -160,15 +186,43 @@ def choose(
     return Choice(tuning, plan.reasons, preset, plan.asked, estimate_peak(tuning, native_size))
 
 
+def leaner(tuning: Tuning, native_size: int) -> Tuning | None:
+    """`tuning` with what `low-memory` switches on: for a row that does not fit by itself. None where it has all of it.
+
+    Model offload does not go with compiled modules, so there only the VAE gets leaner.
+    """
+    tile = low_memory_tile(native_size)
+    offload = "model" if tuning.offload == "none" and tuning.compile == "off" else tuning.offload
+    lean = tuning.model_copy(
+        update={
+            "vae_tiling": True, "vae_slicing": True, "batch_size": 1, "offload": offload,
+            "vae_tile_size": min(tile, tuning.vae_tile_size or tile),
+        }
+    )  # fmt: skip
+    return lean if lean != tuning.model_copy(update={"batch_size": 1}) else None
+
+
+def low_memory_tile(native_size: int) -> int:
+    """A tile's side in pixels that makes tiling trigger at the native size: half of it."""
+    return max(16, native_size // 2 // 8 * 8)
+
+
 class _Plan:
     """Values and reasons, while they are being chosen."""
 
     def __init__(
-        self, device: DeviceInfo, preset: str, native_size: int, expected_rows: int, by_hand: Mapping[str, Any]
+        self,
+        device: DeviceInfo,
+        preset: str,
+        native_size: int,
+        expected_rows: int,
+        by_hand: Mapping[str, Any],
+        probe: AttentionProbe | None,
     ) -> None:
         self.device, self.preset, self.native_size, self.rows = device, preset, native_size, expected_rows
         self.tier = tier(device)
         self.by_hand = by_hand
+        self.probe = probe
         self.asked: dict[str, str] = {}
         self.values: dict[str, Any] = {name: info.default for name, info in Tuning.model_fields.items()}
         self.reasons: dict[str, str] = dict.fromkeys(Tuning.model_fields, f"{preset}: left as it is")
@@ -194,7 +248,13 @@ def shown(value: object) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
-def _check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def check_choices(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides as values of their fields, None left out. Raises ConfigError that names what cannot be used.
+
+    A plan asks before any device is touched, so that a slip of the pen costs no GPU time.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name not in Tuning.model_fields:
@@ -218,7 +278,7 @@ def _auto(plan: _Plan) -> None:
         put("dtype", "float32", "a CPU computes in float32")
         put("channels_last", False, "not measured to help on a CPU in float32")
         put("offload", "none", "a CPU has no device to offload from")
-    put("attention", "sdpa", "PyTorch's own kernels: today's xFormers calls the same ones, so parity is expected")
+    put("attention", *_kernel(plan))
     put("attention_slicing", False, "note 3 has it on; with SDPA it raises the peak (0.52 against 0.33 GB) and slows")
     put("vae_tiling", False, "the decode fits whole; tiles would redo 1.56 times its area at 1024")
     put("vae_tile_size", None, "the VAE's own")
@@ -226,6 +286,18 @@ def _auto(plan: _Plan) -> None:
     put("fuse_qkv", False, "gains under 1 % (A100: 2.54 to 2.52 s); `fast` has it")
     put("compile", "off", "off unless asked for: each fresh process would pay for it")
     put("release_text_encoders", True, "each prompt is encoded once; then 1.64 GB are free")
+
+
+def _kernel(plan: _Plan) -> tuple[str, str]:
+    """The attention that was measured to be fastest on this card, and the figures; PyTorch's own choice without."""
+    seconds = plan.probe.seconds if plan.probe and plan.device.kind == "cuda" else {}
+    if plan.probe is None or "sdpa" not in seconds:
+        return "sdpa", "PyTorch's own kernels: today's xFormers calls the same ones, so parity is expected"
+    best = min(seconds, key=lambda name: seconds[name])
+    figures = f"measured on this card: {plan.probe.in_words()}"
+    if seconds[best] > (1 - KERNEL_GAIN) * seconds["sdpa"]:
+        return "sdpa", f"no kernel beats PyTorch's own choice by {KERNEL_GAIN:.0%}; {figures}"
+    return best, figures
 
 
 def _fast(plan: _Plan) -> None:
@@ -255,7 +327,7 @@ def _notes(plan: _Plan) -> None:
 def _low_memory(plan: _Plan) -> None:
     _auto(plan)
     plan.put("vae_tiling", True, "the decode is the peak: 0.41 against 1.61 GB at 1024 (float16, 512-pixel tiles)")
-    plan.put("vae_tile_size", max(16, plan.native_size // 2 // 8 * 8), "half of the native size, so that it triggers")
+    plan.put("vae_tile_size", low_memory_tile(plan.native_size), "half of the native size, so that it triggers")
     plan.put("batch_size", 1, "low-memory: one at a time")
     if plan.device.kind == "cuda":
         plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part a batch")
@@ -268,6 +340,8 @@ def _limits(plan: _Plan) -> None:
         if plan.values["attention"] == "xformers":
             plan.refuse("attention", "sdpa", "xFormers' attention needs a CUDA GPU; SDPA serves on a CPU")
         plan.refuse("offload", "none", "there is no device to offload from")
+    if plan.probe and (why_not := plan.probe.why_not.get(plan.values["attention"])):
+        plan.refuse("attention", "sdpa", f"it does not work on this card: {why_not}")
     if plan.values["fuse_qkv"] and plan.values["attention"] in ("xformers", "sliced"):
         plan.refuse("fuse_qkv", False, f"there is no fused form of {plan.values['attention']} attention")
     if plan.values["compile"] != "off" and plan.values["offload"] != "none":

@@ -6,11 +6,10 @@ Airflow's processes import this file, so it stays light: `inpaint_ops` is import
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
 """Names the Airflow connection for storage; unset: the AWS SDK's own settings."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 def open_workspace() -> Workspace:
@@ -42,6 +39,15 @@ def _client(connection: str) -> Any:
     return make_s3_client(hook.get_session(), endpoint_url=hook.conn_config.get_service_endpoint_url("s3"))
 
 
+def run_name(params: Mapping[str, Any], run_id: str) -> str:
+    """The run's name in the store: the same for every try and every clearing of a DAG run, and for the pages."""
+    from pathlib import PurePosixPath
+
+    from inpaint_ops.layout import run_name_from
+
+    return params.get("run") or run_name_from(f"{PurePosixPath(params['manifest']).stem}-{run_id}")
+
+
 @contextlib.contextmanager
 def airflow_errors() -> Iterator[None]:
     """Our errors as Airflow's: a permanent one fails the task at once, a transient one leaves it its retries."""
@@ -62,9 +68,7 @@ def die_with_parent() -> None:
     Without the first, a task whose supervisor was killed runs on beside its own retry; without the second, Airflow's
     task runner answers SIGTERM by calling `on_kill` and goes on.
     """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+    from inpaint_ops import worker
+
+    worker.die_with_parent(os.getppid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -6,7 +6,6 @@ For tests of the supervisor alone; the real worker has tests of its own, and the
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import json
 import os
@@ -43,6 +42,7 @@ from inpaint_ops.records import (
     WorkerInfo,
     now,
 )
+from inpaint_ops.worker import die_with_parent
 
 MEMORY = Memory(peak_allocated=1, peak_reserved=1)
 
@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--journal", type=Path, help="one line for each worker started and each row painted")
     arguments = parser.parse_args()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as the real worker does, see test_worker.py
-    if os.getppid() != arguments.parent:
-        os._exit(1)
+    die_with_parent(arguments.parent)
     events = os.fdopen(arguments.events_fd, "w")
 
     def say(message: Model) -> None:
@@ -98,6 +96,7 @@ def main() -> None:
                 say(Bye(ledger=ledger, cold_start=ColdStart(), busy=0.1, painted=1, peak_memory=MEMORY))
                 return
             case _:
+                note(prompts=command.prompts, scheduler=command.scheduler)
                 if command.model == "no-such-model":
                     error = ErrorInfo(
                         type="ModelError", stage="worker", message="no such model: pull it", permanent=True

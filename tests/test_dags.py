@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -86,6 +86,9 @@ GOOD = {"manifest": "s3://bucket/inbox/night.jsonl"}
         {**GOOD, "row_limit": 0},
         {**GOOD, "failure_threshold": 1.5},
         {**GOOD, "run": "../other"},
+        {**GOOD, "tuning_overrides": "vae_tiling=true"},
+        {**GOOD, "use_xformers": "perhaps"},
+        {**GOOD, "scheduler": "magic"},
     ],
 )
 def test_the_trigger_form_refuses_what_cannot_work(manifest_dag: Any, conf: dict[str, Any]) -> None:
@@ -108,6 +111,17 @@ def test_the_trigger_form_takes_a_good_job(manifest_dag: Any) -> None:
         manifest_dag, {**GOOD, "quality": "best", "batch_size": 4, "tuning": "notes", "failure_threshold": 0.1}
     )
     assert params.validate()["quality"] == "best"
+
+
+def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_dag: Any) -> None:
+    from inpaint_ops.config import Scheduler, Settings
+    from inpaint_ops.planning import job_options
+
+    assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
+    conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim"}
+    chosen = _merged(manifest_dag, conf).validate()
+    job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
+    assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
 
 
 def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
-from inpaint_ops.config import Settings
+from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.manifest import Row
+from inpaint_ops.tuning import Tuning
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,6 +24,14 @@ def test_every_setting_is_on_its_page_and_none_that_is_gone() -> None:
     code = "".join(path.read_text() for place in places for path in REPOSITORY.glob(place))
     for name in set(re.findall(r"`(INPAINT_[A-Z_]+)`", page)) - variables():
         assert name in code, f"{name} is on the page and nowhere else"
+
+
+def test_every_field_of_the_tuning_and_every_scheduler_is_on_the_settings_page() -> None:
+    page = (REPOSITORY / "docs/settings.md").read_text()
+    for name in Tuning.model_fields:
+        assert f"`{name}`" in page, name
+    for name in get_args(Scheduler):
+        assert name in page, name
 
 
 def test_every_manifest_field_is_on_its_page() -> None:

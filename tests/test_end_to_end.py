@@ -167,7 +167,7 @@ def night(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFact
     environment |= {"INPAINT_SCRATCH": str(cache / "scratch"), "TMPDIR": str(cache)}
     watched = tmp_path_factory.mktemp("watched")
     (watched / "sitecustomize.py").write_text(WATCH)
-    environment |= {"PYTHONPATH": str(watched)}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(watched), os.environ.get("PYTHONPATH"))))}
     run = Night(workspace, environment, manifest, root, watched, subprocess.CompletedProcess([], 0))
     options = ("--out", root, "--model", "tiny-random", "--steps", "2", "--failure-threshold", "0.9", "--run", "night")
     run.done = run.command("-v", "run", manifest, *options, "--batch-size", "2")
@@ -277,7 +277,15 @@ def test_the_summary_the_tables_the_trace_and_the_page_are_there(night: Night) -
     assert summary.model.random_weights
     assert summary.cold_start is not None
     assert summary.cold_start.imports > 0
-    assert {entry.name for entry in summary.ledger}
+    ledger = {entry.name: entry for entry in summary.ledger}
+    assert [name for name, entry in ledger.items() if not entry.matches] == []
+    assert (ledger["release_text_encoders"].requested, ledger["release_text_encoders"].effective) == ("on", "on")
+    texts = {f"a {name}" for name in [*GOOD, *BAD] if name not in ("typo", "twice", "climbs", "elsewhere")}
+    assert ledger["release_text_encoders"].measured["texts_encoded"] == len(texts) + 1, "each once, and the empty one"
+    assert ledger["scheduler"].effective == "euler"
+    assert summary.load is not None
+    assert min(summary.load.resolve, summary.load.disk, summary.load.device, summary.load.tune) > 0
+    assert sum(summary.load.model_dump(exclude={"download"}).values()) <= summary.cold_start.load
     assert pq.read_table(io.BytesIO(night.get("timings.parquet"))).num_rows == len(GOOD) + len(BAD)
     assert json.loads(night.get("trace.json"))["traceEvents"]
     assert len(night.get("results.jsonl").splitlines()) == len(GOOD) + len(BAD)
@@ -315,13 +323,15 @@ def test_validate_and_plan_tell_before_a_gpu_is_touched(night: Night) -> None:
     problems = json.loads(validated.stdout)["problems"]
     assert len(problems) == 5
     assert any("missing.img" in line for line in problems)
-    planned = night.command(
-        "plan", night.manifest, "--out", night.out, "--model", "tiny-random", "--shard-rows", "4", "--json"
-    )
+    options = ("--out", night.out, "--model", "tiny-random", "--shard-rows", "4")
+    other = night.command("plan", night.manifest, *options)
+    assert "forecast: unknown: no earlier run of tiny-random" in other.stdout, "the run's batch size was another"
+    planned = night.command("plan", night.manifest, *options, "--batch-size", "2", "--json")
     assert planned.returncode == 0, planned.stderr
     body = json.loads(planned.stdout)
     assert (body["rows"], body["rejected"], len(body["shards"])) == (len(GOOD) + len(BAD), 4, 4)
-    assert body["estimate"]["seconds"] > 0, "an earlier run of this model is in the store"
+    assert body["forecast"]["seconds"] > 0, "an earlier run of this model and tuning is in the store"
+    assert "in this store" in body["forecast"]["basis"]
 
 
 def test_a_model_that_is_not_there_is_one_line_and_exit_code_2(night: Night) -> None:

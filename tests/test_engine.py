@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
+from inpaint_ops.config import Scheduler
+from inpaint_ops.device import describe
 from inpaint_ops.engine import Batcher, BatchKey, Engine, PaintItem, PaintResult
-from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError
+from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError, PromptError
+from inpaint_ops.model import schedulers, tuned
+from inpaint_ops.model.compiled import figures, undo
+from inpaint_ops.model.loading import LoadedModel
 from inpaint_ops.model.random_weights import instantiate
-from inpaint_ops.records import LedgerEntry
+from inpaint_ops.records import DeviceInfo, LedgerEntry, ModelIdentity
+from inpaint_ops.tuning import Tuning, choose, leaner
 
+CARD = DeviceInfo(kind="cuda", name="a card", total_memory=80 * 10**9, free_memory=79 * 10**9)
 KEY = BatchKey(width=64, height=64, steps=4, guidance_scale=7.5, strength=0.9999)
 LEVELS = 1
 """Levels of 255 by which a row may differ between a batch and by itself: 2e-6 of float noise can tip a rounding."""
@@ -36,7 +43,9 @@ def make(pipe: Any) -> Iterator[Callable[..., Engine]]:
     def engine(batch_size: int = 4, **options: Any) -> Engine:
         return Engine(SimpleNamespace(pipe=pipe), SimpleNamespace(batch_size=batch_size), **options)
 
+    encoders = pipe.text_encoder, pipe.text_encoder_2
     yield engine
+    pipe.text_encoder, pipe.text_encoder_2 = encoders
     for module in (pipe, pipe.unet, pipe.vae):
         for name in ("encode_prompt", "encode", "decode", "forward"):
             module.__dict__.pop(name, None)
@@ -79,6 +88,36 @@ def test_a_batch_of_three_equals_three_singles(make: Callable[..., Engine]) -> N
     assert {result.batch.size for result in together if result.batch} == {3}
 
 
+LATENT_BOUND = 1e-4
+"""By how much a latent may differ between a batch and by itself, as a share of the largest latent: float32, four steps.
+
+One call of the UNet differs by about 2e-6 on a CPU, since other batch sizes add in another order; steps build on it.
+"""
+
+
+def test_a_rows_latents_do_not_depend_on_its_neighbours_beyond_float_noise(
+    make: Callable[..., Engine], pipe: Any, say: Callable[[str], None]
+) -> None:
+    decode, seen = pipe.vae.decode, []
+    pipe.vae.decode = lambda latents, *a, **k: (seen.append(latents.clone()), decode(latents, *a, **k))[1]
+    rows = [item(1), item(2, prompt="a blue house"), item(3, negative_prompt="blurry"), item(4)]
+    list(make(batch_size=4).paint(rows))
+    (together,) = seen
+    worst = 0.0
+    for number, row in enumerate(rows):
+        seen.clear()
+        list(make().paint([row]))
+        (alone,) = seen
+        assert alone.abs().max() > 0.01, "there is something to differ"
+        worst = max(worst, float((together[number] - alone[0]).abs().max() / together.abs().max()))
+    say(f"a row's latents differ by {worst:.1e} of the largest between a batch of four and by itself")
+    assert worst <= LATENT_BOUND
+    seen.clear()
+    list(make().paint([item(1, seed=99)]))
+    other = float((together[0] - seen[0][0]).abs().max() / together.abs().max())
+    assert other > 100 * LATENT_BOUND, "the bound tells another seed's row apart"
+
+
 def test_the_seed_alone_decides_the_noise(make: Callable[..., Engine]) -> None:
     engine = make()
     (first,) = engine.paint([item(1, seed=7)])
@@ -111,6 +150,36 @@ def test_recorded_steps_are_those_that_ran(make: Callable[..., Engine], steps: i
     assert seen == [(step, ran) for step in range(1, ran + 1)]
 
 
+@pytest.mark.parametrize("strength", [0.5, 0.9999, 1.0])
+@pytest.mark.parametrize("name", get_args(Scheduler))
+def test_every_scheduler_paints_and_records_the_steps_that_ran(
+    make: Callable[..., Engine], pipe: Any, name: Scheduler, strength: float
+) -> None:
+    """Counted at the UNet: with a second-order scheduler (heun) a step calls it twice, but for the last."""
+    own, forward, calls = pipe.scheduler, pipe.unet.forward, []
+    schedulers.apply(pipe, name)
+    try:
+        assert schedulers.inspect(pipe, name).matches
+        assert schedulers.inspect(pipe, name).effective == ("euler" if name == "model" else name)
+        pipe.unet.forward = lambda *a, **k: (calls.append(1), forward(*a, **k))[1]
+        (result,) = make().paint([item(1, key=KEY._replace(steps=6, strength=strength))])
+        image(result)
+        assert -(-len(calls) // pipe.scheduler.order) == result.steps
+        assert result.steps <= 6
+    finally:
+        pipe.scheduler = own
+
+
+def test_schedulers_differ_in_what_they_paint(make: Callable[..., Engine], pipe: Any) -> None:
+    own, painted = pipe.scheduler, {}
+    for name in get_args(Scheduler):
+        schedulers.apply(pipe, name)
+        painted[name] = image(next(iter(make().paint([item(1)])))).tobytes()
+        pipe.scheduler = own
+    assert painted.pop("model") == painted["euler"]
+    assert len(set(painted.values())) == len(painted)
+
+
 def test_each_text_is_encoded_once(make: Callable[..., Engine], pipe: Any) -> None:
     texts: Counter[str] = Counter()
     encode = pipe.encode_prompt
@@ -130,6 +199,50 @@ def test_each_text_is_encoded_once(make: Callable[..., Engine], pipe: Any) -> No
     bounded = make(prompts_kept=1)
     list(bounded.paint([item(1, prompt="a"), item(2, prompt="b"), item(3, prompt="a")]))
     assert texts == {"a": 3, "b": 2, "c": 1}
+
+
+def test_encoders_are_released_once_the_prompts_are_known_and_the_images_stay(
+    make: Callable[..., Engine], pipe: Any
+) -> None:
+    rows = [item(1, prompt="a"), item(2, prompt="b", negative_prompt="c"), item(3, prompt="a", negative_prompt="")]
+    before = list(make().paint(rows))
+    encoders = (pipe.text_encoder, pipe.text_encoder_2)
+    weights = sum(value.numel() * 4 for encoder in encoders for value in encoder.parameters())
+    engine = make()
+    told: list[int] = []
+    engine.prepare_prompts(["a", "b", "c", "a"], told.append)
+    assert told[:3] == [1, 2, 3]
+    engine.release_text_encoders()
+    assert pipe.text_encoder is pipe.text_encoder_2 is None
+    assert engine.released_bytes == weights
+    for one, other in zip(before, engine.paint(rows), strict=True):
+        assert np.array_equal(image(one), image(other))
+    known, unknown = engine.paint([item(1, prompt="b"), item(2, prompt="nobody spoke of this")])
+    image(known)
+    assert isinstance(unknown.error, PromptError)
+    assert "not announced" in str(unknown.error)
+    release = LedgerEntry(name="release_text_encoders", requested="on", effective="on", matches=True)
+    (entry,) = engine.with_measured([release])
+    assert entry.measured["released_bytes"] == weights
+    assert entry.measured["texts_encoded"] == len(told)
+
+
+def test_a_text_that_cannot_be_encoded_fails_its_row_alone(make: Callable[..., Engine], pipe: Any) -> None:
+    encode = pipe.encode_prompt
+
+    def picky(*args: Any, prompt: Any = None, **more: Any) -> Any:
+        if prompt == "poison":
+            raise ValueError("no such character")
+        return encode(*args, prompt=prompt, **more)
+
+    pipe.encode_prompt = picky
+    engine = make()
+    engine.prepare_prompts(["a", "poison"])
+    engine.release_text_encoders()
+    fine, poisoned = engine.paint([item(1, prompt="a"), item(2, prompt="poison")])
+    image(fine)
+    assert isinstance(poisoned.error, PromptError)
+    assert "no such character" in str(poisoned.error)
 
 
 def test_without_guidance_there_is_no_negative_half(make: Callable[..., Engine], pipe: Any) -> None:
@@ -190,6 +303,185 @@ def test_a_row_that_does_not_fit_fails_alone(make: Callable[..., Engine], pipe: 
     assert isinstance(second.error, DeviceOutOfMemoryError) and second.error.permanent
     assert "64x64" in str(second.error)
     assert pipe.vae.encode is hungry  # the engine's own wrapper is off again
+
+
+class SmallCard:
+    """A card with a byte budget, around a real pipeline: it counts what the UNet and the VAE are given.
+
+    A UNet sample (with its guidance twin) takes `sample` bytes a latent pixel, a VAE call `pixel` bytes a pixel.
+    """
+
+    def __init__(self, pipe: Any, budget: int, sample: int = 100, pixel: int = 10) -> None:
+        self.budget, self.most, self.asked = budget, 0, []
+        unet, decoder, encoder = pipe.unet.forward, pipe.vae.decoder.forward, pipe.vae.encoder.forward
+        pipe.unet.forward = lambda x, *a, **k: (self.need(x, sample), unet(x, *a, **k))[1]
+        pipe.vae.decoder.forward = lambda x, *a, **k: (self.need(x, pixel * 64), decoder(x, *a, **k))[1]
+        pipe.vae.encoder.forward = lambda x, *a, **k: (self.need(x, pixel), encoder(x, *a, **k))[1]
+
+    def need(self, tensor: torch.Tensor, each: int) -> None:
+        wanted = tensor.shape[0] * tensor.shape[2] * tensor.shape[3] * each
+        self.asked.append(wanted)
+        if wanted > self.budget:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {wanted} bytes of {self.budget}")
+        self.most = max(self.most, wanted)
+
+
+@pytest.fixture
+def make_loaded(make: Callable[..., Engine], pipe: Any) -> Iterator[Callable[..., Engine]]:
+    """Engines on a LoadedModel, as the worker makes them: with the relief of low-memory."""
+
+    def engine(batch_size: int, **options: Any) -> Engine:
+        tuning = Tuning(batch_size=batch_size)
+        loaded = LoadedModel(
+            pipe, ModelIdentity(name="tiny-random", random_weights=True), 64, tuning, {}, torch.device("cpu")
+        )
+        return Engine(loaded, tuning, relieve=loaded.relieve, **options)
+
+    yield engine
+    for module in (pipe.vae.decoder, pipe.vae.encoder):
+        module.__dict__.pop("forward", None)
+
+
+def test_a_byte_budget_finds_the_batch_that_fits_and_keeps_it(make_loaded: Callable[..., Engine], pipe: Any) -> None:
+    said: list[str] = []
+    engine = make_loaded(8, on_warning=said.append)
+    card = SmallCard(pipe, budget=100_000)  # a decode needs 40,960 a row: two fit
+    rows = [item(row) for row in range(8)]
+    first = list(engine.paint(rows))
+    assert (engine.batch_size, len(said)) == (2, 2)  # 8, 4, 2
+    assert [result.batch.size for result in first if result.batch] == [2] * 8
+    refused = [wanted for wanted in card.asked if wanted > card.budget]
+    again = list(engine.paint(rows))
+    assert [wanted for wanted in card.asked if wanted > card.budget] == refused, "the size that fits is remembered"
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(image(one), image(other))
+
+
+def test_a_single_row_that_does_not_fit_is_painted_with_low_memory_once_and_leaves_no_trace(
+    make_loaded: Callable[..., Engine], pipe: Any
+) -> None:
+    said: list[str] = []
+    engine = make_loaded(2, on_warning=said.append)
+    vae = pipe.vae
+    before = (vae.use_tiling, vae.use_slicing, vae.tile_sample_min_size, vae.tile_latent_min_size)
+    card = SmallCard(pipe, budget=50_000)
+    large = item(2, key=KEY._replace(width=96, height=64))
+    (painted,) = engine.paint([large])  # 61,440 whole, 10,240 in tiles of 32 pixels
+    assert image(painted).shape == (64, 96, 3)
+    assert engine.batch_size == 2
+    assert len(said) == 1
+    assert "low-memory" in said[0]
+    assert (vae.use_tiling, vae.use_slicing, vae.tile_sample_min_size, vae.tile_latent_min_size) == before
+    (fits,) = engine.paint([item(1)])
+    assert image(fits).shape == (64, 64, 3)
+    assert card.most == 64 * 64 * 10, "a row that fits is decoded whole again"
+
+
+def test_a_row_that_does_not_even_fit_with_low_memory_fails_alone_after_one_more_try(
+    make_loaded: Callable[..., Engine], pipe: Any
+) -> None:
+    engine = make_loaded(1)
+    card = SmallCard(pipe, budget=41_000)
+    huge = item(2, key=KEY._replace(width=192, height=192))  # the UNet alone wants 115,200
+    (failed,) = engine.paint([huge])
+    assert isinstance(failed.error, DeviceOutOfMemoryError)
+    assert sum(wanted > card.budget for wanted in card.asked) == 2, "once as it was, once with low-memory"
+    (fits,) = engine.paint([item(1)])
+    image(fits)
+
+
+def test_a_tuning_that_is_low_memory_already_has_nothing_left_to_try() -> None:
+    assert leaner(choose(CARD, preset="low-memory").tuning, 1024) is None
+    lean = leaner(choose(CARD, preset="auto").tuning, 1024)
+    assert lean is not None
+    assert (lean.vae_tiling, lean.vae_tile_size, lean.vae_slicing, lean.offload) == (True, 512, True, "model")
+    compiled = leaner(choose(CARD, overrides={"compile": "regional"}).tuning, 1024)
+    assert compiled is not None
+    assert compiled.offload == "none"
+
+
+@pytest.fixture
+def compiled(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The pipeline with its repeated blocks compiled by dynamo, without the backend's minutes of C++."""
+    monkeypatch.setattr(tuned, "BACKEND", "eager")
+    torch._dynamo.reset()
+    assert tuned.apply(pipe, Tuning(attention="default", compile="regional"), describe("cpu")) == {}
+    yield
+    undo(pipe)
+    torch._dynamo.reset()
+
+
+def test_nothing_recompiles_mid_shard(make: Callable[..., Engine], pipe: Any, compiled: None) -> None:
+    """Two working sizes, and batches that are not full: each size compiles at its first batch, and never again."""
+    wide = KEY._replace(width=96)
+    alone = {row: image(next(iter(make().paint([item(row)])))) for row in (1, 2, 3)}
+    torch._dynamo.reset()
+    engine = make(batch_size=4, fixed_size=True)
+    before = figures()["graphs"]
+
+    def paint(*rows: PaintItem) -> float:
+        results = list(engine.paint(rows))
+        assert [result.row for result in results] == [row.row for row in rows]
+        for result in results:
+            assert result.batch is not None
+            assert result.batch.size == len(rows), "the record has the rows, not what filled the batch up"
+            if result.row in alone:
+                assert difference(image(result), alone[result.row]) <= LEVELS
+        return figures()["graphs"] - before
+
+    first = paint(item(1), item(2), item(3), item(4))
+    assert first > 0
+    both = paint(item(11, key=wide), item(12, key=wide), item(13, key=wide), item(14, key=wide))
+    assert both > first
+    for size in (1, 2, 3, 4, 1):
+        assert paint(*(item(row) for row in range(1, size + 1))) == both
+        assert paint(*(item(row, key=wide) for row in range(11, 11 + size))) == both
+    assert engine.painted == 4 + 4 + 2 * (1 + 2 + 3 + 4 + 1)
+
+
+def test_without_a_fixed_size_the_last_batch_would_recompile(make: Callable[..., Engine], compiled: None) -> None:
+    """What the test above rests on: its count is not zero by nature."""
+    engine = make(batch_size=4)
+    list(engine.paint([item(row) for row in range(4)]))
+    before = figures()["graphs"]
+    list(engine.paint([item(1)]))
+    assert figures()["graphs"] > before
+
+
+def test_out_of_memory_counts_what_fills_the_batch_up(make_loaded: Callable[..., Engine], pipe: Any) -> None:
+    SmallCard(pipe, budget=2 * 2 * 64 * 100, pixel=1)  # two rows with guidance, whatever the rows asked for
+    engine = make_loaded(4, fixed_size=True)
+    (result,) = engine.paint([item(1)])
+    image(result)
+    assert engine.batch_size == 2
+    assert result.batch is not None
+    assert result.batch.size == 1
+
+
+def test_a_compiler_that_fails_leaves_the_model_to_run_without(
+    make: Callable[..., Engine], pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no such instruction")
+
+    (plain,) = make().paint([item(1)])
+    monkeypatch.setattr(tuned, "BACKEND", broken)
+    torch._dynamo.reset()
+    tuning = Tuning(attention="default", compile="regional", batch_size=2)
+    assert tuned.apply(pipe, tuning, describe("cpu")) == {}
+    identity = ModelIdentity(name="tiny-random", random_weights=True)
+    loaded = LoadedModel(pipe, identity, 64, tuning, {}, torch.device("cpu"))
+    assert loaded.is_compiled
+    said: list[str] = []
+    engine = Engine(loaded, tuning, on_warning=said.append, fixed_size=True, uncompile=loaded.uncompile)
+    (result,) = engine.paint([item(1)])
+    assert difference(image(result), image(plain)) <= LEVELS
+    assert len(said) == 1
+    assert "no such instruction" in said[0]
+    assert not loaded.is_compiled
+    (entry,) = (entry for entry in loaded.ledger if entry.name == "compile")
+    assert not entry.matches
+    assert "compiling failed" in entry.reason
 
 
 def test_a_row_of_nan_fails_alone_and_is_no_black_image(make: Callable[..., Engine], pipe: Any) -> None:

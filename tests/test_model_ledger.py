@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xformers
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 
 from inpaint_ops.device import describe
@@ -57,7 +60,7 @@ def processors(pipe: Any) -> set[type]:
 
 def test_the_ledger_has_a_line_for_every_choice(cache: Path) -> None:
     entries = loaded(cache, "auto").ledger
-    assert [entry.name for entry in entries] == list(Tuning.model_fields)
+    assert [entry.name for entry in entries] == [*Tuning.model_fields, "scheduler"]
 
 
 def test_auto_on_a_cpu_is_all_in_effect(cache: Path) -> None:
@@ -209,6 +212,25 @@ def test_fused_projections_are_in_effect_and_paint_the_same() -> None:
     assert difference < 1e-4
 
 
+def test_too_few_rows_of_one_size_are_no_mismatch_and_are_said(cache: Path) -> None:
+    model = loaded(cache, "auto", batch_size=4)
+    entry = by_name(model.inspect((64, 64), batch_size=2, batch_limit=4))["batch_size"]
+    assert (entry.requested, entry.effective, entry.matches) == ("4", "2", True)
+    assert "at most 2 rows of one size" in entry.reason
+    assert "memory cut nothing" in entry.reason
+
+
+def test_what_xformers_says_at_its_import_is_a_reason_and_no_noise() -> None:
+    code = (
+        "import logging; logging.basicConfig(); from inpaint_ops.model import tuned; import diffusers; "
+        "print(tuned.probe_xformers('cpu', 'float32'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "XFORMERS" not in done.stderr
+    if "can't load" in (Path(xformers.__file__).parent / "_cpp_lib.py").read_text() and not xformers._has_cpp_library:
+        assert "can't load C++/CUDA extensions" in done.stdout
+
+
 @pytest.mark.parametrize("way", ["regional", "reduce-overhead"])
 def test_compiled_modules_are_counted(way: str) -> None:
     pipe = fresh()
@@ -269,9 +291,10 @@ def test_an_optimisation_that_raises_is_reported(monkeypatch: pytest.MonkeyPatch
 def test_released_encoders_and_smaller_batches_are_seen(cache: Path) -> None:
     model = loaded(cache, "auto", batch_size=4)
     assert by_name(model.ledger)["release_text_encoders"].effective == "held"
-    late = by_name(model.inspect((64, 64), batch_size=2, prompts_done=True))
+    late = by_name(model.inspect((64, 64), batch_size=4, batch_limit=2, prompts_done=True))
     assert not late["release_text_encoders"].matches
     assert (late["batch_size"].effective, late["batch_size"].matches) == ("2", False)
+    assert "memory" in late["batch_size"].reason
     model.pipe.text_encoder = model.pipe.text_encoder_2 = None
     done = by_name(model.inspect((64, 64), batch_size=4, prompts_done=True))
     assert (done["release_text_encoders"].effective, done["batch_size"].matches) == ("on", True)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +22,7 @@ from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.device import describe
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import LoadedModel, load, pull, random_weights, verify
-from inpaint_ops.model.sources import PINNED
+from inpaint_ops.model.sources import PINNED, cached_models
 from inpaint_ops.protocol import Job
 from inpaint_ops.tuning import Tuning
 
@@ -218,7 +219,10 @@ class Hub(BaseHTTPRequestHandler):
 
     folder: ClassVar[Path]
     asked: ClassVar[list[str]]
-    fail_once: ClassVar[set[str]] = set()
+    ranges: ClassVar[list[str]] = []
+    stall_once: ClassVar[set[str]] = set()
+    """Files of which the first request gets half, and then nothing until the test is over."""
+    over: ClassVar[threading.Event]
 
     def log_message(self, *_: object) -> None:
         pass
@@ -251,6 +255,7 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self, body: bytes, name: str = "") -> None:
         start = 0
         if asked_range := self.headers.get("Range"):
+            self.ranges.append(f"{name} {asked_range}")
             start = int(asked_range.removeprefix("bytes=").split("-")[0])
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body) - start))
@@ -260,7 +265,12 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("ETag", f'"{name.replace("/", "-")}-{len(body)}"')
             self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        if self.command == "GET":
+        if self.command == "GET" and name in self.stall_once:
+            self.stall_once.discard(name)
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.over.wait(60)
+        elif self.command == "GET":
             self.wfile.write(body[start:])
 
 
@@ -268,7 +278,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(cache: Path, tmp_path: Path) -> Iterator[type[Hub]]:
     """A hub that has tiny-random as owner/tiny, with the pickles and images that repositories also hold."""
     Hub.folder = Path(shutil.copytree(random_weights.ensure("tiny-random", cache), tmp_path / "repository"))
-    Hub.asked = []
+    Hub.asked, Hub.ranges, Hub.stall_once, Hub.over = [], [], set(), threading.Event()
     (Hub.folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     (Hub.folder / "README.md").write_text("words")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -276,14 +286,17 @@ def hub(cache: Path, tmp_path: Path) -> Iterator[type[Hub]]:
     thread.start()
     os.environ["TEST_HUB"] = f"http://127.0.0.1:{server.server_address[1]}"
     yield Hub
+    Hub.over.set()
     del os.environ["TEST_HUB"]
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def start_pull(cache: Path, model: str = "owner/tiny", **environment: str) -> subprocess.Popen[str]:
-    code = (
+def start_pull(
+    cache: Path, model: str = "owner/tiny", *, before: str = "", **environment: str
+) -> subprocess.Popen[str]:
+    code = before + (
         "import sys; from pathlib import Path; from inpaint_ops.model import pull; "
         "print(pull(sys.argv[1], cache=Path(sys.argv[2]))); sys.exit('torch' in sys.modules)"
     )
@@ -297,9 +310,9 @@ def start_pull(cache: Path, model: str = "owner/tiny", **environment: str) -> su
 
 
 def test_pulling_fetches_once_what_is_needed_and_then_loads_offline(hub: type[Hub], tmp_path: Path) -> None:
-    racing = [start_pull(tmp_path / "cache") for _ in range(2)]
-    said = [process.communicate(timeout=60) for process in racing]
-    assert [process.returncode for process in racing] == [0, 0], said
+    racing = [start_pull(tmp_path / "cache") for _ in range(10)]
+    said = [process.communicate(timeout=120) for process in racing]
+    assert [process.returncode for process in racing] == [0] * 10, said
     folder = tmp_path / "cache" / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
     assert said[0][0].strip() == str(folder)
     assert len(hub.asked) == len(set(hub.asked)), "each file is fetched once"
@@ -312,6 +325,10 @@ def test_pulling_fetches_once_what_is_needed_and_then_loads_offline(hub: type[Hu
         model = loaded("owner/tiny", tmp_path / "cache", revision=revision)
         assert model.identity.revision == COMMIT
         assert model.identity.name == "owner/tiny"
+        times = model.load_times
+        assert times.download is not None
+        assert times.download > 0
+        assert min(times.resolve, times.disk, times.device, times.tune) > 0
 
 
 def test_a_partial_download_is_found_and_completed(hub: type[Hub], tmp_path: Path) -> None:
@@ -326,6 +343,69 @@ def test_a_partial_download_is_found_and_completed(hub: type[Hub], tmp_path: Pat
     assert start_pull(tmp_path / "cache").wait(60) == 0
     assert hub.asked == [UNET]
     loaded("owner/tiny", tmp_path / "cache")
+
+
+def test_a_download_that_was_killed_goes_on_where_it_stopped(hub: type[Hub], tmp_path: Path) -> None:
+    hub.stall_once.add(UNET)
+    half = (hub.folder / UNET).stat().st_size // 2
+    small_chunks = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 65536; "
+    first = start_pull(tmp_path / "cache", before=small_chunks)
+    deadline = time.monotonic() + 60
+    blobs = tmp_path / "cache" / "hub" / "models--owner--tiny" / "blobs"
+    while not any(path.stat().st_size > half // 2 for path in blobs.glob("*.inpaint_ops-part")):
+        assert time.monotonic() < deadline
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    second = start_pull(tmp_path / "cache")
+    said = second.communicate(timeout=60)
+    assert second.returncode == 0, said
+    assert hub.asked.count(UNET) == 2
+    (resumed,) = (text for text in hub.ranges if text.startswith(UNET))
+    assert half // 2 < int(resumed.split("bytes=")[1].rstrip("-")) <= half
+    loaded("owner/tiny", tmp_path / "cache")
+
+
+def test_the_disks_room_is_asked_before_a_byte_is_fetched(hub: type[Hub], tmp_path: Path) -> None:
+    full = "import shutil; shutil.disk_usage = lambda _: type('Usage', (), {'free': 1_000_000})(); "
+    process = start_pull(tmp_path / "cache", before=full)
+    assert "needs 0.0 GB more" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert hub.asked == []
+
+
+def test_the_list_names_what_is_whole_and_what_is_not(hub: type[Hub], tmp_path: Path) -> None:
+    assert start_pull(tmp_path / "cache").wait(60) == 0
+    random_weights.ensure("tiny-random", tmp_path / "cache")
+    tiny, built = cached_models(tmp_path / "cache")
+    assert (tiny.name, tiny.revision, tiny.problem, tiny.random) == ("owner/tiny", COMMIT, "", False)
+    assert (built.name, built.revision, built.problem) == ("tiny-random", "recipe-1", "")
+    assert tiny.bytes == built.bytes == verify(built.folder).bytes
+    (built.folder / UNET).unlink()
+
+    def listed(*options: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-m", "inpaint_ops.cli", "models", "list", *options]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    done = listed("--json")
+    assert done.returncode == 2
+    rows = {row["name"]: row for row in json.loads(done.stdout)["models"]}
+    assert (rows["owner/tiny"]["whole"], rows["tiny-random"]["whole"]) == (True, False)
+    assert "unet" in rows["tiny-random"]["problem"]
+    assert "NOT WHOLE" in listed().stdout
+
+
+def test_offline_says_what_is_missing(hub: type[Hub], tmp_path: Path) -> None:
+    absent = start_pull(tmp_path / "cache", HF_HUB_OFFLINE="1")
+    assert "owner/tiny is not in the cache" in absent.communicate(timeout=60)[1]
+    assert start_pull(tmp_path / "cache").wait(60) == 0
+    folder = tmp_path / "cache" / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    part = start_pull(tmp_path / "cache", HF_HUB_OFFLINE="1")
+    assert "vae has no safetensors weights" in part.communicate(timeout=60)[1]
+    assert part.returncode != 0
 
 
 def test_pulling_what_the_hub_has_not_is_one_clear_line(hub: type[Hub], tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +15,9 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import RunLayout, check_run_name, run_name_from
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, Plan, estimate, job_options, parameters, split_rows
-from inpaint_ops.records import ColdStart, Counts, ModelIdentity, RunSummary, now
+from inpaint_ops.planning import JobOptions, job_options, parameters, split_rows, steps_that_run
+from inpaint_ops.records import DeviceInfo
+from inpaint_ops.tuning import Tuning, choose
 
 
 def row(number: int = 1, **wishes: object) -> AcceptedRow:
@@ -92,24 +97,86 @@ def test_every_object_of_a_run_lies_below_it() -> None:
     assert layout.record("00000", 7).uri == "s3://b/p/runs/night/records/00000/0000007.json"
 
 
-def _plan(rows: int) -> Plan:
-    shards = split_rows([row(number + 1) for number in range(rows)], shard_rows=10, max_shards=100)
-    return Plan(
-        run="r", manifest="m", manifest_sha256="0", job=JobOptions(model="m"), rows=rows, rejected=0, rejected_rows=(),
-        shards=tuple(shard for shard, _ in shards), created_at=now(),
-    )  # fmt: skip
+@pytest.mark.parametrize(("steps", "strength", "ran"), [(30, 0.9999, 29), (30, 1.0, 30), (50, 0.5, 25), (1, 1.0, 1)])
+def test_the_steps_that_run_are_those_that_the_strength_leaves(steps: int, strength: float, ran: int) -> None:
+    assert steps_that_run(steps, strength) == ran
 
 
-def test_an_estimate_comes_from_earlier_runs_of_the_model_or_is_unknown() -> None:
-    assert estimate(_plan(30), []).seconds is None
-    past = RunSummary(
-        run="past", verdict="VALID", manifest="m", manifest_sha256="0", job={},
-        model=ModelIdentity(name="m", random_weights=False), versions={}, devices=(), workers=1,
-        counts=Counts(rows=1, done=1, failed=0, rejected=0), cold_start=ColdStart(load=60.0), seconds=1.0,
-        images_per_second=1.0, images_per_second_warm=0.5, gpu_seconds_per_image=2.0, stages={},
-        stage_seconds={}, peak_memory=None,
-        ledger=(), started_at=None, finished_at=None,
-    )  # fmt: skip
-    assert estimate(_plan(30), [past]).seconds == 3 * 60.0 + 30 * 2.0
-    assert estimate(_plan(30), [past], devices=3).seconds == 60.0 + 20.0
-    assert estimate(_plan(30), [past.model_copy(update={"model": None})]).seconds is None
+ENVIRONMENT = "INPAINT_TUNING INPAINT_TUNING_SET INPAINT_BATCH_SIZE USE_XFORMERS INPAINT_SCHEDULER".split()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    def make(**variables: str) -> Settings:
+        for name in ENVIRONMENT:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return load_settings()
+
+    return make
+
+
+GPU = DeviceInfo(kind="cuda", name="a card", total_memory=80 * 10**9, free_memory=79 * 10**9)
+
+
+def tuning_of(job: JobOptions) -> Tuning:
+    """What the planner makes of the job on a large card, as the worker asks it."""
+    return choose(
+        GPU, preset=job.tuning, overrides=job.tuning_overrides, use_xformers=job.use_xformers, expected_rows=500
+    ).tuning
+
+
+def test_what_wins_for_a_field_of_the_tuning_is_as_documented(environment: Callable[..., Settings]) -> None:
+    """docs/settings.md, "The tuning: what wins": each step up the ladder overrules all below it."""
+    ladder: list[tuple[dict[str, str], dict[str, Any], int]] = [
+        ({"INPAINT_TUNING": "notes"}, {}, 4),  # the notes' table for 80 GB
+        ({"INPAINT_BATCH_SIZE": "5"}, {}, 5),
+        ({"INPAINT_TUNING_SET": "batch_size=6"}, {}, 6),
+        ({}, {"batch_size": 7}, 7),
+        ({}, {"tuning_overrides": {"batch_size": 8}}, 8),
+    ]
+    variables: dict[str, str] = {}
+    chosen: dict[str, Any] = {}
+    for more, options, expected in ladder:
+        variables, chosen = variables | more, chosen | options
+        assert tuning_of(job_options(environment(**variables), **chosen)).batch_size == expected
+
+
+def test_use_xformers_beats_the_preset_and_loses_to_the_field(environment: Callable[..., Settings]) -> None:
+    notes = {"INPAINT_TUNING": "notes"}
+    assert tuning_of(job_options(environment(**notes))).attention == "xformers"
+    off = environment(**notes, USE_XFORMERS="false")
+    assert tuning_of(job_options(off)).attention == "sdpa"
+    assert tuning_of(job_options(off, use_xformers=True)).attention == "xformers"
+    field = environment(**notes, USE_XFORMERS="false", INPAINT_TUNING_SET='{"attention": "default"}')
+    assert tuning_of(job_options(field)).attention == "default"
+    assert tuning_of(job_options(field, tuning_overrides={"attention": "xformers"})).attention == "xformers"
+    assert tuning_of(job_options(field, tuning="auto")).attention == "default", "a field beats any preset"
+
+
+@pytest.mark.parametrize("name", Tuning.model_fields)
+def test_each_field_can_be_set_from_the_environment(environment: Callable[..., Settings], name: str) -> None:
+    values = {
+        "dtype": "bfloat16", "attention": "default", "attention_slicing": True, "vae_tiling": True,
+        "vae_tile_size": 256, "vae_slicing": False, "channels_last": False, "fuse_qkv": True, "compile": "max-autotune",
+        "offload": "group", "batch_size": 3, "release_text_encoders": False,
+    }  # fmt: skip
+    for text in (f"{name}={json.dumps(values[name]).strip(chr(34))}", json.dumps({name: values[name]})):
+        job = job_options(environment(INPAINT_TUNING_SET=text))
+        assert job.tuning_overrides == {name: values[name]}
+        assert getattr(tuning_of(job), name) == values[name]
+
+
+@pytest.mark.parametrize("text", ["vae_tiling", "{not json", '["vae_tiling"]'])
+def test_a_tuning_that_cannot_be_read_names_its_variable(environment: Callable[..., Settings], text: str) -> None:
+    with pytest.raises(ConfigError, match="INPAINT_TUNING_SET"):
+        environment(INPAINT_TUNING_SET=text)
+
+
+def test_the_scheduler_is_the_jobs_and_a_part_of_its_identity(environment: Callable[..., Settings]) -> None:
+    settings = environment(INPAINT_SCHEDULER="dpmpp_2m")
+    assert job_options(settings).scheduler == "dpmpp_2m"
+    assert job_options(settings, scheduler="ddim").identity()["scheduler"] == "ddim"
+    with pytest.raises(ConfigError, match="scheduler"):
+        job_options(settings, scheduler="magic")

@@ -23,6 +23,7 @@ from inpaint_ops.records import (
     DeviceInfo,
     ErrorInfo,
     LedgerEntry,
+    LoadTimes,
     Memory,
     ModelIdentity,
     Output,
@@ -38,6 +39,7 @@ from inpaint_ops.report import (
     WorkerTime,
     choose_gallery,
     facts,
+    render_page,
     stage_seconds,
     summarize,
     worker_times,
@@ -95,6 +97,7 @@ def worker_report(
             LedgerEntry(name="dtype", requested="float16", effective="float16", matches=True),
         ),
         "cold_start": ColdStart(interpreter=0.2, imports=8, load=10, compile=0, first_call=1.8),
+        "load": LoadTimes(download=90.0, resolve=1, disk=4, device=4, tune=1),
         "versions": {"torch": "2.13.0"},
         "finished_at": after(end),
         "busy": busy,
@@ -297,6 +300,18 @@ def test_percentiles_are_exact(seconds: list[float]) -> None:
 def test_stages_that_no_row_passed_are_absent() -> None:
     assert a_run(4).summary().stages.keys() == set(STAGES)
     assert Run([record(1, timings=Timings(download=1.0))], []).summary().stages.keys() == {"download"}
+
+
+def test_the_parts_of_the_load_are_means_and_old_reports_without_them_still_count() -> None:
+    run = a_run(8, workers=2)
+    slower = LoadTimes(resolve=3, disk=8, device=4, tune=1)
+    workers = [run.workers[0], run.workers[1].model_copy(update={"load": slower})]
+    load = run.summary(workers=workers).load
+    assert load == LoadTimes(download=90, resolve=2, disk=6, device=4, tune=1)
+    page = render_page(run.summary(workers=workers), run.records, (), workers=workers)
+    assert "Of the load" in page
+    assert "Fetching the model" in page
+    assert run.summary(workers=[one.model_copy(update={"load": None}) for one in workers]).load is None
 
 
 def test_throughput_with_and_without_the_cold_start() -> None:

@@ -212,6 +212,13 @@ class TestListing:
         part = [info.location.key for info in storage.list(prefix.join("3/"))]
         assert len(part) == len(set(part)) == 300
 
+    def test_folders_are_the_names_directly_below_a_prefix(self, storage: Storage, prefix: Location) -> None:
+        for key in ("b/1/x", "a/1", "a/2", "a/deep/er", "loose"):
+            storage.put(prefix.join(key), b"x")
+        assert sorted(storage.folders(prefix)) == ["a", "b"]
+        assert sorted(storage.folders(prefix.join("a/"))) == ["deep"]
+        assert list(storage.folders(prefix.join("nothing/"))) == []
+
     def test_an_empty_or_missing_prefix_lists_as_empty(self, storage: Storage, prefix: Location) -> None:
         assert list(storage.list(prefix)) == []
         assert list(storage.list(prefix.join("no/such/"))) == []
@@ -285,6 +292,7 @@ class TestGuard:
             lambda where: storage.put(where, b"x"),
             lambda where: storage.put(where, b"x", if_absent=True),
             storage.list,
+            lambda where: list(storage.folders(where)),
             storage.stat,
             storage.exists,
             storage.delete,

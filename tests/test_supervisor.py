@@ -26,10 +26,10 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.records import Record, WorkerReport
+from inpaint_ops.records import Record, ShardProgress, WorkerReport
 from inpaint_ops.runs import Workspace, prepare
 from inpaint_ops.storage import Storage
-from inpaint_ops.supervisor import Progress, ShardRun
+from inpaint_ops.supervisor import Progress, ShardRun, shard
 from inpaint_ops.supervisor.shard import MAX_DEATHS_IN_A_ROW
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
@@ -187,6 +187,20 @@ def test_a_model_that_cannot_be_loaded_is_one_permanent_error(tmp_path: Path) ->
     assert bench.records() == {}
 
 
+def test_a_worker_is_told_every_text_of_its_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(name: str, limit: int) -> list[Any]:
+        (tmp_path / name).mkdir()
+        bench = Bench(tmp_path / name, ["a boat", "a house", "SIGKILL", "a boat", "a cup"])
+        monkeypatch.setattr(shard, "MAX_PROMPTS", limit)
+        bench.shard_run().run()
+        return [note["prompts"] for note in bench.notes() if "prompts" in note]
+
+    first, second = told("few", 4)
+    assert first == ["a boat", "a house", "SIGKILL", "a cup"]
+    assert {"a boat", "a cup"} <= set(second) <= set(first), "and so is the worker that takes over"
+    assert told("many", 2)[0] is None, "too many to keep: the worker keeps its encoders"
+
+
 def test_a_missing_object_fails_its_row_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok", "ok"])
     (tmp_path / "in" / "1.png").unlink()
@@ -258,6 +272,30 @@ def test_progress_is_told_while_it_goes(tmp_path: Path) -> None:
     assert told[-1].done == 6
     assert "6/6 rows" in str(told[-1])
     assert "images/s" in str(told[-1])
+
+
+def word(bench: Bench) -> ShardProgress:
+    return ShardProgress.model_validate_json(bench.workspace.storage.get(bench.layout.shard_progress("00000")))
+
+
+def test_how_far_a_shard_is_lies_in_the_store_while_it_goes_and_after(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=2.0)
+    seen: list[ShardProgress] = []
+    bench.shard_run(on_progress=lambda _: seen.append(word(bench))).run()
+    assert any(said.phase == "painting" for said in seen)
+    assert max(said.worker_silent or 0 for said in seen) > 1, "a worker that hangs is told of while it hangs"
+    assert [said.done for said in seen] == sorted(said.done for said in seen)
+    last = word(bench)
+    assert (last.phase, last.rows, last.done, last.failed) == ("finished", 3, 1, 2)
+    assert last.updated_at >= seen[-1].updated_at
+
+
+def test_a_shard_that_gives_up_says_that_it_stopped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"])
+    flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    with pytest.raises(ShardIncompleteError):
+        bench.shard_run(storage=flaky).run()
+    assert (word(bench).phase, word(bench).done) == ("stopped", 1)
 
 
 def test_a_manifest_row_never_fills_the_scratch_folder_beyond_its_window(tmp_path: Path) -> None:

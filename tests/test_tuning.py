@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.records import DeviceInfo
-from inpaint_ops.tuning import PRESETS, Tuning, choose, estimate_peak, memory_budget
+from inpaint_ops.tuning import PRESETS, AttentionProbe, Tuning, choose, estimate_peak, memory_budget
 
 CPU = DeviceInfo(kind="cpu", name="processor", total_memory=16 * 10**9, free_memory=12 * 10**9)
 
@@ -143,6 +143,48 @@ def test_each_field_can_be_set_by_hand(preset: str, name: str, given_value: obje
     choice = choose(CARDS[141], preset=preset, overrides=overrides)
     assert getattr(choice.tuning, name) == expected
     assert choice.reasons[name] == "set by hand"
+
+
+def probed(why_not: dict[str, str] | None = None, **milliseconds: float) -> AttentionProbe:
+    seconds = {name.replace("_", "-"): value / 1e3 for name, value in milliseconds.items()}
+    return AttentionProbe(
+        device="card", dtype="float16", shape=(2, 10, 4096, 64), seconds=seconds, why_not=why_not or {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("probe", "expected", "words"),
+    [
+        (probed(sdpa=1.0, sdpa_cudnn=0.6, sdpa_flash=1.0, xformers=1.0), "sdpa-cudnn", "sdpa-cudnn 0.6 ms"),
+        (probed(sdpa=1.0, sdpa_cudnn=0.98), "sdpa", "no kernel beats PyTorch's own choice by 5%"),
+        (probed(sdpa=1.0, xformers=0.8), "xformers", "measured on this card"),
+        (probed(), "sdpa", "parity is expected"),
+        (None, "sdpa", "parity is expected"),
+    ],
+)
+def test_auto_takes_the_attention_that_was_measured_to_be_fastest(
+    probe: AttentionProbe | None, expected: str, words: str
+) -> None:
+    choice = choose(CARDS[80], probe=probe)
+    assert choice.tuning.attention == expected
+    assert words in choice.reasons["attention"]
+    assert choose(CPU, probe=probe).tuning.attention == "sdpa"
+
+
+def test_attention_that_the_probe_saw_fail_is_refused_and_the_ledger_is_told() -> None:
+    probe = probed({"xformers": "no kernel image"}, sdpa=1.0)
+    for choice in (choose(CARDS[24], preset="notes", probe=probe), choose(CARDS[24], use_xformers=True, probe=probe)):
+        assert choice.tuning.attention == "sdpa"
+        assert choice.asked["attention"] == "xformers"
+        assert "no kernel image" in choice.reasons["attention"]
+
+
+def test_use_xformers_false_keeps_the_kernel_that_was_measured() -> None:
+    probe = probed(sdpa=1.0, sdpa_cudnn=0.5, xformers=0.4)
+    assert choose(CARDS[80], probe=probe).tuning.attention == "xformers"
+    assert choose(CARDS[80], probe=probe, use_xformers=False).tuning.attention == "sdpa"
+    by_hand = choose(CARDS[80], probe=probe, overrides={"attention": "sdpa-cudnn"}, use_xformers=False)
+    assert by_hand.tuning.attention == "sdpa-cudnn"
 
 
 def test_slicing_set_by_hand_is_really_meant() -> None:

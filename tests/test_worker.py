@@ -23,6 +23,7 @@ from PIL import Image
 from inpaint_ops import worker
 from inpaint_ops.device import Lease
 from inpaint_ops.errors import DeviceBusyError
+from inpaint_ops.model.compiled import FOLDER
 from inpaint_ops.protocol import (
     Begun,
     Bye,
@@ -75,9 +76,9 @@ class Talk:
     def all(self, kind: type) -> list[Any]:
         return [event for event in self.said if isinstance(event, kind)]
 
-    def until(self, wanted: Callable[[], Any]) -> Any:
+    def until(self, wanted: Callable[[], Any], patience: float = PATIENCE) -> Any:
         with self.grown:
-            assert self.grown.wait_for(lambda: wanted() or self.closed, PATIENCE), self.said
+            assert self.grown.wait_for(lambda: wanted() or self.closed, patience), self.said
             answer = wanted()
         assert answer, f"it ended before that: {self.said}"
         return answer
@@ -194,6 +195,10 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
     assert all((row, stage) in begun for row in done for stage in ("decode", "paint", "encode"))
     assert len(begun) == len(set(begun))
 
+    (encoders,) = (entry for entry in bye.ledger if entry.name == "release_text_encoders")
+    assert not encoders.matches and "not known beforehand" in encoders.reason
+    (batch,) = (entry for entry in bye.ledger if entry.name == "batch_size")
+    assert batch.matches and batch.effective == "2"
     assert bye.painted == 7 and bye.busy > 0 and bye.peak_memory is not None
     assert all(entry.measured["denoise_seconds"] > 0 for entry in bye.ledger)
     Lease.acquire(["cpu-0"], tmp_path / LEASES, 0).release()
@@ -334,3 +339,71 @@ def test_serve_is_a_plain_function_of_its_pipes() -> None:
     events = io.StringIO()
     assert serve(["nonsense\n"], events) == worker.EXIT_FATAL
     assert isinstance(parse_event(events.getvalue()), Fatal)
+
+
+@pytest.mark.timeout(1200)
+def test_a_second_process_finds_what_the_first_has_compiled(
+    start: Callable[..., Talk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str], None]
+) -> None:
+    """Two real workers, one after the other, on one fresh model cache. The first one compiles for half a minute."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "model_cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    seconds, byes = [], []
+    for life in (1, 2):
+        talk = start()
+        rows = [picture(tmp_path, 10 * life + row, (64, 64)) for row in (1, 2, 3)]
+        # batches of two, of which the last one has a single row
+        talk.send(job(tmp_path, tuning_overrides={"compile": "regional", "batch_size": 2}, prompts=("a boat",)))
+        talk.until(lambda talk=talk: talk.all(Ready))
+        talk.send(*rows, End())
+        byes.append(talk.until(lambda talk=talk: talk.all(Bye), 4 * PATIENCE)[0])
+        assert talk.process.wait(PATIENCE) == 0
+        done = sorted(talk.all(Done), key=lambda event: event.batch.id)
+        assert [event.batch.size for event in done] == [2, 2, 1]
+        stages = ("encode_prompt", "vae_encode", "denoise", "vae_decode")
+        seconds.append(sum(getattr(done[0].timings, stage) for stage in stages))
+    compiled = [next(entry for entry in bye.ledger if entry.name == "compile") for bye in byes]
+    assert [(entry.effective, entry.matches) for entry in compiled] == [("regional", True)] * 2
+    first, second = (entry.measured for entry in compiled)
+    assert first["graphs"] == second["graphs"] > 0, "the single row of the last batch compiled nothing of its own"
+    assert (first["cache_hits"], first["cache_misses"]) == (0, first["graphs"])
+    assert (second["cache_hits"], second["cache_misses"]) == (second["graphs"], 0)
+    folders = list((tmp_path / "model_cache" / FOLDER).iterdir())
+    assert len(folders) == 1
+    assert str(folders[0]) in compiled[1].reason
+    costs = [bye.cold_start.compile for bye in byes]
+    say(f"first image {seconds[0]:.1f} s compiling, {seconds[1]:.1f} s with its cache: {seconds[0] / seconds[1]:.1f}x")
+    assert costs[0] > costs[1] > 0
+    assert all(bye.busy < 0.5 * cost for bye, cost in zip(byes, costs, strict=True)), "compiling is no painting"
+    assert seconds[0] >= 3 * seconds[1], seconds
+
+
+def test_the_encoders_are_gone_and_the_ledger_says_so(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start()
+    talk.send(job(tmp_path, prompts=("a boat", "a house")))
+    ready: Ready = talk.until(lambda: talk.all(Ready))[0]
+    assert "prompts" in [phase.name for phase in talk.all(Phase)]
+    assert ready.cold_start.prompts > 0
+    assert [entry.name for entry in ready.ledger if not entry.matches] == []
+    second = picture(tmp_path, 2, (64, 64)).model_copy(update={"negative_prompt": "a house"})
+    talk.send(picture(tmp_path, 1, (64, 64)), second, End())
+    bye: Bye = talk.until(lambda: talk.all(Bye))[0]
+    assert len(talk.all(Done)) == 2
+    assert [entry.name for entry in bye.ledger if not entry.matches] == []
+    (entry,) = (entry for entry in bye.ledger if entry.name == "release_text_encoders")
+    assert (entry.requested, entry.effective) == ("on", "on")
+    assert entry.measured["released_bytes"] > 1e5
+    assert entry.measured["texts_encoded"] == 3  # and the empty one
+
+
+def test_use_xformers_false_reaches_the_ledger(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start()
+    talk.send(job(tmp_path, tuning="notes", use_xformers=False, scheduler="ddim"))
+    ready: Ready = talk.until(lambda: talk.all(Ready))[0]
+    ledger = {entry.name: entry for entry in ready.ledger}
+    assert (ledger["attention"].requested, ledger["attention"].effective) == ("sdpa", "sdpa")
+    assert "USE_XFORMERS=false" in ledger["attention"].reason
+    assert (ledger["scheduler"].requested, ledger["scheduler"].effective) == ("ddim", "ddim")
+    talk.send(End())
+    talk.until(lambda: talk.all(Bye))

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch._dynamo.exc import TorchDynamoException
 
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
@@ -52,6 +53,11 @@ class Engine:
 
     `on_step(step, steps)` is called after each denoising step, `on_warning(text)` when a batch had to be cut. Between
     calls the pipeline is as it was.
+
+    `fixed_size` is for compiled models: every batch is filled up to `batch_size` with copies of its last row, whose
+    images are dropped, so that a last, smaller batch is no new shape. `relieve()` gives a block within which the
+    pipeline needs less memory, or None; `compile_seconds()` says how long this process has compiled so far, and
+    `uncompile(error)` has the model run without. Each batch is painted within `kernels()`.
     """
 
     def __init__(
@@ -62,26 +68,44 @@ class Engine:
         *,
         on_warning: Callable[[str], None] = log.warning,
         prompts_kept: int = PROMPTS_KEPT,
+        fixed_size: bool = False,
+        relieve: Callable[[], AbstractContextManager[None] | None] = lambda: None,
+        compile_seconds: Callable[[], float] = lambda: 0.0,
+        uncompile: Callable[[Exception], None] = lambda error: None,
+        kernels: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._pipe = loaded.pipe
         self._on_step = on_step
         self._on_warning = on_warning
+        self._fixed_size = fixed_size
+        self._relieve = relieve
+        self._compile_seconds = compile_seconds
+        self._uncompile = uncompile
+        self._kernels = kernels
         self._prompts = Prompts(self._pipe, prompts_kept)
         self._device = torch.device(self._pipe._execution_device)
+        self._compiling = 0.0
         self._batches: list[tuple[BatchKey, int, Timings, float]] = []
         self._started = 0
         self.batch_size = tuning.batch_size
         """Rows that a batch may have: the tuning's choice, or less once memory ran out."""
         self.painted = 0
         """Rows that became an image."""
+        self.released_bytes = 0
+        """Bytes of text encoder weights that were dropped once all prompts were encoded."""
         self.peak_memory: Memory | None = None
         """The peaks of all batches so far."""
         self._pipe.set_progress_bar_config(disable=True)
 
     @property
     def busy(self) -> float:
-        """Seconds spent on batches that were painted."""
+        """Seconds spent on batches that were painted, less what was spent compiling."""
         return sum(total for *_, total in self._batches)
+
+    @property
+    def compiling(self) -> float:
+        """Seconds spent compiling while batches were painted."""
+        return self._compiling
 
     @property
     def largest_batch(self) -> int | None:
@@ -99,6 +123,33 @@ class Engine:
         key, size, _, first = self._batches[0]
         later = [total for other, rows, _, total in self._batches[1:] if (other, rows) == (key, size)]
         return max(0.0, first - statistics.median(later)) if later else 0.0
+
+    @torch.inference_mode()
+    def prepare_prompts(self, texts: Sequence[str], on_text: Callable[[int], None] = lambda done: None) -> None:
+        """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch.
+
+        Raises DeviceOutOfMemoryError where not even the encoders fit.
+        """
+        try:
+            self._prompts.prepare(texts, on_text)
+        except torch.OutOfMemoryError as error:
+            raise DeviceOutOfMemoryError(
+                f"the text encoders do not fit the memory ({' '.join(str(error).split())[:200]}): "
+                "use the tuning low-memory, or a card with more memory"
+            ) from None
+        finally:
+            self._pipe.maybe_free_model_hooks()
+
+    def release_text_encoders(self) -> None:
+        """Drop both text encoders and give their memory back; from here on only texts that are known can be painted."""
+        encoders = [self._pipe.text_encoder, self._pipe.text_encoder_2]
+        self.released_bytes += sum(
+            value.numel() * value.element_size() for one in encoders if one is not None for value in one.parameters()
+        )
+        del encoders
+        self._pipe.text_encoder = self._pipe.text_encoder_2 = None
+        self._pipe.maybe_free_model_hooks()  # the hooks of an offload hold on to what they were made with
+        self._free()
 
     def measured(self) -> dict[str, float]:
         """Means over the batches (seconds of each stage, rows) and peak memory in bytes; empty before the first."""
@@ -118,13 +169,22 @@ class Engine:
     def with_measured(self, ledger: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
         """The ledger with `measured` filled in: what ran together is measured together, so all entries say the same."""
         measured = self.measured()
-        return tuple(entry.model_copy(update={"measured": entry.measured | measured}) for entry in ledger)
+        own = {
+            "release_text_encoders": {
+                "texts_encoded": float(self._prompts.encoded), "released_bytes": float(self.released_bytes),
+            },
+        }  # fmt: skip
+        return tuple(
+            entry.model_copy(update={"measured": entry.measured | own.get(entry.name, {}) | measured})
+            for entry in ledger
+        )
 
     def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
         """Paint rows of one BatchKey; yield exactly one result for each, in order, as parts of the batch get done.
 
-        Out of memory halves `batch_size` for good and tries the same rows again; a single row that does not fit fails
-        with DeviceOutOfMemoryError. Any other exception makes the rows go on one by one, so that the guilty row alone
+        Out of memory halves `batch_size` for good and tries the same rows again; a single row that does not fit is
+        tried once more with what `relieve` gives, and then fails with DeviceOutOfMemoryError. Where compiling fails,
+        the model goes on without. Any other exception makes the rows go on one by one, so that the guilty row alone
         fails with it.
 
         Raises ValueError for rows of several keys, and torch.AcceleratorError where the device's context is lost: then
@@ -140,10 +200,15 @@ class Engine:
             results, failure = self._attempt(rows)
             if failure is not None and _out_of_memory(failure):
                 self._free()
-                if size > 1:
-                    self._shrink(size, failure)
+                if (tried := self._filled(size)) > 1:
+                    self._shrink(tried, failure)
                     continue
-                failure = _does_not_fit(rows[0], failure)
+                results, failure = self._attempt_relieved(rows[0], failure)
+            elif isinstance(failure, TorchDynamoException) and self._fixed_size:
+                self._fixed_size = False
+                self._uncompile(failure)
+                self._on_warning(f"compiling failed, the model runs without: {' '.join(str(failure).split())[:200]}")
+                continue
             elif failure is not None and size > 1:
                 alone = size
                 continue
@@ -155,7 +220,8 @@ class Engine:
     def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
         """Results, or the exception, bare of its traceback: that one's frames would hold the batch's tensors."""
         try:
-            return self._paint(rows), None
+            with self._kernels():
+                return self._paint(rows), None
         except Exception as error:
             out_of_memory = _out_of_memory(error)
             if isinstance(error, torch.AcceleratorError) and not out_of_memory:
@@ -164,6 +230,24 @@ class Engine:
                 log.exception("painting rows %s failed", [item.row for item in rows])
             error.__context__ = error.__cause__ = None
             return [], error.with_traceback(None)
+
+    def _attempt_relieved(self, row: PaintItem, error: Exception) -> tuple[list[PaintResult], Exception | None]:
+        """Once more, with less memory; afterwards the pipeline is as it was, for the rows that fit without."""
+        block = self._relieve()
+        if block is None:
+            return [], _does_not_fit(row, error)
+        with block:
+            results, failure = self._attempt([row])
+        self._free()
+        if failure is not None:
+            return [], _does_not_fit(row, failure) if _out_of_memory(failure) else failure
+        size = f"{row.key.width}x{row.key.height}"
+        self._on_warning(f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory")
+        return results, None
+
+    def _filled(self, rows: int) -> int:
+        """Rows that the model gets to see where `rows` are painted."""
+        return max(rows, self.batch_size) if self._fixed_size else rows
 
     def _shrink(self, size: int, error: Exception) -> None:
         self.batch_size = size // 2
@@ -178,16 +262,18 @@ class Engine:
     @torch.inference_mode()
     def _paint(self, rows: Sequence[PaintItem]) -> list[PaintResult]:
         key = rows[0].key
+        filled = [*rows, *[rows[-1]] * (self._filled(len(rows)) - len(rows))]
+        compiled_before = self._compile_seconds()
         self._started += 1
         vae_dtype = self._pipe.vae.dtype
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         try:
             began = self._clock()
-            embeds = self._prompts.embed(rows, guided=self._guided(key))
+            embeds = self._prompts.embed(filled, guided=self._guided(key), device=self._device)
             embedded = self._clock()
             with self._marked_encodes() as encodes:
-                latents, steps = self._denoise(rows, embeds)
+                latents, steps = self._denoise(filled, embeds)
             denoised = self._clock()
             images, finite = self._decode(latents)
             decoded = self._clock()
@@ -204,8 +290,10 @@ class Engine:
             vae_decode=decoded - denoised,
         )
         memory = self._memory()
-        self._batches.append((key, len(rows), timings, decoded - began))
-        self.painted += sum(finite)
+        compiling = self._compile_seconds() - compiled_before
+        self._compiling += compiling
+        self._batches.append((key, len(rows), timings, decoded - began - compiling))
+        self.painted += sum(finite[: len(rows)])
         batch = Batch(id=f"{self._started:05d}", size=len(rows))
         return [
             PaintResult(
@@ -217,7 +305,7 @@ class Engine:
                 timings=timings,
                 memory=memory,
             )
-            for item, image, ok in zip(rows, images, finite, strict=True)
+            for item, image, ok in zip(rows, images, finite, strict=False)  # what filled the batch up is dropped
         ]
 
     def _guided(self, key: BatchKey) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from inpaint_ops.model.xformers_log import hold_back
+
 if TYPE_CHECKING:
     from inpaint_ops.model.loading import LoadedModel, load
     from inpaint_ops.model.sources import Verified, pull, verify
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "Verified", "load", "pull", "verify"]
 
 _HOMES = {"LoadedModel": "loading", "load": "loading", "Verified": "sources", "pull": "sources", "verify": "sources"}
+
+
+hold_back()  # before anything here imports diffusers, which imports xFormers
 
 
 def __getattr__(name: str) -> Any:

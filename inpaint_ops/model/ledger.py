@@ -7,6 +7,7 @@ the hooks and wrappers that stand.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import Attention
 
+from inpaint_ops.model import compiled
+from inpaint_ops.model.attention import kernel_in_use
 from inpaint_ops.model.tuned import apply, probe_xformers
 from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Choice, Tuning, shown
@@ -49,15 +52,16 @@ def inspect(
     choice: Choice | None = None,
     why_not: Mapping[str, str] | None = None,
     batch_size: int | None = None,
+    batch_limit: int | None = None,
     prompts_done: bool = False,
 ) -> tuple[LedgerEntry, ...]:
     """Look at `pipe` and say, for each field of `tuning`, what is requested, what is in effect, and why.
 
     `working_size` is width and height in pixels: what the VAE's tiling gate is asked about. `choice` adds the
-    planner's reasons and what was asked for and refused; `why_not` is what `apply` returned; `batch_size` is the
-    batch size in force, below the tuning's after an out-of-memory back-off (None: nothing painted yet);
-    `prompts_done` says that the text encoders have no more work. Changes nothing and raises nothing that the pipeline
-    does not.
+    planner's reasons and what was asked for and refused; `why_not` is what `apply` returned; `batch_size` is the size
+    of the largest batch that was painted (None: nothing painted yet), and `batch_limit` what an out-of-memory back-off
+    has left (None: the tuning's); `prompts_done` says that the text encoders have no more work. Changes nothing and
+    raises nothing that the pipeline does not.
     """
     findings = {
         "dtype": _dtype(pipe, tuning),
@@ -70,7 +74,7 @@ def inspect(
         "fuse_qkv": _fused(pipe, tuning),
         "compile": _compiled(pipe, tuning),
         "offload": _offload(pipe, tuning),
-        "batch_size": _batch(tuning, batch_size),
+        "batch_size": _batch(tuning, batch_size, batch_limit),
         "release_text_encoders": _encoders(pipe, tuning, prompts_done),
     }
     asked = dict(choice.asked) if choice else {}
@@ -160,10 +164,13 @@ def _kind(processors: Counter[str]) -> str:
 def _attention(pipe: Any, tuning: Tuning) -> _Finding:
     processors, vae = _processors(pipe.unet), _processors(pipe.vae)
     effective = _kind(processors)
-    matches = tuning.attention in ("default", effective)
+    kernel = kernel_in_use(pipe.unet, tuning.attention, pipe._execution_device) if effective == "sdpa" else ""
     classes = ", ".join(f"{count} {name}" for name, count in processors.most_common())
-    note = f"UNet: {classes}; VAE: {_kind(vae)}"
-    return _Finding(effective, matches, "the last call that set processors won", note)
+    note = f"UNet: {classes}; VAE: {_kind(vae)}" + (f"; PyTorch takes {kernel}" if kernel else "")
+    why_not = "the last call that set processors won"
+    if tuning.attention.startswith("sdpa-") and kernel:
+        effective, why_not = kernel, "PyTorch has no such kernel for this device and dtype"
+    return _Finding(effective, tuning.attention in ("default", effective), why_not, note)
 
 
 def _slicing(pipe: Any, tuning: Tuning) -> _Finding:
@@ -226,10 +233,9 @@ def _compiled(pipe: Any, tuning: Tuning) -> _Finding:
     effective = "off" if count == 0 else "regional" if not whole else "whole UNet"
     if whole and tuning.compile in ("reduce-overhead", "max-autotune"):
         effective = tuning.compile
-    stats = torch._dynamo.utils.counters["stats"] if count else {}
-    graphs = int(stats.get("unique_graphs", 0))
-    note = f"{count} modules wrapped, {graphs} graphs compiled in this process so far" if count else ""
-    measured = {"wrapped_modules": float(count), "graphs": float(graphs)} if count else {}
+    measured = {"wrapped_modules": float(count)} | compiled.figures() if count else {}
+    note = f"{count} modules wrapped; compiled graphs are kept in {os.environ.get(compiled.VARIABLE) or 'no cache'}"
+    note = note if count else ""
     return _Finding(effective, effective == tuning.compile, "the UNet is not wrapped so", note, measured)
 
 
@@ -248,16 +254,23 @@ def _offload(pipe: Any, tuning: Tuning) -> _Finding:
     return _Finding(effective, effective == tuning.offload, "its hooks are not there", f"UNet on {places}")
 
 
-def _batch(tuning: Tuning, in_force: int | None) -> _Finding:
-    if in_force is None:
-        return _Finding(str(tuning.batch_size), True, note="nothing painted yet")
-    return _Finding(str(in_force), in_force == tuning.batch_size, "memory allowed no more: batches were made smaller")
+def _batch(tuning: Tuning, largest: int | None, limit: int | None) -> _Finding:
+    asked = tuning.batch_size
+    if limit is not None and limit < asked:
+        return _Finding(str(limit), False, "memory allowed no more: batches were made smaller")
+    if largest is None:
+        return _Finding(str(asked), True, note="nothing painted yet")
+    if largest < asked:
+        note = f"at most {largest} rows of one size and one setting waited together; memory cut nothing"
+        return _Finding(str(largest), True, note=note)
+    return _Finding(str(largest), True)
 
 
 def _encoders(pipe: Any, tuning: Tuning, prompts_done: bool) -> _Finding:
     held = pipe.text_encoder is not None or pipe.text_encoder_2 is not None
     if not held:
-        return _Finding("on", tuning.release_text_encoders, "the engine has released them")
+        return _Finding("on", tuning.release_text_encoders, "the engine has released them",
+                        "all prompts were encoded first")  # fmt: skip
     if tuning.release_text_encoders and not prompts_done:
         return _Finding("held", True, note="prompts are not all encoded yet")
     return _Finding("off", not tuning.release_text_encoders, "they are still held")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,20 @@ import torch
 from diffusers import StableDiffusionXLInpaintPipeline
 from safetensors import SafetensorError
 
+from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
-from inpaint_ops.model import ledger, random_weights
+from inpaint_ops.model import compiled, ledger, random_weights, schedulers
 from inpaint_ops.model.progress import without_progress_bars
-from inpaint_ops.model.sources import Verified, digest, pull, resolve, tensor_names, verify
+from inpaint_ops.model.sources import Verified, digest, pull, resolve, seconds_to_fetch, tensor_names, verify
+from inpaint_ops.model.tuned import one_line, relieved
 from inpaint_ops.protocol import Job
-from inpaint_ops.records import DeviceInfo, LedgerEntry, ModelIdentity
-from inpaint_ops.tuning import Choice, Tuning
+from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
+from inpaint_ops.tuning import Choice, Tuning, leaner
 
 __all__ = ["LoadedModel", "load", "pull", "torch_device", "verify"]
+
+_PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
+"""Bytes that one thread reads in a go, bytes a call, threads."""
 
 OnPhase = Callable[[str, str], None]
 """Told when a part of the loading begins: its name (load, tune), and words for people."""
@@ -35,32 +42,65 @@ class LoadedModel:
     """A pipeline that is ready to paint.
 
     `native_size` is the side in pixels that the UNet was trained for; `why_not` and `choice` are what `inspect` needs
-    to look again later; `seconds` is how long the parts of loading took (resolve, weights, tune).
+    to look again later; `seconds` is how long the parts of loading took (resolve, disk, device,
+    tune).
     """
 
     pipe: Any
     identity: ModelIdentity
     native_size: int
     tuning: Tuning
-    ledger: tuple[LedgerEntry, ...]
     seconds: dict[str, float]
     device: torch.device
     choice: Choice | None = None
     why_not: dict[str, str] = field(default_factory=dict)
+    scheduler: Scheduler = "model"
+    download_seconds: float | None = None
+
+    @property
+    def load_times(self) -> LoadTimes:
+        """The same seconds, and those that fetching the model took when that was done, for the report."""
+        return LoadTimes(download=self.download_seconds, **self.seconds)
+
+    @property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """The ledger as of now, at the native size, before anything is painted."""
+        return self.inspect((self.native_size, self.native_size))
 
     @property
     def load_seconds(self) -> float:
         """All parts of loading together."""
         return sum(self.seconds.values())
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether modules of the pipeline really are wrapped for compilation."""
+        return any(entry.name == "compile" and entry.effective != "off" for entry in self.ledger)
+
+    def uncompile(self, error: Exception) -> None:
+        """Go on without what was compiled, since it failed with `error`; the ledger will say so."""
+        compiled.undo(self.pipe)
+        self.why_not["compile"] = f"compiling failed: {one_line(error)}"
+
+    def relieve(self) -> AbstractContextManager[None] | None:
+        """What `low-memory` switches on, for the length of a block; None where all of it is on already."""
+        lean = leaner(self.tuning, self.native_size)
+        return None if lean is None else relieved(self.pipe, self.tuning, lean, self.device)
+
     def inspect(
-        self, working_size: tuple[int, int], *, batch_size: int | None = None, prompts_done: bool = False
+        self,
+        working_size: tuple[int, int],
+        *,
+        batch_size: int | None = None,
+        batch_limit: int | None = None,
+        prompts_done: bool = False,
     ) -> tuple[LedgerEntry, ...]:
         """The ledger as of now, at `working_size` (width, height in pixels); see `ledger.inspect`."""
-        return ledger.inspect(
+        entries = ledger.inspect(
             self.pipe, self.tuning, working_size, choice=self.choice, why_not=self.why_not,
-            batch_size=batch_size, prompts_done=prompts_done,
+            batch_size=batch_size, batch_limit=batch_limit, prompts_done=prompts_done,
         )  # fmt: skip
+        return (*entries, schedulers.inspect(self.pipe, self.scheduler))
 
 
 def load(
@@ -88,12 +128,16 @@ def load(
     say("load", f"{job.model} in {plan.dtype} to {place}")
     clock = time.perf_counter()
     source = resolve(job.model, job.revision, cache=cache, allow_download=allow_download)
+    download = None if source.folder is None else seconds_to_fetch(source.folder)
     verified = None if source.folder is None else verify(source.folder, dtype=plan.dtype, strict=False)
     seconds["resolve"] = -clock + (clock := time.perf_counter())
 
     # Weights that will be offloaded start in host memory: their hooks bring them over.
     target = torch.device("cpu") if plan.offload != "none" else place
     try:
+        if verified is not None:
+            read_ahead([verified.folder / name for name in verified.files])
+        seconds["disk"] = -clock + (clock := time.perf_counter())
         if verified is None:
             pipe: Any = random_weights.instantiate(job.model, target, getattr(torch, plan.dtype))
             weights, native = _instantiated_digest(pipe), random_weights.recipe(job.model).native_size
@@ -102,7 +146,8 @@ def load(
             weights, native = verified.digest, verified.native_size
             _check_text_encoders(pipe, verified)
         pipe.set_progress_bar_config(disable=True)
-        seconds["weights"] = -clock + (clock := time.perf_counter())
+        schedulers.apply(pipe, job.scheduler)
+        seconds["device"] = -clock + (clock := time.perf_counter())
 
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
         why_not = ledger.apply(pipe, plan, device, use_xformers)
@@ -111,12 +156,33 @@ def load(
             f"{job.model} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
             "try the tuning low-memory"
         ) from error
-    entries = ledger.inspect(pipe, plan, (native, native), choice=choice, why_not=why_not)
     seconds["tune"] = time.perf_counter() - clock
     identity = ModelIdentity(
         name=source.name, revision=source.revision, dtype=plan.dtype, random_weights=source.random, digest=weights
     )
-    return LoadedModel(pipe, identity, native, plan, entries, seconds, place, choice, why_not)
+    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, job.scheduler, download)
+
+
+def read_ahead(files: Sequence[Path]) -> None:
+    """Read `files` once through, several at a time, so that they lie in the page cache when they are mapped.
+
+    A mapped file is otherwise read page by page as it is copied: slower from a cold disk, and its seconds could not be
+    told from the copy's.
+    """
+    pieces = [(path, start) for path in files for start in range(0, path.stat().st_size, _PIECE)]
+
+    def read(piece: tuple[Path, int]) -> None:
+        path, start = piece
+        buffer = memoryview(bytearray(min(_BLOCK, _PIECE)))
+        with path.open("rb", buffering=0) as opened:
+            opened.seek(start)
+            left = _PIECE
+            while left > 0 and (got := opened.readinto(buffer[: min(left, _BLOCK)])):
+                left -= got
+
+    with ThreadPoolExecutor(_READERS, "read-ahead") as pool:
+        for _ in pool.map(read, pieces):
+            pass
 
 
 def torch_device(device: DeviceInfo) -> torch.device:

@@ -6,12 +6,15 @@ it is opened.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.fetching import fetch_blob, part_bytes
 from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
 
 PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
@@ -30,6 +34,8 @@ PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
 
 COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+_FETCHES = 4
+"""Files fetched at a time: SDXL has four large ones."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -110,7 +116,8 @@ def pull(
     _check_hub_id(model)
     revision = revision or PINNED.get(model)
     if constants.HF_HUB_OFFLINE:
-        return _cached(model, revision, cache)
+        say(f"HF_HUB_OFFLINE is set: {model} is looked for in the cache alone")
+        return verify(_cached(model, revision, cache)).folder
     hub = _hub(cache)
     try:
         hub.mkdir(parents=True, exist_ok=True)
@@ -120,10 +127,15 @@ def pull(
             wanted = _files_wanted(model, list(sizes), variant)
             need, free = sum(sizes[name] for name in wanted), shutil.disk_usage(hub).free
             here = _bytes_here(hub, model, info.sha or "", wanted)
-            if need - here > free:
-                raise ModelError(f"{model} needs {(need - here) / 1e9:.1f} GB more, {hub} has {free / 1e9:.1f} GB free")
-            say(f"{model}: {len(wanted)} files, {need / 1e9:.2f} GB, {here / 1e9:.2f} GB of them here")
+            begun = part_bytes(model, hub)
+            if (more := need - here - begun) > free:
+                raise ModelError(f"{model} needs {more / 1e9:.1f} GB more, {hub} has {free / 1e9:.1f} GB free")
+            say(f"{model} at {info.sha}: {len(wanted)} files, {need / 1e9:.2f} GB, {more / 1e9:.2f} GB of it to fetch")
+            started = time.perf_counter()
+            _fetch_weights(model, info.sha or "main", wanted, hub, say)
             folder = Path(snapshot_download(model, revision=revision, cache_dir=hub, allow_patterns=wanted))
+            if here < need:
+                _note_fetch(folder, time.perf_counter() - started, need - here)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelError(f"the hub has no {model} at revision {revision or 'main'}, or it needs a token") from error
     except ModelError:
@@ -135,6 +147,48 @@ def pull(
         ) from error
     verify(folder)
     return folder
+
+
+def seconds_to_fetch(folder: Path) -> float | None:
+    """Seconds that the last fetch into this snapshot took; None for folders and what others have fetched."""
+    note = _fetch_note(folder)
+    try:
+        return float(json.loads(note.read_text(encoding="utf-8"))["seconds"]) if note.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A model in the cache. `bytes` are those of its weights; `problem` is "" or what is missing, and the cure."""
+
+    name: str
+    revision: str
+    folder: Path
+    bytes: int
+    variant: str | None
+    random: bool
+    problem: str = ""
+
+
+def cached_models(cache: Path | None = None) -> list[CachedModel]:
+    """Every model in the cache, whole or not, by name: the hub's snapshots, and the random ones that were built."""
+    snapshots = [path for path in _hub(cache).glob("models--*/snapshots/*") if path.is_dir()]
+    built = [path for path in (_root(cache) / "random").glob("[!.]*") if path.is_dir()]
+    found = []
+    for folder in [*snapshots, *built]:
+        if folder in built:
+            name, revision = folder.name.rpartition("-")[0], f"recipe-{folder.name.rpartition('-')[2]}"
+        else:
+            name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+            revision = folder.name
+        try:
+            whole = verify(folder, strict=False)
+            found.append(CachedModel(name, revision, folder, whole.bytes, whole.variant, is_random(folder)))
+        except ModelError as error:
+            there = sum(path.stat().st_size for path in folder.rglob("*.safetensors") if path.is_file())
+            found.append(CachedModel(name, revision, folder, there, None, is_random(folder), str(error)))
+    return sorted(found, key=lambda model: (model.name, model.revision))
 
 
 def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Verified:
@@ -198,7 +252,31 @@ def digest(sizes: dict[str, int]) -> str:
 def _built(model: str, cache: Path | None) -> Path:
     from inpaint_ops.model.random_weights import ensure  # building needs torch; finding and fetching do not
 
-    return ensure(model, cache or Path(constants.HF_HOME))
+    return ensure(model, _root(cache))
+
+
+def _fetch_weights(model: str, revision: str, wanted: list[str], hub: Path, say: Callable[[str], None]) -> None:
+    """The large files, each from where an earlier try stopped; the hub's client then finds them in its cache."""
+    weights = [name for name in wanted if name.endswith(".safetensors")]
+    with ThreadPoolExecutor(_FETCHES, "fetch") as pool:
+        sizes = pool.map(lambda name: fetch_blob(model, revision, name, hub), weights)
+        for name, size in zip(weights, sizes, strict=True):
+            say(f"{name}: {size / 1e9:.2f} GB fetched" if size else f"{name}: here already")
+
+
+def _root(cache: Path | None) -> Path:
+    return cache or Path(constants.HF_HOME)
+
+
+def _fetch_note(folder: Path) -> Path:
+    """Beside the snapshots, so that no file joins those of the repository."""
+    return folder.parent.parent / f"inpaint_ops-fetched-{folder.name}.json"
+
+
+def _note_fetch(folder: Path, seconds: float, size: int) -> None:
+    """Leave word of how long a fetch took; a cache that forbids it goes without."""
+    with contextlib.suppress(OSError):
+        _fetch_note(folder).write_text(json.dumps({"seconds": seconds, "bytes": size}) + "\n", encoding="utf-8")
 
 
 def _hub(cache: Path | None) -> Path:

@@ -11,15 +11,21 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
 
+from inpaint_ops.model.compiled import GRAPHS
+from inpaint_ops.model.xformers_log import said
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
+
+BACKEND = "inductor"
+"""torch.compile's backend."""
 
 
 def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | None = None) -> dict[str, str]:
@@ -31,8 +37,8 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
     and the pipeline goes without.
     """
     why_not: dict[str, str] = {}
-    attention = tuning.attention
-    if use_xformers is not None and attention in ("xformers", "sdpa"):
+    attention: str = tuning.attention
+    if use_xformers is not None and (attention == "xformers" or attention.startswith("sdpa")):
         attention = "xformers" if use_xformers else "sdpa"
 
     def attempt(field: str, action: Callable[[], object]) -> None:
@@ -52,7 +58,7 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
         attention = "sdpa"
     if attention == "xformers":
         attempt("attention", lambda: pipe.unet.set_attn_processor(XFormersAttnProcessor()))
-    elif attention == "sdpa":
+    elif attention.startswith("sdpa"):
         attempt("attention", lambda: pipe.unet.set_attn_processor(AttnProcessor2_0()))
     if tuning.fuse_qkv:
         if attention in ("xformers", "sliced"):
@@ -93,7 +99,7 @@ def probe_xformers(kind: str, dtype: str) -> str:
         theirs = xformers.ops.memory_efficient_attention(query, query, query)
         difference = float((ours - theirs).abs().max())
     except Exception as error:  # import errors, missing kernels, no CUDA: all mean no
-        return f"xFormers does not work here: {one_line(error)}"
+        return "; ".join(filter(None, (f"xFormers does not work here: {one_line(error)}", said())))
     return "" if difference < 0.02 else f"xFormers' attention is off by {difference:.3g} here"
 
 
@@ -123,6 +129,28 @@ def _vae(vae: Any, tuning: Tuning) -> None:
         vae.disable_slicing()
 
 
+@contextmanager
+def relieved(pipe: Any, tuning: Tuning, lean: Tuning, device: torch.device) -> Iterator[None]:
+    """Within the block the VAE and the offload are as `lean` has them; afterwards as `tuning` has them again.
+
+    For one row that does not fit by itself. Nothing else of the pipeline changes, and on a CPU nothing is offloaded.
+    """
+    offload = device.type == "cuda" and lean.offload == "model" and tuning.offload == "none"
+    vae = pipe.vae
+    tiles = vae.tile_sample_min_size, vae.tile_latent_min_size
+    _vae(vae, lean)
+    try:
+        if offload:
+            pipe.enable_model_cpu_offload(device=device)
+        yield
+    finally:
+        vae.tile_sample_min_size, vae.tile_latent_min_size = tiles
+        _vae(vae, tuning)
+        if offload:
+            pipe.remove_all_hooks()
+            pipe.to(device)
+
+
 def _offload(pipe: Any, way: str) -> None:
     if way == "model":
         pipe.enable_model_cpu_offload(device="cuda")
@@ -139,16 +167,20 @@ def _cannot_compile(tuning: Tuning, device: DeviceInfo) -> str:
         return "no C++ compiler on the PATH (g++), which torch.compile needs on a CPU"
     if device.kind == "cuda" and importlib.util.find_spec("triton") is None:
         return "Triton is not installed, which torch.compile needs on a GPU"
+    if device.kind == "cuda" and not any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))):
+        return "no C compiler on the PATH (gcc), which Triton needs to start its kernels"
     return ""
 
 
 def _compile(pipe: Any, tuning: Tuning) -> None:
     """Wrap the UNet (and, for max-autotune, the VAE's decoder, unless it works in tiles). Compiling happens at first
-    use.
+    use of each shape; shapes are few (working sizes, one batch size), so graphs are made for each and never widened.
     """
+    torch._dynamo.config.recompile_limit = GRAPHS
+    torch._dynamo.config.accumulated_recompile_limit = 8 * GRAPHS
     if tuning.compile == "regional":
-        pipe.unet.compile_repeated_blocks(fullgraph=True)
+        pipe.unet.compile_repeated_blocks(fullgraph=True, dynamic=False, backend=BACKEND)
         return
-    pipe.unet.compile(mode=tuning.compile, fullgraph=True)
+    pipe.unet.compile(mode=tuning.compile, fullgraph=True, dynamic=False, backend=BACKEND)
     if tuning.compile == "max-autotune" and not tuning.vae_tiling:
-        pipe.vae.decoder.compile(mode=tuning.compile, fullgraph=True)
+        pipe.vae.decoder.compile(mode=tuning.compile, fullgraph=True, dynamic=False, backend=BACKEND)

@@ -1,7 +1,7 @@
 """Records -> summary, tables, trace and page: pure functions over values. The caller reads and writes."""
 
 from inpaint_ops.report.accounting import Accounting, account
-from inpaint_ops.report.facts import RunFacts, facts
+from inpaint_ops.report.facts import Compared, RunFacts, compared, facts
 from inpaint_ops.report.gallery import GalleryItem, choose_gallery, mask_overlay
 from inpaint_ops.report.page import render_page
 from inpaint_ops.report.stages import StageTimes, stage_seconds
@@ -14,12 +14,14 @@ __all__ = [
     "RANDOM_WEIGHTS",
     "TIMINGS_SCHEMA",
     "Accounting",
+    "Compared",
     "GalleryItem",
     "RunFacts",
     "StageTimes",
     "WorkerTime",
     "account",
     "choose_gallery",
+    "compared",
     "facts",
     "failed_jsonl",
     "mask_overlay",

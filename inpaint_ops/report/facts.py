@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from inpaint_ops import errors
-from inpaint_ops.records import BATCH_STAGES, STAGES, ErrorInfo, Record, WorkerReport
+from inpaint_ops.records import BATCH_STAGES, STAGES, ErrorInfo, Record, RunSummary, WorkerReport
 from inpaint_ops.report.stages import stage_seconds
 from inpaint_ops.report.summary import conversions, error_type
 from inpaint_ops.report.timeline import row_seconds
@@ -100,6 +100,39 @@ def facts(records: Sequence[Record], workers: Sequence[WorkerReport] = (), *, sl
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One figure of the forecast beside its outcome; `ratio` is outcome over forecast."""
+
+    label: str
+    unit: str
+    expected: float | None
+    came: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """None where either is unknown."""
+        return self.came / self.expected if self.expected and self.came is not None else None
+
+
+def compared(summary: RunSummary) -> tuple[Compared, ...]:
+    """Forecast and outcome; empty where the plan has no forecast."""
+    expected = summary.forecast
+    if expected is None:
+        return ()
+    lifetimes = summary.gpu_seconds_per_image
+    on_card = any(device.kind == "cuda" for device in summary.devices)
+    peak = summary.peak_memory.peak_reserved if summary.peak_memory and on_card else None
+    return (
+        Compared("Until the last row was done", "seconds", expected.seconds, summary.seconds or None),
+        Compared(
+            "Lifetimes of all workers together", "seconds", expected.gpu_seconds,
+            lifetimes * summary.counts.done if lifetimes is not None else None,
+        ),
+        Compared("Peak memory of a card", "bytes", expected.peak_memory, peak),
+    )  # fmt: skip
+
+
 def stage_parts(records: Iterable[Record]) -> tuple[Part, ...]:
     """Seconds of work by stage, summed over all rows, each batch once. Stages of different rows overlap in time."""
     return _parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stage_seconds(records).items()})
@@ -114,6 +147,7 @@ def worker_parts(records: Sequence[Record], workers: Sequence[WorkerReport]) -> 
             "interpreter": ("Start the interpreter", cold.interpreter),
             "imports": ("Import libraries", cold.imports),
             "load": ("Load the model", cold.load),
+            "prompts": ("Encode the prompts", cold.prompts),
             "compile": ("Compile", cold.compile),
             "first_call": ("First batch's extra time", cold.first_call),
             "painting": ("Paint", total.painting),

@@ -15,10 +15,10 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from inpaint_ops.records import LedgerEntry, Record, RunSummary, WorkerReport
-from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, facts, shares_a_batch
+from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
 from inpaint_ops.report.summary import RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
@@ -46,8 +46,13 @@ class _Card:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    group: FailureGroup
+class ShownGroup:
+    """A group of failures as a page shows it: how many rows there are, and the first of them."""
+
+    type: str
+    cure: str
+    stages: tuple[str, ...]
+    count: int
     shown: tuple[Record, ...]
 
 
@@ -64,27 +69,37 @@ def render_page(
     the workers' time was spent.
     """
     found = facts(records, workers)
-    shown: dict[str, Any] = {
-        "s": summary,
-        "random_weights": bool(summary.model and summary.model.random_weights) or RANDOM_WEIGHTS in summary.warnings,
-        "random_text": RANDOM_WEIGHTS,
-        "warnings": [text for text in summary.warnings if text != RANDOM_WEIGHTS],
+    shown = summary_context(summary) | {
         "facts": found,
-        "measured": _measured_together(summary.ledger),
         "stage_seconds": {part.key: part.seconds for part in found.stage_parts},
-        "groups": [_Group(group, group.records[:FAILURES_PER_GROUP]) for group in found.failures[:FAILURE_GROUPS]],
+        "groups": [_shown(group) for group in found.failures[:FAILURE_GROUPS]],
         "more_groups": found.failures[FAILURE_GROUPS:],
         "conversions": list(found.conversions.items()),
-        "unit": "GPU" if any(device.kind == "cuda" for device in summary.devices) else "CPU",
         "unclean": [report for report in workers if report.exit != "clean"],
-        "listed": LISTED,
-        "labels": STAGE_LABELS,
     }
     bare = _template().render(shown, cards=[], left_out=0)
     if not gallery:
         return bare
     cards = _fitting([_card(item) for item in gallery], PAGE_BYTES - len(bare.encode()) - _CAPTION_BYTES)
     return _template().render(shown, cards=cards, left_out=len(gallery) - len(cards))
+
+
+def summary_context(summary: RunSummary) -> dict[str, Any]:
+    """What the sections need that the summary alone tells."""
+    return {
+        "s": summary,
+        "random_weights": bool(summary.model and summary.model.random_weights) or RANDOM_WEIGHTS in summary.warnings,
+        "random_text": RANDOM_WEIGHTS,
+        "warnings": [text for text in summary.warnings if text != RANDOM_WEIGHTS],
+        "measured": _measured_together(summary.ledger),
+        "compared": compared(summary),
+        "unit": "GPU" if any(device.kind == "cuda" for device in summary.devices) else "CPU",
+        "listed": LISTED,
+    }
+
+
+def _shown(group: FailureGroup) -> ShownGroup:
+    return ShownGroup(group.type, group.cure, group.stages, len(group.records), group.records[:FAILURES_PER_GROUP])
 
 
 def _card(item: GalleryItem) -> _Card:
@@ -121,14 +136,19 @@ def _link(record: Record) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("inpaint_ops.report"),
+    return environment().get_template("report.html.j2")
+
+
+def environment(*loaders: BaseLoader) -> Environment:
+    """Jinja with the report's sections, filters and escaping; `loaders` add the templates of other pages."""
+    made = Environment(
+        loader=ChoiceLoader([*loaders, PackageLoader("inpaint_ops.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "seconds": _seconds,
         "figures": _figures,
         "bytes": _bytes,
@@ -140,8 +160,8 @@ def _template() -> Template:
         "share": _share,
         "cut": lambda text: _cut(str(text), _VALUE_CHARS),
     }
-    environment.globals["shares_a_batch"] = shares_a_batch
-    return environment.get_template("report.html.j2")
+    made.globals |= {"shares_a_batch": shares_a_batch, "labels": STAGE_LABELS}
+    return made
 
 
 def _seconds(seconds: float) -> str:

@@ -9,11 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from inpaint_ops.records import (
+    BATCH_STAGES,
     ColdStart,
     DeviceInfo,
+    Forecast,
     LedgerEntry,
+    LoadTimes,
     Memory,
     ModelIdentity,
+    Pace,
     Record,
     RunSummary,
     StageStats,
@@ -44,6 +48,7 @@ def summarize(
     records: Sequence[Record],
     workers: Sequence[WorkerReport],
     row_numbers: Collection[int] | None = None,
+    forecast: Forecast | None = None,
 ) -> RunSummary:
     """Sum up a run.
 
@@ -85,6 +90,7 @@ def summarize(
         workers=len(times),
         counts=counts,
         cold_start=_mean_cold_start(workers),
+        load=_mean_load([report.load for report in workers if report.load is not None]),
         seconds=seconds,
         images_per_second=_ratio(counts.done, seconds),
         images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
@@ -96,6 +102,25 @@ def summarize(
         failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),
         started_at=started,
         finished_at=finished,
+        pace=_pace(kept, stage_times.seconds(), total),
+        forecast=forecast,
+    )
+
+
+def _pace(records: Sequence[Record], seconds: Mapping[str, float], total: WorkerTime) -> Pace | None:
+    """What an image took. The excess of first batches belongs to the cold start, so it is taken out in proportion."""
+    steps = [record.steps for record in records if record.status == "done" and record.steps]
+    denoise = seconds.get("denoise", 0.0)
+    shared = sum(seconds.get(stage, 0.0) for stage in BATCH_STAGES)
+    if not steps or denoise <= 0 or total.painting <= 0:
+        return None
+    warm = min(1.0, total.painting / shared)
+    return Pace(
+        images=len(steps),
+        steps=statistics.fmean(steps),
+        step_seconds=warm * denoise / sum(steps),
+        other_seconds=warm * (shared - denoise) / len(steps),
+        waiting_seconds=total.waiting / len(steps),
     )
 
 
@@ -207,6 +232,16 @@ def _mean_cold_start(workers: Sequence[WorkerReport]) -> ColdStart | None:
         return None
     total = add_cold_starts(report.cold_start for report in workers)
     return ColdStart(**{name: seconds / len(workers) for name, seconds in total.model_dump().items()})
+
+
+def _mean_load(parts: Sequence[LoadTimes]) -> LoadTimes | None:
+    """The mean of each part; of the download, which workers of one cache share, the longest."""
+    if not parts:
+        return None
+    names = [name for name in LoadTimes.model_fields if name != "download"]
+    means = {name: statistics.fmean(getattr(part, name) for part in parts) for name in names}
+    fetched = [part.download for part in parts if part.download is not None]
+    return LoadTimes(download=max(fetched, default=None), **means)
 
 
 def _peak(parts: Iterable[Memory | None]) -> Memory | None:

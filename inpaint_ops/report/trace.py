@@ -70,7 +70,7 @@ def trace_json(records: Sequence[Record], workers: Sequence[WorkerReport]) -> by
 
 def _cold_start(report: WorkerReport) -> list[_Slice]:
     cold = report.cold_start
-    stages = {name: getattr(cold, name) for name in ("interpreter", "imports", "load", "compile")}
+    stages = {name: getattr(cold, name) for name in ("interpreter", "imports", "load", "prompts", "compile")}
     args = {"first_call_excess_seconds": cold.first_call, "model": report.model.name}
     return _in_sequence(report.worker.started_at.timestamp(), stages, args)
 

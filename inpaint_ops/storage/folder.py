@@ -122,6 +122,13 @@ class FolderStore:
                             infos.append(_describe(Location(None, entry.path), entry.stat()))
                 yield from infos
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore. Empty folders count too: a file system has them."""
+        with _folder_errors(Location(None, prefix), "list"), suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(prefix) as found:
+                names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+            yield from names
+
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         where = Location(None, key)

@@ -83,6 +83,11 @@ class Storage:
         location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
         return self._listed(location)
 
+    def folders(self, prefix: Where) -> Iterator[str]:
+        """The names directly below the prefix that hold objects; see `ObjectStore.folders`."""
+        location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
+        return self._store(location).folders(location.key)
+
     def stat(self, where: Where) -> ObjectInfo:
         """The object's size, ETag and age; see `ObjectStore.stat`."""
         location = self.check_readable(where)

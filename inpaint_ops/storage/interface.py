@@ -86,6 +86,12 @@ class ObjectStore(Protocol):
         Objects put or deleted meanwhile may or may not show. A prefix that holds nothing lists as empty.
         """
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names directly below `prefix` that hold objects, once, in no promised order, however much lies in them.
+
+        A name has no slash. A prefix that holds nothing has none.
+        """
+
     def stat(self, key: str) -> ObjectInfo:
         """The object's size, ETag and age. Raises ObjectNotFoundError."""
 

@@ -170,11 +170,25 @@ class S3Store:
         raise StorageUnavailableError(f"cannot write {where}: other writes were in the way on every try")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See ObjectStore. Pages go by continuation token: SeaweedFS skips keys after a `StartAfter`."""
+        """See ObjectStore."""
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # what consoles put to show an empty folder
+                    modified = item["LastModified"].astimezone(UTC)
+                    yield ObjectInfo(self._at(item["Key"]), item["Size"], _plain(item.get("ETag")), modified)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        for page in self._pages(prefix, Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"].removeprefix(prefix).rstrip("/")
+
+    def _pages(self, prefix: str, **more: Any) -> Iterator[Any]:
+        """The pages of a listing, by continuation token: SeaweedFS skips keys after a `StartAfter`."""
         where = self._at(prefix)
         pages = iter(
             self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE}
+                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE}, **more
             )
         )
         while True:
@@ -184,10 +198,7 @@ class S3Store:
                 return
             if "IsTruncated" not in page:  # or any web page would pass for an empty listing
                 raise StorageError(f"cannot list {where}: the reply is not S3's; check AWS_ENDPOINT_URL")
-            for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # what consoles put to show an empty folder
-                    modified = item["LastModified"].astimezone(UTC)
-                    yield ObjectInfo(self._at(item["Key"]), item["Size"], _plain(item.get("ETag")), modified)
+            yield page
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""

@@ -98,6 +98,7 @@ class WorkerSession:
             tuning=hello.tuning,
             ledger=bye.ledger if bye else hello.ledger,
             cold_start=bye.cold_start if bye else hello.cold_start,
+            load=hello.load,
             versions=hello.versions,
             finished_at=now(),
             busy=bye.busy if bye else 0.0,

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,23 @@ from inpaint_ops.errors import InpaintOpsError, ShardIncompleteError, WorkerDied
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
-from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Item, Job, Phase, Ready, Step, Warn
+from inpaint_ops.protocol import (
+    MAX_PROMPTS,
+    Begun,
+    Bye,
+    Done,
+    Event,
+    Failed,
+    Fatal,
+    Item,
+    Job,
+    Phase,
+    Ready,
+    Step,
+    Warn,
+)
 from inpaint_ops.recorder import Recorder
-from inpaint_ops.records import ErrorInfo, Record, Stage
+from inpaint_ops.records import ErrorInfo, Record, ShardProgress, Stage, now
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.state import (
@@ -78,6 +92,7 @@ class ShardRun:
     _skipped: int = field(init=False, default=0)
     _painted: int = field(init=False, default=0)
     _first_paint: float | None = field(init=False, default=None)
+    _telling: Future[None] | None = field(init=False, default=None)
     _downloads: ThreadPoolExecutor = field(init=False)
     _uploads: ThreadPoolExecutor = field(init=False)
 
@@ -102,7 +117,9 @@ class ShardRun:
                 self._work(missing)
             except InpaintOpsError as error:
                 self._recorder.leave_word(error)
+                self._recorder.store_progress(self._word("stopped"))
                 raise
+        self._recorder.store_progress(self._word("finished"))
         return ShardResult(
             self.shard, self._done, self._failed, self._skipped, self._sessions, time.monotonic() - started
         )
@@ -119,6 +136,7 @@ class ShardRun:
         told = time.monotonic()
         try:
             self._start_worker()
+            self._tell()
             while self._states:
                 self._start_downloads()
                 self._feed_worker()
@@ -129,6 +147,7 @@ class ShardRun:
                 if time.monotonic() >= told + self.settings.progress_interval:
                     told = time.monotonic()
                     self.on_progress(self._progress())
+                    self._tell()
             self._say_goodbye()
             self.on_progress(self._progress())
         finally:
@@ -165,6 +184,29 @@ class ShardRun:
             left = len(self._states) / rate
         phase = self._session.phase if self._session else "finishing"
         return Progress(self.shard, len(self.rows), self._done + self._skipped, self._failed, phase, rate, left)
+
+    def _tell(self) -> None:
+        """Store how far the shard is, in an upload thread; skipped while the last word is still on its way."""
+        if self._telling is None or self._telling.done():
+            self._telling = self._uploads.submit(self._recorder.store_progress, self._word())
+
+    def _word(self, phase: str | None = None) -> ShardProgress:
+        progress, session = self._progress(), self._session
+        painting = session is not None and session.hello is not None and bool(session.rows)
+        return ShardProgress(
+            shard=self.shard,
+            attempt=self.attempt,
+            rows=progress.rows,
+            done=progress.done,
+            failed=progress.failed,
+            phase=phase or progress.phase,
+            images_per_second=progress.images_per_second,
+            seconds_left=None if phase else progress.seconds_left,
+            worker_silent=time.monotonic() - session.last_sign if session and painting and not phase else None,
+            device=session.hello.device.name if session and session.hello else "",
+            interval=self.settings.progress_interval,
+            updated_at=now(),
+        )
 
     def _warn(self, message: str) -> None:
         if message not in self._warnings:
@@ -220,7 +262,9 @@ class ShardRun:
             tuning=self.job.tuning,
             tuning_overrides=self.job.tuning_overrides,
             use_xformers=self.job.use_xformers,
+            scheduler=self.job.scheduler,
             expected_rows=len(self._states),
+            prompts=self._prompts(),
             max_pixels=self.settings.max_pixels,
             scratch=str(folder),
             lease_timeout=self.settings.lease_timeout,
@@ -233,6 +277,12 @@ class ShardRun:
             on_exit=lambda code: self._inbox.put(Exited(number, code)),
             command=self.worker_command,
         )
+
+    def _prompts(self) -> tuple[str, ...] | None:
+        """Every text that the rows to come will bring, once each; None where they are too many to keep."""
+        rows = [state.row for state in self._states.values()]
+        texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
+        return tuple(texts) if len(texts) <= MAX_PROMPTS else None
 
     def _feed_worker(self) -> None:
         session = self._session

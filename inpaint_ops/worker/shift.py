@@ -106,12 +106,14 @@ class Shift:
     def goodbye(self) -> Bye:
         """The last word, with what was measured."""
         engine = self._engine
-        ledger = self._loaded.ledger
-        if engine.largest_batch is not None:
-            ledger = self._loaded.inspect(self._last_size, batch_size=engine.largest_batch, prompts_done=True)
+        ledger = self._loaded.inspect(
+            self._last_size, batch_size=engine.largest_batch, batch_limit=engine.batch_size, prompts_done=True
+        )
         return Bye(
             ledger=engine.with_measured(ledger),
-            cold_start=self._cold_start.model_copy(update={"first_call": engine.first_call}),
+            cold_start=self._cold_start.model_copy(
+                update={"first_call": engine.first_call, "compile": engine.compiling}
+            ),
             busy=engine.busy,
             painted=engine.painted,
             peak_memory=engine.peak_memory,

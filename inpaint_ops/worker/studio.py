@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint_ops import device, tuning
-from inpaint_ops.protocol import Job, Phase, Ready, Step, Warn
+from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set before the model stack is imported: it reads these once. The worker has no network."""
+
+_DTYPE = {"cuda": "float16", "cpu": "float32"}
+"""What the planner takes where nobody says otherwise: the dtype in which attention kernels are tried."""
+
+PROMPTS_SAY_EVERY = 10.0
+"""Seconds between signs of life while prompts are encoded."""
 
 OMP_WAIT = ("OMP_WAIT_POLICY", "PASSIVE")
 """Idle OpenMP threads sleep, unless the environment says otherwise. Spinning, as is libgomp's default, they starve each
@@ -75,7 +81,11 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
 
     phase("imports", "torch, diffusers, transformers")
     clock = time.perf_counter()
+    users_own_cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    from huggingface_hub import constants
+
     from inpaint_ops.engine import Engine
+    from inpaint_ops.model import attention, compiled
     from inpaint_ops.model.loading import load
     from inpaint_ops.model.random_weights import RECIPES
     from inpaint_ops.model.sources import resolve, verify
@@ -84,9 +94,8 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
     phase("load", job.model)
     card = device.describe(job.device)
     source = resolve(job.model, job.revision)
-    native = (
-        RECIPES[job.model].native_size if source.folder is None else verify(source.folder, strict=False).native_size
-    )
+    found = None if source.folder is None else verify(source.folder, strict=False)
+    native = found.native_size if found else RECIPES[job.model].native_size
     choice = tuning.choose(
         card,
         preset=job.tuning,
@@ -94,16 +103,32 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         native_size=native,
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
+        probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], Path(constants.HF_HOME)),
     )
+    if choice.tuning.compile != "off" and not users_own_cache:
+        weights = found.digest if found else job.model
+        folder = compiled.cache_folder(Path(constants.HF_HOME), card, weights, choice.tuning)
+        if reason := compiled.keep_in(folder):
+            say(Warn(message=reason))
     loaded = load(job, card, choice, phase)
     engine = Engine(
         loaded,
         loaded.tuning,
         on_step=lambda step, steps: say(Step(step=step, steps=steps)),
         on_warning=lambda text: say(Warn(message=text)),
+        fixed_size=loaded.is_compiled,
+        relieve=loaded.relieve,
+        compile_seconds=compiled.seconds if loaded.is_compiled else lambda: 0.0,
+        uncompile=loaded.uncompile,
+        kernels=lambda: attention.preferring(loaded.tuning.attention),
     )
+    ready = time.perf_counter()
+    _prepare_prompts(job, loaded, engine, phase)
     cold_start = ColdStart(
-        interpreter=max(0.0, interpreter), imports=imported - clock, load=time.perf_counter() - imported
+        interpreter=max(0.0, interpreter),
+        imports=imported - clock,
+        load=ready - imported,
+        prompts=time.perf_counter() - ready,
     )
     say(
         Ready(
@@ -118,12 +143,33 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
             tuning=loaded.tuning.model_dump(mode="json"),
             ledger=loaded.ledger,
             cold_start=cold_start,
+            load=loaded.load_times,
             versions=versions(),
             native_size=loaded.native_size,
             batch_size=engine.batch_size,
         )
     )
     return Studio(job, lease, loaded, engine, cold_start)
+
+
+def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, phase: Callable[[str, str], None]) -> None:
+    """Encode all texts of the job and drop the encoders, where the tuning says so; else tell the ledger why not."""
+    if not loaded.tuning.release_text_encoders:
+        return
+    if job.prompts is None:
+        loaded.why_not["release_text_encoders"] = f"the prompts were not known beforehand, or are over {MAX_PROMPTS:,}"
+        return
+    total, told = len(job.prompts), time.monotonic()
+    phase("prompts", f"{total:,} texts")
+
+    def one_done(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROMPTS_SAY_EVERY:
+            told = time.monotonic()
+            phase("prompts", f"{done:,} of {total:,} texts")
+
+    engine.prepare_prompts(job.prompts, one_done)
+    engine.release_text_encoders()
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,116 @@
+"""What the pages cost on the server: `python -m bench.ui [--rows 50000] [--runs 10000]`, printed in milliseconds.
+
+A finished run of many rows, looked at for the first time by a process that has never seen it and then again, on a real
+S3 server; and the list of many runs in a folder. Rights are Airflow's business and are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins"))
+
+from fastapi.testclient import TestClient
+from inpaint_ops_ui.access import may_read_runs
+from inpaint_ops_ui.app import create_app
+
+from demo.object_store import ObjectStoreServer
+from inpaint_ops.browse import Browser
+from inpaint_ops.config import Settings
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import make_s3_client
+from tests.synthetic_run import START, put_finished_run
+
+FIRST_PAGE_MS = 300.0
+"""What the first page of the large run may take."""
+
+
+def _client(workspace: Workspace, *, keep: bool = False) -> TestClient:
+    app = create_app(Browser(workspace, keep=keep))
+    app.dependency_overrides[may_read_runs.dependency] = lambda: None
+    return TestClient(app)
+
+
+def _ms(client: TestClient, path: str) -> float:
+    started = time.perf_counter()
+    client.get(path).raise_for_status()
+    return (time.perf_counter() - started) * 1000
+
+
+def large_run(workspace: Workspace, rows: int) -> float:
+    """One run of `rows` rows; returns the milliseconds of its page with the first page of its gallery."""
+    failed = set(range(1000, rows, 1000))
+    put_finished_run(workspace, "warm-up", 8)
+    put_finished_run(workspace, "large", rows, shard_rows=200, failed=failed)
+    _client(workspace).get("/runs/warm-up/")
+    paths = {
+        "run page": "/runs/large/",
+        "gallery, first page": "/api/runs/large/rows",
+        "gallery, last page": f"/api/runs/large/rows?page={rows // 48}",
+        "gallery, failed": "/api/runs/large/rows?status=failed",
+        "gallery, slowest": "/api/runs/large/rows?order=slowest",
+        "gallery, by prompt": "/api/runs/large/rows?text=number+777",
+        "failures": "/runs/large/fragments/failures",
+        "where the time went": "/runs/large/fragments/time",
+        "throughput": "/api/runs/large/throughput",
+    }
+    client = _client(workspace)
+    print(f"{'a run of ' + format(rows, ',') + ' rows':<24}{'first':>9}{'again':>9}  ms")
+    first = {name: _ms(client, path) for name, path in paths.items()}
+    for name, path in paths.items():
+        print(f"  {name:<22}{first[name]:>9.0f}{_ms(client, path):>9.0f}")
+    return first["run page"] + first["gallery, first page"]
+
+
+def many_runs(workspace: Workspace, runs: int) -> None:
+    """The list of `runs` runs, read for the first time, after a restart, and again."""
+    put_finished_run(workspace, "run-00000", 40, failed={3})
+    layout = workspace.layout("run-00000")
+    plan, summary = (workspace.storage.get(place).decode() for place in (layout.plan, layout.summary))
+    stamp = START.isoformat().replace("+00:00", "Z")
+    for index in range(1, runs):
+        name = f"run-{index:05d}"
+        there = workspace.layout(name)
+        Path(there.root.key).mkdir(parents=True)
+        moment = (START + timedelta(minutes=index)).isoformat().replace("+00:00", "Z")
+        Path(there.plan.key).write_text(plan.replace("run-00000", name).replace(stamp, moment))
+        Path(there.summary.key).write_text(summary.replace("run-00000", name))
+    client = _client(workspace, keep=True)
+    started, shown = time.perf_counter(), _ms(client, "/")
+    while client.get("/api/runs").json()["unread"]:
+        time.sleep(0.2)
+    known = time.perf_counter() - started
+    restarted = _client(workspace, keep=True)
+    print(f"the list of {runs:,} runs")
+    print(f"  first view ever       {shown:>9.0f}  ms; all of them known after {known:.1f} s")
+    print(f"  after a restart       {_ms(restarted, '/'):>9.0f}  ms")
+    print(f"  again                 {_ms(restarted, '/'):>9.0f}  ms")
+    print(f"  by images/s, page 100 {_ms(restarted, '/?order=images_per_second&page=100'):>9.0f}  ms")
+
+
+def main() -> int:
+    """Measure both; exit 1 where the first page of the large run is too slow."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ui", description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--runs", type=int, default=10_000)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(scratch=Path(folder) / "scratch")
+        with ObjectStoreServer(Path(folder) / "s3", "inpaint") as server:
+            s3 = make_s3_client(server.session(), endpoint_url=server.endpoint)
+            workspace = Workspace.open(settings, store="s3://inpaint/", s3_client=lambda: s3)
+            first = large_run(workspace, chosen.rows)
+        many_runs(Workspace.open(settings, store=f"{folder}/store"), chosen.runs)
+    print(f"first page of the large run, gallery included: {first:.0f} ms; {FIRST_PAGE_MS:.0f} ms are allowed")
+    return 0 if first <= FIRST_PAGE_MS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""All runs of a store, newest first: found by one listing, read once each, and kept between views and restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from inpaint_ops.browse.run import RunView
+from inpaint_ops.browse.sources import Throttle
+from inpaint_ops.browse.state import RunPhase
+from inpaint_ops.errors import ConfigError, InpaintOpsError
+from inpaint_ops.layout import check_run_name
+from inpaint_ops.locations import Location
+from inpaint_ops.records import Model, now
+from inpaint_ops.runs import Workspace
+
+log = logging.getLogger(__name__)
+
+LIST_SECONDS = 5.0
+"""The folder of runs is listed no more often than this."""
+
+LIVE_SECONDS = 3.0
+"""A run that goes on is looked at no more often than this; a finished one, where it is shown, every `CHECK_SECONDS`."""
+
+CHECK_SECONDS = 30.0
+ABANDONED_AFTER = timedelta(days=2)
+"""A run that was planned longer ago and does not run is looked at only where it is shown."""
+
+_WAIT_SECONDS = 2.0
+_READERS = 16
+
+Order = Literal["created_at", "run", "rows", "failed", "images_per_second", "peak_memory", "seconds", "state"]
+
+
+class RunEntry(Model):
+    """One line of the list of runs."""
+
+    run: str
+    manifest: str = ""
+    model: str = ""
+    created_at: datetime | None = None
+    state: RunPhase
+    verdict: Literal["", "VALID", "INVALID"] = ""
+    rows: int = 0
+    done: int = 0
+    failed: int = 0
+    rejected: int = 0
+    images_per_second: float | None = None
+    seconds: float | None = None
+    seconds_left: float | None = None
+    device: str = ""
+    peak_memory: int | None = None
+    device_memory: int | None = None
+    stalled: tuple[str, ...] = ()
+    problem: str = ""
+    etag: str = Field(default="", description="The ETag of the summary that this was read from.")
+
+    @property
+    def ended(self) -> int:
+        """Rows that have a record."""
+        return self.done + self.failed + self.rejected
+
+
+class RunQuery(Model):
+    """Which runs, and in which order."""
+
+    text: str = ""
+    state: Literal["", "going", "finished"] = ""
+    verdict: Literal["", "VALID", "INVALID"] = ""
+    order: Order = "created_at"
+    descending: bool = True
+
+
+class RunPage(Model):
+    """Some of the runs that a query found. `unread` runs are not known yet, and may be among the next view's."""
+
+    entries: tuple[RunEntry, ...]
+    total: int
+    page: int
+    pages: int
+    unread: int
+
+
+def entry_of(view: RunView) -> RunEntry:
+    """A run in one line."""
+    state, summary, plan = view.state, view.summary if view.is_finished else None, view.plan
+    return RunEntry(
+        run=view.run,
+        manifest=plan.manifest,
+        model=plan.job.model,
+        created_at=plan.created_at,
+        state=state.state,
+        verdict=summary.verdict if summary else "",
+        rows=state.rows,
+        done=state.done,
+        failed=state.failed,
+        rejected=state.rejected,
+        images_per_second=state.images_per_second,
+        seconds=summary.seconds if summary else None,
+        seconds_left=state.seconds_left,
+        device=state.device,
+        peak_memory=summary.peak_memory.peak_reserved if summary and summary.peak_memory else None,
+        device_memory=max((device.total_memory for device in summary.devices), default=0) or None if summary else None,
+        stalled=state.stalled,
+        etag=view.summary_etag if summary else "",
+    )
+
+
+class Catalogue:
+    """The runs below a workspace's store. Safe to share between threads.
+
+    `cache_file` keeps the lines of finished runs between restarts; what it says is checked again where it is shown.
+    """
+
+    def __init__(self, workspace: Workspace, cache_file: Path | None = None) -> None:
+        self._workspace = workspace
+        self._folder = Location(workspace.store.bucket, f"{workspace.store.as_prefix().key}runs/")
+        self._cache_file = cache_file
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="catalogue")
+        self._throttle = Throttle(LIST_SECONDS)
+        self._names: frozenset[str] = frozenset()
+        self._entries: dict[str, RunEntry] = {}
+        self._planless: set[str] = set()
+        self._looked: dict[str, float] = {}
+        self._pending: dict[str, Future[None]] = {}
+        self._read_cache()
+
+    def page(self, query: RunQuery, page: int = 1, size: int = 25) -> RunPage:
+        """A page of the runs that the query finds, `page` from 1. Raises StorageError where runs cannot be listed."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        with self._lock:
+            if self._throttle.due():
+                self._names = frozenset(name for name in self._workspace.storage.folders(self._folder) if _is_run(name))
+            names = self._names
+        going_on = (entry.run for entry in list(self._entries.values()) if _may_move(entry))
+        self._look((*going_on, *(name for name in names if name not in self._entries)), deadline)
+        found = sorted_entries((self._entries[name] for name in names if name in self._entries), query)
+        pages = max(1, -(-len(found) // size))
+        page = min(max(page, 1), pages)
+        shown = found[(page - 1) * size : page * size]
+        self._look((entry.run for entry in shown), deadline, every=CHECK_SECONDS)
+        return RunPage(
+            entries=tuple(self._entries.get(entry.run, entry) for entry in shown),
+            total=len(found),
+            page=page,
+            pages=pages,
+            unread=sum(1 for name in names if name not in self._entries and name not in self._planless),
+        )
+
+    def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
+        """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`).
+
+        Waits for them until `deadline`; what is not read by then comes later.
+        """
+        moment = time.monotonic()
+        pause = LIVE_SECONDS if every is None else every
+        with self._lock:
+            for name in names:
+                if name not in self._pending and moment - self._looked.get(name, -1e9) >= pause:
+                    self._looked[name] = moment
+                    self._pending[name] = self._pool.submit(self._read, name)
+            pending = list(self._pending.values())
+        if pending:
+            wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+
+    def _read(self, name: str) -> None:
+        try:
+            view = RunView.open(self._workspace, name)
+            if view is None:
+                self._planless.add(name)
+            else:
+                before, entry = self._entries.get(name), entry_of(view)
+                self._entries[name] = entry
+                if entry.state == "finished" and entry != before:
+                    self._keep(entry)
+        except (InpaintOpsError, ValidationError, OSError) as error:
+            log.warning("run %s cannot be shown: %s", name, error)
+            self._entries[name] = RunEntry(run=name, state="unreadable", problem=" ".join(str(error).split())[:300])
+        finally:
+            with self._lock:
+                self._pending.pop(name, None)
+
+    def _keep(self, entry: RunEntry) -> None:
+        if self._cache_file is not None:
+            with self._lock, contextlib.suppress(OSError), self._cache_file.open("a") as file:
+                file.write(entry.model_dump_json() + "\n")
+
+    def _read_cache(self) -> None:
+        if self._cache_file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._cache_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for line in self._cache_file.read_bytes().splitlines():
+                with contextlib.suppress(ValidationError):
+                    entry = RunEntry.model_validate_json(line)
+                    self._entries[entry.run] = entry
+
+
+def cache_path(workspace: Workspace) -> Path:
+    """Where the lines of this store's finished runs are kept."""
+    mark = hashlib.sha256(workspace.store.uri.encode()).hexdigest()[:16]
+    return workspace.settings.scratch / f"browse-{os.getuid()}" / f"{mark}.jsonl"
+
+
+def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntry]:
+    """The entries that the query wants, in its order; those without a value come last either way."""
+    wanted = query.text.strip().lower()
+    found = [
+        entry
+        for entry in entries
+        if (not wanted or wanted in entry.run.lower() or wanted in entry.manifest.lower())
+        and (not query.state or (entry.state == "finished") == (query.state == "finished"))
+        and (not query.verdict or entry.verdict == query.verdict)
+    ]
+    value: Callable[[RunEntry], Any] = lambda entry: getattr(entry, query.order)  # noqa: E731
+    known: Sequence[RunEntry] = [entry for entry in found if value(entry) is not None]
+    unknown = [entry for entry in found if value(entry) is None]
+    newest = sorted(known, key=lambda entry: entry.created_at or datetime.min.replace(tzinfo=UTC), reverse=True)
+    return sorted(newest, key=value, reverse=query.descending) + unknown
+
+
+def _may_move(entry: RunEntry) -> bool:
+    """Whether a run is worth a look though nobody sees it: one that was given up days ago is not."""
+    young = entry.created_at is None or now() - entry.created_at < ABANDONED_AFTER
+    return entry.state == "running" or (entry.state != "finished" and young)
+
+
+def _is_run(name: str) -> bool:
+    try:
+        check_run_name(name)
+    except ConfigError:
+        return False
+    return True

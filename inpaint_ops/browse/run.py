@@ -1,0 +1,177 @@
+"""One run, looked at: its plan, its state, its summary and its records, each read no more often than it changes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+from inpaint_ops.browse.sources import FinishedRecords, LiveRecords, Records, Throttle
+from inpaint_ops.browse.state import RunState, ShardState, Word, run_state, shard_states
+from inpaint_ops.browse.table import RowQuery
+from inpaint_ops.errors import ObjectNotFoundError
+from inpaint_ops.layout import REJECTED
+from inpaint_ops.planning import Plan
+from inpaint_ops.records import Record, RunSummary, ShardProgress, now
+from inpaint_ops.report.facts import cure
+from inpaint_ops.report.page import FAILURES_PER_GROUP, ShownGroup
+from inpaint_ops.runs import Workspace
+
+REFRESH_SECONDS = 2.0
+"""A run is asked for its state no more often than this, however many people look."""
+
+_READ_SECONDS = 1.5
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Some of the rows that a query found."""
+
+    records: tuple[Record, ...]
+    total: int
+    page: int
+    pages: int
+    unread: int
+
+
+class RunView:
+    """A run as it stands. Safe to share between threads; `refresh` before a look."""
+
+    def __init__(self, workspace: Workspace, run: str, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+        self.summary: RunSummary | None = None
+        self.summary_etag = ""
+        self._workspace = workspace
+        self._layout = workspace.layout(run)
+        self._words: dict[str, tuple[str, Word]] = {}
+        self._finished: FinishedRecords | None = None
+        self._live: LiveRecords | None = None
+        self._throttle = Throttle(REFRESH_SECONDS)
+        self._lock = threading.Lock()
+        self._state: RunState | None = None
+        self._shards: tuple[ShardState, ...] = ()
+
+    @classmethod
+    def open(cls, workspace: Workspace, run: str) -> RunView | None:
+        """The run, or None if there is none. Raises ConfigError for a name that no run can have, StorageError."""
+        plan = workspace.plan(run)
+        if plan is None:
+            return None
+        view = cls(workspace, run, plan)
+        view.refresh()
+        return view
+
+    @property
+    def state(self) -> RunState:
+        """How far the run is."""
+        assert self._state is not None, "refresh first"
+        return self._state
+
+    @property
+    def shards(self) -> tuple[ShardState, ...]:
+        """How far each shard is."""
+        return self._shards
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the summary stands for the run as it is now."""
+        return self.state.state == "finished"
+
+    def refresh(self, *, always: bool = False) -> None:
+        """Ask the store what changed: a stat, a listing of one object a shard, and what is new of them."""
+        with self._lock:
+            if not self._throttle.due() and not always and self._state is not None:
+                return
+            storage, layout = self._workspace.storage, self._layout
+            modified = self._read_summary()
+            words = list(storage.list(layout.progress))
+            changed = [info for info in words if self._words.get(info.location.name, ("",))[0] != info.etag]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                bodies = list(pool.map(lambda info: storage.get(info.location), changed))
+            for info, body in zip(changed, bodies, strict=True):
+                word = (ShardProgress.model_validate_json(body), info.modified)
+                self._words[info.location.name] = (info.etag, word)
+            said = {word[0].shard: word for _, word in self._words.values()}
+            self._shards = shard_states(self.plan, said, now())
+            self._state = self._state_of(modified, [at for _, at in said.values()])
+
+    def _read_summary(self) -> datetime | None:
+        storage = self._workspace.storage
+        try:
+            info = storage.stat(self._layout.summary)
+            if info.etag != self.summary_etag:
+                self.summary = RunSummary.model_validate_json(storage.get(self._layout.summary))
+                self.summary_etag, self._finished = info.etag, None
+        except ObjectNotFoundError:
+            self.summary, self.summary_etag = None, ""
+            return None
+        return info.modified
+
+    def _state_of(self, modified: datetime | None, spoken: Sequence[datetime]) -> RunState:
+        state = run_state(self.plan, self._shards)
+        summary = self.summary
+        going_on = modified is not None and any(at > modified for at in spoken)
+        if summary is None or (going_on and state.state in ("running", "stalled")):
+            return state
+        return RunState(
+            state="finished",
+            rows=summary.counts.rows,
+            done=summary.counts.done,
+            failed=summary.counts.failed,
+            rejected=summary.counts.rejected,
+            images_per_second=summary.images_per_second,
+            device=", ".join(dict.fromkeys(device.name for device in summary.devices)),
+        )
+
+    def records(self) -> Records:
+        """The records: all of a finished run's, or what could be read so far of one that goes on."""
+        with self._lock:
+            if self.is_finished:
+                if self._live is not None:
+                    self._live.close()
+                    self._live = None
+                if self._finished is None:
+                    self._finished = FinishedRecords(self._workspace.storage, self._layout)
+                return self._finished
+            if self._live is None:
+                self._live = LiveRecords(self._workspace.storage, self._layout)
+            live = self._live
+        ended = {shard.name: shard.ended for shard in self._shards} | {REJECTED: self.plan.rejected}
+        live.refresh(ended, seconds=_READ_SECONDS)
+        return live
+
+    def page(self, query: RowQuery, page: int, size: int) -> RecordPage:
+        """A page of the rows that the query finds, `page` from 1."""
+        records = self.records()
+        found = records.table.select(query, records.prompts)
+        pages = max(1, -(-len(found) // size))
+        page = min(max(page, 1), pages)
+        shown = found[(page - 1) * size : page * size]
+        return RecordPage(
+            tuple(records.record(int(position)) for position in shown), len(found), page, pages, records.unread
+        )
+
+    def record(self, row: int) -> Record | None:
+        """The record of a line of the manifest; None where there is none yet."""
+        records = self.records()
+        position = records.table.positions.get(row)
+        return None if position is None else records.record(position)
+
+    def failures(self) -> list[ShownGroup]:
+        """Failed and rejected rows by reason, each with its cure and the first of its rows."""
+        records = self.records()
+        groups = []
+        for kind, positions in records.table.failure_positions():
+            shown = tuple(records.record(int(position)) for position in positions[:FAILURES_PER_GROUP])
+            stages = tuple(dict.fromkeys(record.error.stage for record in shown if record.error))
+            groups.append(ShownGroup(kind, cure(shown[0].error), stages, len(positions), shown))
+        return groups
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._live is not None:
+            self._live.close()

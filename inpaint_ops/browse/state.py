@@ -1,0 +1,140 @@
+"""How far a run is, from its plan and from what its shards said last: pure functions over values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from inpaint_ops.planning import Plan, Shard
+from inpaint_ops.records import Model, ShardProgress
+
+STALLED_AFTER = 45.0
+"""Seconds without a word from a shard, or without a sign from the worker that paints it, until it counts as stalled.
+A word is due every 15 s at most, so that with the page's own polling a stall shows within a minute."""
+
+ShardPhase = Literal["waiting", "working", "stalled", "stopped", "finished"]
+RunPhase = Literal["waiting", "running", "stalled", "stopped", "reporting", "finished", "unreadable"]
+
+
+class ShardState(Model):
+    """One shard: its rows, how far it is, and how it is doing."""
+
+    name: str
+    index: int
+    first_row: int
+    last_row: int
+    rows: int
+    done: int = 0
+    failed: int = 0
+    state: ShardPhase = "waiting"
+    detail: str = ""
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    silent: float | None = None
+    device: str = ""
+
+    @property
+    def ended(self) -> int:
+        """Rows that have a record."""
+        return self.done + self.failed
+
+
+class RunState(Model):
+    """All shards together."""
+
+    state: RunPhase
+    rows: int
+    done: int
+    failed: int
+    rejected: int
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    device: str = ""
+    stalled: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> int:
+        """Rows that have a record."""
+        return self.done + self.failed + self.rejected
+
+
+Word = tuple[ShardProgress, datetime]
+"""What a shard said, and when, by the store's clock."""
+
+
+def shard_state(shard: Shard, index: int, word: Word | None, now: datetime) -> ShardState:
+    """One shard, by its last word."""
+    base: dict[str, Any] = {
+        "name": shard.name,
+        "index": index,
+        "first_row": shard.first_row,
+        "last_row": shard.last_row,
+    }
+    if word is None:
+        return ShardState(**base, rows=shard.rows, detail="no task has taken it up yet")
+    said, at = word
+    age = max(0.0, (now - at).total_seconds())
+    state, detail = _phase(said, age)
+    going = state == "working"
+    return ShardState(
+        **base,
+        rows=shard.rows,
+        done=said.done,
+        failed=said.failed,
+        state=state,
+        detail=detail,
+        images_per_second=said.images_per_second if going else None,
+        seconds_left=said.seconds_left if going else None,
+        silent=age if state in ("working", "stalled") else None,
+        device=said.device,
+    )
+
+
+def _phase(said: ShardProgress, age: float) -> tuple[ShardPhase, str]:
+    if said.phase == "finished":
+        return "finished", ""
+    if said.phase == "stopped":
+        return "stopped", "its task gave up; another try goes on where it stopped"
+    if age > max(STALLED_AFTER, 2 * said.interval):
+        return "stalled", f"no word for {age:.0f} s: its task was killed, or its machine is gone"
+    silent = said.worker_silent
+    if silent is not None and silent + age > STALLED_AFTER:
+        return "stalled", f"its worker gave no sign for {silent + age:.0f} s"
+    return "working", said.phase
+
+
+def shard_states(plan: Plan, words: Mapping[str, Word], now: datetime) -> tuple[ShardState, ...]:
+    """Every shard of the plan, in order."""
+    return tuple(shard_state(shard, index, words.get(shard.name), now) for index, shard in enumerate(plan.shards))
+
+
+def run_state(plan: Plan, shards: Sequence[ShardState]) -> RunState:
+    """The run, by its shards; its summary, where there is one, says more."""
+    rates = [shard.images_per_second for shard in shards if shard.images_per_second]
+    rate = sum(rates) or None
+    left = sum(shard.rows - shard.ended for shard in shards)
+    return RunState(
+        state=_run_phase(shards),
+        rows=plan.rows,
+        done=sum(shard.done for shard in shards),
+        failed=sum(shard.failed for shard in shards),
+        rejected=plan.rejected,
+        images_per_second=rate,
+        seconds_left=left / rate if rate and left else None,
+        device=", ".join(dict.fromkeys(shard.device for shard in shards if shard.device)),
+        stalled=tuple(shard.name for shard in shards if shard.state == "stalled"),
+    )
+
+
+def _run_phase(shards: Sequence[ShardState]) -> RunPhase:
+    states = {shard.state for shard in shards}
+    if "working" in states:
+        return "running"
+    if "stalled" in states:
+        return "stalled"
+    if "stopped" in states:
+        return "stopped"
+    if states <= {"finished"}:
+        return "reporting"
+    return "waiting" if states == {"waiting"} else "running"

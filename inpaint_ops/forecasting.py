@@ -1,0 +1,217 @@
+"""A plan and what was measured before -> Forecast: seconds, GPU-seconds and peak memory, and on whose word. Pure.
+
+Two sources, the better first: an earlier run in this store of the same model, tuning and card, as its report measured
+it; else the benchmark's table, which comes with the package (`estimates.json`; `python -m bench.estimates` writes it).
+With neither, everything is unknown: nothing is guessed.
+
+Seconds of a shard = cold start + steps of its rows x seconds a step + rows x (the other stages + waiting). So both
+sources scale with steps. All working sizes of a model have about the same area, so size needs no scaling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import Field
+
+from inpaint_ops.config import DEFAULT_MODEL
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.records import Forecast, Model, Pace, RunSummary
+
+SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
+"""Models whose speed and memory were measured with random weights of the same layer sizes (model/random_weights.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one shard has to do: its rows, and the denoising steps of all of them that will really run."""
+
+    rows: int
+    steps: int
+
+
+class Experience(Model):
+    """What one finished run teaches about the next: kept in the store under the key of its model and tuning."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    card: str
+    pace: Pace
+    cold_start: float = Field(description="Seconds of a worker, on average.")
+    peak_reserved: int | None = Field(description="Bytes; None where the card's memory was not measured.")
+    finished_at: datetime
+
+
+class Benchmark(Model):
+    """One measured cell of a benchmark. Seconds are of one image, its share of the batch."""
+
+    source: str = Field(description="The file of results.")
+    measured_on: date
+    versions: dict[str, str] = Field(default_factory=dict)
+    device: str
+    kind: Literal["cuda", "cpu"]
+    model: str
+    preset: str
+    tuning: dict[str, Any] = Field(description="As planned for that card, less the batch size.")
+    batch: int
+    size: tuple[int, int]
+    steps: int = Field(description="Steps that ran.")
+    step_seconds: float
+    other_seconds: float
+    peak_reserved: int | None
+    cold_start: float | None
+
+
+class BenchmarkTable(Model):
+    """`estimates.json`, with its provenance."""
+
+    schema_version: Literal[1] = 1
+    made_by: str
+    rows: tuple[Benchmark, ...] = ()
+
+
+def dump_table(table: BenchmarkTable) -> str:
+    """The table as the package holds it."""
+    return table.model_dump_json(indent=1) + "\n"
+
+
+@lru_cache(maxsize=1)
+def benchmark_table() -> BenchmarkTable:
+    """The table that comes with the package."""
+    return BenchmarkTable.model_validate_json((files("inpaint_ops") / "estimates.json").read_bytes())
+
+
+_NO_MATTER = {
+    "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
+}  # fmt: skip
+"""Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
+
+
+def experience_key(job: JobOptions) -> str:
+    """The name under which runs of this model and tuning are alike: a readable beginning and a digest."""
+    same = job.model_dump(mode="json", exclude=_NO_MATTER) | {"guided": job.guidance_scale > 1}
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{job.model}-{job.tuning}").strip("-")[-60:].lstrip("-")
+    return f"{words}-{digest}"
+
+
+def experience(summary: RunSummary) -> Experience | None:
+    """What `summary` teaches; None for a run that painted nothing, or on unlike cards."""
+    cards = {device.name for device in summary.devices}
+    if summary.pace is None or summary.finished_at is None or len(cards) != 1:
+        return None
+    on_card = summary.devices[0].kind == "cuda"
+    return Experience(
+        run=summary.run,
+        card=cards.pop(),
+        pace=summary.pace,
+        cold_start=summary.cold_start.total if summary.cold_start else 0.0,
+        peak_reserved=summary.peak_memory.peak_reserved if summary.peak_memory and on_card else None,
+        finished_at=summary.finished_at,
+    )
+
+
+def forecast(
+    job: JobOptions,
+    work: Sequence[Work],
+    history: Sequence[Experience],
+    *,
+    card: str | None = None,
+    devices: int = 1,
+    table: BenchmarkTable | None = None,
+) -> Forecast:
+    """What a run of `work`, an element a shard, will take on `devices` cards called `card`.
+
+    `history` holds earlier runs of the same model and tuning (`experience_key`), in any order. Without a `card`, as
+    where the plan is made on another machine than the painting, that of the newest run is assumed: the basis says so.
+    """
+    alike = [past for past in history if card is None or past.card == card]
+    if alike:
+        past = max(alike, key=lambda one: one.finished_at)
+        assumed = "" if card else ", assuming the same card"
+        scaled = _scaled(work, past.pace.steps)
+        return _add_up(
+            work, devices, past.card, past.cold_start, past.pace.step_seconds,
+            past.pace.other_seconds + past.pace.waiting_seconds, past.peak_reserved,
+            f"run {past.run} in this store on {past.card}{assumed} ({past.pace.images} images{scaled})",
+        )  # fmt: skip
+    row = _closest(job, work, card, (benchmark_table() if table is None else table).rows)
+    if row is not None:
+        layers = "" if row.model == job.model else f", {row.model} with the same layers"
+        return _add_up(
+            work, devices, row.device, row.cold_start or 0.0, row.step_seconds, row.other_seconds, row.peak_reserved,
+            f"the benchmark of {row.measured_on} on {row.device} (tuning {row.preset}, batch {row.batch}"
+            f"{layers}{_scaled(work, row.steps)}); waiting for storage is not in it"
+            + ("" if row.cold_start else ", nor the cold start"),
+        )  # fmt: skip
+    others = sorted({past.card for past in history})
+    where = f" on {card}" if card else ""
+    there = f"; there are runs on {', '.join(others)}" if others else ""
+    return Forecast(
+        devices=devices,
+        card=card or "",
+        basis=f"unknown: no earlier run of {job.model} with tuning {job.tuning}{where} in this store{there}, and no "
+        "benchmark of it",
+    )
+
+
+def _add_up(work: Sequence[Work], devices: int, card: str, cold: float, step: float, image: float, peak: int | None,
+            basis: str) -> Forecast:  # fmt: skip
+    shards = [cold + one.steps * step + one.rows * image for one in work]
+    rows = sum(one.rows for one in work)
+    return Forecast(
+        seconds=_longest(shards, devices),
+        gpu_seconds=sum(shards),
+        seconds_per_image=(sum(shards) - cold * len(shards)) / rows if rows else None,
+        cold_start=cold,
+        peak_memory=peak,
+        devices=devices,
+        card=card,
+        basis=basis,
+    )
+
+
+def _longest(shards: Sequence[float], devices: int) -> float:
+    """When the last of `devices` is done, each taking the next shard as it gets free."""
+    ends = [0.0] * devices
+    for seconds in shards:
+        heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)
+
+
+def _scaled(work: Sequence[Work], steps: float) -> str:
+    rows = sum(one.rows for one in work)
+    mean = sum(one.steps for one in work) / rows if rows else steps
+    return "" if abs(mean - steps) < 0.5 else f", scaled from {steps:.3g} steps to {mean:.3g}"
+
+
+def _closest(job: JobOptions, work: Sequence[Work], card: str | None, rows: Sequence[Benchmark]) -> Benchmark | None:
+    """The measured cell that is most like the job: its batch first, then its steps. Other tunings are no basis."""
+    wished = {name: value for name, value in job.tuning_overrides.items() if name != "batch_size"}
+    batch = job.tuning_overrides.get("batch_size")
+    model = SAME_LAYERS.get(job.model, job.model)
+    alike = [
+        row
+        for row in rows
+        if card == row.device
+        and job.guidance_scale > 1
+        and job.scheduler in ("model", "euler")
+        and row.model in (job.model, model)
+        and row.preset == job.tuning
+        and all(row.tuning.get(name) == value for name, value in wished.items())
+        and (job.use_xformers is None or (row.tuning.get("attention") == "xformers") == job.use_xformers)
+    ]
+    if batch is not None:
+        alike = [row for row in alike if row.batch == int(batch)]
+    count = sum(one.rows for one in work)
+    steps = sum(one.steps for one in work) / count if count else 0.0
+    return min(alike, key=lambda row: (-row.batch, abs(row.steps - steps)), default=None)

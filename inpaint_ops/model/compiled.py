@@ -1,0 +1,94 @@
+"""What torch.compile makes: a cache that outlives the process, and figures of what it did in this one.
+
+Each worker is a fresh process, so what one compiles must be there for the next. Inductor's FX graph cache,
+AOTAutograd's and Triton's all lie below `TORCHINDUCTOR_CACHE_DIR`; here it becomes a folder of the model cache, one for
+everything that a compiled graph depends on beyond its shapes, which Inductor keys by itself. The folder holds code that
+is run: whoever may write to the model cache may run code in a worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from inpaint_ops.records import DeviceInfo
+from inpaint_ops.tuning import Tuning
+
+FOLDER = "inpaint_ops-compiled"
+"""Below the root that HF_HOME names."""
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Read by Inductor whenever it compiles. One that the user sets is left as it is."""
+
+GRAPHS = 512
+"""Graphs that one piece of code may have: each working size and batch is one (dynamo's own limit is 8, and with a whole
+graph demanded the ninth would be an error)."""
+
+_PACKAGES = ("torch", "triton", "diffusers")
+_FIELDS = ("dtype", "attention", "channels_last", "fuse_qkv", "compile")
+
+
+def cache_folder(root: Path, device: DeviceInfo, model_digest: str, tuning: Tuning) -> Path:
+    """The folder for this torch, Triton and diffusers, this card, these weights and these choices, below `root`."""
+    key = {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": [device.kind, device.name, device.capability],
+        "model": model_digest,
+        "tuning": {name: getattr(tuning, name) for name in _FIELDS},
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+    return root / FOLDER / digest
+
+
+def keep_in(folder: Path) -> str:
+    """Have everything that is compiled from here on kept in `folder`; "" or why that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{folder} cannot be made ({error.strerror}): the next process compiles anew"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} cannot be written: the next process compiles anew"
+    os.environ[VARIABLE] = str(folder)
+    return ""
+
+
+def kept(root: Path) -> dict[str, int]:
+    """Bytes of each folder of compiled graphs below `root`."""
+    folders = sorted((root / FOLDER).glob("*"))
+    return {folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders}
+
+
+def seconds() -> float:
+    """Seconds that this process has spent compiling so far, reading from the cache included."""
+    import torch._dynamo.utils as dynamo
+
+    return sum(dynamo.compilation_time_metrics.get("_compile.compile_inner", ()))
+
+
+def figures() -> dict[str, float]:
+    """Graphs compiled in this process, and how many of them came out of the cache."""
+    from torch._dynamo.utils import counters
+
+    return {
+        "graphs": float(counters["stats"]["unique_graphs"]),
+        "cache_hits": float(counters["inductor"]["fxgraph_cache_hit"]),
+        "cache_misses": float(counters["inductor"]["fxgraph_cache_miss"]),
+    }
+
+
+def undo(pipe: Any) -> None:
+    """Have `pipe` run without what was compiled: for a compiler that turned out not to work."""
+    for part in (pipe.unet, pipe.vae):
+        for module in part.modules():
+            module._compiled_call_impl = None
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

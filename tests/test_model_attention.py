@@ -1,0 +1,105 @@
+"""Attention kernels: tried once a card, remembered, and really taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from inpaint_ops.config import Settings
+from inpaint_ops.device import describe
+from inpaint_ops.doctor import diagnose
+from inpaint_ops.model import attention, ledger, random_weights
+from inpaint_ops.tuning import PROBES, Tuning
+
+CPU = describe("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_card_is_tried_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = attention.probe(CPU, "float32", tmp_path)
+    assert {"sdpa", "sdpa-flash", "sdpa-math"} <= set(first.seconds)
+    assert "sdpa-cudnn" in first.why_not
+    assert set(first.seconds) | set(first.why_not) == {"sdpa", "xformers", *attention.KERNELS}
+    assert all(seconds > 0 for seconds in first.seconds.values())
+    (remembered,) = (tmp_path / PROBES).iterdir()
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was tried again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attention, "measure", never)
+        assert attention.probe(CPU, "float32", tmp_path) == first
+        for other in ({"name": "another card"}, {"driver": "999"}):
+            with pytest.raises(AssertionError, match="tried again"):
+                attention.probe(CPU.model_copy(update=other), "float32", tmp_path)
+    remembered.write_text("{half a fi")
+    assert set(attention.probe(CPU, "float32", tmp_path).seconds) == set(first.seconds)
+
+
+def test_a_kernel_whose_answer_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "probe_xformers", lambda kind, dtype: "")
+    monkeypatch.setattr(attention, "_xformers", lambda tensors: tensors[0] * 3)
+    found = attention.measure(CPU, "float32")
+    assert "off by" in found.why_not["xformers"]
+    assert "xformers" not in found.seconds
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / PROBES).write_text("a file where the folder should be")
+    assert attention.probe(CPU, "float32", tmp_path).seconds["sdpa"] > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "effective", "matches"),
+    [
+        ("sdpa-math", "sdpa-math", True),
+        ("sdpa-flash", "sdpa-flash", True),
+        ("sdpa-cudnn", "sdpa-flash", False),
+        ("sdpa", "sdpa", True),
+    ],
+)
+def test_the_ledger_has_the_kernel_that_pytorch_takes(wanted: str, effective: str, matches: bool) -> None:
+    pipe = random_weights.instantiate("tiny-random")
+    tuning = Tuning.model_validate({"attention": wanted})
+    assert ledger.apply(pipe, tuning, CPU) == {}
+    entry = {entry.name: entry for entry in ledger.inspect(pipe, tuning, (64, 64))}["attention"]
+    assert (entry.requested, entry.effective, entry.matches) == (wanted, effective, matches)
+    if not matches:
+        assert "no such kernel" in entry.reason
+
+
+def test_the_kernel_named_is_the_one_that_runs() -> None:
+    """Read off the profiler: what ran, not what was asked for."""
+    query = torch.randn(1, 2, 64, 64)
+    ran = {}
+    for name in ("sdpa-flash", "sdpa-math"):
+        with attention.preferring(name), torch.profiler.profile() as profile:
+            torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        ran[name] = {event.key for event in profile.key_averages()}
+    assert any("flash" in event for event in ran["sdpa-flash"])
+    assert not any("flash" in event for event in ran["sdpa-math"])
+    assert any("math" in event or "bmm" in event for event in ran["sdpa-math"])
+
+
+def test_doctor_tells_what_workers_have_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    settings = Settings(model="tiny-random", scratch=tmp_path)
+
+    def said() -> str:
+        return next(check.detail for check in diagnose(settings) if check.name == "attention")
+
+    assert "not tried yet" in said()
+    found = attention.probe(CPU, "float32", tmp_path)
+    assert CPU.name in said()
+    assert f"{found.seconds['sdpa'] * 1e3:.3g} ms" in said()
+    assert "sdpa-cudnn" in said()
