@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -347,6 +348,13 @@ def test_dashboard_and_alerts_ask_for_metrics_that_are_sent() -> None:
     assert len(names) > 15
     for name in names:
         assert re.sub(r"_(bucket|sum|count)$", "", name) in known_metrics(), name
+
+
+def test_expressions_are_promql() -> None:
+    for text in expressions():
+        promql_parser.parse(text.replace("$__rate_interval", "5m").replace("$__range", "6h"))
+    with pytest.raises(ValueError, match="parenthesis"):
+        promql_parser.parse("sum(rate(x[5m])")
 
 
 def test_alerts_cover_what_operators_asked_for() -> None:
