@@ -315,5 +315,6 @@ def test_airflow_scans_none_of_the_pages_modules() -> None:
     assert {name for name in found if name.endswith(".py")} == {
         "inpaint_ops_airflow.py",
         "inpaint_ops_links.py",
+        "inpaint_ops_metrics.py",
         "inpaint_ops_plugin.py",
     }
