@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,6 +32,8 @@ class Fault(Enum):
     TRICKLE = "the body byte by byte, with pauses, for ever"
     FLIP = "one bit of the body is another"
     DELAY = "the request waits before it is passed on"
+    FLIP_SENT = "one bit of what the client sent is another"
+    EXPIRED = "403 ExpiredToken, as S3 says it of a session's token"
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Rule:
     times: int
     seconds: float
     matched: int = 0
+    before: Callable[[], bool | None] | None = None
+    after: Callable[[], bool | None] | None = None
 
     def applies(self, method: str, path: str) -> bool:
         """Count a request, and say whether it is to be broken."""
@@ -53,13 +58,31 @@ class Rule:
         return self.nth <= self.matched < self.nth + self.times
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A request that the store has answered."""
+
+    method: str
+    path: str
+    status: int
+    at: float
+
+
 @dataclass
 class FaultProxy:
-    """A context manager; `url` is where clients go, `on` scripts a fault, `requests` is what came (method, path)."""
+    """A context manager; `url` is where clients go, `on` scripts a fault, `requests` is what came (method, path).
+
+    `down` ends every connection without an answer, `latency` (seconds) delays every request, and a request signed with
+    an access key in `expired` is told that its token has expired.
+    """
 
     upstream: str
     requests: list[tuple[str, str]] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     connections: int = 0
+    down: bool = False
+    latency: float = 0.0
+    expired: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._rules: list[Rule] = []
@@ -83,6 +106,23 @@ class FaultProxy:
             self._rules.append(rule)
         return rule
 
+    def barrier(
+        self,
+        method: str,
+        path: str,
+        nth: int = 1,
+        *,
+        before: Callable[[], bool | None] | None = None,
+        after: Callable[[], bool | None] | None = None,
+    ) -> None:
+        """Call `before` when the `nth` matching request from now has come and the store has not seen it, or `after`
+        when the store has done it and the client does not know. The request waits for the call, and ends there and
+        then if it returns False.
+        """
+        rule = Rule(Fault.DELAY, method, path, nth, 1, 0.0, before=before, after=after)
+        with self._lock:
+            self._rules.append(rule)
+
     def count(self, method: str, path: str = "") -> int:
         """The requests seen so far of this method, whose path holds `path`."""
         with self._lock:
@@ -91,8 +131,12 @@ class FaultProxy:
     def fault_for(self, method: str, path: str) -> Rule | None:
         with self._lock:
             self.requests.append((method, path))
-            hits = [rule for rule in self._rules if rule.applies(method, path)]
+            hits = [rule for rule in list(self._rules) if rule.applies(method, path)]
         return hits[0] if hits else None
+
+    def passed(self, method: str, path: str, status: int) -> None:
+        with self._lock:
+            self.exchanges.append(Exchange(method, path, status, time.monotonic()))
 
     def opened(self) -> None:
         with self._lock:
@@ -125,18 +169,33 @@ class _Handler(BaseHTTPRequestHandler):
         rule = self.proxy.fault_for(self.command, self.path)
         fault = rule.fault if rule else None
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if rule and rule.before and rule.before() is False:
+            return self._hang_up(reset=True)
         if fault is Fault.DELAY and rule:
             self.proxy.closing.wait(rule.seconds)
+        if self.proxy.latency:
+            self.proxy.closing.wait(self.proxy.latency)
+        signed = self.headers.get("Authorization", "")
+        if any(f"Credential={key}/" in signed for key in self.proxy.expired):
+            fault = Fault.EXPIRED
+        if fault is Fault.EXPIRED:
+            return self._reply(403, {}, b"<Error><Code>ExpiredToken</Code></Error>")
+        if self.proxy.down:
+            return self._hang_up(reset=True)
+        if fault is Fault.FLIP_SENT:
+            body = _flipped(body)
         if fault in (Fault.UNAVAILABLE, Fault.SLOW_DOWN):
             return self._reply(503, {}, b"<Error><Code>SlowDown</Code></Error>" if fault is Fault.SLOW_DOWN else b"")
         if fault is Fault.DROP:
             return self._hang_up(reset=True)
         status, headers, answer = self._ask_upstream(body)
+        self.proxy.passed(self.command, self.path, status)
+        if rule and rule.after and rule.after() is False:
+            return self._hang_up(reset=True)
         if fault is Fault.LOST_REPLY:
             return self._hang_up(reset=False)
-        if fault is Fault.FLIP and answer:
-            middle = len(answer) // 2
-            answer = answer[:middle] + bytes([answer[middle] ^ 1]) + answer[middle + 1 :]
+        if fault is Fault.FLIP:
+            answer = _flipped(answer)
         if fault in (Fault.TRUNCATE, Fault.RESET, Fault.STALL):
             self._reply(status, headers, answer, send=len(answer) // 2)
             if fault is Fault.STALL:
@@ -191,3 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not reset:
                 self.connection.shutdown(socket.SHUT_RDWR)
             self.connection.close()
+
+
+def _flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :] if data else data

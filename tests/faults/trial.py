@@ -1,0 +1,234 @@
+"""One trial: a real job by the real command, one fault at a seeded moment, the retries of a scheduler, the evidence."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from demo.object_store import ObjectStoreServer
+from inpaint_ops.locations import Location
+from inpaint_ops.storage import Storage, make_s3_client
+from tests.fault_proxy import FaultProxy
+from tests.faults.evidence import Findings, look_at_machine, look_at_store, look_at_traffic
+from tests.faults.job import MOMENTS, Home, Job, command, put_job
+
+TRIES = 4
+"""How often a scheduler starts the task: as the DAG's, once and three retries."""
+
+PATIENCE = 240.0
+"""Seconds after which a try that has not ended counts as hung."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one trial ended. `seconds`: from the fault to the end of the run."""
+
+    fault: str
+    seed: int
+    moment: str
+    lost: int
+    doubled: int
+    seconds: float
+    problems: tuple[str, ...]
+
+    @property
+    def recovered(self) -> bool:
+        """Whether every promise holds."""
+        return not (self.lost or self.doubled or self.problems)
+
+
+@dataclass
+class Trial:
+    """What a fault may lay its hands on: the proxy in front of the store, the processes, the folders, chance."""
+
+    job: Job
+    run: str
+    home: Home
+    proxy: FaultProxy
+    environment: dict[str, str]
+    chance: random.Random
+    direct: Storage
+    command: list[str] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+    output: list[str] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    moment: str = "no fault"
+    struck_at: float | None = None
+    failed: dict[int, str] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
+    ending: list[Callable[[], None]] = field(default_factory=list)
+    _watchers: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    # -- moments --------------------------------------------------------------------------------------------------
+
+    def strike(self, moment: str) -> bool:
+        """Note that the fault happens now; False if it has happened already."""
+        with self._lock:
+            if self.struck_at is not None:
+                return False
+            self.struck_at, self.moment = time.monotonic(), moment
+        return True
+
+    def at_a_moment(self, action: Callable[[], None], moments: tuple[str, ...] = MOMENTS) -> None:
+        """Have `action` happen once, at one of `moments` that chance picks."""
+        moment, row = self.chance.choice(moments), self.chance.randint(1, self.job.rows)
+        pause = self.chance.random()
+
+        def act() -> None:
+            if self.strike(f"{moment} {row}" if " " in moment else moment):
+                action()
+
+        def put(path: str, when: str) -> None:
+            def before() -> bool:
+                act()
+                return self._command_lives()
+
+            self.proxy.barrier("PUT", path, row, **{when: before})
+
+        match moment.split():
+            case ["loading"]:
+                self.on_line("imports:", lambda: (time.sleep(4 * pause), act()))  # type: ignore[arg-type,return-value]
+            case ["painting"]:
+                self.on_line("ready after", lambda: (time.sleep(0.3 * pause), act()))  # type: ignore[arg-type,return-value]
+            case [when, "image"]:
+                put(f"/{self.run}/images/", when)
+            case [when, "record"]:
+                put(f"/{self.run}/records/", when)
+
+    def on_line(self, words: str, action: Callable[[], None]) -> None:
+        """Have `action` happen when the command first prints a line with these words."""
+        self._watchers.append((words, action))
+
+    def _command_lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    # -- processes ------------------------------------------------------------------------------------------------
+
+    def worker(self) -> psutil.Process | None:
+        """The worker of the running command."""
+        with suppress(psutil.Error):
+            if self.process is not None:
+                for child in psutil.Process(self.process.pid).children():
+                    if "inpaint_ops.worker" in child.cmdline():
+                        return child
+        return None
+
+    def signal_worker(self, number: signal.Signals) -> None:
+        """Send the worker a real signal. One that has just ended has nothing to lose."""
+        worker = self.worker()
+        if worker is not None:
+            with suppress(psutil.NoSuchProcess):
+                worker.send_signal(number)
+
+    def signal_command(self, number: signal.Signals) -> None:
+        """Send the command a real signal, and for SIGKILL wait until it is gone."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        if number is signal.SIGKILL:
+            self.process.wait()
+
+    def start(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start the command."""
+        process = subprocess.Popen(
+            self.command,
+            env=dict(environment or self.environment),
+            cwd=self.home.path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.process = process
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+        return process
+
+    def _read(self, output: IO[bytes]) -> None:
+        for raw in output:
+            line = raw.decode(errors="replace").rstrip()
+            self.output.append(line)
+            for watcher in list(self._watchers):
+                if watcher[0] in line:
+                    self._watchers.remove(watcher)
+                    threading.Thread(target=watcher[1], daemon=True).start()
+
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Its exit code; one that hangs is killed, and that is a finding."""
+        try:
+            code = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.findings.add(f"the command hung for {PATIENCE:.0f} s")
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        self.codes.append(code)
+        return code
+
+    def run_as_scheduled(self) -> None:
+        """Start the command as a scheduler would: again while it ends with anything but a finished run."""
+        for _ in range(TRIES):
+            if self.wait(self.start()) in (0, 3):
+                return
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Gather the evidence."""
+        for action in self.ending:
+            action()
+        look_at_store(self.direct, self.job, self.run, self.findings, failed=self.failed)
+        look_at_traffic(self.proxy.exchanges, self.run, self.findings)
+        look_at_machine(self.home, self.findings)
+        if self.struck_at is None:
+            self.findings.add("the fault never happened")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the matrix: `inject` scripts it before the command starts; `act` replaces the scheduler's tries."""
+
+    name: str
+    means: str
+    inject: Callable[[Trial], None]
+    act: Callable[[Trial], None] = Trial.run_as_scheduled
+    poison: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
+    lacking: Callable[[], str] = lambda: ""
+
+
+def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, cache: Path) -> Outcome:
+    """Run one trial in `folder`, which is made; `cache` is a model cache that no trial changes."""
+    run = "run"
+    root = Location(server.bucket, f"faults/{folder.name}-{seed}-{os.getpid()}/")
+    direct = Storage(writable=[root], s3_client=lambda: make_s3_client(server.session(), endpoint_url=server.endpoint))
+    with FaultProxy(server.endpoint) as proxy:
+        home = Home(folder).make()
+        environment = home.environment(server.env | {"AWS_ENDPOINT_URL": proxy.url}, cache) | dict(fault.settings)
+        job = put_job(direct, root, seed, poison=fault.poison)
+        trial = Trial(
+            job, run, home, proxy, environment, random.Random(f"{fault.name} {seed}"), direct, command(job, run)
+        )
+        try:
+            fault.inject(trial)
+            fault.act(trial)
+        finally:
+            ended = time.monotonic()
+            trial.look()
+        (folder / "output.log").write_text("\n".join(trial.output))
+        findings, seconds = trial.findings, ended - (trial.struck_at or ended)
+        return Outcome(
+            fault.name, seed, trial.moment, findings.lost, findings.doubled, seconds,
+            tuple(findings.problems),
+        )  # fmt: skip
