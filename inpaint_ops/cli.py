@@ -18,7 +18,7 @@ import inpaint_ops
 from inpaint_ops.config import Scheduler, Settings, load_settings, parse_fields
 from inpaint_ops.device import local_card
 from inpaint_ops.doctor import diagnose
-from inpaint_ops.errors import ConfigError, InpaintOpsError, StorageError
+from inpaint_ops.errors import ConfigError, DrainedError, InpaintOpsError, StorageError
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest, to_jsonl
@@ -167,6 +167,8 @@ def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callab
         try:
             paint(workspace, run, shard, final_attempt=attempt == _TRIES, on_progress=show)
             return
+        except DrainedError:
+            raise
         except InpaintOpsError as error:
             if error.permanent or attempt == _TRIES:
                 raise

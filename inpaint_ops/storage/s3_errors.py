@@ -12,6 +12,7 @@ from urllib3.exceptions import HTTPError
 from inpaint_ops.errors import (
     AccessDeniedError,
     ConfigError,
+    CredentialsExpiredError,
     InpaintOpsError,
     ObjectNotFoundError,
     StorageError,
@@ -23,10 +24,7 @@ _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or
 _CURES = {
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
     "InvalidAccessKeyId": "the access key is unknown here: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
-    "ExpiredToken": "the session token has expired: renew the credentials",
-    "TokenRefreshRequired": "the session token has expired: renew the credentials",
     "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: synchronise it",
     "AccountProblem": "the account has a problem: ask its owner",
     "Unauthorized": _CREDENTIALS,
     "AccessDenied": "allow these credentials s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there",
@@ -43,6 +41,7 @@ _NO_CREDENTIALS = (
     boto.ConfigParseError,
 )
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
@@ -79,6 +78,10 @@ def _of_reply(error: boto.ClientError, where: Location, action: str) -> InpaintO
         return ObjectNotFoundError(f"there is no bucket {where.bucket!r} (for {where}): create it, or correct the URI")
     if code == "NoSuchKey" or status == 404:
         return ObjectNotFoundError(f"there is no object {where}")
+    if code in _EXPIRED:
+        return CredentialsExpiredError(f"{said}; the session token has expired: renew the credentials")
+    if code == "RequestTimeTooSkewed":
+        return StorageUnavailableError(f"{said}; this machine's clock is wrong: synchronise it")
     if code in _CURES or status in (401, 403):
         return AccessDeniedError(f"{said}; {_CURES.get(code, _CURES['AccessDenied'])}")
     if code in _ELSEWHERE or status in (301, 307):

@@ -1,4 +1,4 @@
-"""A small real job whose right results are known: rows in a store, the command that paints them, a place to do it in."""
+"""A small real job whose right results are known: rows in a store, the command that paints them, a place for it."""
 
 from __future__ import annotations
 
