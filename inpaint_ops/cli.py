@@ -398,10 +398,10 @@ def models_list(as_json: bool) -> None:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_command
 def models_verify(folder: Path) -> None:
-    """Check that FOLDER holds a whole SDXL inpainting model in safetensors."""
-    from inpaint_ops.model import verify
+    """Check that FOLDER holds a whole SDXL inpainting model in safetensors, and the one that was published."""
+    from inpaint_ops.model.sources import check_published, verify
 
-    verify(folder)
+    check_published(verify(folder))
     click.echo(f"{folder}: whole")
 
 
