@@ -240,6 +240,12 @@ def test_no_canary_is_in_what_the_run_said(run: Run) -> None:
     assert SIGNATURE.encode() not in said
 
 
+def test_no_presigned_link_is_stored_or_said(run: Run) -> None:
+    written = [key for key, body in run.objects.items() if "/runs/" in key and b"X-Amz-" in body]
+    assert written == []
+    assert "X-Amz-" not in run.done.stdout + run.done.stderr
+
+
 def test_no_canary_is_in_a_command_line_of_the_machine(run: Run) -> None:
     assert any(b"inpaint_ops.worker" in line for line in run.watched.command_lines), "a worker was seen at work"
     assert [line for line in run.watched.command_lines if found_in(run.secrets, line)] == []
