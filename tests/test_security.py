@@ -103,6 +103,38 @@ def test_a_models_name_is_never_an_option(tmp_path: Path) -> None:
     assert "--revision={params['revision']}" in dag
 
 
+STARTS_A_WORKER = """
+import ctypes, os, sys, threading
+from pathlib import Path
+from inpaint_ops.process import WorkerProcess
+LOOK = '''
+import ctypes, os
+try:
+    said = "read" if b"canarySecret" in open(f"/proc/{os.getppid()}/environ", "rb").read() else "hidden"
+except PermissionError:
+    said = "refused"
+print(said, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+'''
+ended = threading.Event()
+worker = WorkerProcess.start(
+    cwd=Path.cwd(), on_event=print, on_exit=lambda _: ended.set(), command=[sys.executable, "-c", LOOK]
+)
+ended.wait(60)
+print(*worker._tail, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+"""
+
+
+def test_a_worker_cannot_read_the_keys_out_of_the_process_that_started_it() -> None:
+    """By the kernel's flag, which root alone is above: `dumpable`, 0 in the supervisor and 1 in the worker."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS_A_WORKER],
+        env=os.environ | {"AWS_SECRET_ACCESS_KEY": "canarySecret"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    looked, worker, supervisor = done.stdout.split()
+    assert (worker, supervisor) == ("1", "0")
+    assert looked == ("read" if os.geteuid() == 0 else "refused")
+
+
 class Host(BaseHTTPRequestHandler):
     """Serves one file, and notes who asks for it with which token."""
 

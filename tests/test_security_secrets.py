@@ -221,6 +221,9 @@ def test_the_run_is_the_one_that_is_asked_about(run: Run) -> None:
 
 
 def test_the_search_would_find_them(run: Run) -> None:
+    if os.geteuid() != 0:
+        assert not run.watched.environments["supervisor"], "no other process of this user can read it"
+        pytest.skip("only root can read the supervisor's environment, to see that the search finds what is there")
     (environment,) = run.watched.environments["supervisor"]
     assert sorted(set(found_in(run.secrets, environment))) == sorted(run.secrets)
 
