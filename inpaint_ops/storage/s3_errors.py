@@ -27,8 +27,20 @@ _CURES = {
     "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
     "AccountProblem": "the account has a problem: ask its owner",
     "Unauthorized": _CREDENTIALS,
-    "AccessDenied": "allow these credentials s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there",
 }
+UPLOADS = "list open uploads below"
+GIVE_UP = "give up an upload of"
+_RIGHTS = {
+    # Amazon S3 User Guide, GetObject: without s3:ListBucket, it answers 403 for an object that is not there.
+    "read": "s3:GetObject there (and s3:ListBucket on the bucket, or a missing object is refused too)",
+    "write": "s3:PutObject there",
+    "delete": "s3:DeleteObject there",
+    "list": "s3:ListBucket on the bucket, with this prefix",
+    UPLOADS: "s3:ListBucketMultipartUploads on the bucket",
+    GIVE_UP: "s3:AbortMultipartUpload there",
+}
+"""What each action asks for, in the words of an IAM policy; `deploy/iam/` has a policy for each role."""
+
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -83,7 +95,8 @@ def _of_reply(error: boto.ClientError, where: Location, action: str) -> InpaintO
     if code == "RequestTimeTooSkewed":
         return StorageUnavailableError(f"{said}; this machine's clock is wrong: synchronise it")
     if code in _CURES or status in (401, 403):
-        return AccessDeniedError(f"{said}; {_CURES.get(code, _CURES['AccessDenied'])}")
+        right = f"allow these credentials {_RIGHTS.get(action, action)}"
+        return AccessDeniedError(f"{said}; {_CURES.get(code, right)}")
     if code in _ELSEWHERE or status in (301, 307):
         return StorageError(f"{said}; the bucket is in another region: set AWS_REGION")
     if status == 412:
@@ -107,6 +120,8 @@ def _of_client(error: Exception, where: Location, action: str) -> InpaintOpsErro
         return StorageUnavailableError(
             f"cannot {action} {where}: no connection to the store ({kind}); is it up, and AWS_ENDPOINT_URL right?"
         )
+    if isinstance(error, boto.EndpointProviderError):  # its own words repeat the URL, which may hold a password
+        return ConfigError(f"cannot {action} {where}: AWS_ENDPOINT_URL is not usable: write http://host:port")
     if isinstance(error, (boto.ParamValidationError, boto.InvalidRegionError, boto.UnknownEndpointError)):
         return ConfigError(f"cannot {action} {where}: {' '.join(str(error).split())}")
     if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, HTTPError)):
