@@ -193,10 +193,10 @@ class Lease:
         """Lease the first free of `candidates`, waiting up to `timeout` seconds for one.
 
         A device that failed under a worker of this host within LOSS_SECONDS comes last; one that did so MAX_LOSSES
-        times is left out, so that a broken card does not eat the tries of everybody's shards. `on_wait` is told who holds
-        them when the waiting begins and every 15 s. All processes that share the devices must name the same `folder`.
-        Raises DeviceBusyError that names the holders; DeviceLostError where every candidate has failed; ConfigError
-        when the folder cannot be used or there is no candidate.
+        times is left out, so that a broken card does not eat everybody's tries. `on_wait` is told who holds them when
+        the waiting begins and every 15 s. All processes that share the devices must name the same `folder`. Raises
+        DeviceBusyError that names the holders; DeviceLostError where every candidate has failed; ConfigError when the
+        folder cannot be used or there is no candidate.
         """
         if not candidates:
             raise ConfigError("no device to lease")

@@ -392,6 +392,8 @@ def _check_whole(path: Path) -> None:
     try:
         count = len(tensor_names(path))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({error}); delete it and fetch the model again") from error
+        raise ModelError(
+            f"{path} is damaged or cut short ({error}); fetch the model again with `inpaint-ops models pull`"
+        ) from error
     if count == 0:
         raise ModelError(f"{path} holds no tensors; delete it and fetch the model again")

@@ -1,8 +1,7 @@
-"""The faults that the command alone can meet: processes, storage, credentials, disks, memory, devices, weights, clocks."""
+"""The faults that the command alone can meet: of processes, storage, disks, memory, devices, weights and clocks."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -16,8 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from tests import fault_proxy
-from tests.faults.job import POISON, Home, png
-from tests.faults.trial import PATIENCE, Fault, Trial
+from tests.faults.job import POISON
+from tests.faults.trial import Fault, Trial
 
 PUTS = ("before image", "after image", "before record", "after record")
 WORKING = ("painting", *PUTS)
@@ -140,10 +139,9 @@ def _disk_full(trial: Trial) -> None:
             while True:
                 file.write(bytes(4096))
         time.sleep(5)
-        filler.unlink()
+        filler.unlink(missing_ok=True)
 
-    trial.at_a_moment(lambda: threading.Thread(target=fill).start(), ("loading", *WORKING))
-    trial.ending.insert(0, lambda: filler.unlink(missing_ok=True))
+    trial.at_a_moment(lambda: threading.Thread(target=fill).start())
 
 
 def _device(trial: Trial, **told: object) -> None:
@@ -194,32 +192,25 @@ def _no_memory_groups() -> str:
 
 
 def _host_memory(trial: Trial) -> None:
-    """The kernel's out-of-memory killer ends the worker: its group may have less than the worker has already."""
+    """The kernel's out-of-memory killer ends the first worker, which may have less memory than its imports take."""
     base = _memory_group()
     assert base is not None
-    group = base / f"trial-{trial.home.path.name}"
+    group = base / trial.home.path.name
     group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(trial.chance.randint(32, 160) * 2**20))
 
     def squeeze() -> None:
         worker = trial.worker()
-        if worker is None:
-            return
-        with suppress(OSError):
-            (group / "memory.limit_in_bytes").write_text(str(64 * 2**20))
+        if worker is not None and trial.strike("loading"):
             (group / "cgroup.procs").write_text(str(worker.pid))
-            # What it holds stays charged to its old group; the next pages are the new one's. Make it need some.
-            worker.send_signal(signal.SIGKILL) if not _swells(worker.pid) else None
 
-    def remove() -> None:
-        with suppress(OSError):
-            group.rmdir()
+    def look() -> None:
+        group.rmdir()
+        if not any("killed by SIGKILL" in line for line in trial.output):
+            trial.findings.add("the kernel killed nobody")
 
-    trial.at_a_moment(squeeze, WORKING)
-    trial.ending.append(remove)
-
-
-def _swells(pid: int) -> bool:
-    return True
+    trial.on_line("imports:", squeeze)
+    trial.ending.append(look)
 
 
 # -- weights, clocks, manifests -----------------------------------------------------------------------------------
@@ -253,7 +244,7 @@ def _refused_then_pulled(trial: Trial) -> None:
     """Nothing is painted by damaged weights; after the cure that the one line names, the same command goes on."""
     if (code := trial.wait(trial.start())) != 2:
         trial.findings.add(f"damaged weights: the command ended with {code}")
-    if not any("damaged" in line and "models pull" in line or "fetch the model again" in line for line in trial.output):
+    if not any("is damaged" in line and "fetch the model again" in line for line in trial.output):
         trial.findings.add("damaged weights: no line says what is damaged, and the cure")
     pull = [*trial.command[:3], "models", "pull", "tiny-random"]
     subprocess.run(pull, env=trial.environment, cwd=trial.home.path, capture_output=True, check=True)
@@ -323,8 +314,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("reset in the body", "half a body, then a reset", _requests(fault_proxy.Fault.RESET, 2, REQUESTS[:1])),
     Fault("stalled body", "half a body, then silence", _requests(fault_proxy.Fault.STALL, 1, REQUESTS[:1])),
     Fault("truncated body", "half a body, an orderly end", _requests(fault_proxy.Fault.TRUNCATE, 2, REQUESTS[:1])),
-    Fault("byte flipped on the way here", "a download differs by a bit", _requests(fault_proxy.Fault.FLIP, 2, REQUESTS[:1])),
-    Fault("byte flipped on the way there", "an upload differs by a bit", _requests(fault_proxy.Fault.FLIP_SENT, 2, FLIPS)),
+    Fault("download flipped", "a byte arrives as another", _requests(fault_proxy.Fault.FLIP, 2, REQUESTS[:1])),
+    Fault("upload flipped", "a byte is sent as another", _requests(fault_proxy.Fault.FLIP_SENT, 2, FLIPS)),
     Fault("lost reply", "a conditional put wins, unheard", _requests(fault_proxy.Fault.LOST_REPLY, 1, FLIPS)),
     Fault("outage", "no store for a minute", _outage(60)),
     Fault("50 ms", "every request takes 50 ms longer", _latency(0.05)),
