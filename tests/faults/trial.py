@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -207,6 +208,16 @@ class Fault:
     poison: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     lacking: Callable[[], str] = lambda: ""
+
+
+EVERYTHING = json.dumps(
+    {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+)
+
+
+def fault_store(folder: Path) -> ObjectStoreServer:
+    """A store with a second key, for when the first expires."""
+    return ObjectStoreServer(folder, "inpaint", policies={"second": EVERYTHING})
 
 
 def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, cache: Path) -> Outcome:
