@@ -188,6 +188,8 @@ def inpaint_manifest() -> None:
             workspace = open_workspace()
             summary = finish(workspace, name)
             print(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}")
+            for line in (*summary.reasons, *summary.warnings):
+                print(f"- {line}")
             said = {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
             check_good(summary)
         context["outlet_events"][RESULTS].extra = said | {"images_per_second": summary.images_per_second}

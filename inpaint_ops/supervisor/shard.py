@@ -36,7 +36,7 @@ from inpaint_ops.protocol import (
     Warn,
 )
 from inpaint_ops.recorder import Recorder
-from inpaint_ops.records import ErrorInfo, Record, ShardProgress, Stage, now
+from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, Stage, now
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.state import (
@@ -98,7 +98,9 @@ class ShardRun:
 
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
-        self._recorder = Recorder(self.storage, self.layout, self.shard, self.job, self.attempt)
+        self._recorder = Recorder(
+            self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated
+        )
         self._scratch = self.settings.scratch / f"{self.layout.run}-{self.attempt}"
 
     def run(self) -> ShardResult:
@@ -110,6 +112,7 @@ class ShardRun:
         """
         started = time.monotonic()
         recorded = self._recorder.recorded_rows()
+        self._recorder.note_killed_try()
         missing = [row for row in self.rows if row.row not in recorded]
         self._skipped = len(self.rows) - len(missing)
         if missing:
@@ -212,6 +215,10 @@ class ShardRun:
         if message not in self._warnings:
             self._warnings.append(message)
             log.warning("shard %s: %s", self.shard, message)
+
+    def _fault(self, kind: FaultKind, what: str) -> None:
+        self._recorder.faults.add(kind, what)
+        log.warning("shard %s: %s", self.shard, what)
 
     # -- downloads ------------------------------------------------------------------------------------------------
 
@@ -336,7 +343,10 @@ class ShardRun:
                     self._deaths = 0
                     self._record_failure(state, event.error, event)
             case Warn():
-                self._warn(event.message)
+                if event.fault is None:
+                    self._warn(event.message)
+                else:
+                    self._fault(event.fault, event.message)
             case Bye():
                 session.bye = event
             case Fatal():
@@ -347,6 +357,7 @@ class ShardRun:
     def _on_ready(self, session: WorkerSession, event: Ready) -> None:
         session.hello = event
         session.phase = "painting"
+        session.look_at_device(self._uploads)
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total
         log.info("worker %d: %s on %s, ready after %.1f s", session.process.pid, name, device, seconds)
         if event.model.random_weights:
@@ -359,7 +370,8 @@ class ShardRun:
         session = self._session
         silent = session.silence(self.settings) if session else None
         if session is not None and silent is not None:
-            self._warn(f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}': killed")
+            what = f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}'"
+            self._fault("worker_stalled", what)
             session.process.stalled = True
             session.process.kill()  # its exit comes through the inbox
 
@@ -370,7 +382,9 @@ class ShardRun:
         kind = WorkerStalledError if session.process.stalled else WorkerDiedError
         suspects = [state for state in session.rows.values() if state.begun]
         bystanders = [state for state in session.rows.values() if not state.begun]
-        self._warn(f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands")
+        if not session.process.stalled:
+            what = f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands"
+            self._fault("worker_died", what)
         self._keep_report(session, how)
         if len(suspects) == 1:
             error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
@@ -407,10 +421,12 @@ class ShardRun:
         session.process.kill()
         self._session = None
         if how != "clean":
-            self._warn(f"worker {session.process.pid} ended with its work done: {how}")
+            self._fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
         self._keep_report(session, how)
 
     def _keep_report(self, session: WorkerSession, how: str) -> None:
+        for text in session.device_warnings():
+            self._warn(text)
         report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._warnings)
         if report is not None:
             self._recorder.store_worker(f"{self.attempt}-{session.number}", report)
