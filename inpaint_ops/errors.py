@@ -131,5 +131,9 @@ class WorkerStalledError(WorkerError):
     """The worker process was alive and made no progress for too long; it has been killed."""
 
 
+class ShardTimeoutError(WorkerError):
+    """A try of a shard has taken as long as it may. Transient: another try does only what is left, so it gets on."""
+
+
 class ShardIncompleteError(WorkerError):
     """Rows of a shard have no record yet, for a transient reason: another try does only those."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -21,8 +22,10 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
     ConfigError,
     ImageError,
+    ManifestError,
     ObjectExistsError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     RunConflictError,
     RunNotGoodError,
     StorageError,
@@ -44,7 +47,7 @@ from inpaint_ops.records import (
     WorkerReport,
     now,
 )
-from inpaint_ops.storage import Storage
+from inpaint_ops.storage import Storage, make_s3_client
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
 from inpaint_ops.tuning import check_choices
 
@@ -83,7 +86,13 @@ class Workspace:
         readable = [parse(text).as_prefix() for text in (*settings.allowed_prefixes, *also_readable)]
         if settings.inbox:
             readable.append(parse(settings.inbox).as_prefix())
-        return cls(settings, root, Storage(readable=readable, writable=[root], s3_client=s3_client))  # type: ignore[arg-type]
+        storage = Storage(
+            readable=readable,
+            writable=[root],
+            s3_client=s3_client or partial(make_s3_client, attempts=settings.storage_tries),  # type: ignore[arg-type]
+            attempts=settings.storage_tries,
+        )
+        return cls(settings, root, storage)
 
     def layout(self, run: str) -> RunLayout:
         """Where the run's objects are."""
@@ -92,11 +101,15 @@ class Workspace:
     def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
         """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError."""
         location = parse(manifest)
-        data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
+        try:
+            data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
+        except ObjectTooLargeError as error:
+            raise ManifestError(f"{error} (INPAINT_MAX_MANIFEST_BYTES)") from error
         limits = ManifestLimits(
             max_rows=self.settings.max_rows,
             max_bytes=self.settings.max_manifest_bytes,
             max_prompt_chars=self.settings.max_prompt_chars,
+            max_row_bytes=self.settings.max_row_bytes,
         )
         parsed = read_manifest(
             data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit

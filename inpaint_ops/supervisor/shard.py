@@ -16,7 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import InpaintOpsError, ShardIncompleteError, WorkerDiedError, WorkerStalledError
+from inpaint_ops.errors import (
+    InpaintOpsError,
+    ObjectTooLargeError,
+    ShardIncompleteError,
+    ShardTimeoutError,
+    WorkerDiedError,
+    WorkerStalledError,
+)
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
@@ -51,9 +58,6 @@ from inpaint_ops.supervisor.state import (
 )
 
 log = logging.getLogger(__name__)
-
-MAX_DEATHS_IN_A_ROW = 3
-"""Workers that may die without a single row ended between them, before the shard is given back to the scheduler."""
 
 GOODBYE_SECONDS = 60.0
 """What a worker has to end once its work is done; then it is killed."""
@@ -136,7 +140,7 @@ class ShardRun:
         self._scratch.mkdir(parents=True, mode=0o700)
         self._downloads = ThreadPoolExecutor(self.settings.transfer_threads, thread_name_prefix="download")
         self._uploads = ThreadPoolExecutor(self.settings.transfer_threads, thread_name_prefix="upload")
-        told = time.monotonic()
+        told = started = time.monotonic()
         try:
             self._start_worker()
             self._tell()
@@ -147,6 +151,7 @@ class ShardRun:
                 with contextlib.suppress(queue.Empty):
                     self._handle(self._inbox.get(timeout=min(max(due, 0.05), 1.0)))
                 self._check_worker_moves()
+                self._check_time(started)
                 if time.monotonic() >= told + self.settings.progress_interval:
                     told = time.monotonic()
                     self.on_progress(self._progress())
@@ -242,7 +247,8 @@ class ShardRun:
                 try:
                     self.storage.download(uri, state.folder / name, max_bytes=self.settings.max_image_bytes)
                 except InpaintOpsError as failure:
-                    raise type(failure)(f"{name}: {failure}") from failure
+                    limit = " (INPAINT_MAX_IMAGE_BYTES)" if isinstance(failure, ObjectTooLargeError) else ""
+                    raise type(failure)(f"{name}: {failure}{limit}") from failure
         except BaseException as failure:  # it must reach the main thread, whatever it is
             error = failure
         self._inbox.put(Downloaded(state.row.row, time.monotonic() - started, error))
@@ -375,6 +381,22 @@ class ShardRun:
             session.process.stalled = True
             session.process.kill()  # its exit comes through the inbox
 
+    def _check_time(self, started: float) -> None:
+        """Stop at the time limit, whatever the worker does: rows without a record wait, on the last try as well, for
+        they have not failed.
+        """
+        limit = self.settings.shard_timeout
+        if time.monotonic() < started + limit or not self._states:
+            return
+        if self._session is not None:
+            self._session.process.kill()
+            self._keep_report(self._session, "killed: the try was out of time")
+            self._session = None
+        raise ShardTimeoutError(
+            f"shard {self.shard}: {len(self._states)} rows were not done within {limit:g} s, the limit "
+            "(INPAINT_SHARD_TIMEOUT); another try does only them"
+        )
+
     def _on_death(self, session: WorkerSession, returncode: int) -> None:
         """A worker is gone before its work is done: find out which row it was, and go on without that one."""
         self._session = None
@@ -397,8 +419,11 @@ class ShardRun:
                 state.alone, state.begun = True, False
             self._ready.extendleft(state.row.row for state in reversed(suspects))
         self._ready.extend(state.row.row for state in bystanders)
-        if self._deaths >= MAX_DEATHS_IN_A_ROW:
-            raise kind(f"{self._deaths} workers in a row ended without finishing a row; the last: {how}")
+        if self._deaths >= self.settings.worker_deaths:
+            many = "1 worker" if self._deaths == 1 else f"{self._deaths} workers"
+            raise kind(
+                f"{many} in a row ended without finishing a row, the limit (INPAINT_WORKER_DEATHS); the last: {how}"
+            )
         if self._todo or self._ready or self._downloading:
             self._start_worker()
 
