@@ -17,6 +17,15 @@ from inpaint_ops_metrics import count_rejected, deadline_missed, emit
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
 """Before the first retry of a task; doubled before each further one."""
 
+TRIES = int(os.environ.get("INPAINT_TRIES") or "4")
+"""Of a task, the first included: Settings.tries, read here as the scheduler must know it and parsing stays light."""
+
+SHARD_TIMEOUT = timedelta(seconds=float(os.environ.get("INPAINT_SHARD_TIMEOUT") or "21600"))
+"""Settings.shard_timeout. The supervisor of a shard keeps it, and says what it left."""
+
+GRACE = timedelta(minutes=10)
+"""Then Airflow ends a painting task that its supervisor did not."""
+
 DEADLINE = timedelta(hours=float(os.environ.get("INPAINT_DEADLINE_HOURS", "12")))
 """After a run was queued: one that is not over by then is told to the operators (the triggerer does it)."""
 
@@ -125,7 +134,7 @@ def painting_task(function: Callable[..., Any] | None = None, **options: Any) ->
     max_active_tasks=1024,  # the pool `gpu` is the limit, not Airflow's default of 16
     params=PARAMS,
     default_args={
-        "retries": 3,
+        "retries": TRIES - 1,
         "retry_delay": RETRY_DELAY,
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
@@ -158,7 +167,7 @@ def inpaint_manifest() -> None:
     @painting_task(
         pool="gpu",
         queue="gpu",
-        execution_timeout=timedelta(hours=6),
+        execution_timeout=SHARD_TIMEOUT + GRACE,
         map_index_template="{{ shard_label }}",
     )
     def inpaint(shard: str) -> dict[str, Any]:
@@ -188,6 +197,8 @@ def inpaint_manifest() -> None:
             workspace = open_workspace()
             summary = finish(workspace, name)
             print(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}")
+            for line in (*summary.reasons, *summary.warnings):
+                print(f"- {line}")
             said = {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
             check_good(summary)
         context["outlet_events"][RESULTS].extra = said | {"images_per_second": summary.images_per_second}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -29,7 +30,6 @@ from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
 from inpaint_ops.supervisor import Progress
 
 EXIT_NOT_ALL_DONE = 3
-_TRIES = 3
 
 
 def _fail(error: InpaintOpsError, *, as_json: bool) -> NoReturn:
@@ -148,7 +148,14 @@ def run(
                     f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase
                 )
 
-            _paint_with_retries(workspace, name, shard.name, show)
+            try:
+                _paint_with_retries(workspace, name, shard.name, show)
+            except InpaintOpsError:
+                with contextlib.suppress(
+                    InpaintOpsError
+                ):  # what stopped the shard may stop this; it is told either way
+                    finish(workspace, name)
+                raise
             base += shard.rows
             bar.n = base
             bar.refresh()
@@ -163,16 +170,17 @@ def run(
 
 
 def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callable[[Progress], None]) -> None:
-    for attempt in range(1, _TRIES + 1):
+    tries = workspace.settings.tries
+    for attempt in range(1, tries + 1):
         try:
-            paint(workspace, run, shard, final_attempt=attempt == _TRIES, on_progress=show)
+            paint(workspace, run, shard, final_attempt=attempt == tries, on_progress=show)
             return
         except DrainedError:
             raise
         except InpaintOpsError as error:
-            if error.permanent or attempt == _TRIES:
+            if error.permanent or attempt == tries:
                 raise
-            click.echo(f"inpaint-ops: {error} (try {attempt} of {_TRIES})", err=True)
+            click.echo(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
 
 
 def _print_summary(summary: RunSummary, root: Location) -> None:

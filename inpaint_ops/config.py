@@ -66,6 +66,16 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(default=4000, ge=1, description="Characters of a prompt.")
     max_image_bytes: int = Field(default=200 * 2**20, ge=1, description="Bytes of one image or mask file.")
     max_pixels: int = Field(default=100_000_000, ge=64, description="Pixels of one image or mask.")
+    max_row_bytes: int = Field(default=2**20, ge=1, description="Bytes of a line of a JSONL manifest.")
+
+    tries: int = Field(default=4, ge=1, le=100, description="Tries of a shard, the first included.")
+    storage_tries: int = Field(
+        default=5, ge=1, le=100, description="Tries of a request to the store, and of reading a reply's body."
+    )
+    worker_deaths: int = Field(
+        default=3, ge=1, le=100, description="Workers that may die without a row ended between, before a try stops."
+    )
+    shard_timeout: float = Field(default=21_600, gt=0, description="Seconds that one try of a shard may take.")
 
     scratch: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / "inpaint_ops", description="Local scratch folder."

@@ -303,7 +303,8 @@ def _holder(path: Path) -> str:
         return "an unknown process"
 
 
-def _nvidia_smi(*arguments: str) -> str:
+def nvidia_smi(*arguments: str) -> str:
+    """What the driver's own tool prints; nothing where it is not there or fails."""
     try:
         done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -314,7 +315,7 @@ def _nvidia_smi(*arguments: str) -> str:
 def _query_gpus() -> list[VisibleDevice]:
     fields = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version"
     gpus = []
-    for line in _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits").splitlines():
+    for line in nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits").splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 7 and parts[0].isdigit():
             total, free = (int(part) * 2**20 if part.isdigit() else 0 for part in parts[3:5])
@@ -326,7 +327,7 @@ def _query_mig(gpus: list[VisibleDevice]) -> dict[str, list[VisibleDevice]]:
     """MIG instances by their GPU's UUID, from `nvidia-smi -L`. Their memory is read from the profile (`1g.10gb`)."""
     found: dict[str, list[VisibleDevice]] = {}
     parent: VisibleDevice | None = None
-    for line in _nvidia_smi("-L").splitlines():
+    for line in nvidia_smi("-L").splitlines():
         if match := re.match(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)", line):
             parent = next((gpu for gpu in gpus if gpu.uuid == match[1]), None)
         elif parent and (match := re.match(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-[^)]+)\)", line)):

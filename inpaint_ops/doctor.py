@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
+from inpaint_ops.device_health import device_health, health_warnings
 from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model
@@ -81,7 +82,8 @@ def _devices() -> Iterator[Check]:
     if not found:
         yield Check(name="device", state="warning", detail=f"no GPU; {os.cpu_count()} CPU cores: it works, slowly")
     for device in found:
-        yield Check(name="device", state="ok", detail=str(device))
+        told = health_warnings(None, device_health(device.uuid), 0)
+        yield Check(name="device", state="warning" if told else "ok", detail=" ".join([str(device), *told]))
 
 
 def _attention() -> Iterator[Check]:

@@ -151,5 +151,9 @@ class DrainedError(WorkerError):
     exit_code = 143
 
 
+class ShardTimeoutError(WorkerError):
+    """A try of a shard has taken as long as it may. Transient: another try does only what is left, so it gets on."""
+
+
 class ShardIncompleteError(WorkerError):
     """Rows of a shard have no record yet, for a transient reason: another try does only those."""

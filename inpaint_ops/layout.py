@@ -94,6 +94,15 @@ class RunLayout:
         return self._at(f"stops/{attempt}.json")
 
     @property
+    def faults(self) -> Location:
+        """The prefix of what tries have got over."""
+        return self._at("faults/")
+
+    def fault_note(self, attempt: str) -> Location:
+        """What one try of a shard has got over: `<shard>-<nonce>.json`; absent where nothing went wrong."""
+        return self._at(f"faults/{attempt}.json")
+
+    @property
     def progress(self) -> Location:
         """The prefix of the shards' words on how far they are."""
         return self._at("progress/")

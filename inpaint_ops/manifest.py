@@ -179,7 +179,7 @@ def read_manifest(
         case ".csv":
             rows, strict = _read_csv(data, location.name), False
         case ".parquet":
-            rows = _read_parquet(data, location.name)
+            rows = _read_parquet(data, location.name, limits.max_rows if row_limit is None else None)
         case suffix:
             raise ManifestError(
                 f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet"
@@ -189,13 +189,15 @@ def read_manifest(
         if row_limit is not None and len(parsed) >= row_limit:
             break
         if len(parsed) >= limits.max_rows:
-            raise ManifestError(
-                f"{location.name}: more than {limits.max_rows} rows; split it, or raise INPAINT_MAX_ROWS"
-            )
+            raise _too_many_rows(location.name, limits.max_rows)
         parsed.append((number, _validate(number, raw, location, is_allowed, limits, strict=strict)))
     if not parsed:
         raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
     return _name_rows(parsed)
+
+
+def _too_many_rows(name: str, limit: int) -> ManifestError:
+    return ManifestError(f"{name}: more than {limit} rows; split it, or raise INPAINT_MAX_ROWS")
 
 
 def _validate(
@@ -309,7 +311,7 @@ def _read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[_Raw]:
 
 def _read_json_line(line: bytes, limits: ManifestLimits) -> dict[str, Any] | _BadRowError:
     if len(line) > limits.max_row_bytes:
-        return _BadRowError(f"longer than {limits.max_row_bytes} bytes")
+        return _BadRowError(f"longer than {limits.max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)")
     try:
         value = json.loads(line.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except UnicodeDecodeError as error:
@@ -382,12 +384,15 @@ def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | _BadRowErr
     return row
 
 
-def _read_parquet(data: bytes, name: str) -> Iterator[_Raw]:
+def _read_parquet(data: bytes, name: str, max_rows: int | None) -> Iterator[_Raw]:
+    """The rows; those of more than `max_rows` are refused from the footer, before any is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(pa.BufferReader(data))
+        if max_rows is not None and table.metadata.num_rows > max_rows:
+            raise _too_many_rows(name, max_rows)
         number = 0
         for batch in table.iter_batches(batch_size=1024):
             for row in batch.to_pylist():

@@ -17,6 +17,7 @@ from inpaint_ops.records import (
     ColdStart,
     DeviceInfo,
     ErrorInfo,
+    FaultKind,
     LedgerEntry,
     LoadTimes,
     Memory,
@@ -168,6 +169,7 @@ class Warn(Model):
 
     kind: Literal["warn"] = "warn"
     message: str
+    fault: FaultKind | None = Field(default=None, description="Set where it is a fault that the worker got over.")
 
 
 class Bye(Model):

@@ -5,21 +5,56 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from inpaint_ops.errors import InpaintOpsError, ObjectExistsError
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import Done, Failed
-from inpaint_ops.records import ErrorInfo, Output, Record, ShardProgress, Status, Timings, WorkerInfo, WorkerReport, now
+from inpaint_ops.records import (
+    ErrorInfo,
+    Fault,
+    FaultKind,
+    Output,
+    Record,
+    ShardProgress,
+    Status,
+    Timings,
+    TryFaults,
+    WorkerInfo,
+    WorkerReport,
+    now,
+)
 from inpaint_ops.storage import Storage
 
 log = logging.getLogger(__name__)
+
+
+class FaultTally:
+    """What a try has got over so far. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: dict[FaultKind, Fault] = {}
+
+    def add(self, kind: FaultKind, what: str = "") -> None:
+        """Count one more; `what` is it in words."""
+        with self._lock:
+            count = self._faults[kind].count if kind in self._faults else 0
+            self._faults[kind] = Fault(kind=kind, count=count + 1, what=what[:500])
+
+    def all(self) -> tuple[Fault, ...]:
+        """Each kind that there was, once."""
+        with self._lock:
+            return tuple(self._faults.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +66,10 @@ class Recorder:
     shard: str
     job: JobOptions
     attempt: str
+    faults: FaultTally = field(default_factory=FaultTally)
+    repeated_before: int = 0
+    """Requests that the storage had repeated before this try."""
+    _told: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
 
     def recorded_rows(self) -> set[int]:
         """The rows of the shard that have ended, by whichever try."""
@@ -51,6 +90,7 @@ class Recorder:
         try:
             self.storage.put(location, Path(event.output), if_absent=True, content_type=event.media_type)
         except ObjectExistsError:
+            self.faults.add("image_adopted", location.name)
             present = self.storage.get(location)
             digest, size = hashlib.sha256(present).hexdigest(), len(present)
         output = Output(
@@ -98,10 +138,32 @@ class Recorder:
             log.warning("the report of worker %d could not be stored: %s", report.worker.pid, error)
 
     def store_progress(self, progress: ShardProgress) -> None:
-        """Replace the shard's word on how far it is; best effort: it decides nothing."""
+        """Replace the shard's word on how far it is, and that on what went wrong, where there is news; best effort:
+        they decide nothing.
+        """
         with contextlib.suppress(InpaintOpsError):
             body = progress.model_dump_json().encode()
             self.storage.put(self.layout.shard_progress(self.shard), body, content_type="application/json")
+        with contextlib.suppress(InpaintOpsError):
+            self._store_faults()
+
+    def _store_faults(self) -> None:
+        faults = self.faults.all()
+        if (repeated := self.storage.repeated - self.repeated_before) > 0:
+            faults += (Fault(kind="storage_repeated", count=repeated),)
+        if faults != self._told[0]:
+            note = TryFaults(shard=self.shard, attempt=self.attempt, faults=faults).model_dump_json().encode()
+            self.storage.put(self.layout.fault_note(self.attempt), note, content_type="application/json")
+            self._told[0] = faults
+
+    def note_killed_try(self) -> None:
+        """Count the try before this one, where it was killed: nobody else can tell, for it left no word of its end."""
+        with contextlib.suppress(InpaintOpsError, ValidationError):
+            said = ShardProgress.model_validate_json(self.storage.get(self.layout.shard_progress(self.shard)))
+            if not said.is_over:
+                self.faults.add(
+                    "try_killed", f"{said.attempt} at '{said.phase}', last heard of {said.updated_at:%H:%M:%S} UTC"
+                )
 
     def leave_word(self, error: InpaintOpsError) -> None:
         """Say in the run's folder why this try stopped, for the report; best effort."""

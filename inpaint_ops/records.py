@@ -203,6 +203,28 @@ class DeviceInfo(Model):
     uuid: str = ""
 
 
+FaultKind = Literal[
+    "worker_died", "worker_stalled", "try_stopped", "try_killed", "storage_repeated", "out_of_memory", "image_adopted",
+]  # fmt: skip
+
+
+class Fault(Model):
+    """A kind of fault that was got over, or at least survived: how often, and the last one in words."""
+
+    kind: FaultKind
+    count: int = Field(ge=1)
+    what: str = Field(default="", description="The last one.")
+
+
+class TryFaults(Model):
+    """What one try of a shard has got over so far; written where there is something to say."""
+
+    schema_version: Literal[1] = 1
+    shard: str
+    attempt: str
+    faults: tuple[Fault, ...]
+
+
 class WorkerReport(Model):
     """What one worker process says of itself: written once a worker, read by the report."""
 
@@ -245,6 +267,11 @@ class ShardProgress(Model):
     device: str = ""
     interval: float = Field(description="Seconds after which the next word is due.")
     updated_at: datetime
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the try has said that it ended; one that was killed never does."""
+        return self.phase in ("finished", "stopped")
 
 
 class StageStats(Model):
@@ -312,6 +339,9 @@ class RunSummary(Model):
     verdict: Literal["VALID", "INVALID"]
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = Field(
+        default=(), description="What went wrong on the way and was got over; `warnings` has it in words."
+    )
     manifest: str
     manifest_sha256: str
     job: dict[str, Any]

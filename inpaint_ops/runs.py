@@ -9,9 +9,11 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -21,8 +23,10 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
     ConfigError,
     ImageError,
+    ManifestError,
     ObjectExistsError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     RunConflictError,
     RunNotGoodError,
     StorageError,
@@ -33,8 +37,18 @@ from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl
 from inpaint_ops.planning import JobOptions, Plan, parameters, split_rows, steps_that_run
-from inpaint_ops.records import ErrorInfo, Model, Record, RunSummary, WorkerReport, now
-from inpaint_ops.storage import Storage
+from inpaint_ops.records import (
+    ErrorInfo,
+    Fault,
+    Model,
+    Record,
+    RunSummary,
+    ShardProgress,
+    TryFaults,
+    WorkerReport,
+    now,
+)
+from inpaint_ops.storage import Storage, make_s3_client
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
 from inpaint_ops.tuning import check_choices
 
@@ -73,7 +87,13 @@ class Workspace:
         readable = [parse(text).as_prefix() for text in (*settings.allowed_prefixes, *also_readable)]
         if settings.inbox:
             readable.append(parse(settings.inbox).as_prefix())
-        return cls(settings, root, Storage(readable=readable, writable=[root], s3_client=s3_client))  # type: ignore[arg-type]
+        storage = Storage(
+            readable=readable,
+            writable=[root],
+            s3_client=s3_client or partial(make_s3_client, attempts=settings.storage_tries),  # type: ignore[arg-type]
+            attempts=settings.storage_tries,
+        )
+        return cls(settings, root, storage)
 
     def layout(self, run: str) -> RunLayout:
         """Where the run's objects are."""
@@ -82,11 +102,15 @@ class Workspace:
     def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
         """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError."""
         location = parse(manifest)
-        data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
+        try:
+            data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
+        except ObjectTooLargeError as error:
+            raise ManifestError(f"{error} (INPAINT_MAX_MANIFEST_BYTES)") from error
         limits = ManifestLimits(
             max_rows=self.settings.max_rows,
             max_bytes=self.settings.max_manifest_bytes,
             max_prompt_chars=self.settings.max_prompt_chars,
+            max_row_bytes=self.settings.max_row_bytes,
         )
         parsed = read_manifest(
             data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit
@@ -266,7 +290,11 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     layout, storage = workspace.layout(run), workspace.storage
     records = sorted(_read_all(storage, layout.records, Record), key=lambda record: record.row)
     workers = sorted(_read_all(storage, layout.workers, WorkerReport), key=lambda worker: worker.worker.started_at)
-    rows = {row.row: row for shard in plan.shards for row in _shard_rows(storage, layout, shard.name)}
+    by_shard = {shard.name: _shard_rows(storage, layout, shard.name) for shard in plan.shards}
+    rows = {row.row: row for members in by_shard.values() for row in members}
+    ended = {record.row for record in records}
+    unfinished = [shard for shard, members in by_shard.items() if any(row.row not in ended for row in members)]
+    stops = _in_order(storage, layout.stop_notes, ErrorInfo)
     summary = report.summarize(
         run=run,
         manifest=plan.manifest,
@@ -278,10 +306,12 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         workers=workers,
         row_numbers={*rows, *plan.rejected_rows},
         forecast=plan.forecast,
+        faults=[*_got_over(storage, layout), *_stopped(stops, unfinished)],
     )
-    if summary.counts.missing:
-        stopped = _stopped_shards(plan, set(rows) - {record.row for record in records}, layout, storage)
-        summary = summary.model_copy(update={"reasons": (*summary.reasons, *stopped)})
+    if unfinished:
+        said = _in_order(storage, layout.progress, ShardProgress)
+        lost = (f"shard {name} is unfinished: {_why_unfinished(name, stops, said.get(name))}" for name in unfinished)
+        summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost)})
     by_row = {number: row.as_manifest_row() for number, row in rows.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
     storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
@@ -328,19 +358,45 @@ def _read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
         return [kind.model_validate_json(body) for body in bodies]
 
 
-def _stopped_shards(plan: Plan, missing: set[int], layout: RunLayout, storage: Storage) -> list[str]:
-    """What the last try of each unfinished shard said."""
-    notes = sorted(storage.list(layout.stop_notes), key=lambda info: info.modified)
-    said = {info.location.name.partition("-")[0]: info.location for info in notes}
-    reasons = []
-    for shard in plan.shards:
-        if any(shard.first_row <= row <= shard.last_row for row in missing):
-            why = "its task never started, or was killed"
-            if shard.name in said:
-                error = ErrorInfo.model_validate_json(storage.get(said[shard.name]))
-                why = f"{error.type}: {error.message}"
-            reasons.append(f"shard {shard.name} is unfinished: {why}")
-    return reasons
+def _in_order(storage: Storage, prefix: Location, kind: type[M]) -> dict[str, M]:
+    """Every object below the prefix by its name without ending, the oldest first."""
+    infos = sorted(storage.list(prefix), key=lambda info: info.modified)
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        bodies = pool.map(lambda info: storage.get(info.location), infos)
+        return {
+            PurePosixPath(info.location.name).stem: kind.model_validate_json(body)
+            for info, body in zip(infos, bodies, strict=True)
+        }
+
+
+def _got_over(storage: Storage, layout: RunLayout) -> Iterator[Fault]:
+    for note in _in_order(storage, layout.faults, TryFaults).values():
+        yield from note.faults
+
+
+def _stopped(stops: Mapping[str, ErrorInfo], unfinished: Iterable[str]) -> Iterator[Fault]:
+    """The tries that stopped and whose shard was finished by another; the others are among the run's reasons."""
+    lost = set(unfinished)
+    for attempt, error in stops.items():
+        shard = attempt.partition("-")[0]
+        if shard not in lost:
+            yield Fault(kind="try_stopped", count=1, what=f"shard {shard}: {error.type}: {error.message}"[:500])
+
+
+def _why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], said: ShardProgress | None) -> str:
+    """What became of a shard that has rows without a record: the last try's own word, or that it left none.
+
+    `stops` are all tries' notes, the oldest first, and `said` is what the shard said last.
+    """
+    error = next((stops[attempt] for attempt in reversed(list(stops)) if attempt.startswith(f"{shard}-")), None)
+    if said is not None and not said.is_over:
+        return (
+            f"its last try never said how it ended: it was killed at '{said.phase}', or its machine was lost (last "
+            f"heard of {said.updated_at:%Y-%m-%d %H:%M:%S} UTC)"
+        )
+    if error is not None and (said is None or said.phase == "stopped"):
+        return f"{error.type}: {error.message}"
+    return "no task has taken it up" if said is None else f"its last try has {said.phase}, and records are missing"
 
 
 def _gallery(workspace: Workspace, records: list[Record]) -> list[report.GalleryItem]:

@@ -26,17 +26,19 @@ def open_workspace() -> Workspace:
 
     settings = load_settings()
     connection = os.environ.get(CONNECTION_VARIABLE, "")
-    return Workspace.open(settings, s3_client=(lambda: _client(connection)) if connection else None)
+    tries = settings.storage_tries
+    return Workspace.open(settings, s3_client=(lambda: _client(connection, tries)) if connection else None)
 
 
-def _client(connection: str) -> Any:
+def _client(connection: str, tries: int) -> Any:
     """Our own client (its timeouts, retries and pool) with the connection's credentials and endpoint."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     from inpaint_ops.storage import make_s3_client
 
     hook = S3Hook(aws_conn_id=connection)
-    return make_s3_client(hook.get_session(), endpoint_url=hook.conn_config.get_service_endpoint_url("s3"))
+    endpoint = hook.conn_config.get_service_endpoint_url("s3")
+    return make_s3_client(hook.get_session(), endpoint_url=endpoint, attempts=tries)
 
 
 def run_name(params: Mapping[str, Any], run_id: str) -> str:

@@ -26,6 +26,7 @@ from inpaint_ops.protocol import (
     Phase,
     Ready,
     Step,
+    Warn,
     dump,
     parse_command,
 )
@@ -77,6 +78,8 @@ def main() -> None:
             say(Begun(rows=tuple(item.row for item in batch), stage="paint"))
             for item in batch:
                 _misbehave(item.prompt)
+                if item.prompt == "out of memory":
+                    say(Warn(message="8 rows at once did not fit the memory: 4 from here on", fault="out_of_memory"))
                 say(Step(step=1, steps=1))
             for item in batch:
                 _finish(item, len(batch), say)
@@ -111,7 +114,9 @@ def main() -> None:
                 say(
                     Ready(
                         worker=WorkerInfo(pid=os.getpid(), host="test", device="cpu", started_at=now()),
-                        device=DeviceInfo(kind="cpu", name="test"),
+                        device=DeviceInfo(kind="cuda", name="NVIDIA L4", uuid="GPU-aaaa1111")
+                        if command.model == "on-a-card"
+                        else DeviceInfo(kind="cpu", name="test"),
                         model=ModelIdentity(name=command.model, random_weights=True),
                         tuning={},
                         ledger=ledger,
@@ -127,6 +132,9 @@ def _misbehave(prompt: str) -> None:
     match prompt:
         case "SIGKILL" | "SIGSEGV":
             os.kill(os.getpid(), getattr(signal, prompt))
+        case "SIGKILL once" if not (died := Path.cwd().parent / "died").exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(3600)
         case "exit":

@@ -29,8 +29,8 @@ print("heavy:", sorted(heavy))
 """
 
 
-def _python(tmp_path: Path, program: str) -> str:
-    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+def _python(tmp_path: Path, program: str, **settings: str) -> str:
+    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"} | settings
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -131,5 +131,34 @@ def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> No
         "gpu",
         3,
     )
-    assert task.partial_kwargs["execution_timeout"] is not None
+    assert task.partial_kwargs["execution_timeout"].total_seconds() == 6 * 3600 + 600
     assert manifest_dag.task_dict["report"].trigger_rule == "all_done"
+
+
+LIMITS = """
+import sys
+sys.path[:0] = [{plugins!r}, {dags!r}]
+import inpaint_manifest
+task = inpaint_manifest.inpaint_manifest().task_dict["inpaint"].partial_kwargs
+print(inpaint_manifest.TRIES, inpaint_manifest.SHARD_TIMEOUT.total_seconds(), task["retries"],
+      task["execution_timeout"].total_seconds())
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "4 21600.0 3 22200.0"),
+        ({"INPAINT_TRIES": "", "INPAINT_SHARD_TIMEOUT": ""}, "4 21600.0 3 22200.0"),
+        ({"INPAINT_TRIES": "2", "INPAINT_SHARD_TIMEOUT": "60"}, "2 60.0 1 660.0"),
+    ],
+)
+def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlives_it(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    from inpaint_ops.config import Settings
+
+    program = LIMITS.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    assert _python(tmp_path, program, **settings).strip().splitlines()[-1] == said
+    fields = Settings.model_fields
+    assert (fields["tries"].default, fields["shard_timeout"].default) == (4, 21600)

@@ -26,6 +26,21 @@ def test_every_setting_is_on_its_page_and_none_that_is_gone() -> None:
         assert name in code, f"{name} is on the page and nowhere else"
 
 
+def test_every_default_on_the_settings_page_is_the_codes() -> None:
+    page = (REPOSITORY / "docs/settings.md").read_text()
+    shown = re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE)
+    limits = re.findall(r"^\| [^|`]+ \| `([^`]*)` \| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert len(limits) == 10
+    by_variable = {
+        str(field.validation_alias or f"INPAINT_{name.upper()}"): field.default
+        for name, field in Settings.model_fields.items()
+    }
+    shown = [pair for pair in shown if pair[0] in by_variable]
+    assert len(shown) > 20
+    for variable, default in [*shown, *((variable, default) for default, variable in limits)]:
+        assert default == str(by_variable[variable]), variable
+
+
 def test_every_field_of_the_tuning_and_every_scheduler_is_on_the_settings_page() -> None:
     page = (REPOSITORY / "docs/settings.md").read_text()
     for name in Tuning.model_fields:

@@ -441,8 +441,58 @@ def test_a_long_tail_is_worth_a_warning_once_there_are_rows_enough() -> None:
         records = [record(row, timings=Timings(upload=20.0 if row % 20 == 0 else 0.1)) for row in range(1, rows + 1)]
         return [text for text in Run(records, []).summary().warnings if "tail" in text]
 
-    assert tail(200) == ["upload has a long tail: p99 is 20 s, 200 times the p50 of 0.1 s."]
+    assert tail(200) == [
+        "upload has a long tail: p99 is 20 s, 200 times the p50 of 0.1 s; row 20 (photo-20) took 20 s, 200 times the "
+        "median."
+    ]
     assert tail(40) == []
+
+
+def slow(records: list[Record]) -> list[str]:
+    return [text for text in Run(records, []).summary().warnings if "slow" in text]
+
+
+def test_a_row_ten_times_slower_than_the_median_is_named_in_a_small_run_too() -> None:
+    def rows(*seconds: float) -> list[Record]:
+        return [record(row, timings=Timings(download=value)) for row, value in enumerate(seconds, 1)]
+
+    said = "download was slow: row 5 (photo-5) took 3 s, 15 times the median of 0.2 s"
+    assert slow(rows(0.2, 0.2, 0.2, 0.2, 3.0)) == [f"{said}."]
+    assert slow(rows(0.2, 0.2, 0.2, 0.2, 3.0, 2.5)) == [f"{said}; 1 more took ten times the median too."]
+    assert slow(rows(0.2, 0.2, 0.2, 0.2, 1.9)) == [], "not ten times"
+    assert slow(rows(0.01, 0.01, 0.01, 0.01, 0.9)) == [], "less than a second: noise"
+    assert slow(rows(0.2, 0.2, 0.2, 3.0)) == [], "the median of so few says nothing"
+    assert slow(rows(0, 0, 0, 0, 3.0)) == [
+        "download was slow: row 5 (photo-5) took 3 s, far more than the median of 0 s."
+    ]
+
+
+def batches(*denoise: float, sizes: tuple[int, ...] = (), steps: tuple[int, ...] = ()) -> list[Record]:
+    """A worker's batches of two rows (or `sizes`) and 30 steps, by what each took to denoise."""
+    records: list[Record] = []
+    for index, seconds in enumerate(denoise):
+        size, ran = (sizes or [2] * 99)[index], (steps or [30] * 99)[index]
+        for _ in range(size):
+            records.append(
+                record(
+                    len(records) + 1, batch=Batch(id=f"{index:05d}", size=size), steps=ran, worker=worker_info(),
+                    timings=Timings(denoise=seconds),
+                )
+            )  # fmt: skip
+    return records
+
+
+def test_a_slow_batch_is_named_once_and_a_workers_first_one_is_its_cold_start() -> None:
+    said = "denoise was slow: the batch of 2 with row 9 (photo-9) took 80 s, 20 times the median of 4 s."
+    assert slow(batches(4, 4, 4, 4, 80, 4, 4)) == [said]
+    assert slow(batches(80, 4, 4, 4, 4, 4, 4)) == [], "the first batch warms up"
+    assert slow(batches(4, 4, 4, 80)) == [], "too few batches for a median"
+
+
+def test_more_rows_and_more_steps_are_no_slowness() -> None:
+    assert slow(batches(4, 4, 4, 4, 4, 60, sizes=(1, 1, 1, 1, 1, 16))) == []
+    assert slow(batches(4, 4, 4, 4, 4, 60, steps=(20, 20, 20, 20, 20, 400))) == []
+    assert len(slow(batches(4, 4, 4, 4, 4, 60))) == 1
 
 
 def test_conversions_are_counted() -> None:

@@ -94,7 +94,7 @@ def check_closed(page: Page) -> None:
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "srcset", "xlink:href", "action", "poster", "background"):
                 local = re.fullmatch(
-                    r"data:(image/(jpeg|png);base64,[A-Za-z0-9+/=]+|,)|[a-z]+\.(json|jsonl|parquet)|images/[\w.%~-]+",
+                    r"data:(image/(jpeg|png);base64,[A-Za-z0-9+/=]+|,)|#[a-z]+|[a-z]+\.(json|jsonl|parquet)|images/[\w.%~-]+",
                     value or "",
                 )
                 assert local, (tag, name, (value or "")[:80])

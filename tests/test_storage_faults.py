@@ -46,6 +46,7 @@ class TestReading:
         for _ in range(10):
             assert storage.get(stored) == BODY
         assert proxy.connections == 1
+        assert storage.repeated == 0
 
     @pytest.mark.parametrize("fault", [Fault.TRUNCATE, Fault.RESET, Fault.STALL, Fault.FLIP])
     def test_a_broken_body_is_read_again(
@@ -58,6 +59,7 @@ class TestReading:
         storage.download(stored, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == BODY
         assert proxy.count("GET", "input.png") == 2 + 3
+        assert storage.repeated == 1 + 2
 
     @pytest.mark.parametrize("fault", [Fault.TRUNCATE, Fault.RESET])
     def test_a_broken_range_is_read_again(
@@ -89,9 +91,11 @@ class TestReading:
     def test_a_request_without_an_answer_is_repeated(
         self, flaky_storage: Flaky, proxy: FaultProxy, stored: Location, fault: Fault
     ) -> None:
+        storage = flaky_storage()
         proxy.on(fault, path="input.png")
-        assert flaky_storage().get(stored) == BODY
+        assert storage.get(stored) == BODY
         assert proxy.count("GET", "input.png") == 2
+        assert storage.repeated == 1
 
     @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.SLOW_DOWN, Fault.DROP])
     def test_a_store_that_stays_away_is_reported(
@@ -133,6 +137,7 @@ class TestReading:
         listed = [info.location for info in storage.list(s3_prefix)]
         assert len(listed) == 25
         assert set(listed) == places
+        assert storage.repeated == 2
 
 
 class TestWriting:
@@ -146,6 +151,7 @@ class TestWriting:
             assert storage.put(s3_prefix.join(name), data, if_absent=True).size == len(BODY)
             assert rule.matched == 2  # the one that won, and the one that was told 412
             assert storage.get(s3_prefix.join(name)) == BODY
+        assert storage.repeated == 2
 
     def test_a_lost_reply_to_a_lost_race_counts_as_lost(
         self, flaky_storage: Flaky, proxy: FaultProxy, s3_prefix: Location
@@ -166,6 +172,7 @@ class TestWriting:
         proxy.on(fault, method="PUT", path="output")
         storage.put(s3_prefix.join("output"), tmp_path / "file")
         assert storage.get(s3_prefix.join("output")) == BODY
+        assert storage.repeated == 1
 
     def test_the_probe_does_not_blame_a_store_that_is_away(
         self, flaky_storage: Flaky, proxy: FaultProxy, s3_prefix: Location

@@ -27,10 +27,9 @@ from inpaint_ops.errors import (
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Record, ShardProgress, WorkerReport
-from inpaint_ops.runs import Workspace, prepare
+from inpaint_ops.runs import Workspace, finish, prepare
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import Progress, ShardRun, shard
-from inpaint_ops.supervisor.shard import MAX_DEATHS_IN_A_ROW
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 
@@ -38,7 +37,16 @@ SCRIPT = Path(__file__).with_name("scripted_worker.py")
 class Bench:
     """A planned run in a folder, and a scripted worker for it."""
 
-    def __init__(self, tmp_path: Path, prompts: list[str], *, model: str = "scripted", **settings: Any) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        prompts: list[str],
+        *,
+        model: str = "scripted",
+        store: str = "",
+        s3_client: Callable[[], Any] | None = None,
+        **settings: Any,
+    ) -> None:
         (tmp_path / "in").mkdir(exist_ok=True)
         self.tmp_path = tmp_path
         self.journal = tmp_path / "journal"
@@ -49,7 +57,10 @@ class Bench:
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self.settings = Settings(**{"scratch": tmp_path / "scratch", "prefetch": 4, "patience": 0, **settings})
         self.workspace = Workspace.open(
-            self.settings, store=str(tmp_path / "out"), also_readable=[str(tmp_path / "in")]
+            self.settings,
+            store=store or str(tmp_path / "out"),
+            also_readable=[str(tmp_path / "in")],
+            s3_client=s3_client,
         )
         self.job = JobOptions(model=model)
         self.plan = prepare(self.workspace, str(manifest), "run", self.job)
@@ -165,7 +176,7 @@ def test_a_worker_that_stops_moving_is_killed_and_its_row_set_aside(tmp_path: Pa
 
 def test_a_worker_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok"], model="hangs-while-loading", start_timeout=0.5, lease_timeout=0.0)
-    with pytest.raises(WorkerStalledError, match=f"{MAX_DEATHS_IN_A_ROW} workers in a row"):
+    with pytest.raises(WorkerStalledError, match="3 workers in a row"):
         bench.shard_run().run()
     assert bench.records() == {}
     bench.assert_nothing_left()
@@ -382,6 +393,8 @@ def test_the_image_lands_before_its_record_and_a_crash_between_loses_nothing(
     assert len(list((tmp_path / "out/runs/run/images").glob("*.png"))) == images
     assert len(bench.records()) == records
     result = bench.shard_run().run()
+    faults = {fault.kind: fault.count for fault in finish(bench.workspace, "run").faults}
+    assert faults == {"try_killed": 1}
     assert (result.done, result.skipped) == (5 - records, records)
     assert bench.statuses() == ["done"] * 5
     for record in bench.records().values():

@@ -51,8 +51,8 @@ class Tuned(Protocol):
 class Engine:
     """Paints batches with one pipeline on one device; not safe for threads.
 
-    `on_step(step, steps)` is called after each denoising step, `on_warning(text)` when a batch had to be cut. Between
-    calls the pipeline is as it was.
+    `on_step(step, steps)` is called after each denoising step, `on_warning(text)` when it goes on otherwise than it was
+    told, `on_out_of_memory(text)` (default: the same) when for want of memory. Between calls the pipeline is as it was.
 
     `fixed_size` is for compiled models: every batch is filled up to `batch_size` with copies of its last row, whose
     images are dropped, so that a last, smaller batch is no new shape. `relieve()` gives a block within which the
@@ -67,6 +67,7 @@ class Engine:
         on_step: Callable[[int, int], None] = lambda step, steps: None,
         *,
         on_warning: Callable[[str], None] = log.warning,
+        on_out_of_memory: Callable[[str], None] | None = None,
         prompts_kept: int = PROMPTS_KEPT,
         fixed_size: bool = False,
         relieve: Callable[[], AbstractContextManager[None] | None] = lambda: None,
@@ -77,6 +78,7 @@ class Engine:
         self._pipe = loaded.pipe
         self._on_step = on_step
         self._on_warning = on_warning
+        self._on_out_of_memory = on_out_of_memory or on_warning
         self._fixed_size = fixed_size
         self._relieve = relieve
         self._compile_seconds = compile_seconds
@@ -242,7 +244,7 @@ class Engine:
         if failure is not None:
             return [], _does_not_fit(row, failure) if _out_of_memory(failure) else failure
         size = f"{row.key.width}x{row.key.height}"
-        self._on_warning(f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory")
+        self._on_out_of_memory(f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory")
         return results, None
 
     def _filled(self, rows: int) -> int:
@@ -252,7 +254,7 @@ class Engine:
     def _shrink(self, size: int, error: Exception) -> None:
         self.batch_size = size // 2
         reason = " ".join(str(error).split())[:200]
-        self._on_warning(f"{size} rows at once did not fit the memory: {self.batch_size} from here on ({reason})")
+        self._on_out_of_memory(f"{size} rows at once did not fit the memory: {self.batch_size} from here on ({reason})")
 
     def _free(self) -> None:
         gc.collect()

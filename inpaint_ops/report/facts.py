@@ -42,6 +42,7 @@ CURES: dict[str, str] = {
     "DeviceError": "Check the machine with `inpaint-ops doctor`, then run failed.jsonl.",
     "WorkerDiedError": "Look at the row's image and at the worker's log: the row may kill it. Then run failed.jsonl.",
     "WorkerStalledError": "Look at its log; raise INPAINT_STALL_TIMEOUT if it was slow; then run failed.jsonl.",
+    "ShardTimeoutError": "Raise INPAINT_SHARD_TIMEOUT or make shards smaller, then run it again: it does what is left.",
     "WorkerError": "Look at the worker's log, then run failed.jsonl.",
     "ModelError": "Check the model with `inpaint-ops models`, then run failed.jsonl.",
     "InpaintOpsError": "Follow the message, then run failed.jsonl.",

@@ -12,6 +12,7 @@ from inpaint_ops.records import (
     BATCH_STAGES,
     ColdStart,
     DeviceInfo,
+    Fault,
     Forecast,
     LedgerEntry,
     LoadTimes,
@@ -24,17 +25,13 @@ from inpaint_ops.records import (
     WorkerReport,
 )
 from inpaint_ops.report.accounting import account
+from inpaint_ops.report.faults import faults_in_words, merge_faults
+from inpaint_ops.report.slow import slow_stages
 from inpaint_ops.report.stages import StageTimes
 from inpaint_ops.report.timeline import batch_spans, painting_at_once
 from inpaint_ops.report.workers import WorkerTime, add_cold_starts, unreported, worker_times
 
 RANDOM_WEIGHTS = "The weights are random: the images mean nothing."
-
-TAIL_RATIO = 10.0
-"""A stage whose p99 is this many times its p50 is worth a look."""
-
-TAIL_ROWS = 100
-"""Fewer rows than this have no p99 worth the name."""
 
 
 def summarize(
@@ -49,11 +46,13 @@ def summarize(
     workers: Sequence[WorkerReport],
     row_numbers: Collection[int] | None = None,
     forecast: Forecast | None = None,
+    faults: Iterable[Fault] = (),
 ) -> RunSummary:
     """Sum up a run.
 
     `rows` is how many rows the manifest has; `row_numbers` are their line numbers: with them, missing rows are named
-    and not only counted. `failure_threshold` is a share, 0 to 1.
+    and not only counted. `failure_threshold` is a share, 0 to 1. `faults` are what tries got over, the oldest
+    first.
 
     The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
     threshold; else INVALID, with reasons.
@@ -76,11 +75,14 @@ def summarize(
     seconds = max(0.0, (finished - started).total_seconds()) if started and finished else 0.0
     at_once = painting_at_once(batch_spans(kept))
     ledger = merge_ledgers(report.ledger for report in workers)
+    got_over = merge_faults(faults)
+    in_words = faults_in_words(got_over, recovered=not reasons)
     return RunSummary(
         run=run,
         verdict="INVALID" if reasons else "VALID",
         reasons=reasons,
-        warnings=_warnings(kept, workers, ledger, stages),
+        warnings=_warnings(kept, workers, ledger, stages, in_words),
+        faults=got_over,
         manifest=manifest,
         manifest_sha256=manifest_sha256,
         job=job,
@@ -158,6 +160,7 @@ def _warnings(
     workers: Sequence[WorkerReport],
     ledger: Sequence[LedgerEntry],
     stages: Mapping[str, StageStats],
+    faults: Sequence[str],
 ) -> tuple[str, ...]:
     found = []
     if any(report.model.random_weights for report in workers):
@@ -169,6 +172,7 @@ def _warnings(
         if not entry.matches:
             why = f": {entry.reason}" if entry.reason else ""
             found.append(f"{entry.name}: {entry.requested} was requested, {entry.effective} took effect{why}.")
+    found += faults
     unclean = [report for report in workers if report.exit != "clean"]
     if unclean:
         ends = "; ".join(f"{report.worker.host}/{report.worker.pid}: {report.exit}" for report in unclean[:10])
@@ -178,20 +182,16 @@ def _warnings(
     if silent:
         are = "worker left" if len(silent) == 1 else "workers left"
         found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
-    for stage, stats in stages.items():
-        if stats.count >= TAIL_ROWS and stats.p50 > 0 and stats.p99 >= TAIL_RATIO * stats.p50:
-            times = stats.p99 / stats.p50
-            found.append(
-                f"{stage} has a long tail: p99 is {stats.p99:.3g} s, {times:.0f} times the p50 of {stats.p50:.3g} s."
-            )
+    found += slow_stages(records, stages)
     converted = sum(1 for record in records if record.conversions)
     if converted:
         kinds = conversions(records)
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])
         more = f", and {len(kinds) - 5:,} more kinds" if len(kinds) > 5 else ""
         found.append(f"{converted:,} {'image was' if converted == 1 else 'images were'} converted: {shown}{more}.")
-    said = Counter(text for report in workers for text in report.warnings)
-    found += [f"{text} (from {count:,} workers)" if count > 1 else text for text, count in said.most_common()]
+    heard = dict.fromkeys((report.attempt, text) for report in workers for text in report.warnings)
+    said = Counter(text for _, text in heard)  # a try's later workers repeat what its earlier ones said
+    found += [f"{text} (in {count:,} tries)" if count > 1 else text for text, count in said.most_common()]
     return tuple(found)
 
 

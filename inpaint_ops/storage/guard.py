@@ -13,7 +13,7 @@ from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
 from inpaint_ops.locations import Location, check_relative, parse
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectStore, Unfinished
-from inpaint_ops.storage.s3 import S3Store, make_s3_client
+from inpaint_ops.storage.s3 import Repeats, S3Store, make_s3_client
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -53,6 +53,12 @@ class Storage:
         self._client: S3Client | None = None
         self._buckets: dict[str, S3Store] = {}
         self._folder = FolderStore()
+        self._repeats = Repeats()
+
+    @property
+    def repeated(self) -> int:
+        """Requests and bodies that were asked for again so far, and then answered."""
+        return self._repeats.count
 
     def renew(self) -> None:
         """Make the S3 client anew when it is next needed, by credentials as they are then."""
@@ -173,6 +179,7 @@ class Storage:
                     attempts=self._attempts,
                     deadline=self._deadline,
                     backoff=self._backoff,
+                    repeats=self._repeats,
                 )
             return store
 

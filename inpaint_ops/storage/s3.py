@@ -9,6 +9,7 @@ import io
 import os
 import random
 import re
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -100,21 +101,47 @@ class _Crc32:
         return self._value.to_bytes(4, "big")
 
 
+class Repeats:
+    """How often something was asked for again and then answered. Threads may share it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count `count` more."""
+        if count:
+            with self._lock:
+                self.count += count
+
+    def of(self, reply: Mapping[str, Any]) -> None:
+        """Count what botocore says of its own tries for this reply."""
+        self.add(reply.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
 class S3Store:
     """One bucket. Safe to use from many threads at once, as its client is.
 
     botocore retries requests; broken bodies are retried here: `attempts` reads in all, within `deadline` seconds for
-    one transfer, with jittered pauses that grow from `backoff` seconds.
+    one transfer, with jittered pauses that grow from `backoff` seconds. `repeats` counts both.
     """
 
     def __init__(
-        self, client: S3Client, bucket: str, *, attempts: int = 5, deadline: float = 600.0, backoff: float = 0.2
+        self,
+        client: S3Client,
+        bucket: str,
+        *,
+        attempts: int = 5,
+        deadline: float = 600.0,
+        backoff: float = 0.2,
+        repeats: Repeats | None = None,
     ) -> None:
         self._client = client
         self._bucket = bucket
         self._attempts = attempts
         self._deadline = deadline
         self._backoff = backoff
+        self._repeats = repeats or Repeats()
 
     def get(
         self,
@@ -152,15 +179,18 @@ class S3Store:
         request: dict[str, Any] = {"Bucket": self._bucket, "Key": key, "ContentType": content_type}
         if if_absent:
             request["IfNoneMatch"] = "*"
-        for _ in self._tries(time.monotonic() + self._deadline):
+        for tried in self._tries(time.monotonic() + self._deadline):
             with _opened(data) as body:
                 size = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
                 try:
                     reply = self._client.put_object(Body=body, **request)
+                    self._repeats.of(reply)
+                    self._repeats.add(tried)
                     return ObjectInfo(where, size, _plain(reply.get("ETag")), _date(reply["ResponseMetadata"]))
                 except ClientError as error:
                     if if_absent and http_status(error) == 412:
                         # botocore may have repeated a request that had won, and whose reply was lost.
+                        self._repeats.of(error.response)
                         with suppress(ObjectNotFoundError):  # deleted meanwhile: the key is free again
                             return self._ours(key, data, size)
                     elif error_code(error) != "ConditionalRequestConflict":
@@ -196,6 +226,7 @@ class S3Store:
                 page = next(pages, None)
             if page is None:
                 return
+            self._repeats.of(page)
             if "IsTruncated" not in page:  # or any web page would pass for an empty listing
                 raise StorageError(f"cannot list {where}: the reply is not S3's; check AWS_ENDPOINT_URL")
             yield page
@@ -205,13 +236,14 @@ class S3Store:
         where = self._at(key)
         with s3_errors(where, "read"):
             reply = self._client.head_object(Bucket=self._bucket, Key=key)
+        self._repeats.of(reply)
         return _described(where, reply)
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         with s3_errors(self._at(key), "delete"):
             try:
-                self._client.delete_object(Bucket=self._bucket, Key=key)
+                self._repeats.of(self._client.delete_object(Bucket=self._bucket, Key=key))
             except ClientError as error:
                 if error_code(error) != "NoSuchKey":
                     raise
@@ -281,6 +313,7 @@ class S3Store:
             sink.truncate()
             with s3_errors(where, "read"):
                 reply = self._client.get_object(Bucket=self._bucket, Key=key, **request)
+            self._repeats.of(reply)
             partial = reply["ResponseMetadata"]["HTTPStatusCode"] == 206
             try:
                 info = _described(where, reply)
@@ -291,6 +324,7 @@ class S3Store:
                 continue
             finally:
                 reply["Body"].close()
+            self._repeats.add(tries - 1)
             return info, partial
         raise StorageUnavailableError(f"cannot read {where}: {why}, after {tries} tries")
 

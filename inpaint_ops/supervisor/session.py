@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
+from inpaint_ops.device_health import DeviceHealth, device_health, health_warnings
 from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Bye, End, Event, Flush, Item, Job, Ready
 from inpaint_ops.records import WorkerReport, now
@@ -28,6 +31,7 @@ class WorkerSession:
     flushed: bool = False
     device_lost: str = ""
     last_sign: float = field(default_factory=time.monotonic)
+    _health: Future[DeviceHealth | None] | None = None
 
     @classmethod
     def start(
@@ -86,6 +90,21 @@ class WorkerSession:
         limit = settings.stall_timeout if self.hello else settings.start_timeout + settings.lease_timeout
         silent = time.monotonic() - self.last_sign
         return silent if silent > limit and not self.process.stalled else None
+
+    def look_at_device(
+        self, background: Callable[[Callable[[], DeviceHealth | None]], Future[DeviceHealth | None]]
+    ) -> None:
+        """Ask for the condition of its card, now that it has one; the answer is for `device_warnings`."""
+        if self.hello is not None and self.hello.device.kind == "cuda":
+            self._health = background(partial(device_health, self.hello.device.uuid))
+
+    def device_warnings(self) -> list[str]:
+        """What became of its card meanwhile; asks the driver, so it takes a moment."""
+        if self.hello is None or self._health is None:
+            return []
+        before = self._health.result()
+        lived = (now() - self.hello.worker.started_at).total_seconds()
+        return health_warnings(before, device_health(self.hello.device.uuid), lived)
 
     def report(self, how: str, *, attempt: str, shard: str, warnings: Sequence[str]) -> WorkerReport | None:
         """What the worker said of itself; None if it never got ready."""

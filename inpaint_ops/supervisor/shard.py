@@ -20,6 +20,7 @@ from inpaint_ops.errors import (
     DrainedError,
     InpaintOpsError,
     ShardIncompleteError,
+    ShardTimeoutError,
     WorkerDiedError,
     WorkerStalledError,
 )
@@ -42,7 +43,7 @@ from inpaint_ops.protocol import (
     Warn,
 )
 from inpaint_ops.recorder import Recorder
-from inpaint_ops.records import ErrorInfo, Record, ShardProgress, now
+from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, now
 from inpaint_ops.scratch import scratch_folder
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.session import WorkerSession
@@ -59,9 +60,6 @@ from inpaint_ops.supervisor.state import (
 from inpaint_ops.supervisor.transfers import Transfers
 
 log = logging.getLogger(__name__)
-
-MAX_DEATHS_IN_A_ROW = 3
-"""Workers that may die without a single row ended between them, before the shard is given back to the scheduler."""
 
 MAX_DEATHS_ALONE = 2
 """Workers that may end with one row alone in their hands, before it is the row that is to blame: the first may have
@@ -110,7 +108,9 @@ class ShardRun:
 
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
-        self._recorder = Recorder(self.storage, self.layout, self.shard, self.job, self.attempt)
+        self._recorder = Recorder(
+            self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated
+        )
         self._transfers = Transfers(self.storage, self.settings, self._inbox.put)
 
     def run(self) -> ShardResult:
@@ -122,6 +122,7 @@ class ShardRun:
         """
         started = time.monotonic()
         recorded = self._transfers.patiently(self._recorder.recorded_rows)
+        self._recorder.note_killed_try()
         missing = [row for row in self.rows if row.row not in recorded]
         self._skipped = len(self.rows) - len(missing)
         if missing:
@@ -173,7 +174,7 @@ class ShardRun:
 
     def _loop(self) -> None:
         """Until every row has ended, or the worker's hands are empty after `drain`."""
-        told = time.monotonic()
+        told = started = time.monotonic()
         self._tell()
         while self._states and not self._is_drained():
             if self._drained_by is None:
@@ -183,6 +184,7 @@ class ShardRun:
             with contextlib.suppress(queue.Empty):
                 self._handle(self._inbox.get(timeout=min(max(due, 0.05), 1.0)))
             self._check_worker_moves()
+            self._check_time(started)
             if time.monotonic() >= told + self.settings.progress_interval:
                 told = time.monotonic()
                 self.on_progress(self._progress())
@@ -247,6 +249,10 @@ class ShardRun:
         if message not in self._warnings:
             self._warnings.append(message)
             log.warning("shard %s: %s", self.shard, message)
+
+    def _fault(self, kind: FaultKind, what: str) -> None:
+        self._recorder.faults.add(kind, what)
+        log.warning("shard %s: %s", self.shard, what)
 
     # -- downloads ------------------------------------------------------------------------------------------------
 
@@ -359,7 +365,10 @@ class ShardRun:
                     self._deaths = 0
                     self._fail(state, event.error, event)
             case Warn():
-                self._warn(event.message)
+                if event.fault is None:
+                    self._warn(event.message)
+                else:
+                    self._fault(event.fault, event.message)
             case Bye():
                 session.bye = event
             case Fatal():
@@ -374,6 +383,7 @@ class ShardRun:
         self._skip_recorded()
         session.hello = event
         session.phase = "painting"
+        session.look_at_device(self._transfers.background)
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total
         log.info("worker %d: %s on %s, ready after %.1f s", session.process.pid, name, device, seconds)
         if event.model.random_weights:
@@ -396,9 +406,26 @@ class ShardRun:
         session = self._session
         silent = session.silence(self.settings) if session else None
         if session is not None and silent is not None:
-            self._warn(f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}': killed")
+            what = f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}'"
+            self._fault("worker_stalled", what)
             session.process.stalled = True
             session.process.kill()  # its exit comes through the inbox
+
+    def _check_time(self, started: float) -> None:
+        """Stop at the time limit, whatever the worker does: rows without a record wait, on the last try as well, for
+        they have not failed.
+        """
+        limit = self.settings.shard_timeout
+        if time.monotonic() < started + limit or not self._states:
+            return
+        if self._session is not None:
+            self._session.process.kill()
+            self._keep_report(self._session, "killed: the try was out of time")
+            self._session = None
+        raise ShardTimeoutError(
+            f"shard {self.shard}: {len(self._states)} rows were not done within {limit:g} s, the limit "
+            "(INPAINT_SHARD_TIMEOUT); another try does only them"
+        )
 
     def _on_death(self, session: WorkerSession, returncode: int) -> None:
         """A worker is gone before its work is done: find out which row it was, and go on without that one."""
@@ -407,7 +434,9 @@ class ShardRun:
         kind = WorkerStalledError if session.process.stalled else WorkerDiedError
         suspects = [state for state in session.rows.values() if state.begun]
         bystanders = [state for state in session.rows.values() if not state.begun]
-        self._warn(f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands")
+        if not session.process.stalled:
+            what = f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands"
+            self._fault("worker_died", what)
         self._keep_report(session, how)
         if len(suspects) == 1:
             suspects[0].deaths += 1
@@ -422,8 +451,11 @@ class ShardRun:
                 state.alone, state.begun = True, False
             self._ready.extendleft(state.row.row for state in reversed(suspects))
         self._ready.extend(state.row.row for state in bystanders)
-        if self._deaths >= MAX_DEATHS_IN_A_ROW:
-            raise kind(f"{self._deaths} workers in a row ended without finishing a row; the last: {how}")
+        if self._deaths >= self.settings.worker_deaths:
+            many = "1 worker" if self._deaths == 1 else f"{self._deaths} workers"
+            raise kind(
+                f"{many} in a row ended without finishing a row, the limit (INPAINT_WORKER_DEATHS); the last: {how}"
+            )
         if self._drained_by is None and (self._todo or self._ready or self._downloading):
             self._start_worker()
 
@@ -446,10 +478,12 @@ class ShardRun:
         session.process.kill()
         self._session = None
         if how != "clean":
-            self._warn(f"worker {session.process.pid} ended with its work done: {how}")
+            self._fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
         self._keep_report(session, how)
 
     def _keep_report(self, session: WorkerSession, how: str) -> None:
+        for text in session.device_warnings():
+            self._warn(text)
         report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._warnings)
         if report is not None:
             self._recorder.store_worker(f"{self.attempt}-{session.number}", report)

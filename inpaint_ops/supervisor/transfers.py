@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import CredentialsExpiredError, InpaintOpsError, ScratchFullError, StorageUnavailableError
+from inpaint_ops.errors import (
+    CredentialsExpiredError,
+    InpaintOpsError,
+    ObjectTooLargeError,
+    ScratchFullError,
+    StorageUnavailableError,
+)
 from inpaint_ops.records import Record
 from inpaint_ops.scratch import patiently, room_for
 from inpaint_ops.storage import Storage
@@ -65,6 +71,10 @@ class Transfers:
         if self._word is None or self._word.done():
             self._word = self._uploads.submit(word)
 
+    def background(self, call: Callable[[], T]) -> Future[T]:
+        """Call it in an upload thread: something that takes a moment and moves nothing."""
+        return self._uploads.submit(call)
+
     def close(self) -> None:
         """Wait for what is under way; what has not begun is dropped."""
         self.stop.set()
@@ -87,7 +97,8 @@ class Transfers:
                 state.folder.mkdir(exist_ok=True)
                 self.storage.download(uri, state.folder / name, max_bytes=self.settings.max_image_bytes)
         except InpaintOpsError as failure:
-            raise type(failure)(f"{name}: {failure}") from failure
+            limit = " (INPAINT_MAX_IMAGE_BYTES)" if isinstance(failure, ObjectTooLargeError) else ""
+            raise type(failure)(f"{name}: {failure}{limit}") from failure
 
     def _record(self, number: int, write: Callable[[], Record]) -> None:
         try:

@@ -118,6 +118,7 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         loaded.tuning,
         on_step=lambda step, steps: say(Step(step=step, steps=steps)),
         on_warning=lambda text: say(Warn(message=text)),
+        on_out_of_memory=lambda text: say(Warn(message=text, fault="out_of_memory")),
         fixed_size=loaded.is_compiled,
         relieve=loaded.relieve,
         compile_seconds=compiled.seconds if loaded.is_compiled else lambda: 0.0,

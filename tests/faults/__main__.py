@@ -94,7 +94,7 @@ def table(faults: Iterable[object], outcomes: Sequence[Outcome]) -> str:
     good = sum(outcome.recovered for outcome in outcomes)
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {trials} trials, {good} recovered, "
-        f"{sum(outcome.lost for outcome in outcomes)} rows lost, {sum(outcome.doubled for outcome in outcomes)} doubled.",
+        f"{sum(one.lost for one in outcomes)} rows lost, {sum(one.doubled for one in outcomes)} doubled.",
         "",
         "| fault | what happens | trials | recovered | lost | doubled | worst seconds |",
         "|---|---|---|---|---|---|---|",
