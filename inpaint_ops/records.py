@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.errors import InpaintOpsError, one_line
 
 SCHEMA_VERSION = 1
 
@@ -54,8 +54,8 @@ class ErrorInfo(Model):
         permanent = (
             error.permanent if isinstance(error, InpaintOpsError) else not isinstance(error, OSError | MemoryError)
         )
-        message = " ".join(str(error).split()) or type(error).__name__
-        return cls(type=type(error).__name__, stage=stage, message=message[:2000], permanent=permanent, field=field)
+        message = one_line(" ".join(str(error).split()) or type(error).__name__)
+        return cls(type=type(error).__name__, stage=stage, message=message, permanent=permanent, field=field)
 
 
 class Output(Model):
