@@ -32,9 +32,9 @@ def now() -> datetime:
 
 
 class Model(BaseModel):
-    """The base of all data that crosses a boundary: frozen, and strange to no key."""
+    """The base of all data that crosses a boundary: frozen, strange to no key, without NaN, which JSON cannot say."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ErrorInfo(Model):
