@@ -8,15 +8,33 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+MAX_MESSAGE = 2000
+"""Characters of an error's message, at most."""
+
+
+def one_line(text: str) -> str:
+    """`text` as a terminal, a log and a page can safely show it: one line of at most MAX_MESSAGE characters.
+
+    What has no picture of its own (control characters, ends of lines, what turns the direction of writing, half a
+    surrogate pair) is escaped as `repr` does it, so that no file can forge a line of a log (CWE-117).
+    """
+    shown = "".join(
+        char if char.isprintable() else " " if char in "\n\r\t" else ascii(char)[1:-1] for char in text[:MAX_MESSAGE]
+    )
+    return shown if len(shown) <= MAX_MESSAGE and len(text) <= MAX_MESSAGE else shown[: MAX_MESSAGE - 1] + "…"
+
 
 class InpaintOpsError(Exception):
     """The base of every error that this package raises on purpose.
 
-    The message is one line for the user: what is wrong, where, and what to do about it.
+    The message is one line for the user, whatever went into it: what is wrong, where, and what to do about it.
     """
 
     permanent: ClassVar[bool] = True
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class ConfigError(InpaintOpsError):

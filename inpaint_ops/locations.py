@@ -91,11 +91,19 @@ def parse(text: str | os.PathLike[str]) -> Location:
     if not raw or _CONTROL & set(raw):
         raise ConfigError(f"{raw!r} is not a location: give s3://bucket/prefix or a folder")
     if not has_scheme(raw):
-        path = os.path.abspath(Path(raw).expanduser())
+        try:
+            path = os.path.abspath(Path(raw).expanduser())
+        except RuntimeError:  # no such user
+            raise ConfigError(f"{raw!r} begins with the home folder of nobody: write the whole path") from None
         return Location(None, path + "/" if raw.endswith("/") and path != "/" else path)
     scheme, _, rest = raw.partition("://")
     if scheme == "file":
-        split = urlsplit(raw)
+        try:
+            split = urlsplit(raw)
+        except ValueError as error:
+            raise ConfigError(f"{raw!r} is no URI ({error}): write file:///path") from None
+        if split.query or split.fragment:
+            raise ConfigError(f"{raw!r}: write %3F for a '?' and %23 for a '#' in a file URI")
         if split.netloc not in ("", "localhost"):
             raise ConfigError(f"{raw!r}: a file URI names no host; write file:///path")
         return parse(unquote(split.path))

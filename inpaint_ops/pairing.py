@@ -70,7 +70,10 @@ def _by_stem(found: Iterable[Location], *, mask: bool) -> dict[str, Location]:
 
 
 def read_prompts(data: bytes, *, key_column: str, prompt_column: str) -> dict[str, str]:
-    """Prompts by image name or stem, from a CSV with a header. Raises ManifestError naming a missing column."""
+    """Prompts by image name or stem, from a CSV with a header.
+
+    Raises ManifestError naming a missing column, or an image with two prompts.
+    """
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
         rows = list(reader)
@@ -81,8 +84,9 @@ def read_prompts(data: bytes, *, key_column: str, prompt_column: str) -> dict[st
             raise ManifestError(
                 f"the prompts file has no column {column!r}; it has {', '.join(reader.fieldnames or ())}"
             )
-    return {
-        PurePosixPath(row[key_column]).name: row[prompt_column]
-        for row in rows
-        if row[key_column] and row[prompt_column]
-    }
+    prompts: dict[str, str] = {}
+    for row in rows:
+        name, prompt = PurePosixPath(row[key_column] or "").name, row[prompt_column]
+        if name and prompt and prompts.setdefault(name, prompt) != prompt:
+            raise ManifestError(f"the prompts file has two prompts for {name!r}: keep one")
+    return prompts

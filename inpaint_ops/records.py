@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.errors import InpaintOpsError, one_line
 
 SCHEMA_VERSION = 1
 
@@ -32,9 +32,9 @@ def now() -> datetime:
 
 
 class Model(BaseModel):
-    """The base of all data that crosses a boundary: frozen, and strange to no key."""
+    """The base of all data that crosses a boundary: frozen, strange to no key, without NaN, which JSON cannot say."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ErrorInfo(Model):
@@ -54,8 +54,8 @@ class ErrorInfo(Model):
         permanent = (
             error.permanent if isinstance(error, InpaintOpsError) else not isinstance(error, OSError | MemoryError)
         )
-        message = " ".join(str(error).split()) or type(error).__name__
-        return cls(type=type(error).__name__, stage=stage, message=message[:2000], permanent=permanent, field=field)
+        message = one_line(" ".join(str(error).split()) or type(error).__name__)
+        return cls(type=type(error).__name__, stage=stage, message=message, permanent=permanent, field=field)
 
 
 class Output(Model):

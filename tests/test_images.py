@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+import warnings
 import zlib
 from functools import cache
 from io import BytesIO
@@ -11,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from inpaint_ops.errors import ImageError, MaskError
 from inpaint_ops.images import (
@@ -355,6 +359,85 @@ def test_the_limit_on_pixels_is_exact(format: str) -> None:
     assert decode_source(data, max_pixels=600).size == (30, 20)
     with pytest.raises(ImageError, match="more than the limit of 599"):
         decode_source(data, max_pixels=599)
+
+
+@pytest.mark.parametrize(
+    "size", [(2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (1, 2**31 - 1), (0, 7), (7, 0), (2**32 - 1, 1)]
+)
+def test_absurd_dimensions_are_refused_by_the_header_alone(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(png_bomb(*size))
+    assert_one_line_with_a_cure(caught.value)
+
+
+def test_a_profile_that_unpacks_to_a_bomb_is_refused() -> None:
+    bomb = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**27), 9))
+    assert len(bomb) < 2**18
+    with pytest.raises(ImageError) as caught:
+        decode(png(noise(H, W), extra=bomb))
+    assert_one_line_with_a_cure(caught.value)
+
+
+def test_text_that_unpacks_to_a_bomb_is_refused() -> None:
+    bomb = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**27), 9))
+    with pytest.raises(ImageError) as caught:
+        decode(png(noise(H, W), extra=bomb))
+    assert_one_line_with_a_cure(caught.value)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = file_of(smooth(64, 64), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    scans = data.count(b"\xff\xda")
+    most = data[:-2] + last * (100 - scans) + data[-2:]
+    assert decode(most).size == (64, 64)
+    monkeypatch.setattr(JpegImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match="more than 100 scans: save it anew"):
+        decode(most[:-2] + last + most[-2:])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_that_lies_about_the_size_changes_nothing(kind: str) -> None:
+    lie = Image.Exif()
+    lie[256], lie[257], lie[274] = 9999, 1, 6  # ImageWidth, ImageLength, Orientation
+    lie.get_ifd(0x8769)[40962], lie.get_ifd(0x8769)[40963] = 1, 9999  # PixelXDimension, PixelYDimension
+    if kind == "TIFF":  # whose own size is what these tags say: Pillow writes the real one
+        del lie[256], lie[257]
+    upright = smooth(20, 30)
+    source = decode(
+        file_of(stored(upright, 6), kind, exif=lie.tobytes(), **({"lossless": True} if kind == "WEBP" else {}))
+    )
+    assert source.size == (30, 20)
+    if kind != "JPEG":
+        assert np.array_equal(source.pixels, upright)
+
+
+@pytest.mark.parametrize("value", [0, 9, 255, 65535])
+def test_an_orientation_that_means_nothing_turns_nothing(value: int) -> None:
+    pixels = noise(H, W)
+    source = decode(file_of(pixels, exif=exif(value)))
+    assert np.array_equal(source.pixels, pixels)
+
+
+def test_huge_and_overlapping_exif_is_read_in_bounded_memory() -> None:
+    region, count = 2**17, 5000
+    tags = struct.pack("<HHII", 274, 3, 1, 1) + b"".join(
+        struct.pack("<HHII", 40_000 + at, 7, region, 8) for at in range(count)
+    )
+    body = b"II" + struct.pack("<HI", 42, 8 + region) + bytes(region)
+    data = png(noise(H, W), extra=chunk(b"eXIf", body + struct.pack("<H", count + 1) + tags + bytes(4)))
+    tracemalloc.start()
+    with warnings.catch_warnings(action="ignore"):
+        assert decode(data).size == (W, H)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**25, "5000 tags that share 128 kB are not 640 MB"
+
+
+def test_a_tiff_whose_pages_run_in_a_circle_is_read_once() -> None:
+    data = bytearray(tiff(noise(H, W)))
+    data[-4:] = data[4:8]
+    assert decode(bytes(data)).size == (W, H)
 
 
 def test_several_frames_or_pages_are_refused() -> None:

@@ -30,6 +30,13 @@ def test_prompts_come_from_a_column_by_name_or_stem_and_a_missing_one_is_named()
     assert pair(IMAGES, MASKS, prompt="else", prompts=prompts).without_prompt == ()
 
 
+def test_an_image_with_two_prompts_is_an_error_that_names_it() -> None:
+    table = b"key,text\nphotos/b.jpg,a blue cup\nother/b.jpg,"
+    assert read_prompts(table + b"a blue cup\n", key_column="key", prompt_column="text") == {"b.jpg": "a blue cup"}
+    with pytest.raises(ManifestError, match=r"two prompts for 'b\.jpg': keep one"):
+        read_prompts(table + b"a red cup\n", key_column="key", prompt_column="text")
+
+
 def test_two_images_of_one_stem_are_an_error_that_names_both() -> None:
     with pytest.raises(ManifestError, match=r"b\.jpg.*b\.png.*one stem"):
         pair([*IMAGES, parse("s3://b/i/b.png")], MASKS, prompt="x")

@@ -251,7 +251,10 @@ def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path:
     assert not talk.all(Bye) and not [event for event in talk.all(Done) + talk.all(Failed) if event.row == 4]
 
 
-@pytest.mark.parametrize("lines", [b"{not json\n", b'{"kind":"job","model":1}\n', b'{"kind":"flush"}\n'])
+@pytest.mark.parametrize(
+    "lines",
+    [b"{not json\n", b'{"kind":"job","model":1}\n', b'{"kind":"flush"}\n', b'{"kind":"job","model":"\xff"}\n', b"\n"],
+)
 def test_garbage_is_fatal(start: Callable[..., Talk], lines: bytes) -> None:
     talk = start()
     assert talk.process.stdin is not None
@@ -260,6 +263,25 @@ def test_garbage_is_fatal(start: Callable[..., Talk], lines: bytes) -> None:
     fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
     assert fatal.error.stage == "worker"
     assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+
+
+def test_commands_are_utf8_whatever_the_locale(
+    start: Callable[..., Talk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    talk = start(sys.executable, "-c", _SAYS_ITS_MODEL)
+    talk.send(job(tmp_path).model_copy(update={"model": "modèle 杯"}))
+    assert talk.until(lambda: talk.all(Fatal))[0].error.message == "modèle 杯"
+
+
+_SAYS_ITS_MODEL = """
+from inpaint_ops.errors import ModelError
+from inpaint_ops.worker import main, serving
+def open_studio(job, say, **_):
+    raise ModelError(job.model)
+serving.open_studio = open_studio
+main()
+"""
 
 
 def test_a_busy_device_is_fatal_and_transient(start: Callable[..., Talk], tmp_path: Path) -> None:
@@ -340,7 +362,7 @@ def test_serve_is_a_plain_function_of_its_pipes() -> None:
     from inpaint_ops.worker.serving import serve
 
     events = io.StringIO()
-    assert serve(["nonsense\n"], events) == worker.EXIT_FATAL
+    assert serve([b"nonsense\n"], events) == worker.EXIT_FATAL
     assert isinstance(parse_event(events.getvalue()), Fatal)
 
 

@@ -30,6 +30,9 @@ _OPENERS: tuple[tuple[str, Callable[[bytes], bool], type[ImageFile.ImageFile]], 
 """What we read. A plugin is opened by its own class and never by `Image.open`: no other plugin can then be reached, the
 cap on pixels is ours and not the process-wide one, and a JPEG with pictures behind it (MPO) is still a JPEG."""
 
+_MOST_SCANS = 100
+"""Passes over the picture that a progressive JPEG may make; encoders write about ten. Each costs as much as the whole
+picture, and a hostile one 30 bytes: 30 kB of them over 4 megapixels took 5 s."""
 _MODES = {"1", "L", "LA", "RGB", "RGBA", "P", "PA", "I;16", "I;16L", "I;16B"}
 _EXIF_ORIENTATION = 274
 _TURNS: dict[int, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -141,6 +144,8 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
 def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels: int) -> Pixels:
     with opener(BytesIO(data)) as image:  # reads the header
         _check_size(image.size, max_pixels)
+        if name == "jpeg" and data.count(b"\xff\xda") > _MOST_SCANS:
+            raise ImageError(f"has more than {_MOST_SCANS} scans: save it anew")
         if getattr(image, "is_animated", False):
             raise ImageError("has several frames or pages: export the one to paint as a file of its own")
         conversions: list[str] = []

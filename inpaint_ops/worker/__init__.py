@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -48,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _terminated)
+    warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines a row
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     os.set_inheritable(given.events_fd, False)
     with os.fdopen(given.events_fd, "w", encoding="utf-8") as events:
         try:
-            code = serve(sys.stdin, events, started=given.started)
+            code = serve(sys.stdin.buffer, events, started=given.started)
         except BaseException:
             log.exception("the worker ends: it cannot go on")
             code = 1

@@ -26,9 +26,10 @@ THREADS = 2
 """For decoding, and for compositing and encoding: each beside the painting, and OpenCV and zlib leave the GIL."""
 
 
-def serve(commands: Iterable[str], events: TextIO, *, started: float | None = None) -> int:
+def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = None) -> int:
     """Do what `commands` say, tell it in `events`, and return the process's exit code.
 
+    Commands are lines of bytes: UTF-8 whatever the locale, which would else change prompts without a word.
     `started` is when the process was asked for, in epoch seconds. Ends the process at once when the commands stop
     without an End, or when nobody reads the events.
     """
@@ -89,7 +90,7 @@ class Speaker:
                 os._exit(EXIT_ORPHANED)
 
 
-def _read(commands: Iterable[str], inbox: Inbox) -> None:
+def _read(commands: Iterable[bytes], inbox: Inbox) -> None:
     """Read commands until End, garbage, or the end of the file, which without End means that the supervisor is gone."""
     try:
         for line in commands:
@@ -100,6 +101,6 @@ def _read(commands: Iterable[str], inbox: Inbox) -> None:
     except ValidationError as error:
         inbox.put(Garbage(error))
         return
-    except (OSError, ValueError):  # the pipe broke, or is no text
+    except (OSError, ValueError):  # the pipe broke
         log.exception("commands cannot be read")
     os._exit(EXIT_ORPHANED)

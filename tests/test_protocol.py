@@ -1,0 +1,74 @@
+"""What the worker and its supervisor say is what the other reads, or it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from inpaint_ops.protocol import Item, Job, Step, dump, parse_command, parse_event
+from inpaint_ops.records import Timings
+
+ITEM: dict[str, Any] = {
+    "row": 1, "id": "a", "image": "/a", "mask": "/m", "output": "/o", "prompt": "x", "seed": 1, "steps": 2,
+    "guidance_scale": 7.5, "strength": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("field", ["guidance_scale", "strength", "mask_blur", "steps", "seed", "row"])
+def test_no_number_of_an_item_is_nan_or_infinite(field: str, value: str) -> None:
+    line = dump(Item(**ITEM | {field: 3}))
+    wrong = line.replace(f'"{field}":3.0', f'"{field}":{value}').replace(f'"{field}":3,', f'"{field}":{value},')
+    assert wrong != line
+    with pytest.raises(ValidationError, match=field):
+        parse_command(wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_measurement_that_is_no_number_is_refused_where_it_is_made(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        Timings(denoise=value)
+
+
+@given(st.text(), st.text(), st.integers(0, 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
+def test_an_item_is_one_line_and_reads_back(prompt: str, negative: str, seed: int, blur: float) -> None:
+    item = Item(**ITEM | {"prompt": prompt, "negative_prompt": negative, "seed": seed, "mask_blur": blur})
+    line = dump(item)
+    assert line.endswith("\n") and len(line.encode().splitlines()) == 1
+    assert parse_command(line) == parse_command(line.encode()) == item
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"kind":"stop"}',
+        b'{"kind":"end","more":1}',
+        b'{"kind":"end"} {"kind":"end"}',
+        b'{"kind":"end"',
+        b'{"kind":"\xff"}',
+        b'{"kind":"job","model":"\\ud800","scratch":"s"}',
+        b'{"kind":"job","model":"m","scratch":"s","tuning_overrides":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        b'{"kind":"job","model":"m","scratch":"s","prompts":[' + b'"x",' * 1024 + b'"x"]}',
+    ],
+)
+def test_a_line_that_is_no_command_is_refused(line: bytes) -> None:
+    with pytest.raises(ValidationError):
+        parse_command(line)
+    with pytest.raises(ValidationError):
+        parse_event(line)
+
+
+def test_commands_are_no_events_and_events_no_commands() -> None:
+    with pytest.raises(ValidationError):
+        parse_event(dump(Job(model="m", scratch="s")))
+    with pytest.raises(ValidationError):
+        parse_command(dump(Step(step=1, steps=2)))
