@@ -209,7 +209,9 @@ def test_a_worker_is_told_every_text_of_its_rows_once(tmp_path: Path, monkeypatc
     first, *later = told("few", 4)
     assert first == ["a boat", "a house", "SIGKILL", "a cup"]
     assert later, "the poisoned row has ended two workers"
-    assert all({"a boat", "a cup"} <= set(texts) <= set(first) for texts in later), "and so are those that take over"
+    assert all("SIGKILL" in texts or set(texts) < set(first) for texts in later), (
+        "and those that take over what is left"
+    )
     assert told("many", 2)[0] is None, "too many to keep: the worker keeps its encoders"
 
 
