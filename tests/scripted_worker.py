@@ -77,6 +77,7 @@ def main() -> None:
             batch = [held.pop(0) for _ in range(min(arguments.batch, len(held)))]
             say(Begun(rows=tuple(item.row for item in batch), stage="paint"))
             for item in batch:
+                note(begun=item.row)
                 _misbehave(item.prompt)
                 if item.prompt == "out of memory":
                     say(Warn(message="8 rows at once did not fit the memory: 4 from here on", fault="out_of_memory"))
@@ -137,6 +138,8 @@ def _misbehave(prompt: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(3600)
+        case "slow":
+            time.sleep(2)  # longer than a supervisor needs to see that it is to stop
         case "exit":
             print("out of luck", file=sys.stderr, flush=True)
             os._exit(9)

@@ -18,6 +18,7 @@ import pytest
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
+    DrainedError,
     ModelError,
     ShardIncompleteError,
     StorageUnavailableError,
@@ -29,7 +30,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Record, ShardProgress, WorkerReport
 from inpaint_ops.runs import Workspace, finish, prepare
 from inpaint_ops.storage import Storage
-from inpaint_ops.supervisor import Progress, ShardRun, shard
+from inpaint_ops.supervisor import Progress, ShardRun, commands
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 
@@ -100,6 +101,9 @@ class Bench:
     def painted(self) -> list[int]:
         return [note["row"] for note in self.notes() if "row" in note]
 
+    def painting(self) -> list[int]:
+        return [note["begun"] for note in self.notes() if "begun" in note]
+
     def workers(self) -> list[WorkerReport]:
         return [
             WorkerReport.model_validate_json(self.workspace.storage.get(info.location))
@@ -142,6 +146,37 @@ def test_a_record_names_an_image_that_is_there(tmp_path: Path) -> None:
     assert output is not None
     data = bench.workspace.storage.get(output.uri)
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (output.sha256, output.bytes)
+
+
+def drained(bench: Bench, work: ShardRun, when: Callable[[], bool]) -> str:
+    """Run it, have it drained as soon as `when` holds, and return what it says."""
+    watcher = threading.Thread(target=lambda: (wait_until(when), work.drain()))
+    watcher.start()
+    with pytest.raises(DrainedError) as caught:
+        work.run()
+    watcher.join()
+    assert not caught.value.permanent
+    bench.assert_nothing_left()
+    return str(caught.value)
+
+
+def test_a_drained_shard_ends_what_is_in_the_workers_hands_and_hands_the_rest_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["slow"] + ["ok"] * 9)
+    said = drained(bench, bench.shard_run(batch=2), lambda: bool(bench.painting()))
+    ended = bench.records()
+    assert ended and all(record.status == "done" for record in ended.values())
+    assert set(bench.painted()) == set(ended), "what was painted is recorded"
+    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are handed back" in said
+    assert bench.shard_run().run().skipped == len(ended)
+    assert sorted(bench.painted()) == list(range(1, 11)), "no row was painted twice"
+
+
+def test_a_worker_that_outlasts_the_grace_is_killed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["hang"] * 3, grace=0.2)
+    assert "3 rows are handed back" in drained(
+        bench, bench.shard_run(final_attempt=True), lambda: bool(bench.painting())
+    )
+    assert bench.records() == {}, "on the last try too: they have not failed"
 
 
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV", "exit"])
@@ -202,7 +237,7 @@ def test_a_worker_is_told_every_text_of_its_rows_once(tmp_path: Path, monkeypatc
     def told(name: str, limit: int) -> list[Any]:
         (tmp_path / name).mkdir()
         bench = Bench(tmp_path / name, ["a boat", "a house", "SIGKILL", "a boat", "a cup"])
-        monkeypatch.setattr(shard, "MAX_PROMPTS", limit)
+        monkeypatch.setattr(commands, "MAX_PROMPTS", limit)
         bench.shard_run().run()
         return [note["prompts"] for note in bench.notes() if "prompts" in note]
 

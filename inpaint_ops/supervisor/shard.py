@@ -26,26 +26,13 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, parameters
-from inpaint_ops.protocol import (
-    MAX_PROMPTS,
-    Begun,
-    Bye,
-    Done,
-    Event,
-    Failed,
-    Fatal,
-    Item,
-    Job,
-    Phase,
-    Ready,
-    Step,
-    Warn,
-)
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, now
 from inpaint_ops.scratch import scratch_folder
 from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.state import (
     Downloaded,
@@ -56,6 +43,7 @@ from inpaint_ops.supervisor.state import (
     Recorded,
     RowState,
     ShardResult,
+    Tally,
 )
 from inpaint_ops.supervisor.transfers import Transfers
 
@@ -98,11 +86,7 @@ class ShardRun:
     _sessions: int = field(init=False, default=0)
     _deaths: int = field(init=False, default=0)
     _warnings: list[str] = field(init=False, default_factory=list)
-    _done: int = field(init=False, default=0)
-    _failed: int = field(init=False, default=0)
-    _skipped: int = field(init=False, default=0)
-    _painted: int = field(init=False, default=0)
-    _first_paint: float | None = field(init=False, default=None)
+    _tally: Tally = field(init=False, default_factory=Tally)
     _drained_by: float | None = field(init=False, default=None)
     _transfers: Transfers = field(init=False)
 
@@ -124,7 +108,7 @@ class ShardRun:
         recorded = self._transfers.patiently(self._recorder.recorded_rows)
         self._recorder.note_killed_try()
         missing = [row for row in self.rows if row.row not in recorded]
-        self._skipped = len(self.rows) - len(missing)
+        self._tally.skipped = len(self.rows) - len(missing)
         if missing:
             try:
                 self._work(missing)
@@ -134,7 +118,12 @@ class ShardRun:
                 raise
         self._recorder.store_progress(self._word("finished"))
         return ShardResult(
-            self.shard, self._done, self._failed, self._skipped, self._sessions, time.monotonic() - started
+            self.shard,
+            self._tally.done,
+            self._tally.failed,
+            self._tally.skipped,
+            self._sessions,
+            time.monotonic() - started,
         )
 
     def drain(self) -> None:
@@ -216,12 +205,8 @@ class ShardRun:
                 pass  # the last words of a worker that is gone
 
     def _progress(self) -> Progress:
-        rate = left = None
-        if self._painted and self._first_paint is not None:
-            rate = self._painted / max(time.monotonic() - self._first_paint, 1e-6)
-            left = len(self._states) / rate
         phase = self._session.phase if self._session else "finishing"
-        return Progress(self.shard, len(self.rows), self._done + self._skipped, self._failed, phase, rate, left)
+        return self._tally.progress(self.shard, rows=len(self.rows), left=len(self._states), phase=phase)
 
     def _tell(self) -> None:
         """Store how far the shard is."""
@@ -284,34 +269,14 @@ class ShardRun:
         self._sessions += 1
         number = self._sessions
         folder = self._scratch / f"worker-{number}"
-        job = Job(
-            model=self.job.model,
-            revision=self.job.model_revision,
-            device=self.job.device,
-            tuning=self.job.tuning,
-            tuning_overrides=self.job.tuning_overrides,
-            use_xformers=self.job.use_xformers,
-            scheduler=self.job.scheduler,
-            expected_rows=len(self._states),
-            prompts=self._prompts(),
-            max_pixels=self.settings.max_pixels,
-            scratch=str(folder),
-            lease_timeout=self.settings.lease_timeout,
-        )
         self._session = WorkerSession.start(
             number,
             folder=folder,
-            job=job,
+            job=job_command(self.job, self.settings, self._states.values(), folder),
             on_event=lambda event: self._inbox.put(FromWorker(number, event)),
             on_exit=lambda code: self._inbox.put(Exited(number, code)),
             command=self.worker_command,
         )
-
-    def _prompts(self) -> tuple[str, ...] | None:
-        """Every text that the rows to come will bring, once each; None where they are too many to keep."""
-        rows = [state.row for state in self._states.values()]
-        texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
-        return tuple(texts) if len(texts) <= MAX_PROMPTS else None
 
     def _feed_worker(self) -> None:
         session = self._session
@@ -319,30 +284,12 @@ class ShardRun:
             return
         while self._ready and session.may_take(self._states[self._ready[0]]):
             state = self._states[self._ready.popleft()]
-            session.give(state, self._item(state))
+            session.give(state, item_command(state, self.job))
         nothing_on_its_way = not self._downloading and not self._todo and not self._ready
         window_full = self._held() >= self.settings.prefetch
         suspect_inside = any(state.alone for state in session.rows.values())
         if nothing_on_its_way or window_full or suspect_inside:
             session.flush()
-
-    def _item(self, state: RowState) -> Item:
-        row = state.row
-        return Item(
-            row=row.row,
-            id=row.id,
-            image=str(state.folder / "image"),
-            mask=str(state.folder / "mask"),
-            output=str(state.folder / "output"),
-            prompt=row.prompt,
-            negative_prompt=row.negative_prompt,
-            **parameters(row, self.job).model_dump(),
-            mask_invert=row.mask_invert,
-            mask_dilate=row.mask_dilate,
-            mask_blur=row.mask_blur,
-            crop=row.crop,
-            format=row.format,
-        )
 
     def _on_event(self, session: WorkerSession, event: Event) -> None:
         match event:
@@ -355,8 +302,8 @@ class ShardRun:
                 for number in event.rows:
                     if number in session.rows:
                         session.rows[number].begun = True
-                if event.stage == "paint" and self._first_paint is None:
-                    self._first_paint = time.monotonic()
+                if event.stage == "paint":
+                    self._tally.begin()
             case Done():
                 self._on_done(session, event)
             case Failed():
@@ -399,7 +346,7 @@ class ShardRun:
                 for waiting in (self._todo, self._ready):
                     with contextlib.suppress(ValueError):
                         waiting.remove(number)
-                self._skipped += 1
+                self._tally.skipped += 1
                 self._forget(number)
 
     def _check_worker_moves(self) -> None:
@@ -464,9 +411,11 @@ class ShardRun:
         session = self._session
         if session is None:
             return
-        session.end()
-        deadline = time.monotonic() + GOODBYE_SECONDS
-        how = "killed: it did not end when asked"
+        deadline, how = time.monotonic() + GOODBYE_SECONDS, "killed: it did not end when asked"
+        if session.rows:  # drained, and its rows have outlasted the grace
+            deadline, how = time.monotonic(), "killed: told to stop"
+        else:
+            session.end()
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
                 match self._inbox.get(timeout=1):
@@ -495,7 +444,7 @@ class ShardRun:
         if state is None or session.hello is None:
             return
         self._deaths = 0
-        self._painted += 1
+        self._tally.painted += 1
         session.painted += 1
         write = partial(
             self._recorder.store_done,
@@ -537,9 +486,9 @@ class ShardRun:
                 raise message.error
             self._leftover[message.row] = info.message
         elif message.status == "done":
-            self._done += 1
+            self._tally.done += 1
         else:
-            self._failed += 1
+            self._tally.failed += 1
         self._forget(message.row)
 
     def _forget(self, number: int) -> None:

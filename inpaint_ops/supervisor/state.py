@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,30 @@ class ShardResult:
     skipped: int
     workers: int
     seconds: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """Rows by how they ended: in this try, and (`skipped`) before it."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    painted: int = 0
+    _began: float | None = None
+
+    def begin(self) -> None:
+        """A batch is begun: the first one starts the clock."""
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def progress(self, shard: str, *, rows: int, left: int, phase: str) -> Progress:
+        """How far it is, `left` rows before the end."""
+        rate = None
+        if self.painted and self._began is not None:
+            rate = self.painted / max(time.monotonic() - self._began, 1e-6)
+        seconds = left / rate if rate else None
+        return Progress(shard, rows, self.done + self.skipped, self.failed, phase, rate, seconds)
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ def main() -> int:
 
     def report(outcome: Outcome) -> None:
         outcomes.append(outcome)
-        print(in_words(outcome), flush=True)
+        print(outcome, flush=True)
 
     faults = [fault for fault in FAULTS if chosen(fault.name)]
     cluster = [fault for fault in CLUSTER_FAULTS if chosen(fault.name)]
@@ -79,13 +79,6 @@ def _run(
                 continue
             for seed in seeds:
                 pool.submit(one, fault, seed)
-
-
-def in_words(outcome: Outcome) -> str:
-    """One line of one trial."""
-    state = "recovered" if outcome.recovered else "FAILED"
-    problems = "".join(f"\n    {problem}" for problem in outcome.problems)
-    return f"{state}  {outcome.fault} {outcome.seed}  at {outcome.moment}  {outcome.seconds:.1f} s{problems}"
 
 
 def table(faults: Iterable[object], outcomes: Sequence[Outcome]) -> str:

@@ -141,7 +141,9 @@ def _disk_full(trial: Trial) -> None:
         time.sleep(5)
         filler.unlink(missing_ok=True)
 
-    trial.at_a_moment(lambda: threading.Thread(target=fill).start())
+    somebody = threading.Thread(target=fill)
+    trial.at_a_moment(somebody.start)
+    trial.settling.append(lambda: somebody.join() if somebody.ident else None)
 
 
 def _device(trial: Trial, **told: object) -> None:

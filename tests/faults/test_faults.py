@@ -9,7 +9,6 @@ import pytest
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.model.random_weights import ensure
-from tests.faults.__main__ import in_words
 from tests.faults.catalogue import FAULTS
 from tests.faults.trial import Fault, fault_store, run_trial
 
@@ -36,5 +35,5 @@ def test_every_promise_holds_after(
     if lacking := fault.lacking():
         pytest.skip(lacking)
     outcome = run_trial(fault, SEED, store, tmp_path / "trial", cache)
-    say(in_words(outcome))
-    assert outcome.recovered, "\n".join([in_words(outcome), (tmp_path / "trial" / "output.log").read_text()])
+    say(str(outcome))
+    assert outcome.recovered, "\n".join([str(outcome), (tmp_path / "trial" / "output.log").read_text()])

@@ -48,6 +48,11 @@ class Outcome:
         """Whether every promise holds."""
         return not (self.lost or self.doubled or self.problems)
 
+    def __str__(self) -> str:
+        state = "recovered" if self.recovered else "FAILED"
+        problems = "".join(f"\n    {problem}" for problem in self.problems)
+        return f"{state}  {self.fault} {self.seed}  at {self.moment}  {self.seconds:.1f} s{problems}"
+
 
 @dataclass
 class Trial:
@@ -68,6 +73,7 @@ class Trial:
     struck_at: float | None = None
     failed: dict[int, str] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
+    settling: list[Callable[[], None]] = field(default_factory=list)
     ending: list[Callable[[], None]] = field(default_factory=list)
     painted_twice_is_fine: bool = False
     second_key: tuple[str, str] = ("", "")
@@ -187,7 +193,9 @@ class Trial:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Gather the evidence."""
+        """Gather the evidence, once the fault's own traces are gone (`settling`); then put away what it needed."""
+        for action in self.settling:
+            action()
         look_at_store(self.direct, self.job, self.run, self.findings, failed=self.failed)
         look_at_traffic(self.proxy.exchanges, self.run, self.findings, painted_twice_is_fine=self.painted_twice_is_fine)
         look_at_machine(self.home, self.findings)

@@ -1,0 +1,56 @@
+"""What a worker is told: its job, and each of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from inpaint_ops.config import Settings
+from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
+from inpaint_ops.supervisor.state import RowState
+
+
+def job_command(options: JobOptions, settings: Settings, states: Collection[RowState], folder: Path) -> Job:
+    """What to load and how, for the rows to come; `folder` is the worker's own."""
+    return Job(
+        model=options.model,
+        revision=options.model_revision,
+        device=options.device,
+        tuning=options.tuning,
+        tuning_overrides=options.tuning_overrides,
+        use_xformers=options.use_xformers,
+        scheduler=options.scheduler,
+        expected_rows=len(states),
+        prompts=_prompts(states),
+        max_pixels=settings.max_pixels,
+        scratch=str(folder),
+        lease_timeout=settings.lease_timeout,
+    )
+
+
+def item_command(state: RowState, options: JobOptions) -> Item:
+    """One row, whose files lie in its folder."""
+    row = state.row
+    return Item(
+        row=row.row,
+        id=row.id,
+        image=str(state.folder / "image"),
+        mask=str(state.folder / "mask"),
+        output=str(state.folder / "output"),
+        prompt=row.prompt,
+        negative_prompt=row.negative_prompt,
+        **parameters(row, options).model_dump(),
+        mask_invert=row.mask_invert,
+        mask_dilate=row.mask_dilate,
+        mask_blur=row.mask_blur,
+        crop=row.crop,
+        format=row.format,
+    )
+
+
+def _prompts(states: Collection[RowState]) -> tuple[str, ...] | None:
+    """Every text that the rows to come will bring, once each; None where they are too many to keep."""
+    rows = [state.row for state in states]
+    texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
+    return tuple(texts) if len(texts) <= MAX_PROMPTS else None
