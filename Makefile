@@ -35,7 +35,8 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 	$(BIN)/lint-imports
 
 audit: $(STAMP)  ## known advisories for what is pinned; asks PyPI, and fails where a package could not be asked about
-	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --no-deps -r requirements.txt
+	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off -r requirements-dev.txt
 
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu
