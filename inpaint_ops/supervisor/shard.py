@@ -426,7 +426,7 @@ class ShardRun:
                         break
         session.process.kill()
         self._session = None
-        if how != "clean":
+        if how != "clean" and self._drained_by is None:
             self._fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
         self._keep_report(session, how)
 
