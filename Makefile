@@ -4,14 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo up test lint bench lock clean
+.PHONY: help demo up test lint audit bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+# Everything but torch by its hash, and nothing that would have to be built; then torch, with what it alone brings.
+VERIFIED := $(BIN)/python -m pip install -q --require-hashes --no-deps --only-binary :all:
+
+$(STAMP): requirements.txt requirements-hashed.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt
-	$(BIN)/python -m pip install -q --no-deps -e .
+	$(VERIFIED) -r requirements-hashed.txt
+	$(VERIFIED) -r requirements-dev.txt
+	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(STAMP)  ## the main job for real: storage, Airflow, ten rows, a report; leaves nothing running
@@ -29,20 +34,26 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: $(STAMP)  ## known advisories for what is pinned; asks PyPI, and fails where a package could not be asked about
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements.txt -r requirements-dev.txt
+
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu
 
 # torch's pin brings its own pins of CUDA and Triton where its build needs them, so they are left out here: the same
-# files install the CPU build where that is what is offered.
+# files install the CPU build where that is what is offered. Its build decides its hash too, so requirements.txt is
+# pins alone, and requirements-hashed.txt is the same less torch, with hashes: docs/security.md says what that leaves.
 CUDA := triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime \
 	cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 COMPILE := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --no-header --no-annotate \
 	$(addprefix --no-emit-package ,$(CUDA))
+HASHED := $(COMPILE) --generate-hashes --no-emit-package torch -c requirements.txt
 
 lock:  ## resolve requirements*.txt from pyproject.toml anew (add UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) --extra model --extra airflow -o requirements.txt
-	$(COMPILE) --extra airflow -c requirements.txt -o requirements-airflow.txt  # the light image: no torch
-	$(COMPILE) $(UPGRADE) --extra dev -c requirements.txt -o requirements-dev.txt
+	$(HASHED) --extra model --extra airflow -o requirements-hashed.txt
+	$(HASHED) --extra airflow -o requirements-airflow.txt  # the light image: no torch
+	$(HASHED) $(UPGRADE) --extra dev --no-emit-package pip -o requirements-dev.txt  # a venv has its pip
 
 clean:  ## remove what the demo made
 	rm -rf .demo

@@ -30,8 +30,8 @@ def model_cache() -> None:
 
         params = get_current_context()["params"]
         command = [sys.executable, "-m", "inpaint_ops.cli", "models", "pull"]
-        command += [params["model"]] if params["model"] else []
-        command += ["--revision", params["revision"]] if params["revision"] else []
+        command += [f"--revision={params['revision']}"] if params["revision"] else []
+        command += ["--", params["model"]] if params["model"] else []  # after `--` no name is taken for an option
         done = subprocess.run(command, text=True, capture_output=True, check=False)
         print(done.stderr)
         if done.returncode == 2:

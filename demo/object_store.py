@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fcntl
+import json
 import os
 import random
 import secrets
@@ -49,6 +50,9 @@ class ObjectStoreServer:
 
     `data` keeps everything, also between starts (not the credentials: they are new unless given). The server is killed
     if the thread that started it ends, as the kernel sees a parent (prctl(2), PR_SET_PDEATHSIG).
+
+    `policies` are IAM policies (JSON) by the name of their role: `role_keys` has a key for each, that may do exactly
+    what its policy says. The store's own key may do everything.
     """
 
     def __init__(
@@ -58,12 +62,15 @@ class ObjectStoreServer:
         *,
         access_key: str | None = None,
         secret_key: str | None = None,
+        policies: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
     ) -> None:
         self.data = data.absolute()
         self.bucket = bucket
         self.access_key = access_key or f"demo{secrets.token_hex(8)}"
         self.secret_key = secret_key or secrets.token_urlsafe(30)
+        self.policies = dict(policies or {})
+        self.role_keys = {role: (secrets.token_hex(8), secrets.token_urlsafe(30)) for role in self.policies}
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._base = 0
@@ -156,6 +163,8 @@ class ObjectStoreServer:
         options += ["-s3.autoCreateBucket=false", "-volume.preStopSeconds=0"]
         for index, part in enumerate(_PARTS):
             options += [f"-{part}.port={self._base + index}", f"-{part}.port.grpc={self._base + index + _GRPC_OFFSET}"]
+        if self.policies:
+            options.append(f"-s3.config={self._write_identities()}")
         # By environment: a command line can be read by every user of the machine.
         environment = {
             "PATH": os.defpath,
@@ -176,6 +185,23 @@ class ObjectStoreServer:
                 pass_fds=(lock,),  # the ports stay claimed for as long as the server lives
                 preexec_fn=_die_with_parent(os.getpid()),
             )
+
+    def _write_identities(self) -> Path:
+        """SeaweedFS's file of identities: the store's own key, and one for each policy."""
+        everything = ["Admin", "Read", "Write", "List", "Tagging"]
+        keys = {"owner": (self.access_key, self.secret_key), **self.role_keys}
+        identities = [
+            {
+                "name": name,
+                "credentials": [{"accessKey": access, "secretKey": secret}],
+                **({"policyNames": [name]} if name in self.policies else {"actions": everything}),
+            }
+            for name, (access, secret) in keys.items()
+        ]
+        policies = [{"name": name, "content": content} for name, content in self.policies.items()]
+        path = self.data / "identities.json"
+        _write_private(path, json.dumps({"identities": identities, "policies": policies}))
+        return path
 
     def _ready(self, deadline: float) -> bool:
         """Poll with real calls until an object comes back; False if the server ends or time is up."""
@@ -247,11 +273,16 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
 
 
 def _write_env(path: Path, env: Mapping[str, str]) -> None:
-    """Lines of NAME=value, for `set -a; . FILE` or `docker --env-file`, that only we may read."""
+    """Lines of NAME=value, for `set -a; . FILE` or `docker --env-file`."""
+    _write_private(path, "".join(f"{name}={value}\n" for name, value in env.items()))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """A file that is whole whenever it is there, and that only we may read."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
-        file.writelines(f"{name}={value}\n" for name, value in env.items())
+        file.write(text)
     os.replace(temporary, path)
 
 

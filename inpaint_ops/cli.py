@@ -18,7 +18,7 @@ import inpaint_ops
 from inpaint_ops.config import Scheduler, Settings, load_settings, parse_fields
 from inpaint_ops.device import local_card
 from inpaint_ops.doctor import diagnose
-from inpaint_ops.errors import ConfigError, InpaintOpsError, StorageError
+from inpaint_ops.errors import ConfigError, DrainedError, InpaintOpsError, StorageError
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest, to_jsonl
@@ -167,6 +167,8 @@ def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callab
         try:
             paint(workspace, run, shard, final_attempt=attempt == _TRIES, on_progress=show)
             return
+        except DrainedError:
+            raise
         except InpaintOpsError as error:
             if error.permanent or attempt == _TRIES:
                 raise
@@ -396,10 +398,10 @@ def models_list(as_json: bool) -> None:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_command
 def models_verify(folder: Path) -> None:
-    """Check that FOLDER holds a whole SDXL inpainting model in safetensors."""
-    from inpaint_ops.model import verify
+    """Check that FOLDER holds a whole SDXL inpainting model in safetensors, and the one that was published."""
+    from inpaint_ops.model.sources import check_published, verify
 
-    verify(folder)
+    check_published(verify(folder))
     click.echo(f"{folder}: whole")
 
 

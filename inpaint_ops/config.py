@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     start_timeout: float = Field(default=1800, gt=0, description="Seconds a worker may take to load its model.")
     stall_timeout: float = Field(default=600, gt=0, description="Seconds without a step before a worker is killed.")
     lease_timeout: float = Field(default=900, ge=0, description="Seconds to wait for a free device.")
+    patience: float = Field(
+        default=300, ge=0, description="Seconds that a shard waits out a store that fails, or a full scratch disk."
+    )
+    grace: float = Field(
+        default=25, ge=0, description="Seconds that rows in the worker's hands have to end in, after SIGTERM."
+    )
     progress_interval: float = Field(default=15, gt=0, le=15, description="Seconds between progress lines.")
 
     @field_validator("allowed_prefixes", mode="before")

@@ -8,6 +8,7 @@ A *slot* names one device of this host: a GPU's or MIG instance's UUID as the dr
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -23,12 +24,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from inpaint_ops.errors import ConfigError, DeviceBusyError
+from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
 from inpaint_ops.records import DeviceInfo
 
 GB = 10**9
 _POLL = 0.2
 _SAY_EVERY = 15.0
+
+LOSS_SECONDS = 3600.0
+"""How long a device's failure is held against it."""
+
+MAX_LOSSES = 2
+"""Failures within that time after which a device is leased to nobody."""
 
 
 class Tier(StrEnum):
@@ -185,23 +192,33 @@ class Lease:
     ) -> Self:
         """Lease the first free of `candidates`, waiting up to `timeout` seconds for one.
 
-        `on_wait` is told who holds them when the waiting begins and every 15 s. All processes that share the devices
-        must name the same `folder`. Raises DeviceBusyError that names the holders; ConfigError when the folder cannot
-        be used or there is no candidate.
+        A device that failed under a worker of this host within LOSS_SECONDS comes last; one that did so MAX_LOSSES
+        times is left out, so that a broken card does not eat everybody's tries. `on_wait` is told who holds them when
+        the waiting begins and every 15 s. All processes that share the devices must name the same `folder`. Raises
+        DeviceBusyError that names the holders; DeviceLostError where every candidate has failed; ConfigError when the
+        folder cannot be used or there is no candidate.
         """
         if not candidates:
             raise ConfigError("no device to lease")
         deadline = time.monotonic() + timeout
         next_word = time.monotonic()
         while True:
-            for device in candidates:
+            losses = {device: _losses(folder, device) for device in candidates}
+            sound = [device for device in candidates if len(losses[device]) < MAX_LOSSES]
+            for device in sorted(sound, key=lambda device: len(losses[device])):
                 descriptor = _try_lock(_lease_path(folder, device))
                 if descriptor is not None:
                     return cls(device, _lease_path(folder, device), descriptor)
             now = time.monotonic()
-            holders = ", ".join(f"{device} by {_holder(_lease_path(folder, device))}" for device in candidates)
+            holders = ", ".join(
+                f"{device} by {_holder(_lease_path(folder, device))}" if device in sound
+                else f"{device} by nobody: it has failed {len(losses[device])} times ({losses[device][-1]}); "
+                f"once it is well remove {_losses_path(folder, device)}"
+                for device in candidates
+            )  # fmt: skip
             if now >= deadline:
-                raise DeviceBusyError(f"no free device after {timeout:.0f} s: held are {holders}")
+                kind = DeviceBusyError if sound else DeviceLostError
+                raise kind(f"no free device after {timeout:.0f} s: held are {holders}")
             if on_wait is not None and now >= next_word:
                 on_wait(f"waiting for a device: held are {holders}")
                 next_word = now + _SAY_EVERY
@@ -212,6 +229,11 @@ class Lease:
         if self._descriptor >= 0:
             os.ftruncate(self._descriptor, 0)
             self._drop()
+
+    def note_loss(self, why: str) -> None:
+        """Tell the other workers of this host, those to come too, that the device failed; `why` is one line."""
+        with contextlib.suppress(OSError), _losses_path(self.path.parent, self.device).open("a") as file:
+            file.write(f"{time.time():.0f} {' '.join(why.split())}\n")
 
     def _drop(self) -> None:
         """Close the descriptor, which in a forked child does not end the parent's lease."""
@@ -237,6 +259,20 @@ def _drop_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_drop_in_child)
+
+
+def _losses(folder: Path, device: str) -> list[str]:
+    """Why the device failed, each time of late, oldest first."""
+    try:
+        lines = _losses_path(folder, device).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    parted = [line.partition(" ") for line in lines]
+    return [why for when, _, why in parted if when.isdigit() and time.time() - int(when) < LOSS_SECONDS]
+
+
+def _losses_path(folder: Path, device: str) -> Path:
+    return _lease_path(folder, device).with_suffix(".losses")
 
 
 def _lease_path(folder: Path, device: str) -> Path:

@@ -92,7 +92,17 @@ class ObjectTooLargeError(StorageError):
 
 
 class StorageUnavailableError(StorageError):
-    """The store did not answer, or broke off, on every try."""
+    """The store did not answer, or broke off, on every try; or it will not have this machine's clock."""
+
+    permanent = False
+
+
+class CredentialsExpiredError(StorageUnavailableError):
+    """The session's token has expired: new credentials may be there already, for a client that is made anew."""
+
+
+class ScratchFullError(InpaintOpsError):
+    """The local scratch folder's disk has no room left."""
 
     permanent = False
 
@@ -105,6 +115,10 @@ class DeviceError(InpaintOpsError):
 
 class DeviceBusyError(DeviceError):
     """Every device of this machine is leased to another worker."""
+
+
+class DeviceLostError(DeviceError):
+    """The device failed under the worker: nothing that this process asks of it will work any more."""
 
 
 class DeviceOutOfMemoryError(DeviceError):
@@ -129,6 +143,12 @@ class WorkerDiedError(WorkerError):
 
 class WorkerStalledError(WorkerError):
     """The worker process was alive and made no progress for too long; it has been killed."""
+
+
+class DrainedError(WorkerError):
+    """The process was told to stop (SIGTERM): what was in the worker's hands is finished or handed back."""
+
+    exit_code = 143
 
 
 class ShardIncompleteError(WorkerError):

@@ -139,11 +139,13 @@ def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
 
 
 def _is_run(workspace: Workspace, run: str) -> bool:
-    """Whether a plan of ours says so: what else lies below `runs/` is not ours to remove."""
+    """Whether a plan of ours says so: what else lies below `runs/` is not ours to remove. Raises StorageError where
+    that cannot be found out: a key without the right to read plans would seem to have nothing to do.
+    """
     try:
         check_run_name(run)
         plan = Plan.model_validate_json(workspace.storage.get(RunLayout(workspace.store, run).plan))
-    except (InpaintOpsError, ValidationError):
+    except (ConfigError, ObjectNotFoundError, ValidationError):
         return False
     return plan.run == run
 

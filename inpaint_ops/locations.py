@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError
 
 _CONTROL = {chr(code) for code in range(32)} | {chr(127)}
+_SECRETS_OF_A_URL = re.compile(r"(?<=://)[^/@]*@|\?.*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,16 @@ def parse(text: str | os.PathLike[str]) -> Location:
             raise ConfigError(f"{raw!r}: a file URI names no host; write file:///path")
         return parse(unquote(split.path))
     if scheme != "s3":
-        raise ConfigError(f"{raw!r}: {scheme}:// is not supported; use s3://bucket/key or a folder")
+        # Its userinfo and query may be a password or a signature, and this ends in records and reports (CWE-532).
+        shown = _SECRETS_OF_A_URL.sub("", raw)
+        raise ConfigError(f"{shown!r}: {scheme}:// is not supported; use s3://bucket/key or a folder")
     bucket, _, key = rest.partition("/")
     if not bucket:
         raise ConfigError(f"{raw!r} names no bucket: write s3://bucket/key")
+    if "@" in bucket:
+        raise ConfigError(
+            f"s3://{bucket.rpartition('@')[2]}/{key}: a URI holds no credentials; leave out what is before '@'"
+        )
     if key:
         try:
             check_relative(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -240,7 +241,18 @@ def paint(
     work = ShardRun(workspace.storage, layout, shard, rows, plan.job, workspace.settings, final_attempt=final_attempt)
     if on_progress is not None:
         work.on_progress = on_progress
-    return work.run()
+    with _drained_on_sigterm(work):
+        return work.run()
+
+
+@contextlib.contextmanager
+def _drained_on_sigterm(work: ShardRun) -> Iterator[None]:
+    """Have SIGTERM drain the shard while it is painted; a second one cuts the grace short."""
+    before = signal.signal(signal.SIGTERM, lambda *_: work.drain())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def finish(workspace: Workspace, run: str) -> RunSummary:

@@ -24,6 +24,7 @@ class Fault(Enum):
 
     UNAVAILABLE = "503 without asking the store"
     SLOW_DOWN = "503 SlowDown, as S3 says it"
+    INTERNAL = "500 InternalError, as S3 says it"
     DROP = "the connection ends before the store is asked"
     LOST_REPLY = "the store does it, and the connection ends without a reply"
     TRUNCATE = "half of the body, then an orderly end"
@@ -89,7 +90,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.closing = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -98,10 +99,18 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def on(
-        self, fault: Fault, *, method: str = "GET", path: str = "", nth: int = 1, times: int = 1, seconds: float = 0.1
+        self,
+        fault: Fault,
+        *,
+        method: str = "GET",
+        path: str = "",
+        nth: int = 1,
+        times: int = 1,
+        seconds: float = 0.1,
+        before: Callable[[], bool | None] | None = None,
     ) -> Rule:
         """Break the `nth` matching request from now, and the next ones up to `times`; `matched` counts them all."""
-        rule = Rule(fault, method, path, nth, times, seconds)
+        rule = Rule(fault, method, path, nth, times, seconds, before=before)
         with self._lock:
             self._rules.append(rule)
         return rule
@@ -153,6 +162,11 @@ class FaultProxy:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that is killed breaks its connections: no news here."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     proxy: FaultProxy
     protocol_version = "HTTP/1.1"
@@ -178,14 +192,12 @@ class _Handler(BaseHTTPRequestHandler):
         signed = self.headers.get("Authorization", "")
         if any(f"Credential={key}/" in signed for key in self.proxy.expired):
             fault = Fault.EXPIRED
-        if fault is Fault.EXPIRED:
-            return self._reply(403, {}, b"<Error><Code>ExpiredToken</Code></Error>")
         if self.proxy.down:
             return self._hang_up(reset=True)
         if fault is Fault.FLIP_SENT:
             body = _flipped(body)
-        if fault in (Fault.UNAVAILABLE, Fault.SLOW_DOWN):
-            return self._reply(503, {}, b"<Error><Code>SlowDown</Code></Error>" if fault is Fault.SLOW_DOWN else b"")
+        if fault in _REFUSALS:
+            return self._reply(*_REFUSALS[fault])
         if fault is Fault.DROP:
             return self._hang_up(reset=True)
         status, headers, answer = self._ask_upstream(body)
@@ -250,6 +262,18 @@ class _Handler(BaseHTTPRequestHandler):
             if not reset:
                 self.connection.shutdown(socket.SHUT_RDWR)
             self.connection.close()
+
+
+def _refusal(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
+    return status, {}, f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+
+
+_REFUSALS = {
+    Fault.UNAVAILABLE: _refusal(503, ""),
+    Fault.SLOW_DOWN: _refusal(503, "SlowDown"),
+    Fault.INTERNAL: _refusal(500, "InternalError"),
+    Fault.EXPIRED: _refusal(403, "ExpiredToken"),
+}
 
 
 def _flipped(data: bytes) -> bytes:

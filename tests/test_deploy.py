@@ -91,9 +91,15 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
     assert os.access(REPOSITORY / "docker/init", os.X_OK)
 
 
+def pins(name: str) -> set[str]:
+    """The pins of a file of requirements, without their hashes."""
+    lines = (REPOSITORY / name).read_text().splitlines()
+    return {line.removesuffix(" \\") for line in lines if not line.startswith((" ", "#"))}
+
+
 def test_the_airflow_image_is_light_and_agrees_with_the_other() -> None:
-    light = set((REPOSITORY / "requirements-airflow.txt").read_text().splitlines())
-    full = set((REPOSITORY / "requirements.txt").read_text().splitlines())
+    light = pins("requirements-airflow.txt")
+    full = pins("requirements.txt")
     assert not [line for line in light if re.match(r"(torch|diffusers|transformers|xformers|accelerate|nvidia)", line)]
     assert light <= full, "else a task would run with other versions than the plan"
     version = next(line for line in light if line.startswith("apache-airflow==")).partition("==")[2]
@@ -209,14 +215,67 @@ def test_only_the_uis_port_is_published() -> None:
     assert [name for name, service in services().items() if "ports" in service] == ["api-server"]
 
 
+def test_every_service_is_locked_in() -> None:
+    """Neither root nor a capability, and nothing to write but volumes and memory: CWE-250."""
+    for name, service in services().items():
+        assert re.fullmatch(r"[1-9]\d*:\d+", service["user"]), f"{name} runs as its image likes, or as root"
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["ulimits"] == {"core": 0}, f"{name}: a core file may hold secrets"
+        assert not {"privileged", "cap_add", "pid", "ipc", "network_mode", "userns_mode"} & service.keys(), name
+        assert "docker.sock" not in json.dumps(service), name
+        for place in service.get("tmpfs", []):
+            assert "size=" in place, f"{name}: {place} may fill the machine's memory"
+
+
+WRITTEN = {
+    "postgres": {"/var/lib/postgresql", "/var/run/postgresql", "/tmp"}, "broker": {"/data", "/tmp"},
+    "seaweedfs": {"/data", "/tmp"}, "prometheus": {"/prometheus"}, "grafana": {"/var/lib/grafana", "/tmp"},
+}  # fmt: skip
+"""Where the servers of others write, by their images' own files."""
+
+
+def test_servers_of_others_can_write_where_they_must_on_a_read_only_root() -> None:
+    for name, places in WRITTEN.items():
+        service = services()[name]
+        writable = {volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")}
+        writable |= {place.partition(":")[0] for place in service.get("tmpfs", [])}
+        assert writable == places, name
+
+
+def test_the_broker_and_the_database_ask_for_a_password_and_are_not_published() -> None:
+    """Whoever writes to the broker runs code on the workers (CVE-2026-68982): CWE-306."""
+    broker, database = services()["broker"], services()["postgres"]
+    assert "requirepass %s" in "".join(broker["command"])
+    assert "BROKER_PASSWORD" not in "".join(broker["command"][:2]), "a command line can be read from outside"
+    assert database["environment"]["POSTGRES_INITDB_ARGS"] == "--auth-host=scram-sha-256"
+    for name in ("broker", "postgres", "seaweedfs"):
+        assert "ports" not in services()[name], name
+    opened = compose("docker/cluster.yaml")["services"]
+    assert "postgres" not in opened
+    for name, service in opened.items():
+        for port in service["ports"]:
+            assert port.startswith("${CONTROL_ADDRESS:?"), f"{name}: {port} has a default, and may be every address"
+
+
+def test_example_dags_are_off_everywhere() -> None:
+    """CVE-2026-101031."""
+    for name in AIRFLOW_SERVICES:
+        assert services()[name]["environment"]["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+    assert compose("docker/gpu-machine.yaml")["services"]["gpu-worker"]["environment"][
+        "AIRFLOW__CORE__LOAD_EXAMPLES"
+    ] == "False"  # fmt: skip
+    values = yaml.safe_load((REPOSITORY / "deploy/helm-values.yaml").read_text())
+    assert {"name": "AIRFLOW__CORE__LOAD_EXAMPLES", "value": "False"} in values["env"]
+
+
 def test_every_service_is_bounded_pinned_and_restarted() -> None:
     for name, service in services().items():
         assert re.search(r":v?\d+\.\d+", service["image"]), f"{name}: {service['image']} is not pinned"
         assert {"cpus", "memory", "pids"} <= set(service["deploy"]["resources"]["limits"]), name
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}
         assert service["restart"] == ("on-failure:5" if name == "init" else "unless-stopped")
-        assert "no-new-privileges:true" in service["security_opt"]
-        assert "privileged" not in service
     for name in ("postgres", "broker", "seaweedfs", *COMMANDS):
         assert services()[name]["healthcheck"]["test"], name
 

@@ -53,9 +53,10 @@ def test_every_target_that_the_pages_name_is_in_the_makefile() -> None:
 
 
 def test_requirements_pin_everything() -> None:
-    for name in ("requirements.txt", "requirements-airflow.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-hashed.txt", "requirements-airflow.txt", "requirements-dev.txt"):
         for line in (REPOSITORY / name).read_text().splitlines():
-            assert re.match(r"[a-z0-9._-]+==[^ ]+( ; .+)?$", line) or line.startswith("#"), line
+            pin = re.match(r"[a-z0-9._-]+==[^ ]+( ; .+?)?( \\)?$", line)
+            assert pin or re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?$", line) or line.startswith("#"), line
     pinned = (REPOSITORY / "requirements.txt").read_text()
     for pin in ("apache-airflow==3.3.2", "torch==2.13.0", "diffusers==0.42.1", "celery==5.6"):
         assert pin in pinned

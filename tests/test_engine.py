@@ -14,7 +14,7 @@ import torch
 from inpaint_ops.config import Scheduler
 from inpaint_ops.device import describe
 from inpaint_ops.engine import Batcher, BatchKey, Engine, PaintItem, PaintResult
-from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError, PromptError
+from inpaint_ops.errors import DeviceLostError, DeviceOutOfMemoryError, NonFiniteImageError, PromptError
 from inpaint_ops.model import schedulers, tuned
 from inpaint_ops.model.compiled import figures, undo
 from inpaint_ops.model.loading import LoadedModel
@@ -523,7 +523,7 @@ def test_a_lost_device_is_no_rows_fault(make: Callable[..., Engine], pipe: Any) 
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     pipe.unet.forward = lost
-    with pytest.raises(torch.AcceleratorError):
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
         list(make().paint([item(1), item(2)]))
 
 

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.errors import (
     AccessDeniedError,
+    CredentialsExpiredError,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
@@ -249,8 +250,8 @@ class TestCredentials:
         (404, "NoSuchBucket", ObjectNotFoundError, "no bucket 'b'"),
         (403, "403", AccessDeniedError, "s3:GetObject"),
         (403, "AccessDenied", AccessDeniedError, "s3:GetObject"),
-        (403, "RequestTimeTooSkewed", AccessDeniedError, "clock"),
-        (400, "ExpiredToken", AccessDeniedError, "renew"),
+        (403, "RequestTimeTooSkewed", StorageUnavailableError, "clock"),
+        (400, "ExpiredToken", CredentialsExpiredError, "renew"),
         (401, "Unauthorized", AccessDeniedError, "AWS_ACCESS_KEY_ID"),
         (301, "PermanentRedirect", StorageError, "AWS_REGION"),
         (412, "PreconditionFailed", StorageError, "changed"),

@@ -244,7 +244,10 @@ def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path:
     assert (failed[2].type, failed[2].stage) == ("KeyError", "denoise")
     assert (failed[3].type, failed[3].stage, failed[3].message) == ("ZeroDivisionError", "encode", "no such pixels")
     talk.send(rows[3].model_copy(update={"prompt": "lost"}), Flush())
-    assert talk.process.wait(PATIENCE) == 1
+    assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+    (fatal,) = talk.all(Fatal)
+    assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceLostError", "device", False)
+    assert "device-side assert" in (tmp_path / LEASES / "cpu-0.losses").read_text()
     assert not talk.all(Bye) and not [event for event in talk.all(Done) + talk.all(Failed) if event.row == 4]
 
 

@@ -21,7 +21,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
-from inpaint_ops.errors import DeviceOutOfMemoryError, NonFiniteImageError
+from inpaint_ops.errors import DeviceLostError, DeviceOutOfMemoryError, NonFiniteImageError
 from inpaint_ops.records import Batch, LedgerEntry, Memory, Timings
 
 log = logging.getLogger(__name__)
@@ -187,8 +187,8 @@ class Engine:
         the model goes on without. Any other exception makes the rows go on one by one, so that the guilty row alone
         fails with it.
 
-        Raises ValueError for rows of several keys, and torch.AcceleratorError where the device's context is lost: then
-        no later batch in this process can work.
+        Raises ValueError for rows of several keys, and DeviceLostError where the device's context is lost: then no
+        later batch in this process can work.
         """
         if len({item.key for item in batch}) > 1:
             raise ValueError("a batch holds rows of one size, one number of steps, one guidance and one strength")
@@ -225,7 +225,7 @@ class Engine:
         except Exception as error:
             out_of_memory = _out_of_memory(error)
             if isinstance(error, torch.AcceleratorError) and not out_of_memory:
-                raise
+                raise DeviceLostError(f"the device failed: {' '.join(str(error).split())[:300]}") from error
             if not out_of_memory:
                 log.exception("painting rows %s failed", [item.row for item in rows])
             error.__context__ = error.__cause__ = None

@@ -7,7 +7,6 @@ name, and the whole file is moved to where the hub's client looks for it. Import
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,9 +16,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.digests import sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BLOCK = 8 * 2**20
 
 
 def fetch_blob(model: str, revision: str, name: str, hub: Path) -> int:
@@ -56,7 +55,7 @@ def fetch_blob(model: str, revision: str, name: str, hub: Path) -> int:
             expected_size=about.size,
             displayed_filename=name,
         )
-    if _SHA256.fullmatch(about.etag) and _digest(part) != about.etag:
+    if _SHA256.fullmatch(about.etag) and sha256(part) != about.etag:
         part.unlink()
         raise ModelError(f"{model}: {name} came damaged (its SHA-256 is another): fetch it again")
     part.rename(blob)
@@ -67,11 +66,3 @@ def part_bytes(model: str, hub: Path) -> int:
     """Bytes of files that an earlier try has begun."""
     blobs = hub / f"models--{model.replace('/', '--')}" / "blobs"
     return sum(path.stat().st_size for path in blobs.glob("*.inpaint_ops-part"))
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as opened:
-        while block := opened.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()

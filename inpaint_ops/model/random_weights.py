@@ -25,6 +25,7 @@ from filelock import FileLock
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.digests import write_known
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION, is_random
 
@@ -170,6 +171,7 @@ def build(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
         "torch": torch.__version__,
         "note": "The weights are random numbers: images painted with them mean nothing.",
     }
+    write_known(folder)
     (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     return folder
 

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
 from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
 
@@ -109,6 +110,10 @@ def pull(
         raise ModelError("sdxl-random needs no files: it is made on the device when a worker loads it")
     if model in RANDOM_MODELS:
         folder = _built(model, cache)
+        if _damaged(folder, cache):
+            say(f"{folder} is damaged: built anew")
+            shutil.rmtree(folder)
+            folder = _built(model, cache)
         verify(folder)
         return folder
     if is_local(model):
@@ -132,6 +137,10 @@ def pull(
                 raise ModelError(f"{model} needs {more / 1e9:.1f} GB more, {hub} has {free / 1e9:.1f} GB free")
             say(f"{model} at {info.sha}: {len(wanted)} files, {need / 1e9:.2f} GB, {more / 1e9:.2f} GB of it to fetch")
             started = time.perf_counter()
+            for path in _damaged(hub / f"models--{model.replace('/', '--')}" / "snapshots" / (info.sha or ""), cache):
+                say(f"{path} is damaged: fetched anew")
+                path.resolve().unlink()
+                path.unlink(missing_ok=True)
             _fetch_weights(model, info.sha or "main", wanted, hub, say)
             folder = Path(snapshot_download(model, revision=revision, cache_dir=hub, allow_patterns=wanted))
             if here < need:
@@ -226,6 +235,23 @@ def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Veri
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
     scale = 2 ** (len(vae.get("block_out_channels") or [0]) - 1)
     return Verified(folder, tuple(sizes), sum(sizes.values()), digest(sizes), variant, int(unet["sample_size"]) * scale)
+
+
+def check_published(found: Verified, cache: Path | None = None) -> None:
+    """Check the SHA-256 of the weights that `verify` found, where it is known (`check_digests`). Raises ModelError."""
+    check_digests(found.folder, found.files, _root(cache) / "inpaint_ops-verified")
+
+
+def _damaged(folder: Path, cache: Path | None) -> list[Path]:
+    """Weight files below `folder` that are cut short, or not the ones that were published."""
+    bad = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            _check_whole(path)
+            check_digests(folder, [str(path.relative_to(folder))], _root(cache) / "inpaint_ops-verified")
+        except ModelError:
+            bad.append(path)
+    return bad
 
 
 def variant_of(folder: Path, dtype: str) -> str | None:
@@ -366,6 +392,8 @@ def _check_whole(path: Path) -> None:
     try:
         count = len(tensor_names(path))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({error}); delete it and fetch the model again") from error
+        raise ModelError(
+            f"{path} is damaged or cut short ({error}); fetch the model again with `inpaint-ops models pull`"
+        ) from error
     if count == 0:
         raise ModelError(f"{path} holds no tensors; delete it and fetch the model again")

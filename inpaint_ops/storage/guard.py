@@ -54,6 +54,12 @@ class Storage:
         self._buckets: dict[str, S3Store] = {}
         self._folder = FolderStore()
 
+    def renew(self) -> None:
+        """Make the S3 client anew when it is next needed, by credentials as they are then."""
+        with self._lock:
+            self._client = None
+            self._buckets.clear()
+
     def get(
         self,
         where: Where,

@@ -35,7 +35,7 @@ from inpaint_ops.errors import (
 from inpaint_ops.locations import Location
 from inpaint_ops.storage.files import temporary_beside
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_expiry, check_size
-from inpaint_ops.storage.s3_errors import error_code, http_status, s3_error, s3_errors
+from inpaint_ops.storage.s3_errors import GIVE_UP, UPLOADS, error_code, http_status, s3_error, s3_errors
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -220,7 +220,7 @@ class S3Store:
         """See ObjectStore: open multipart uploads, which cost like objects and show in no listing."""
         pages = iter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix))
         while True:
-            with s3_errors(self._at(prefix), "list"):
+            with s3_errors(self._at(prefix), UPLOADS):
                 page = next(pages, None)
             if page is None:
                 return
@@ -229,7 +229,7 @@ class S3Store:
 
     def discard(self, unfinished: Unfinished) -> None:
         """See ObjectStore."""
-        with s3_errors(unfinished.location, "delete"):
+        with s3_errors(unfinished.location, GIVE_UP):
             try:
                 self._client.abort_multipart_upload(
                     Bucket=self._bucket, Key=unfinished.location.key, UploadId=unfinished.upload

@@ -12,6 +12,7 @@ from urllib3.exceptions import HTTPError
 from inpaint_ops.errors import (
     AccessDeniedError,
     ConfigError,
+    CredentialsExpiredError,
     InpaintOpsError,
     ObjectNotFoundError,
     StorageError,
@@ -23,14 +24,23 @@ _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or
 _CURES = {
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
     "InvalidAccessKeyId": "the access key is unknown here: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
-    "ExpiredToken": "the session token has expired: renew the credentials",
-    "TokenRefreshRequired": "the session token has expired: renew the credentials",
     "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: synchronise it",
     "AccountProblem": "the account has a problem: ask its owner",
     "Unauthorized": _CREDENTIALS,
-    "AccessDenied": "allow these credentials s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there",
 }
+UPLOADS = "list open uploads below"
+GIVE_UP = "give up an upload of"
+_RIGHTS = {
+    # Amazon S3 User Guide, GetObject: without s3:ListBucket, it answers 403 for an object that is not there.
+    "read": "s3:GetObject there (and s3:ListBucket on the bucket, or a missing object is refused too)",
+    "write": "s3:PutObject there",
+    "delete": "s3:DeleteObject there",
+    "list": "s3:ListBucket on the bucket, with this prefix",
+    UPLOADS: "s3:ListBucketMultipartUploads on the bucket",
+    GIVE_UP: "s3:AbortMultipartUpload there",
+}
+"""What each action asks for, in the words of an IAM policy; `deploy/iam/` has a policy for each role."""
+
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -43,6 +53,7 @@ _NO_CREDENTIALS = (
     boto.ConfigParseError,
 )
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
@@ -79,8 +90,13 @@ def _of_reply(error: boto.ClientError, where: Location, action: str) -> InpaintO
         return ObjectNotFoundError(f"there is no bucket {where.bucket!r} (for {where}): create it, or correct the URI")
     if code == "NoSuchKey" or status == 404:
         return ObjectNotFoundError(f"there is no object {where}")
+    if code in _EXPIRED:
+        return CredentialsExpiredError(f"{said}; the session token has expired: renew the credentials")
+    if code == "RequestTimeTooSkewed":
+        return StorageUnavailableError(f"{said}; this machine's clock is wrong: synchronise it")
     if code in _CURES or status in (401, 403):
-        return AccessDeniedError(f"{said}; {_CURES.get(code, _CURES['AccessDenied'])}")
+        right = f"allow these credentials {_RIGHTS.get(action, action)}"
+        return AccessDeniedError(f"{said}; {_CURES.get(code, right)}")
     if code in _ELSEWHERE or status in (301, 307):
         return StorageError(f"{said}; the bucket is in another region: set AWS_REGION")
     if status == 412:
@@ -104,6 +120,8 @@ def _of_client(error: Exception, where: Location, action: str) -> InpaintOpsErro
         return StorageUnavailableError(
             f"cannot {action} {where}: no connection to the store ({kind}); is it up, and AWS_ENDPOINT_URL right?"
         )
+    if isinstance(error, boto.EndpointProviderError):  # its own words repeat the URL, which may hold a password
+        return ConfigError(f"cannot {action} {where}: AWS_ENDPOINT_URL is not usable: write http://host:port")
     if isinstance(error, (boto.ParamValidationError, boto.InvalidRegionError, boto.UnknownEndpointError)):
         return ConfigError(f"cannot {action} {where}: {' '.join(str(error).split())}")
     if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, HTTPError)):

@@ -26,6 +26,7 @@ class WorkerSession:
     phase: str = "starting a worker"
     painted: int = 0
     flushed: bool = False
+    device_lost: str = ""
     last_sign: float = field(default_factory=time.monotonic)
 
     @classmethod

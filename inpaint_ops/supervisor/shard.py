@@ -10,13 +10,19 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import InpaintOpsError, ShardIncompleteError, WorkerDiedError, WorkerStalledError
+from inpaint_ops.errors import (
+    DeviceLostError,
+    DrainedError,
+    InpaintOpsError,
+    ShardIncompleteError,
+    WorkerDiedError,
+    WorkerStalledError,
+)
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
@@ -36,7 +42,8 @@ from inpaint_ops.protocol import (
     Warn,
 )
 from inpaint_ops.recorder import Recorder
-from inpaint_ops.records import ErrorInfo, Record, ShardProgress, Stage, now
+from inpaint_ops.records import ErrorInfo, Record, ShardProgress, now
+from inpaint_ops.scratch import scratch_folder
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.state import (
@@ -49,11 +56,17 @@ from inpaint_ops.supervisor.state import (
     RowState,
     ShardResult,
 )
+from inpaint_ops.supervisor.transfers import Transfers
 
 log = logging.getLogger(__name__)
 
 MAX_DEATHS_IN_A_ROW = 3
 """Workers that may die without a single row ended between them, before the shard is given back to the scheduler."""
+
+MAX_DEATHS_ALONE = 2
+"""Workers that may end with one row alone in their hands, before it is the row that is to blame: the first may have
+been killed by somebody else, or lost its device.
+"""
 
 GOODBYE_SECONDS = 60.0
 """What a worker has to end once its work is done; then it is killed."""
@@ -82,7 +95,7 @@ class ShardRun:
     _downloading: set[int] = field(init=False, default_factory=set)
     _ready: deque[int] = field(init=False, default_factory=deque)
     _recording: set[int] = field(init=False, default_factory=set)
-    _leftover: dict[int, BaseException] = field(init=False, default_factory=dict)
+    _leftover: dict[int, str] = field(init=False, default_factory=dict)
     _session: WorkerSession | None = field(init=False, default=None)
     _sessions: int = field(init=False, default=0)
     _deaths: int = field(init=False, default=0)
@@ -92,24 +105,23 @@ class ShardRun:
     _skipped: int = field(init=False, default=0)
     _painted: int = field(init=False, default=0)
     _first_paint: float | None = field(init=False, default=None)
-    _telling: Future[None] | None = field(init=False, default=None)
-    _downloads: ThreadPoolExecutor = field(init=False)
-    _uploads: ThreadPoolExecutor = field(init=False)
+    _drained_by: float | None = field(init=False, default=None)
+    _transfers: Transfers = field(init=False)
 
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
         self._recorder = Recorder(self.storage, self.layout, self.shard, self.job, self.attempt)
-        self._scratch = self.settings.scratch / f"{self.layout.run}-{self.attempt}"
+        self._transfers = Transfers(self.storage, self.settings, self._inbox.put)
 
     def run(self) -> ShardResult:
         """Bring every row of the shard to a record.
 
         Raises ShardIncompleteError where transient errors left rows without one (the final attempt records them as
-        failed, unless not even that can be stored), and whatever keeps the worker from working at all: ModelError,
-        DeviceBusyError, WorkerDiedError, StorageError.
+        failed, unless not even that can be stored), DrainedError after `drain`, and whatever keeps the worker from
+        working at all: ModelError, DeviceError, WorkerDiedError, StorageError.
         """
         started = time.monotonic()
-        recorded = self._recorder.recorded_rows()
+        recorded = self._transfers.patiently(self._recorder.recorded_rows)
         missing = [row for row in self.rows if row.row not in recorded]
         self._skipped = len(self.rows) - len(missing)
         if missing:
@@ -124,43 +136,67 @@ class ShardRun:
             self.shard, self._done, self._failed, self._skipped, self._sessions, time.monotonic() - started
         )
 
+    def drain(self) -> None:
+        """Have `run` come to an end: no row is begun any more, and those in the worker's hands get the grace time.
+
+        Safe to call from a signal handler. The second call takes what is left of the grace.
+        """
+        first = self._drained_by is None
+        self._drained_by = time.monotonic() + (self.settings.grace if first else 0.0)
+        self._transfers.stop.set()
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def _work(self, missing: Iterable[AcceptedRow]) -> None:
-        for row in missing:
-            self._states[row.row] = RowState(row, self._scratch / f"{row.row:07d}")
-            self._todo.append(row.row)
-        self._scratch.mkdir(parents=True, mode=0o700)
-        self._downloads = ThreadPoolExecutor(self.settings.transfer_threads, thread_name_prefix="download")
-        self._uploads = ThreadPoolExecutor(self.settings.transfer_threads, thread_name_prefix="upload")
-        told = time.monotonic()
-        try:
-            self._start_worker()
-            self._tell()
-            while self._states:
-                self._start_downloads()
-                self._feed_worker()
-                due = told + self.settings.progress_interval - time.monotonic()
-                with contextlib.suppress(queue.Empty):
-                    self._handle(self._inbox.get(timeout=min(max(due, 0.05), 1.0)))
-                self._check_worker_moves()
-                if time.monotonic() >= told + self.settings.progress_interval:
-                    told = time.monotonic()
-                    self.on_progress(self._progress())
-                    self._tell()
-            self._say_goodbye()
-            self.on_progress(self._progress())
-        finally:
-            if self._session is not None:
-                self._session.process.kill()
-            self._downloads.shutdown(wait=True, cancel_futures=True)
-            self._uploads.shutdown(wait=True, cancel_futures=True)
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        with scratch_folder(self.settings.scratch, f"{self.layout.run}-{self.attempt}") as self._scratch:
+            for row in missing:
+                self._states[row.row] = RowState(row, self._scratch / f"{row.row:07d}")
+                self._todo.append(row.row)
+            try:
+                self._start_worker()
+                self._loop()
+                self._say_goodbye()
+                self.on_progress(self._progress())
+            finally:
+                if self._session is not None:
+                    self._session.process.kill()
+                self._transfers.close()
+        if self._states:
+            raise DrainedError(
+                f"shard {self.shard}: told to stop; {len(self._states)} rows are handed back to another try"
+            )
         if self._leftover:
             number, error = next(iter(self._leftover.items()))
             raise ShardIncompleteError(
                 f"shard {self.shard}: {len(self._leftover)} rows wait for another try; row {number}: {error}"
             )
+
+    def _loop(self) -> None:
+        """Until every row has ended, or the worker's hands are empty after `drain`."""
+        told = time.monotonic()
+        self._tell()
+        while self._states and not self._is_drained():
+            if self._drained_by is None:
+                self._start_downloads()
+                self._feed_worker()
+            due = told + self.settings.progress_interval - time.monotonic()
+            with contextlib.suppress(queue.Empty):
+                self._handle(self._inbox.get(timeout=min(max(due, 0.05), 1.0)))
+            self._check_worker_moves()
+            if time.monotonic() >= told + self.settings.progress_interval:
+                told = time.monotonic()
+                self.on_progress(self._progress())
+                self._tell()
+
+    def _is_drained(self) -> bool:
+        """Whether all is done that `drain` leaves to do, or its time is up."""
+        if self._drained_by is None:
+            return False
+        session = self._session
+        in_hands = session.rows if session is not None and session.hello is not None else ()
+        if session is not None and in_hands:
+            session.flush()
+        return not (in_hands or self._recording) or time.monotonic() >= self._drained_by
 
     def _handle(self, message: Message) -> None:
         current = self._session.number if self._session else None
@@ -186,9 +222,8 @@ class ShardRun:
         return Progress(self.shard, len(self.rows), self._done + self._skipped, self._failed, phase, rate, left)
 
     def _tell(self) -> None:
-        """Store how far the shard is, in an upload thread; skipped while the last word is still on its way."""
-        if self._telling is None or self._telling.done():
-            self._telling = self._uploads.submit(self._recorder.store_progress, self._word())
+        """Store how far the shard is."""
+        self._transfers.say(partial(self._recorder.store_progress, self._word()))
 
     def _word(self, phase: str | None = None) -> ShardProgress:
         progress, session = self._progress(), self._session
@@ -224,30 +259,18 @@ class ShardRun:
         while self._todo and self._held() < self.settings.prefetch:
             number = self._todo.popleft()
             self._downloading.add(number)
-            self._downloads.submit(self._download, self._states[number])
-
-    def _download(self, state: RowState) -> None:
-        started = time.monotonic()
-        error: BaseException | None = None
-        try:
-            state.folder.mkdir()
-            for name, uri in (("image", state.row.image), ("mask", state.row.mask)):
-                try:
-                    self.storage.download(uri, state.folder / name, max_bytes=self.settings.max_image_bytes)
-                except InpaintOpsError as failure:
-                    raise type(failure)(f"{name}: {failure}") from failure
-        except BaseException as failure:  # it must reach the main thread, whatever it is
-            error = failure
-        self._inbox.put(Downloaded(state.row.row, time.monotonic() - started, error))
+            self._transfers.download(self._states[number])
 
     def _on_downloaded(self, message: Downloaded) -> None:
         self._downloading.discard(message.row)
-        state = self._states[message.row]
+        state = self._states.get(message.row)
+        if state is None:
+            return
         state.download = message.seconds
         if message.error is None:
             self._ready.append(message.row)
         else:
-            self._fail(state, message.error, "download")
+            self._fail(state, ErrorInfo.of(message.error, "download"))
 
     # -- the worker -----------------------------------------------------------------------------------------------
 
@@ -334,17 +357,21 @@ class ShardRun:
                 state = session.take_back(event.row)
                 if state is not None:
                     self._deaths = 0
-                    self._record_failure(state, event.error, event)
+                    self._fail(state, event.error, event)
             case Warn():
                 self._warn(event.message)
             case Bye():
                 session.bye = event
             case Fatal():
-                raise _our_error(event.error)
+                error = _our_error(event.error)
+                if session.hello is None or not isinstance(error, DeviceLostError):
+                    raise error
+                session.device_lost = event.error.message
             case Step():
                 pass  # a sign of life, noted already
 
     def _on_ready(self, session: WorkerSession, event: Ready) -> None:
+        self._skip_recorded()
         session.hello = event
         session.phase = "painting"
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total
@@ -354,6 +381,16 @@ class ShardRun:
         for entry in event.ledger:
             if not entry.matches:
                 log.warning("%s: %s asked, %s in force: %s", entry.name, entry.requested, entry.effective, entry.reason)
+
+    def _skip_recorded(self) -> None:
+        """Drop rows that another try, which held the device until now, has ended meanwhile."""
+        with contextlib.suppress(InpaintOpsError):  # painting them again is a waste, and no harm
+            for number in self._recorder.recorded_rows() & (set(self._states) - self._recording):
+                for waiting in (self._todo, self._ready):
+                    with contextlib.suppress(ValueError):
+                        waiting.remove(number)
+                self._skipped += 1
+                self._forget(number)
 
     def _check_worker_moves(self) -> None:
         session = self._session
@@ -366,13 +403,15 @@ class ShardRun:
     def _on_death(self, session: WorkerSession, returncode: int) -> None:
         """A worker is gone before its work is done: find out which row it was, and go on without that one."""
         self._session = None
-        how = session.process.describe_exit(returncode)
+        how = session.device_lost or session.process.describe_exit(returncode)
         kind = WorkerStalledError if session.process.stalled else WorkerDiedError
         suspects = [state for state in session.rows.values() if state.begun]
         bystanders = [state for state in session.rows.values() if not state.begun]
         self._warn(f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands")
         self._keep_report(session, how)
         if len(suspects) == 1:
+            suspects[0].deaths += 1
+        if len(suspects) == 1 and suspects[0].deaths >= MAX_DEATHS_ALONE:
             error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
             info = ErrorInfo.of(error, "worker").model_copy(update={"permanent": True})
             self._record_failure(suspects[0], info, None)
@@ -385,7 +424,7 @@ class ShardRun:
         self._ready.extend(state.row.row for state in bystanders)
         if self._deaths >= MAX_DEATHS_IN_A_ROW:
             raise kind(f"{self._deaths} workers in a row ended without finishing a row; the last: {how}")
-        if self._todo or self._ready or self._downloading:
+        if self._drained_by is None and (self._todo or self._ready or self._downloading):
             self._start_worker()
 
     def _say_goodbye(self) -> None:
@@ -434,14 +473,13 @@ class ShardRun:
         )
         self._record(event.row, write)
 
-    def _fail(self, state: RowState, error: BaseException, stage: Stage) -> None:
+    def _fail(self, state: RowState, error: ErrorInfo, event: Failed | None = None) -> None:
         """A transient error leaves the row to another try of the shard, unless this is the last."""
-        info = ErrorInfo.of(error, stage)
-        if info.permanent or self.final_attempt:
-            self._record_failure(state, info, None)
+        if error.permanent or (self.final_attempt and self._drained_by is None):
+            self._record_failure(state, error, event)
         else:
-            log.warning("row %d (%s): %s; it waits for another try", state.row.row, state.row.id, info.message)
-            self._leftover[state.row.row] = error
+            log.warning("row %d (%s): %s; it waits for another try", state.row.row, state.row.id, error.message)
+            self._leftover[state.row.row] = error.message
             self._forget(state.row.row)
 
     def _record_failure(self, state: RowState, error: ErrorInfo, event: Failed | None) -> None:
@@ -451,17 +489,9 @@ class ShardRun:
         self._record(state.row.row, write)
 
     def _record(self, number: int, write: Callable[[], Record]) -> None:
-        """Write a row's end in an upload thread; how that went comes back through the inbox."""
-
-        def work() -> None:
-            try:
-                message = Recorded(number, write().status)
-            except BaseException as failure:  # it must reach the main thread, whatever it is
-                message = Recorded(number, "failed", failure)
-            self._inbox.put(message)
-
+        """Write a row's end; how that went comes back through the inbox."""
         self._recording.add(number)
-        self._uploads.submit(work)
+        self._transfers.record(number, write)
 
     def _on_recorded(self, message: Recorded) -> None:
         self._recording.discard(message.row)
@@ -471,7 +501,7 @@ class ShardRun:
             log.warning("row %d: its result could not be stored: %s", message.row, info.message)
             if info.permanent:
                 raise message.error
-            self._leftover[message.row] = message.error
+            self._leftover[message.row] = info.message
         elif message.status == "done":
             self._done += 1
         else:

@@ -55,6 +55,8 @@ class RowState:
     """Its worker has said that it works on it."""
     alone: bool = False
     """It was in the hands of a worker that died: it goes on by itself, so that the guilty one is found."""
+    deaths: int = 0
+    """Workers that ended with this row alone in their hands."""
 
 
 @dataclass(frozen=True, slots=True)

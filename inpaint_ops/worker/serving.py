@@ -13,7 +13,7 @@ from typing import TextIO
 
 from pydantic import ValidationError
 
-from inpaint_ops.errors import DeviceError, InpaintOpsError
+from inpaint_ops.errors import DeviceError, DeviceLostError, InpaintOpsError
 from inpaint_ops.protocol import End, Fatal, Job, dump, parse_command
 from inpaint_ops.records import ErrorInfo, Model
 from inpaint_ops.worker import EXIT_FATAL, EXIT_ORPHANED
@@ -30,8 +30,7 @@ def serve(commands: Iterable[str], events: TextIO, *, started: float | None = No
     """Do what `commands` say, tell it in `events`, and return the process's exit code.
 
     `started` is when the process was asked for, in epoch seconds. Ends the process at once when the commands stop
-    without an End, or when nobody reads the events. What makes all further work impossible is raised
-    (torch.AcceleratorError).
+    without an End, or when nobody reads the events.
     """
     began = time.time()
     started = began if started is None else started
@@ -47,6 +46,7 @@ def serve(commands: Iterable[str], events: TextIO, *, started: float | None = No
         studio = open_studio(job, speaker.say, started=started, interpreter=began - started)
     except Exception as error:
         return _fatal(error, speaker)
+    lost: DeviceLostError | None = None
     with ThreadPoolExecutor(THREADS, "decode") as incoming, ThreadPoolExecutor(THREADS, "encode") as outgoing:
         shift = Shift(studio, speaker.say, inbox, incoming, outgoing)
         try:
@@ -55,6 +55,12 @@ def serve(commands: Iterable[str], events: TextIO, *, started: float | None = No
             for pool in (incoming, outgoing):
                 pool.shutdown(wait=False, cancel_futures=True)
             return _fatal(error.__cause__ or error, speaker)
+        except DeviceLostError as error:
+            incoming.shutdown(wait=False, cancel_futures=True)
+            lost = error
+    if lost is not None:  # what was painted before is finished and told by now
+        studio.lease.note_loss(str(lost))
+        return _fatal(lost, speaker)
     speaker.say(shift.goodbye())
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +19,19 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from inpaint_ops import images
-from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.errors import InpaintOpsError, ScratchFullError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
+from inpaint_ops.scratch import patiently, room_for
 from inpaint_ops.worker.studio import Studio
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Batcher, PaintItem, PaintResult
 
 log = logging.getLogger(__name__)
+
+FULL_DISK_SECONDS = 60.0
+"""What a painted image waits for room on the scratch disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +202,7 @@ class Shift:
             pixels = images.composite(row.source, row.mask, row.placement, result.image)
             composited = time.perf_counter()
             data = images.encode(pixels, format=item.format, icc=row.source.icc)
-            Path(item.output).write_bytes(data)
+            _write(Path(item.output), data)
             done = Done(
                 row=item.row,
                 output=item.output,
@@ -229,6 +234,16 @@ class Shift:
             log.error("row %d: %s failed", item.row, stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
         self._say(Failed(row=item.row, error=info, timings=timings, started_at=started_at, finished_at=now()))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file, waiting for room on a full disk: what is painted has cost more than the wait."""
+
+    def once() -> None:
+        with room_for(path):
+            path.write_bytes(data)
+
+    patiently(once, (ScratchFullError,), FULL_DISK_SECONDS, threading.Event())
 
 
 def _joined(first: Timings, second: Timings) -> Timings:

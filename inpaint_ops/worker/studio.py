@@ -88,13 +88,15 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
     from inpaint_ops.model import attention, compiled
     from inpaint_ops.model.loading import load
     from inpaint_ops.model.random_weights import RECIPES
-    from inpaint_ops.model.sources import resolve, verify
+    from inpaint_ops.model.sources import check_published, resolve, verify
 
     imported = time.perf_counter()
     phase("load", job.model)
     card = device.describe(job.device)
     source = resolve(job.model, job.revision)
     found = None if source.folder is None else verify(source.folder, strict=False)
+    if found is not None:
+        check_published(found)
     native = found.native_size if found else RECIPES[job.model].native_size
     choice = tuning.choose(
         card,

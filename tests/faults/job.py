@@ -1,4 +1,4 @@
-"""A small real job whose right results are known: rows in a store, the command that paints them, a place to do it in."""
+"""A small real job whose right results are known: rows in a store, the command that paints them, a place for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class Job:
     root: Location
     manifest: str
     sources: Mapping[int, Source]
+    prompts: Mapping[int, str]
 
     @property
     def rows(self) -> int:
@@ -64,7 +66,8 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def put_job(storage: Storage, root: Location, seed: int, *, rows: int = 6, poison: int | None = None) -> Job:
     """Write photos, masks and a manifest below `root`; the same for the same seed. Row `poison` kills its worker."""
     noise = np.random.default_rng(seed)
-    sources, lines = {}, []
+    sources: dict[int, Source] = {}
+    lines: list[dict[str, Any]] = []
     for row in range(1, rows + 1):
         width, height = SIZES[row % len(SIZES)]
         pixels = noise.integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -78,7 +81,7 @@ def put_job(storage: Storage, root: Location, seed: int, *, rows: int = 6, poiso
         lines.append({"image": f"{row}.png", "mask": f"{row}-mask.png", "prompt": prompt, "seed": row})
     manifest = root.join("in/job.jsonl")
     storage.put(manifest, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    return Job(root, manifest.uri, sources)
+    return Job(root, manifest.uri, sources, {row: line["prompt"] for row, line in enumerate(lines, 1)})
 
 
 def command(job: Job, run: str) -> list[str]:

@@ -68,6 +68,8 @@ class Trial:
     failed: dict[int, str] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     ending: list[Callable[[], None]] = field(default_factory=list)
+    painted_twice_is_fine: bool = False
+    second_key: tuple[str, str] = ("", "")
     _watchers: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -185,11 +187,11 @@ class Trial:
 
     def look(self) -> None:
         """Gather the evidence."""
+        look_at_store(self.direct, self.job, self.run, self.findings, failed=self.failed)
+        look_at_traffic(self.proxy.exchanges, self.run, self.findings, painted_twice_is_fine=self.painted_twice_is_fine)
+        look_at_machine(self.home, self.findings)
         for action in self.ending:
             action()
-        look_at_store(self.direct, self.job, self.run, self.findings, failed=self.failed)
-        look_at_traffic(self.proxy.exchanges, self.run, self.findings)
-        look_at_machine(self.home, self.findings)
         if self.struck_at is None:
             self.findings.add("the fault never happened")
 
@@ -204,7 +206,6 @@ class Fault:
     act: Callable[[Trial], None] = Trial.run_as_scheduled
     poison: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    slow: bool = False
     lacking: Callable[[], str] = lambda: ""
 
 
@@ -220,6 +221,7 @@ def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, 
         trial = Trial(
             job, run, home, proxy, environment, random.Random(f"{fault.name} {seed}"), direct, command(job, run)
         )
+        (trial.second_key,) = server.role_keys.values()
         try:
             fault.inject(trial)
             fault.act(trial)

@@ -52,7 +52,7 @@ def _poison(module):
 
 
 def _device(module):
-    """The forward pass fails as a device does: {"device": slot or null, "error": "lost" or "memory", "after": steps}."""
+    """Painting fails as a device: {"device": slot or null, "error": lost or memory, "after": calls, "fits": rows}."""
     import torch
 
     told = json.loads((_hooks() / "device").read_text())

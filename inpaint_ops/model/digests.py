@@ -1,0 +1,92 @@
+"""Are the weights the ones that were published? Each file's SHA-256 against the one that is known, once a change.
+
+Known are the hub's own (its cache names a large file by its SHA-256) and what a `weights.sha256` in the model's folder
+says, in sha256sum's form; our random models have one. A flipped bit in a weight file is no error to any library: it
+paints other pictures. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from inpaint_ops.errors import ModelError
+
+KNOWN = "weights.sha256"
+"""The file in a model's folder that says what its weight files hash to."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOCK = 8 * 2**20
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    found = hashlib.sha256()
+    with path.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def write_known(folder: Path) -> None:
+    """Note the SHA-256 of every safetensors file below `folder`."""
+    lines = [f"{sha256(path)}  {path.relative_to(folder)}\n" for path in sorted(folder.rglob("*.safetensors"))]
+    (folder / KNOWN).write_text("".join(lines), encoding="utf-8")
+
+
+def check_digests(folder: Path, files: Iterable[str], notes: Path) -> None:
+    """Check those of `files` (relative to `folder`) whose SHA-256 is known.
+
+    What was found right is noted in the folder `notes`, with the file's size and times, and not read again until they
+    change: SDXL's 7 GB cost some seconds the first time. Raises ModelError that names the file and the cure.
+    """
+    known = _known(folder, files)
+    note = notes / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+    seen = _read(note)
+    states = {name: _state(folder / name) for name in known}
+    unseen = [name for name in known if seen.get(name) != [known[name], *states[name]]]
+    with ThreadPoolExecutor(4, "sha256") as pool:
+        found = dict(zip(unseen, pool.map(lambda name: sha256(folder / name), unseen), strict=True))
+    for name, value in found.items():
+        if value != known[name]:
+            raise ModelError(
+                f"{folder / name} is damaged (its SHA-256 is not the published one): fetch the model again with "
+                "`inpaint-ops models pull`, which replaces what is damaged"
+            )
+    if unseen:
+        with contextlib.suppress(OSError):  # a cache that may only be read is read again
+            notes.mkdir(parents=True, exist_ok=True)
+            fresh = {name: [known[name], *states[name]] for name in known}
+            note.write_text(json.dumps(seen | fresh), encoding="utf-8")
+
+
+def _known(folder: Path, files: Iterable[str]) -> dict[str, str]:
+    listed = {}
+    if (folder / KNOWN).is_file():
+        for line in (folder / KNOWN).read_text(encoding="utf-8").splitlines():
+            value, _, name = line.partition("  ")
+            listed[name] = value
+    found = {}
+    for name in files:
+        blob = (folder / name).resolve().name  # the hub's cache links to blobs/<SHA-256>
+        if name in listed or _SHA256.fullmatch(blob):
+            found[name] = listed.get(name, blob)
+    return found
+
+
+def _state(path: Path) -> list[int]:
+    about = path.stat()
+    return [about.st_size, about.st_mtime_ns, about.st_ino]
+
+
+def _read(note: Path) -> dict[str, object]:
+    try:
+        kept = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}

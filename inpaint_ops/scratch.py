@@ -1,0 +1,90 @@
+"""Local scratch: a folder a try, swept when its owner is dead; and waiting for what may pass, a full disk above all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from inpaint_ops.errors import InpaintOpsError, ScratchFullError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_OWNER, _UNLOCKED = ".owner", ".owner-to-be"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+
+
+@contextlib.contextmanager
+def scratch_folder(root: Path, name: str) -> Iterator[Path]:
+    """A new folder below `root` for as long as the block lasts; those of processes that died are removed first.
+
+    The owner holds a `flock` on a file in it, which the kernel gives up with the process, so a folder whose lock is
+    free belongs to nobody. Raises ScratchFullError, OSError.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    folder = root / name
+    with room_for(root):
+        folder.mkdir(mode=0o700)
+        descriptor = os.open(folder / _UNLOCKED, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        (folder / _UNLOCKED).rename(folder / _OWNER)  # only now may a sweep look at it
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _sweep(root: Path) -> None:
+    for owner in root.glob(f"*/{_OWNER}"):
+        with contextlib.suppress(OSError):  # another sweeps it as well, or it is another user's
+            descriptor = os.open(owner, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(owner.parent, ignore_errors=True)
+                log.info("removed the scratch of a process that died: %s", owner.parent)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn the system's word for a full disk, or a used-up quota, into ScratchFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ScratchFullError(f"no room left on the disk of {path}: free some, or set INPAINT_SCRATCH") from error
+        raise
+
+
+def patiently(
+    call: Callable[[], T], may_pass: tuple[type[InpaintOpsError], ...], seconds: float, stop: threading.Event
+) -> T:
+    """What `call` returns, called again while it raises one of `may_pass`, for up to `seconds` from the first failure.
+
+    Pauses grow from half a second to ten. Once `stop` is set, the next failure is the last.
+    """
+    deadline, pause = None, _FIRST_PAUSE
+    while True:
+        try:
+            return call()
+        except may_pass as error:
+            now = time.monotonic()
+            if deadline is None:
+                deadline = now + seconds
+                log.warning("%s; waiting up to %.0f s", error, seconds)
+            if now + pause >= deadline or stop.wait(pause):
+                raise
+            pause = min(pause * 2, _LONGEST_PAUSE)
