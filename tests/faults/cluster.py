@@ -425,8 +425,8 @@ class ReplacedManifest:
         """One trial up to the end of the run and of the trigger that is refused."""
         loading, refused = threading.Event(), threading.Event()
         site.proxy.barrier("GET", f"/jobs/{flight.run}/in/1.png", after=loading.set)
-        # The run's first image waits for the refusal, for less than its client does.
-        site.proxy.barrier("PUT", f"/runs/{flight.run}/images/", before=lambda: refused.wait(25) or None)
+        for nth in range(1, 13):  # the run's images wait for the refusal; each try of a client for less than it would
+            site.proxy.barrier("PUT", f"/runs/{flight.run}/images/", nth, before=lambda: refused.wait(20))
         flight.run_id = site.trigger(flight)
         if not loading.wait(PATIENCE):
             raise TimeoutError("the run did not begin")
