@@ -188,12 +188,15 @@ def inpaint_manifest() -> None:
         return asdict(result)
 
     @painting_task(trigger_rule="all_done", outlets=[RESULTS])
-    def report() -> dict[str, Any]:
+    def report(shards: list[str] | None) -> dict[str, Any]:
+        from inpaint_ops.errors import ConfigError
         from inpaint_ops.runs import check_good, finish
 
         context = get_current_context()
         name = run_name(context["params"], context["run_id"])
         with airflow_errors():
+            if shards is None:  # a refused plan: the run of this name is somebody else's, and may be under way
+                raise ConfigError("nothing was planned here, so there is nothing to report: see the task `plan`")
             workspace = open_workspace()
             summary = finish(workspace, name)
             print(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}")
@@ -204,7 +207,8 @@ def inpaint_manifest() -> None:
         context["outlet_events"][RESULTS].extra = said | {"images_per_second": summary.images_per_second}
         return said
 
-    inpaint.expand(shard=plan()) >> report()
+    shards = plan()
+    inpaint.expand(shard=shards) >> report(shards)
 
 
 inpaint_manifest()

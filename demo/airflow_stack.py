@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -28,10 +29,15 @@ USER = "admin"
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody listens on now.
+
+    Below the kernel's ephemeral ports (32768 up): while a server is down, no client's connection takes its port.
+    """
+    for port in random.sample(range(29_000, 32_768), k=100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port between 29000 and 32767")
 
 
 def _die_with_parent() -> None:
@@ -64,6 +70,7 @@ class AirflowStack:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._extra = dict(environment)
         self._token = ""
+        self._start_again: dict[str, Callable[[], None]] = {}
 
     @property
     def password(self) -> str:
@@ -133,17 +140,31 @@ class AirflowStack:
                 preexec()
             _die_with_parent()
 
-        with (self.home / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *command],
-                env=environment,
-                cwd=cwd,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=in_child,
-            )
+        def start() -> None:
+            with (self.home / f"{name}.log").open("ab") as log:
+                self.processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "airflow", *command],
+                    env=environment,
+                    cwd=cwd,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                    preexec_fn=in_child,
+                )
+
+        self._start_again[name] = start
+        start()
+
+    def restart_ended(self) -> list[str]:
+        """Start again what has ended by itself or by a signal, as compose's `restart: unless-stopped`; says what.
+
+        Call it from the main thread: what it starts dies with the thread.
+        """
+        ended = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in ended:
+            self._start_again[name]()
+        return ended
 
     def _write_once(self, name: str, text: str) -> None:
         path = self.home / name

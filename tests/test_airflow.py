@@ -177,6 +177,17 @@ def test_a_run_that_is_not_good_is_not_green(airflow: AirflowStack, workspace: W
     assert summary.verdict == "INVALID"
 
 
+def test_a_run_name_that_is_taken_is_refused_in_red_and_nothing_of_the_run_changes(
+    night: str, airflow: AirflowStack, workspace: Workspace
+) -> None:
+    before = list(workspace.storage.list(workspace.layout(night).root))
+    rows = [{"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "another cup"}]
+    run_id = airflow.trigger(DAG, {"manifest": put_manifest(workspace, "other.jsonl", rows), "run": night})
+    assert airflow.wait_for_run(DAG, run_id) == "failed", "though the run of that name is good"
+    assert f"run '{night}' is of another manifest" in airflow.task_logs(DAG, run_id)
+    assert list(workspace.storage.list(workspace.layout(night).root)) == before
+
+
 def test_a_permanent_error_of_the_plan_fails_at_once_and_the_run_is_red(
     airflow: AirflowStack, workspace: Workspace
 ) -> None:

@@ -1,0 +1,36 @@
+"""The short form for a cluster: each of its faults once, at a fixed seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from demo.cluster import can_rename_hosts
+from demo.object_store import ObjectStoreServer
+from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
+from tests.faults.trial import Outcome
+
+pytestmark = [
+    pytest.mark.skipif(
+        not can_rename_hosts(), reason="machines need UTS namespaces: be root, or allow user namespaces"
+    ),
+    pytest.mark.timeout(1500),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
+) -> dict[str, Outcome]:
+    found: list[Outcome] = []
+    run_cluster_trials(CLUSTER_FAULTS, 1, object_store, tmp_path_factory.mktemp("faults") / "cluster", found.append)
+    for outcome in found:
+        say(f"{outcome.fault}: at {outcome.moment}, over {outcome.seconds:.0f} s later")
+    return {outcome.fault: outcome for outcome in found}
+
+
+@pytest.mark.parametrize("fault", CLUSTER_FAULTS, ids=lambda fault: fault.name)
+def test_a_run_in_a_cluster_recovers_by_itself(fault: Apart | Outage, outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes[fault.name]
+    assert outcome.recovered, outcome
