@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +48,7 @@ from inpaint_ops.records import (
     WorkerReport,
     now,
 )
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import ObjectInfo, Storage, make_s3_client
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
 from inpaint_ops.tuning import check_choices
 
@@ -353,20 +353,30 @@ def _shard_rows(storage: Storage, layout: RunLayout, shard: str) -> list[Accepte
 
 
 def _read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
-    with ThreadPoolExecutor(_IO_THREADS) as pool:
-        bodies = pool.map(lambda info: storage.get(info.location), storage.list(prefix))
-        return [kind.model_validate_json(body) for body in bodies]
+    return [read for read in _read(storage, list(storage.list(prefix)), kind) if read is not None]
 
 
 def _in_order(storage: Storage, prefix: Location, kind: type[M]) -> dict[str, M]:
-    """Every object below the prefix by its name without ending, the oldest first."""
+    """Every note below the prefix by its name without ending, the oldest first."""
     infos = sorted(storage.list(prefix), key=lambda info: info.modified)
+    notes = zip(infos, _read(storage, infos, kind), strict=True)
+    return {PurePosixPath(info.location.name).stem: note for info, note in notes if note is not None}
+
+
+def _read(storage: Storage, infos: Sequence[ObjectInfo], kind: type[M]) -> Iterator[M | None]:
+    """The objects in this order. A record that cannot be read is an error; of all else it is None, and a word in the
+    log: what only tells of the run must not keep its report from being written.
+    """
     with ThreadPoolExecutor(_IO_THREADS) as pool:
-        bodies = pool.map(lambda info: storage.get(info.location), infos)
-        return {
-            PurePosixPath(info.location.name).stem: kind.model_validate_json(body)
-            for info, body in zip(infos, bodies, strict=True)
-        }
+        for info, body in zip(infos, pool.map(lambda info: storage.get(info.location), infos), strict=True):
+            try:
+                yield kind.model_validate_json(body)
+            except ValidationError as error:
+                damaged = f"{info.location} is damaged ({error.error_count()} errors)"
+                if kind is Record:
+                    raise StorageError(f"{damaged}: delete it, and run its shard again") from None
+                log.warning("%s: it is left out", damaged)
+                yield None
 
 
 def _got_over(storage: Storage, layout: RunLayout) -> Iterator[Fault]:

@@ -243,7 +243,7 @@ class TestCatalogue:
 
     def test_a_run_that_goes_on_is_looked_at_again(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("inpaint_ops.browse.catalogue.LIVE_SECONDS", 0.0)
-        put_plan(workspace, make_plan("live", 5, shard_rows=5))
+        put_plan(workspace, make_plan("live", 5, shard_rows=5, created=now()))
         catalogue = Browser(workspace, keep=False).catalogue
         assert catalogue.page(RunQuery()).entries[0].state == "waiting"
         put_word(workspace, "live", 0, rows=5, done=2)

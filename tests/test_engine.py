@@ -264,7 +264,7 @@ def test_without_guidance_there_is_no_negative_half(make: Callable[..., Engine],
 
 
 def test_out_of_memory_halves_the_batch_and_remembers(make: Callable[..., Engine], pipe: Any) -> None:
-    forward, said = pipe.unet.forward, []
+    forward, said, warned = pipe.unet.forward, [], []
 
     def small_card(sample: torch.Tensor, *args: Any, **more: Any) -> Any:
         if len(sample) > 2 * 2:  # guidance doubles the rows
@@ -273,12 +273,13 @@ def test_out_of_memory_halves_the_batch_and_remembers(make: Callable[..., Engine
 
     alone = [image(next(iter(make().paint([item(row)])))) for row in range(6)]
     pipe.unet.forward = small_card
-    engine = make(batch_size=6, on_warning=said.append)
+    engine = make(batch_size=6, on_warning=warned.append, on_out_of_memory=said.append)
     results = list(engine.paint([item(row) for row in range(6)]))
     assert engine.batch_size == 1  # 6, then 3, then 1
     assert [result.row for result in results] == list(range(6))
     assert all(difference(image(result), one) <= LEVELS for result, one in zip(results, alone, strict=True))
     assert len(said) == 2 and "3 from here on" in said[0]
+    assert not warned
 
     four = make(batch_size=4)
     assert [result.batch.size for result in four.paint([item(row) for row in range(4)]) if result.batch] == [2] * 4

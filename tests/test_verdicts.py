@@ -21,7 +21,7 @@ from test_ui_app import app, sign_in
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import ShardIncompleteError
+from inpaint_ops.errors import ShardIncompleteError, StorageError
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
@@ -79,9 +79,9 @@ def test_a_run_in_which_nothing_went_wrong_tells_of_nothing(tmp_path: Path, told
 
 
 def test_a_worker_that_was_killed_and_replaced_is_told_though_every_row_is_done(tmp_path: Path, told: Told) -> None:
-    bench = Bench(tmp_path, ["ok", "SIGKILL once", "ok", "out of memory"])
-    bench.shard_run(batch=4).run()
-    assert bench.statuses() == ["done"] * 4
+    bench = Bench(tmp_path, ["ok", "SIGKILL once", "out of memory"], transfer_threads=1)  # in this order
+    bench.shard_run(batch=3).run()
+    assert bench.statuses() == ["done"] * 3
     summary, places = told(bench)
     assert summary.verdict == "VALID"
     assert faults(summary) == {"worker_died": 1, "out_of_memory": 1}
@@ -226,6 +226,19 @@ def test_the_card_of_a_worker_that_it_killed_is_told_of_too(
     bench.shard_run().run()
     _, places = told(bench)
     everywhere(places, "NVIDIA L4 (GPU-aaaa1111): it answered when the worker began, and does not answer")
+
+
+def test_a_note_that_cannot_be_read_costs_no_report_and_a_record_is_one_clear_line(tmp_path: Path, told: Told) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"])
+    bench.shard_run().run()
+    put = bench.workspace.storage.put
+    for place in (bench.layout.fault_note("00000-x"), bench.layout.stop_note("00000-x"), bench.layout.worker("x")):
+        put(place, b'{"of": "another version"}')
+    assert told(bench)[0].verdict == "VALID"
+    put(bench.layout.record("00000", 2), b'{"half of a rec')
+    with pytest.raises(StorageError, match=r"records/00000/0000002.json is damaged \(1 errors\): delete it") as caught:
+        finish(bench.workspace, "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_summary_of_before_is_still_read(tmp_path: Path, told: Told, app: FastAPI) -> None:
