@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SECONDS := 600
+TARGETS := jsonl csv parquet prompts keys source mask placing commands events
 
-.PHONY: help demo up test lint bench lock clean
+.PHONY: help demo up test lint fuzz bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -28,6 +30,11 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=600 for each target, or TARGETS="csv keys"
+	for target in $(TARGETS); do \
+		$(BIN)/python -W ignore -m tests.fuzz $$target --seconds $(SECONDS) --seed 0 --keep .fuzz/$$target --artifacts .fuzz || exit; \
+	done
 
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu
