@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SECONDS := 600
+TARGETS := jsonl csv parquet prompts keys source mask placing commands events
 
-.PHONY: help demo up test lint audit bench lock clean
+.PHONY: help demo up test lint audit fuzz bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -37,6 +39,11 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 audit: $(STAMP)  ## known advisories for what is pinned; asks PyPI, and fails where a package could not be asked about
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --no-deps -r requirements.txt
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off -r requirements-dev.txt
+
+fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=600 for each target, or TARGETS="csv keys"
+	for target in $(TARGETS); do \
+		$(BIN)/python -W ignore -m tests.fuzz $$target --seconds $(SECONDS) --seed 0 --keep .fuzz/$$target --artifacts .fuzz || exit; \
+	done
 
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu

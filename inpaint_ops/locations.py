@@ -95,6 +95,7 @@ def parse(text: str | os.PathLike[str]) -> Location:
             path = os.path.abspath(Path(raw).expanduser())
         except RuntimeError:  # no such user
             raise ConfigError(f"{raw!r} begins with the home folder of nobody: write the whole path") from None
+        path = "/" + path.lstrip("/")  # POSIX keeps two slashes at the beginning, and everybody means one
         return Location(None, path + "/" if raw.endswith("/") and path != "/" else path)
     scheme, _, rest = raw.partition("://")
     if scheme == "file":

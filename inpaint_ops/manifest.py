@@ -6,21 +6,25 @@ raises ManifestError.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import io
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
-from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
+from inpaint_ops import parquet
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError, one_line
 from inpaint_ops.locations import Location, has_scheme, parse
 from inpaint_ops.records import ErrorInfo
 
@@ -29,8 +33,16 @@ STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
 """Denoising steps by quality, from the optimisation notes."""
 
 MAX_SEED = 2**63 - 1
+_PROMPT_KEPT = 4000
+"""Characters of a rejected row's prompt that its record shows."""
+_NAME_SHOWN = 80
+"""Characters of an unknown field's name that an error shows."""
 _ID = re.compile(r"\w[\w.+@=() -]{0,119}")
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|(com|lpt)[\d¹²³])( *\..*)?")
+_ID_BYTES = 200
+MAX_EXTRA_DEPTH = 32
+"""Objects and lists inside each other in `extra`, at most: pydantic writes no more than 255, and JSON readers vary."""
 
 
 class Row(BaseModel):
@@ -61,7 +73,7 @@ class Row(BaseModel):
     @field_validator("prompt", "negative_prompt")
     @classmethod
     def _no_control_characters(cls, value: str | None) -> str | None:
-        if value and any(unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t\r" for char in value):
+        if value and _CONTROL.search(value):
             raise ValueError("holds control characters: remove them")
         return value
 
@@ -78,6 +90,18 @@ class Row(BaseModel):
             )
         return value
 
+    @field_validator("extra")
+    @classmethod
+    def _extra_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What a Parquet file holds beyond JSON (times, decimals) becomes text; what JSON cannot say is refused."""
+        _check_depth(value)
+        try:
+            plain: dict[str, Any] = to_jsonable_python(value, inf_nan_mode="constants")
+            json.dumps(plain, allow_nan=False)
+        except ValueError:
+            raise ValueError("holds NaN, infinity or bytes, which JSON cannot say") from None
+        return plain
+
     @field_validator("crop")
     @classmethod
     def _margin_is_sane(cls, value: str | int) -> str | int:
@@ -92,11 +116,21 @@ class Row(BaseModel):
         return self
 
 
+def _check_depth(value: Any) -> None:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        if depth > MAX_EXTRA_DEPTH:
+            raise ValueError(f"is nested more than {MAX_EXTRA_DEPTH} deep")
+        nested = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [part for parts in nested for part in parts]
+
+
 def is_valid_id(text: str) -> bool:
     """Whether `text` can name an output object on every store: no slash, no markup, no reserved name, 200 bytes."""
     if not _ID.fullmatch(text) or ".." in text or text != text.strip(" .") or _RESERVED.fullmatch(text):
         return False
-    return len(text.encode()) <= 200
+    return len(text.encode()) <= _ID_BYTES
 
 
 class AcceptedRow(Row):
@@ -119,7 +153,8 @@ class RejectedRow:
     row: int
     id: str
     error: ErrorInfo
-    raw: dict[str, Any]
+    prompt: str = ""
+    """The beginning of it: what is bad may be large, and is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +212,9 @@ def read_manifest(
         case ".jsonl" | ".ndjson":
             rows = _read_jsonl(data, limits)
         case ".csv":
-            rows, strict = _read_csv(data, location.name), False
+            rows, strict = _read_csv(data, location.name, limits), False
         case ".parquet":
-            rows = _read_parquet(data, location.name, limits.max_rows if row_limit is None else None)
+            rows = _read_parquet(data, location.name, limits, limits.max_rows if row_limit is None else None)
         case suffix:
             raise ManifestError(
                 f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet"
@@ -197,7 +232,7 @@ def read_manifest(
 
 
 def _too_many_rows(name: str, limit: int) -> ManifestError:
-    return ManifestError(f"{name}: more than {limit} rows; split it, or raise INPAINT_MAX_ROWS")
+    return ManifestError(f"{name}: {parquet.too_many_rows(limit)}")
 
 
 def _validate(
@@ -244,25 +279,31 @@ def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Lo
 def _explain(error: pydantic.ValidationError) -> tuple[str, str | None]:
     """One line for all that is wrong with a row, unknown fields first: a typo often explains a missing field."""
     found = sorted(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
-    texts = [_explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"]) for item in found]
-    more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return "; ".join(texts[:3]) + more, str(found[0]["loc"][0]) if found[0]["loc"] else None
+    shown = [_explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"]) for item in found[:3]]
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(shown) + more, str(found[0]["loc"][0]) if found[0]["loc"] else None
 
 
 def _explain_one(field: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(field, list(Row.model_fields), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
-        return f"unknown field {field!r}, {hint}"
+        return f"unknown field {_shortened(field)!r}, {hint}"
     if kind == "missing":
         return f"{field}: the field is missing"
     return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "…"
+
+
 def _reject(number: int, raw: dict[str, Any], message: str, field: str | None) -> RejectedRow:
-    text = f"row {number}: {message}"
-    error = ErrorInfo(type="RowError", stage="validate", message=text[:2000], permanent=True, field=field)
-    return RejectedRow(row=number, id="", error=error, raw=raw)
+    text = one_line(f"row {number}: {message}")
+    named = None if field is None else one_line(_shortened(field))
+    error = ErrorInfo(type="RowError", stage="validate", message=text, permanent=True, field=named)
+    prompt = raw.get("prompt")
+    return RejectedRow(number, "", error, prompt[:_PROMPT_KEPT] if isinstance(prompt, str) else "")
 
 
 def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
@@ -272,12 +313,14 @@ def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
         if isinstance(row, Row) and row.id is not None:
             owner.setdefault(row.id.casefold(), number)
     taken = set(owner)
+    counts: dict[str, int] = {}  # the last number tried after each stem: counting anew would be quadratic
 
     def unique(stem: str) -> str:
-        name, count = stem, 1
+        name, count = stem, counts.get(stem, 1)
         while name.casefold() in taken:
             count += 1
             name = f"{stem}-{count}"
+        counts[stem] = count
         taken.add(name.casefold())
         return name
 
@@ -285,11 +328,10 @@ def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
     rejected: list[RejectedRow] = []
     for number, row in parsed:
         if isinstance(row, RejectedRow):
-            rejected.append(RejectedRow(number, unique(f"row-{number}"), row.error, row.raw))
+            rejected.append(replace(row, id=unique(f"row-{number}")))
         elif row.id is not None and owner[row.id.casefold()] != number:
             message = f"id: {row.id!r} is already that of row {owner[row.id.casefold()]}: give each row its own"
-            bad = _reject(number, row.model_dump(mode="json", exclude_defaults=True), message, "id")
-            rejected.append(RejectedRow(number, unique(f"row-{number}"), bad.error, bad.raw))
+            rejected.append(replace(_reject(number, dict(row), message, "id"), id=unique(f"row-{number}")))
         else:
             row_id = row.id if row.id is not None else unique(_stem(row.image))
             accepted.append(AcceptedRow.model_construct(**{**dict(row), "id": row_id, "row": number}))
@@ -299,7 +341,10 @@ def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
 def _stem(key: str) -> str:
     stem = unicodedata.normalize("NFC", PurePosixPath(key).stem)
     name = re.sub(r"[^\w.+@=() -]+|\.{2,}", "_", stem).strip(" .")[:60].rstrip(" .")
-    return name if is_valid_id(name) else "row-" + re.sub(r"\W+", "", name)[:40]
+    room = _ID_BYTES - len("-2000000")
+    if is_valid_id(name) and len(name.encode()) <= room and name == unicodedata.normalize("NFC", name):
+        return name
+    return "row-" + unicodedata.normalize("NFC", re.sub(r"\W+", "", name))[:40]
 
 
 def _read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[_Raw]:
@@ -311,15 +356,11 @@ def _read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[_Raw]:
 
 def _read_json_line(line: bytes, limits: ManifestLimits) -> dict[str, Any] | _BadRowError:
     if len(line) > limits.max_row_bytes:
-        return _BadRowError(f"longer than {limits.max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)")
+        return _too_long(limits)
     try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        value = _loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return _BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8")
-    except RecursionError:
-        return _BadRowError("nested too deeply")
-    except ValueError as error:
-        return _BadRowError(f"not JSON: {error}")
     except _BadRowError as error:
         return error
     return (
@@ -329,11 +370,34 @@ def _read_json_line(line: bytes, limits: ManifestLimits) -> dict[str, Any] | _Ba
     )
 
 
+def _too_long(limits: ManifestLimits) -> _BadRowError:
+    return _BadRowError(f"longer than {limits.max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)")
+
+
+def _loads(text: str) -> Any:
+    """Read JSON more strictly than `json`: no key twice, no NaN, no half of a surrogate pair. Raises _BadRowError."""
+    try:
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except RecursionError:
+        raise _BadRowError("nested too deeply") from None
+    except ValueError as error:
+        raise _BadRowError(f"not JSON: {error}") from None
+    if "\\u" in text and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        raise _BadRowError("holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it")
+    return value
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if key in {other for other, _ in pairs[:index]})
-        raise _BadRowError("the field is given twice", twice)
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _BadRowError("the field is given twice", _shortened(key))
+            seen.add(key)
     return keys
 
 
@@ -341,7 +405,7 @@ def _no_constants(text: str) -> Any:
     raise _BadRowError(f"{text} is not a number that JSON knows")
 
 
-def _read_csv(data: bytes, name: str) -> Iterator[_Raw]:
+def _read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[_Raw]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -354,10 +418,10 @@ def _read_csv(data: bytes, name: str) -> Iterator[_Raw]:
         raise ManifestError(f"{name}: line 1: {error}") from None
     if "image" not in header:
         raise ManifestError(
-            f"{name}: the first line must name the columns (image, mask, prompt, ...); it is {header[:8]!r}"
+            f"{name}: the first line must name the columns (image, mask, prompt, ...); it is "
+            f"{[_shortened(cell) for cell in header[:8]]!r}"
         )
-    if len(set(header)) != len(header):
-        raise ManifestError(f"{name}: two columns have one name: {sorted({c for c in header if header.count(c) > 1})}")
+    _check_columns(header, name)
     while True:
         line = reader.line_num + 1
         try:
@@ -367,39 +431,48 @@ def _read_csv(data: bytes, name: str) -> Iterator[_Raw]:
         if cells is None:
             return
         if any(cell.strip() for cell in cells):
-            yield line, _csv_row(header, cells)
+            long = sum(map(len, cells)) > limits.max_row_bytes
+            yield line, _too_long(limits) if long else _csv_row(header, cells)
 
 
 def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | _BadRowError:
     if len(cells) > len(header):
         return _BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds a comma")
     row: dict[str, Any] = {key: cell for key, cell in zip(header, cells, strict=False) if cell.strip() != ""}
-    if isinstance(row.get("crop"), str) and row["crop"].strip().isdigit():
+    if _MARGIN.fullmatch(row.get("crop", "")):
         row["crop"] = int(row["crop"])
     if "extra" in row:
         try:
-            row["extra"] = json.loads(row["extra"], object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-        except (ValueError, _BadRowError):
-            return _BadRowError("not a JSON object", "extra")
+            row["extra"] = _loads(row["extra"])
+        except _BadRowError as error:
+            return _BadRowError(f"not a JSON object ({error})", "extra")
     return row
 
 
-def _read_parquet(data: bytes, name: str, max_rows: int | None) -> Iterator[_Raw]:
-    """The rows; those of more than `max_rows` are refused from the footer, before any is read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+_MARGIN = re.compile(r"\s*[0-9]{1,9}\s*")
 
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data))
-        if max_rows is not None and table.metadata.num_rows > max_rows:
-            raise _too_many_rows(name, max_rows)
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{name}: not a readable Parquet file: {error}") from None
+
+def _check_columns(names: list[str], name: str) -> None:
+    twice = [column for column, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ManifestError(f"{name}: two columns have one name: {sorted(map(_shortened, twice[:8]))}")
+
+
+_PARQUET = b"PAR1"
+
+
+def _read_parquet(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None) -> Iterator[_Raw]:
+    if not data.startswith(_PARQUET) or not data.endswith(_PARQUET):
+        raise ManifestError(f"{name}: not a readable Parquet file: it is damaged, cut off or of another format")
+    lines = parquet.read_lines(data, max_bytes=limits.max_bytes, max_row_bytes=limits.max_row_bytes, max_rows=max_rows)
+    with contextlib.closing(lines):
+        for number, line in enumerate(lines, 1):
+            if "error" in line:
+                raise ManifestError(f"{name}: {line['error']}")
+            if "bad" in line:
+                yield number, _BadRowError(line["bad"], line["field"] and _shortened(line["field"]))
+            elif "row" in line:
+                yield number, line["row"]
 
 
 def to_jsonl(rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> bytes:

@@ -229,14 +229,13 @@ def _resumed(standing: Plan, wanted: Plan) -> Plan:
 def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:
     for row in parsed.rejected:
         moment = now()
-        prompt = row.raw.get("prompt")
         yield Record(
             id=row.id,
             row=row.row,
             status="rejected",
             attempt=f"plan-{run}",
             error=row.error,
-            prompt=prompt[:4000] if isinstance(prompt, str) else "",
+            prompt=row.prompt,
             started_at=moment,
             finished_at=moment,
         )

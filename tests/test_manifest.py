@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+import struct
+import subprocess
+import sys
+import tracemalloc
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inpaint_ops.errors import ManifestError
+from inpaint_ops import manifest
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, is_valid_id, read_manifest, to_jsonl
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, Row, is_valid_id, read_manifest, to_jsonl
+from tests.fuzz.targets import CORPUS
 
 GOOD = {"image": "photos/a.png", "mask": "masks/a.png", "prompt": "a cup"}
+
+
+def nested(depth: int) -> Any:
+    return json.loads("[" * depth + "]" * depth)
 
 
 def read(data: bytes | list[Any], name: str = "m.jsonl", **options: Any) -> ParsedManifest:
@@ -64,13 +77,40 @@ def only_rejection(parsed: ParsedManifest) -> str:
         ({**GOOD, "id": "<b>"}, ["id"]),
         ({**GOOD, "id": "CON"}, ["id", "reserved"]),
         ({**GOOD, "id": "é" * 120}, ["id"]),
+        ({**GOOD, "id": "x" * 121}, ["id", "1 to 120"]),
+        ({**GOOD, "id": ".."}, ["id"]),
+        ({**GOOD, "id": "a..b"}, ["id"]),
+        ({**GOOD, "id": "a."}, ["id"]),
+        ({**GOOD, "id": "a "}, ["id"]),
+        ({**GOOD, "id": ""}, ["id"]),
+        ({**GOOD, "id": "nul.png"}, ["id", "reserved"]),
+        ({**GOOD, "id": "com¹"}, ["id", "reserved"]),
+        ({**GOOD, "id": "aux .txt"}, ["id", "reserved"]),
+        ({**GOOD, "id": "a\nb"}, ["id"]),
+        ({**GOOD, "id": "a\u202eb"}, ["id"]),
+        ({**GOOD, "id": "a\u200bb"}, ["id"]),
+        ({**GOOD, "id": "&lt;script&gt;"}, ["id"]),
+        ({**GOOD, "prompt": "\x1b[2J"}, ["prompt", "control characters"]),
+        ({**GOOD, "prompt": "c1 \x9b"}, ["prompt", "control characters"]),
+        ({**GOOD, "prompt": "x" * 100_000}, ["prompt", "4000 characters"]),
+        ({**GOOD, "negative_prompt": "x" * 100_000}, ["negative_prompt", "4000 characters"]),
+        ({**GOOD, "prompt": "\ud800"}, ["half of a surrogate pair"]),
+        ({**GOOD, "extra": {"a": ["\udfff"]}}, ["half of a surrogate pair"]),
+        ({**GOOD, "\ud800": 1}, ["half of a surrogate pair"]),
+        ({**GOOD, "extra": {"a": nested(32)}}, ["extra", "nested more than 32 deep"]),
+        ({**GOOD, "extra": {"a": nested(400)}}, ["extra", "nested more than 32 deep"]),
+        ({**GOOD, "\x1b[31m\u2028": 1}, ["unknown field '\\x1b[31m\\u2028'"]),
+        ({**GOOD, "u" * 10_000: 1}, ["unknown field 'uuu", "known fields: image"]),
+        ({**GOOD, "image": "file://[/a.png"}, ["image", "no URI", "file:///path"]),
+        ({**GOOD, "image": "file:///a#1.png"}, ["image", "%23"]),
+        ({**GOOD, "image": "s3://elsewhere/\u2028\u202e\x85.png"}, ["image", "INPAINT_ALLOWED_PREFIXES", "\\u202e"]),
         ("not an object", ["not a JSON object"]),
     ],
 )
 def test_a_bad_row_is_rejected_by_line_field_and_cure_and_the_rest_goes_on(row: Any, words: list[str]) -> None:
     message = only_rejection(read([GOOD, row]))
     assert message.startswith("row 2: ")
-    assert "\n" not in message
+    assert message.isprintable() and len(message) <= 2000
     for word in words:
         assert word in message
 
@@ -85,6 +125,14 @@ def test_a_bad_row_is_rejected_by_line_field_and_cure_and_the_rest_goes_on(row: 
         (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "guidance_scale": 1e999}', "guidance_scale"),
         (b'{"image": "a\xff.png", "mask": "m.png", "prompt": "x"}', "UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": 1e999}}', "extra: holds NaN, infinity"),
+        (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": {"y": -Infinity}}}', "-Infinity is not"),
+        (
+            b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": {"y": 1, "y": 2}}}',
+            "y: the field is given",
+        ),
+        (b'{"\\u001b[31m": 1, "\\u001b[31m": 2}', "\\x1b[31m: the field is given twice"),
+        (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "seed": 1' + b"0" * 5000 + b"}", "not JSON"),
     ],
 )
 def test_a_line_that_is_no_row_is_rejected_alone(line: bytes, words: str) -> None:
@@ -103,9 +151,141 @@ def test_an_empty_manifest_is_one_clear_error(data: bytes) -> None:
         read(data)
 
 
-def test_a_million_blank_lines_are_one_clear_error() -> None:
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+@pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\t\n"])
+def test_a_million_blank_lines_are_one_clear_error(name: str, blank: bytes) -> None:
+    header = b"image,mask,prompt\n" if name == "m.csv" else b""
     with pytest.raises(ManifestError, match="has no rows"):
-        read(b"\n" * 1_000_000)
+        read(header + blank * 1_000_000, name)
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_blank_lines_are_neither_kept_nor_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(manifest, "_validate", _counted(manifest._validate, seen))
+    row = b"a.png,m.png,x\n" if name == "m.csv" else json.dumps(GOOD).encode() + b"\n"
+    header = b"image,mask,prompt\n" if name == "m.csv" else b""
+    blank = b"\n" * 50_000
+    tracemalloc.start()
+    parsed = read(header + blank + row + blank + row, name, limits=ManifestLimits(max_rows=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    first = 50_001 + (name == "m.csv")
+    assert [row.row for row in parsed.accepted] == seen == [first, first + 50_001]
+    assert peak < 2 * 2**20, "the file's text, and nothing for each line"
+
+
+def _counted(function: Any, seen: list[int]) -> Any:
+    def counted(number: int, *arguments: Any, **options: Any) -> Any:
+        seen.append(number)
+        return function(number, *arguments, **options)
+
+    return counted
+
+
+class _Counting(str):
+    """A field's name that counts how often it is compared or hashed."""
+
+    work = 0
+
+    def __hash__(self) -> int:
+        _Counting.work += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        _Counting.work += 1
+        return super().__eq__(other)
+
+
+def test_a_field_given_twice_among_many_is_found_in_linear_work() -> None:
+    pairs = [(_Counting(at), at) for at in range(2000)] + [(_Counting(1999), 0)]
+    _Counting.work = 0
+    with pytest.raises(manifest._BadRowError, match="1999: the field is given twice"):
+        manifest._no_duplicates(pairs)
+    assert _Counting.work < 20 * len(pairs)
+
+
+def test_a_row_of_many_unknown_fields_explains_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    explained: list[int] = []
+    monkeypatch.setattr(manifest, "_explain_one", lambda *_: explained.append(1) or "wrong")
+    message = only_rejection(read([GOOD, {f"k{at}": 0 for at in range(5000)}]))
+    assert "and 5000 more" in message  # 5000 unknown and 3 missing ones, three of which are explained
+    assert len(explained) == 3
+
+
+def test_many_rows_of_one_stem_are_named_in_linear_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Names(set[str]):
+        looked = 0
+
+        def __contains__(self, name: object) -> bool:
+            Names.looked += 1
+            return super().__contains__(name)
+
+    monkeypatch.setattr(manifest, "set", Names, raising=False)
+    parsed = read([GOOD] * 2000)
+    assert {row.id for row in parsed.accepted} == {"a", *(f"a-{at}" for at in range(2, 2001))}
+    assert Names.looked < 3 * 2000
+
+
+@pytest.mark.parametrize(
+    "stem", ["𠀀" * 50, "é" * 60, "ᄀ-€ᅡ", "CON", "con.a", "..", "€", "a" * 300, "<img src=x>", "e\u0301\u202e"]
+)
+def test_ids_made_from_any_stem_are_names_and_read_back(stem: str) -> None:
+    parsed = read([{**GOOD, "image": f"{stem}.png"}] * 12)
+    assert not parsed.rejected and all(is_valid_id(row.id) for row in parsed.accepted)
+    again = read([row.as_manifest_row() for row in parsed.accepted])
+    assert [row.id for row in again.accepted] == [row.id for row in parsed.accepted]
+
+
+NUMERIC = [
+    name
+    for name, field in Row.model_fields.items()
+    if {int, float} & set(get_args(field.annotation) or [field.annotation])
+]
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("field", NUMERIC)
+def test_no_number_is_nan_or_infinite(field: str, value: str, name: str) -> None:
+    if name == "m.jsonl":
+        said = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(value, value)
+        data = json.dumps(GOOD).encode()[:-1] + f', "{field}": {said}}}'.encode()
+    else:
+        data = f"image,mask,prompt,{field}\na.png,m.png,x,{value}\n".encode()
+    parsed = read(data, name)
+    assert not parsed.accepted
+    assert (
+        field in parsed.rejected[0].error.message
+        or "is not a number that JSON knows" in parsed.rejected[0].error.message
+    )
+
+
+def test_no_number_in_parquet_is_nan_or_infinite() -> None:
+    wrong = [(field, float(value)) for field in NUMERIC for value in ("nan", "inf", "-inf")]
+    parsed = read(parquet([GOOD | dict.fromkeys(NUMERIC) | {field: value} for field, value in wrong]), "m.parquet")
+    assert not parsed.accepted
+    assert [row.error.field for row in parsed.rejected] == [field for field, _ in wrong]
+
+
+def test_the_numeric_fields_are_known() -> None:
+    assert {"seed", "steps", "guidance_scale", "strength", "mask_dilate", "mask_blur", "crop"} == {*NUMERIC} - {
+        "mask_invert"
+    }
+
+
+@pytest.mark.parametrize(
+    "prompt", ["<script>alert(1)</script>", "=1+1", "a\nb\tc", "\u2028\u202e", "${HOME} %s {0}", "🙂"]
+)
+def test_prompts_are_kept_letter_by_letter(prompt: str) -> None:
+    parsed = read([{**GOOD, "prompt": prompt}])
+    assert parsed.accepted[0].prompt == prompt
+    again = read(to_jsonl([parsed.accepted[0].as_manifest_row()]))
+    assert again.accepted[0].prompt == prompt
+
+
+def test_a_rejected_row_keeps_no_more_of_its_prompt_than_its_record_shows() -> None:
+    assert len(read([{**GOOD, "prompt": "x" * 100_000}]).rejected[0].prompt) == 4000
 
 
 def test_csv_with_a_byte_order_mark_carries_the_same_columns() -> None:
@@ -138,22 +318,108 @@ def test_csv_with_a_byte_order_mark_carries_the_same_columns() -> None:
         ("image,mask,prompt\nä,b,c\n".encode("latin-1"), "not UTF-8"),
         (b'image,mask,prompt\na,"b,c\n', "line 2"),
         (b"image,mask,prompt\n", "has no rows"),
+        (b"x" * 1_000_000 + b"\n1\n", "must name the columns"),
+        (b"image," + b"x" * 100_000 + b"," + b"x" * 100_000 + b"\n", "two columns have one name"),
     ],
 )
 def test_an_unreadable_csv_is_one_clear_error(data: bytes, words: str) -> None:
-    with pytest.raises(ManifestError, match=words):
+    with pytest.raises(ManifestError, match=words) as raised:
         read(data, "m.csv")
+    assert len(str(raised.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [
+        ("crop", "²", "crop"),
+        ("crop", "9" * 5000, "crop"),
+        ("extra", "[" * 100_000, "extra: not a JSON object (nested too deeply)"),
+        ("extra", '"{""a"": ""\\ud800""}"', "extra: not a JSON object (holds half of a surrogate pair"),
+        ("extra", '"{""a"": 1, ""a"": 2}"', "a: the field is given twice"),
+        ("extra", "[]", "extra"),
+        ("extra", "x" * 2**21, "longer than 1048576 bytes"),
+    ],
+)
+def test_a_bad_cell_rejects_its_row_alone(column: str, cell: str, words: str) -> None:
+    parsed = read(f"image,mask,prompt,{column}\na.png,m.png,x,\na.png,m.png,x,{cell}\n".encode(), "m.csv")
+    assert words in only_rejection(parsed)
 
 
 def test_parquet_carries_the_same_columns_and_null_means_absent() -> None:
-    buffer = io.BytesIO()
-    rows = [{**GOOD, "seed": 3, "steps": None}, {**GOOD, "seed": None, "steps": 5}]
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    parsed = read(buffer.getvalue(), "m.parquet")
+    data = parquet([{**GOOD, "seed": 3, "steps": None}, {**GOOD, "seed": None, "steps": 5}])
+    parsed = read(data, "m.parquet")
     assert [(row.row, row.id, row.seed, row.steps) for row in parsed.accepted] == [
         (1, "a", 3, None),
         (2, "a-2", None, 5),
     ]
+
+
+def parquet(rows: list[dict[str, Any]] | pa.Table, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows), buffer, **options)
+    return buffer.getvalue()
+
+
+def column(values: list[Any], kind: pa.DataType) -> bytes:
+    """Two rows; only the second has anything in the column `extra`."""
+    table = pa.Table.from_pylist([GOOD, GOOD]).append_column("extra", pa.array(values, kind))
+    return parquet(table)
+
+
+def test_parquet_text_that_is_not_utf8_rejects_its_row_alone() -> None:
+    letters = pa.py_buffer(b"ok\xff!")
+    offsets = pa.py_buffer(struct.pack("<iii", 0, 2, 4))
+    table = pa.Table.from_pylist([GOOD, GOOD]).set_column(
+        2, "prompt", pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters])
+    )
+    parsed = read(parquet(table), "m.parquet")
+    assert parsed.accepted[0].prompt == "ok"
+    assert only_rejection(parsed) == "row 2: prompt: not UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (column([None, {"t": 2**62}], pa.struct({"t": pa.timestamp("us")})), "extra: cannot be read"),
+        (column([None, {"b": b"\xff"}], pa.struct({"b": pa.binary()})), "extra: not UTF-8"),
+        (column([None, {"f": float("nan")}], pa.struct({"f": pa.float64()})), "extra: holds NaN, infinity or bytes"),
+        (column([None, [("k", 1)]], pa.map_(pa.string(), pa.int32())), "extra: Input should be a valid dictionary"),
+        (parquet([GOOD, {**GOOD, "prompt": "x" * 2**21}]), "longer than 1048576 bytes"),
+        (parquet([GOOD | {"id": None}, GOOD | {"id": b"a"}]), "id: cannot be read (a bytes, where text or a number"),
+    ],
+)
+def test_a_bad_value_in_parquet_rejects_its_row_alone(data: bytes, words: str) -> None:
+    assert words in only_rejection(read(data, "m.parquet"))
+
+
+def test_times_and_decimals_in_extra_become_text_once() -> None:
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    parsed = read(parquet([{**GOOD, "extra": {"t": moment, "d": Decimal("1.50")}}]), "m.parquet")
+    assert parsed.accepted[0].extra == {"t": "2026-01-02T00:00:00Z", "d": "1.50"}
+
+
+def test_two_parquet_columns_of_one_name_are_one_clear_error() -> None:
+    table = pa.Table.from_arrays([pa.array(["a"])] * 4, ["image", "mask", "prompt", "image"])
+    with pytest.raises(ManifestError, match=r"two columns have one name: \['image'\]"):
+        read(parquet(table), "m.parquet")
+
+
+def test_a_parquet_bomb_is_refused() -> None:
+    bomb = parquet([{**GOOD, "prompt": "x" * 2**24}], compression="zstd")
+    assert len(bomb) < 10_000
+    with pytest.raises(ManifestError, match=r"unpacks to more than 1048576 bytes \(INPAINT_MAX_MANIFEST_BYTES\)"):
+        read(bomb, "m.parquet", limits=ManifestLimits(max_bytes=2**20))
+
+
+def test_one_text_said_again_and_again_is_unpacked_in_pieces_and_refused() -> None:
+    rows = 100_000
+    said = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), ["x" * 2**19])
+    names = ["image", "mask", "prompt"]
+    table = pa.Table.from_arrays([pa.array(["a.png"] * rows), pa.array(["m.png"] * rows), said], names)
+    bomb = parquet(table, store_schema=False)  # else it stays a dictionary when it is read
+    assert len(bomb) < 100_000
+    with pytest.raises(ManifestError, match="unpacks to more than"):
+        read(bomb, "m.parquet", limits=ManifestLimits(max_bytes=2**25))
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1"])
@@ -230,6 +496,22 @@ def test_no_bytes_crash_a_reader(data: bytes, name: str) -> None:
 
 
 @given(st.text(max_size=60))
+@example("//")
+@example("//etc/passwd")
+@example("file:////etc//passwd/")
+@example("~nobody-has-this-name/a")
+@example("file://[/a")
+def test_a_location_is_what_its_uri_says_or_a_config_error(text: str) -> None:
+    try:
+        found = parse(text)
+    except (ConfigError, ForbiddenLocationError) as error:
+        assert str(error).isprintable()
+    else:
+        assert parse(found.uri) == found
+        assert found.bucket is not None or (found.key.startswith("/") and "//" not in found.key)
+
+
+@given(st.text(max_size=60))
 def test_no_relative_key_leaves_its_prefix(key: str) -> None:
     prefix = Location("bucket", "inbox/")
     try:
@@ -239,3 +521,43 @@ def test_no_relative_key_leaves_its_prefix(key: str) -> None:
     else:
         assert prefix.contains(joined)
         assert ".." not in joined.key.split("/")
+
+
+def test_a_parquet_that_ends_its_reader_is_one_clear_error() -> None:
+    data = (CORPUS / "parquet" / "found-metadata-that-ends-the-process-2").read_bytes()
+    with pytest.raises(ManifestError, match=r"^m\.parquet: its reader was ended by SIGABRT; last words: "):
+        read(data, "m.parquet")
+
+
+def test_a_reader_that_is_killed_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ManifestError, match=r"m\.parquet: its reader ended with exit code 1"):
+        read(parquet([GOOD]), "m.parquet")
+    aborts = tmp_path / "aborts"
+    aborts.write_text("#!/bin/sh\necho terminate called >&2\nkill -ABRT $$\n")
+    aborts.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(aborts))
+    with pytest.raises(
+        ManifestError, match=r"m\.parquet: its reader was ended by SIGABRT; last words: terminate called"
+    ):
+        read(parquet([GOOD]), "m.parquet")
+
+
+def test_the_reader_of_parquet_has_no_credentials_and_limited_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    hungry = "from inpaint_ops.parquet import limit; limit(2**20); bytearray(2**31)"
+    done = subprocess.run([sys.executable, "-c", hungry], capture_output=True, text=True)
+    assert "MemoryError" in done.stderr
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    seen: list[dict[str, str]] = []
+    system = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: seen.append(o["env"]) or system(*a, **o))
+    assert read(parquet([GOOD]), "m.parquet").rows == 1
+    assert len(seen) == 1 and "canary" not in seen[0].values()
+
+
+def test_enough_rows_end_the_reader_of_parquet(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    system = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: started.append(system(*a, **o)) or started[-1])
+    assert read(parquet([GOOD] * 50_000), "m.parquet", row_limit=2).rows == 2
+    assert started[0].poll() is not None

@@ -1,0 +1,156 @@
+"""Parquet to JSON lines, in a process of its own: `python -m inpaint_ops.parquet MAX_BYTES MAX_ROW_BYTES < FILE`.
+
+pyarrow 26 ends its process at some files whose metadata makes no sense, and one of a kilobyte can unpack to any size,
+so it is read where neither hurts: under a limit of memory and of time, and without credentials.
+
+A line is {"row": {...}}, or {"bad": why, "field": name} for a row that cannot be had. The last one is {"end": rows}, or
+{"error": why} where the file as a whole cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterator
+from typing import IO, Any
+
+from pydantic_core import to_jsonable_python
+
+SECONDS = 600
+"""Of the processor, at most: 200 000 rows take two."""
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_BATCH_BYTES = 128 * 2**20
+"""What a batch of rows may unpack to."""
+_FREE_FORM = "extra"
+"""The one column whose values may be more than text and numbers."""
+
+Line = dict[str, Any]
+
+
+def read_lines(data: bytes, *, max_bytes: int, max_row_bytes: int) -> Generator[Line, None, None]:
+    """The lines of a file, read by a process of its own; the last is always an "end" or an "error"."""
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as said:
+        file.write(data)
+        file.seek(0)
+        reader = subprocess.Popen(
+            [sys.executable, "-m", "inpaint_ops.parquet", str(max_bytes), str(max_row_bytes)],
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        )
+        assert reader.stdout is not None
+        line: Line = {}
+        try:
+            for text in reader.stdout:
+                if text.endswith(b"\n"):  # else it died within it
+                    line = json.loads(text)
+                    yield line
+            code = reader.wait()
+        finally:  # the caller has enough of it, too
+            reader.kill()
+            reader.wait()
+            reader.stdout.close()
+        said.seek(0)
+        words = said.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
+    if not {"end", "error"} & line.keys():
+        yield {"error": "; last words: ".join([f"its reader {how_it_ended(code)}", *words])}
+
+
+def how_it_ended(code: int) -> str:
+    """A return code in words."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int) -> None:
+    """What the process does: one line a row, and the last word."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    too_much = f"unpacks to more than {max_bytes} bytes (INPAINT_MAX_MANIFEST_BYTES): split it"
+
+    def say(line: Line) -> int:
+        return out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data))
+        metadata, names = table.metadata, table.schema_arrow.names
+        twice = sorted(name[:80] for name, count in Counter(names).items() if count > 1)
+        if twice:
+            say({"error": f"two columns have one name: {twice[:8]}"})
+            return
+        largest = max((metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups)), default=0)
+        if largest > max_bytes:
+            say({"error": too_much})
+            return
+        rows = unpacked = 0
+        # One text may be said a million times by numbers into a dictionary, and each row may be as long as a column.
+        at_once = max(1, min(1024, _BATCH_BYTES // max(1, largest)))
+        for batch in table.iter_batches(batch_size=at_once, use_threads=False):
+            for line in _rows(batch, names):
+                rows += 1
+                size = len(json.dumps(line, ensure_ascii=False))
+                unpacked += size
+                if unpacked > max_bytes:
+                    say({"error": too_much})
+                    return
+                say(line if size <= max_row_bytes else {"bad": f"longer than {max_row_bytes} bytes", "field": None})
+        if rows == metadata.num_rows:
+            say({"end": rows})
+        else:
+            say({"error": f"damaged: it names {metadata.num_rows} rows and holds {rows}"})
+    except Exception as error:  # Arrow's own, OSError, MemoryError, and of names that are not UTF-8, ValueError
+        say({"error": f"not a readable Parquet file: {str(error)[:500] or type(error).__name__}"})
+
+
+def _rows(batch: Any, names: list[str]) -> Iterator[Line]:
+    for at in range(batch.num_rows):
+        row: dict[str, Any] = {}
+        for name, column in zip(names, batch.columns, strict=True):
+            try:
+                row[name] = _plain(name, column[at].as_py())
+            except UnicodeDecodeError:
+                yield {"bad": "not UTF-8", "field": name}
+                break
+            except (ValueError, OverflowError, TypeError) as error:  # a time beyond year 9999, bytes
+                yield {"bad": f"cannot be read ({str(error)[:200]})", "field": name}
+                break
+        else:
+            yield {"row": row}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as JSON knows it. In `extra`, times and decimals become text."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if name != _FREE_FORM:
+        raise TypeError(f"a {type(value).__name__}, where text or a number belongs")
+    return to_jsonable_python(value, inf_nan_mode="constants")
+
+
+def limit(max_bytes: int) -> None:
+    """Let the kernel end this process before it takes more memory, or longer, than any manifest can need."""
+    memory = 2**30 + 4 * max_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(arguments: list[str]) -> None:
+    """Read standard input, write standard output."""
+    max_bytes, max_row_bytes = map(int, arguments)
+    limit(max_bytes)
+    with open(1, "w", encoding="utf-8", closefd=False) as out:
+        write_lines(sys.stdin.buffer.read(), out, max_bytes=max_bytes, max_row_bytes=max_row_bytes)
+    sys.stdout.flush()
+    os._exit(0)  # Arrow's own teardown has nothing to save
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
