@@ -1,4 +1,4 @@
-"""Parquet to JSON lines, in a process of its own: `python -m inpaint_ops.parquet MAX_BYTES MAX_ROW_BYTES < FILE`.
+"""Parquet to JSON lines, in a process of its own: `python -m inpaint_ops.parquet MAX_BYTES MAX_ROW_BYTES MAX_ROWS`.
 
 pyarrow 26 ends its process at some files whose metadata makes no sense, and one of a kilobyte can unpack to any size,
 so it is read where neither hurts: under a limit of memory and of time, and without credentials.
@@ -33,13 +33,15 @@ _FREE_FORM = "extra"
 Line = dict[str, Any]
 
 
-def read_lines(data: bytes, *, max_bytes: int, max_row_bytes: int) -> Generator[Line, None, None]:
+def read_lines(
+    data: bytes, *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None
+) -> Generator[Line, None, None]:
     """The lines of a file, read by a process of its own; the last is always an "end" or an "error"."""
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as said:
         file.write(data)
         file.seek(0)
         reader = subprocess.Popen(
-            [sys.executable, "-m", "inpaint_ops.parquet", str(max_bytes), str(max_row_bytes)],
+            [sys.executable, "-m", "inpaint_ops.parquet", str(max_bytes), str(max_row_bytes), str(max_rows or 0)],
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -68,7 +70,12 @@ def how_it_ended(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int) -> None:
+def too_many_rows(limit: int) -> str:
+    """What is wrong with a manifest of more rows, and the cure."""
+    return f"more than {limit} rows; split it, or raise INPAINT_MAX_ROWS"
+
+
+def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None) -> None:
     """What the process does: one line a row, and the last word."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -85,6 +92,9 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
         if twice:
             say({"error": f"two columns have one name: {twice[:8]}"})
             return
+        if max_rows and metadata.num_rows > max_rows:  # the footer says so, before a row is read
+            say({"error": too_many_rows(max_rows)})
+            return
         largest = max((metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups)), default=0)
         if largest > max_bytes:
             say({"error": too_much})
@@ -100,7 +110,11 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
                 if unpacked > max_bytes:
                     say({"error": too_much})
                     return
-                say(line if size <= max_row_bytes else {"bad": f"longer than {max_row_bytes} bytes", "field": None})
+                say(
+                    line
+                    if size <= max_row_bytes
+                    else {"bad": f"longer than {max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)", "field": None}
+                )
         if rows == metadata.num_rows:
             say({"end": rows})
         else:
@@ -144,10 +158,10 @@ def limit(max_bytes: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Read standard input, write standard output."""
-    max_bytes, max_row_bytes = map(int, arguments)
+    max_bytes, max_row_bytes, max_rows = map(int, arguments)
     limit(max_bytes)
     with open(1, "w", encoding="utf-8", closefd=False) as out:
-        write_lines(sys.stdin.buffer.read(), out, max_bytes=max_bytes, max_row_bytes=max_row_bytes)
+        write_lines(sys.stdin.buffer.read(), out, max_bytes=max_bytes, max_row_bytes=max_row_bytes, max_rows=max_rows)
     sys.stdout.flush()
     os._exit(0)  # Arrow's own teardown has nothing to save
 

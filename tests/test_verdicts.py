@@ -94,8 +94,8 @@ def test_a_worker_that_stalled_is_told(tmp_path: Path, told: Told) -> None:
     bench = Bench(tmp_path, ["hang", "ok"], stall_timeout=1.0)
     bench.shard_run().run()
     summary, places = told(bench)
-    assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 1})
-    everywhere(places, "On the way: 1 worker gave no sign of life and was killed (worker ")
+    assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 2})
+    everywhere(places, "On the way: 2 workers gave no sign of life and were killed (worker ")
 
 
 def test_workers_that_died_before_they_were_ready_are_told(tmp_path: Path, told: Told) -> None:

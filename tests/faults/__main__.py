@@ -50,10 +50,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-faults-") as folder:
         base = Path(folder)
         ensure("tiny-random", base / "cache")
-        with fault_store(base / "store") as server:
-            _run(faults, range(given.first, given.first + given.trials), given.at_once, server, base, report)
-            if cluster:
+        with fault_store(base / "store") as server, ThreadPoolExecutor(1) as beside:
+            seeds = range(given.first, given.first + given.trials)
+            commands = beside.submit(_run, faults, seeds, given.at_once, server, base, report)
+            if cluster:  # in this thread: what it starts dies with the thread that started it
                 run_cluster_trials(cluster, given.trials, server, base / "cluster", report)
+            commands.result()
     text = table([*faults, *cluster], outcomes)
     print(text)
     if given.page:
@@ -66,7 +68,7 @@ def main() -> int:
 def _run(
     faults: Sequence[Fault], seeds: range, at_once: int, server: ObjectStoreServer, base: Path, report: object
 ) -> None:
-    """The command's faults, some at a time: a trial is one process that waits for another most of its time."""
+    """The command's faults, some at a time and beside the cluster: a trial waits for most of its time."""
 
     def one(fault: Fault, seed: int) -> None:
         folder = base / f"{fault.name.replace(' ', '-')}-{seed}"

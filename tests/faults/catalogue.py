@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -248,7 +249,7 @@ def _refused_then_pulled(trial: Trial) -> None:
         trial.findings.add(f"damaged weights: the command ended with {code}")
     if not any("is damaged" in line and "fetch the model again" in line for line in trial.output):
         trial.findings.add("damaged weights: no line says what is damaged, and the cure")
-    pull = [*trial.command[:3], "models", "pull", "tiny-random"]
+    pull = [sys.executable, "-m", "inpaint_ops.cli", "models", "pull", "tiny-random"]
     subprocess.run(pull, env=trial.environment, cwd=trial.home.path, capture_output=True, check=True)
     trial.run_as_scheduled()
 

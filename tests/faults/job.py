@@ -85,9 +85,9 @@ def put_job(storage: Storage, root: Location, seed: int, *, rows: int = 6, poiso
 
 
 def command(job: Job, run: str) -> list[str]:
-    """The command that paints the job, as a person would type it."""
+    """The command that paints the job, as a person would type it; nice to a cluster whose heartbeats are counted."""
     return [
-        sys.executable, "-m", "inpaint_ops.cli", "-v", "run", job.manifest, "--out", job.root.uri, "--run", run,
+        "nice", sys.executable, "-m", "inpaint_ops.cli", "-v", "run", job.manifest, "--out", job.root.uri, "--run", run,
         "--steps", str(STEPS), "--batch-size", str(BATCH),
     ]  # fmt: skip
 
