@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SECONDS := 600
+TRIALS := 10
 TARGETS := jsonl csv parquet prompts keys source mask placing commands events
 
-.PHONY: help demo up test lint audit fuzz bench lock clean
+.PHONY: help demo up test lint audit faults fuzz bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -39,6 +40,9 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 audit: $(STAMP)  ## known advisories for what is pinned; asks PyPI, and fails where a package could not be asked about
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --no-deps -r requirements.txt
 	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off -r requirements-dev.txt
+
+faults: $(STAMP)  ## the fault matrix, TRIALS=10 of each, into docs/reliability.md: an hour on two cores
+	$(BIN)/python -m tests.faults --trials $(TRIALS) --page docs/reliability.md
 
 fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=600 for each target, or TARGETS="csv keys"
 	for target in $(TARGETS); do \

@@ -95,7 +95,7 @@ def test_a_worker_that_stalled_is_told(tmp_path: Path, told: Told) -> None:
     bench.shard_run().run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 2})
-    everywhere(places, "On the way: 2 workers gave no sign of life and were killed (worker ")
+    everywhere(places, "On the way: 2 workers gave no sign of life and were killed (the last: worker ")
 
 
 def test_workers_that_died_before_they_were_ready_are_told(tmp_path: Path, told: Told) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +33,7 @@ PATIENCE = 240.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one trial ended. `seconds`: from the fault to the end of the run."""
+    """How one trial ended. `seconds`: from the fault to the end of the run; `log`: what was printed, if it failed."""
 
     fault: str
     seed: int
@@ -42,6 +42,7 @@ class Outcome:
     doubled: int
     seconds: float
     problems: tuple[str, ...]
+    log: str = ""
 
     @property
     def recovered(self) -> bool:
@@ -215,6 +216,7 @@ class Fault:
     act: Callable[[Trial], None] = Trial.run_as_scheduled
     poison: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
     lacking: Callable[[], str] = lambda: ""
 
 
@@ -247,9 +249,8 @@ def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, 
         finally:
             ended = time.monotonic()
             trial.look()
-        (folder / "output.log").write_text("\n".join(trial.output))
         findings, seconds = trial.findings, ended - (trial.struck_at or ended)
-        return Outcome(
-            fault.name, seed, trial.moment, findings.lost, findings.doubled, seconds,
-            tuple(findings.problems),
-        )  # fmt: skip
+        outcome = Outcome(
+            fault.name, seed, trial.moment, findings.lost, findings.doubled, seconds, tuple(findings.problems)
+        )
+        return outcome if outcome.recovered else replace(outcome, log="\n".join([str(outcome), *trial.output]))
