@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -30,6 +31,7 @@ from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
 from inpaint_ops.supervisor import Progress
 
 EXIT_NOT_ALL_DONE = 3
+_LONGEST_PAUSE = 600.0
 
 
 def _fail(error: InpaintOpsError, *, as_json: bool) -> NoReturn:
@@ -170,7 +172,7 @@ def run(
 
 
 def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callable[[Progress], None]) -> None:
-    tries = workspace.settings.tries
+    tries, pause = workspace.settings.tries, workspace.settings.retry_seconds
     for attempt in range(1, tries + 1):
         try:
             paint(workspace, run, shard, final_attempt=attempt == tries, on_progress=show)
@@ -181,6 +183,7 @@ def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callab
             if error.permanent or attempt == tries:
                 raise
             click.echo(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
+            time.sleep(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
 
 
 def _print_summary(summary: RunSummary, root: Location) -> None:

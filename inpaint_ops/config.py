@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     max_row_bytes: int = Field(default=2**20, ge=1, description="Bytes of a line of a JSONL manifest.")
 
     tries: int = Field(default=4, ge=1, le=100, description="Tries of a shard, the first included.")
+    retry_seconds: float = Field(
+        default=20, ge=0, description="Seconds before a shard's second try; doubled before each further one."
+    )
     storage_tries: int = Field(
         default=5, ge=1, le=100, description="Tries of a request to the store, and of reading a reply's body."
     )

@@ -9,12 +9,10 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -39,23 +37,20 @@ from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, re
 from inpaint_ops.planning import JobOptions, Plan, parameters, split_rows, steps_that_run
 from inpaint_ops.records import (
     ErrorInfo,
-    Fault,
-    Model,
     Record,
     RunSummary,
     ShardProgress,
-    TryFaults,
     WorkerReport,
     now,
 )
-from inpaint_ops.storage import ObjectInfo, Storage, make_s3_client
+from inpaint_ops.storage import Storage, make_s3_client
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
+from inpaint_ops.tries import got_over, read_all, read_notes, stopped, why_unfinished
 from inpaint_ops.tuning import check_choices
 
 log = logging.getLogger(__name__)
 
 _IO_THREADS = 16
-M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,13 +282,13 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: it was never planned, or its plan failed")
     layout, storage = workspace.layout(run), workspace.storage
-    records = sorted(_read_all(storage, layout.records, Record), key=lambda record: record.row)
-    workers = sorted(_read_all(storage, layout.workers, WorkerReport), key=lambda worker: worker.worker.started_at)
+    records = sorted(read_all(storage, layout.records, Record), key=lambda record: record.row)
+    workers = sorted(read_all(storage, layout.workers, WorkerReport), key=lambda worker: worker.worker.started_at)
     by_shard = {shard.name: _shard_rows(storage, layout, shard.name) for shard in plan.shards}
     rows = {row.row: row for members in by_shard.values() for row in members}
     ended = {record.row for record in records}
     unfinished = [shard for shard, members in by_shard.items() if any(row.row not in ended for row in members)]
-    stops = _in_order(storage, layout.stop_notes, ErrorInfo)
+    stops = read_notes(storage, layout.stop_notes, ErrorInfo)
     summary = report.summarize(
         run=run,
         manifest=plan.manifest,
@@ -305,11 +300,11 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         workers=workers,
         row_numbers={*rows, *plan.rejected_rows},
         forecast=plan.forecast,
-        faults=[*_got_over(storage, layout), *_stopped(stops, unfinished)],
+        faults=[*got_over(storage, layout), *stopped(stops, unfinished)],
     )
     if unfinished:
-        said = _in_order(storage, layout.progress, ShardProgress)
-        lost = (f"shard {name} is unfinished: {_why_unfinished(name, stops, said.get(name))}" for name in unfinished)
+        said = read_notes(storage, layout.progress, ShardProgress)
+        lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, said.get(name))}" for name in unfinished)
         summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost)})
     by_row = {number: row.as_manifest_row() for number, row in rows.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
@@ -349,63 +344,6 @@ def _shard_rows(storage: Storage, layout: RunLayout, shard: str) -> list[Accepte
     except ValidationError as error:
         place = layout.shard(shard)
         raise StorageError(f"{place} is damaged ({error.error_count()} errors): plan the run anew") from None
-
-
-def _read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
-    return [read for read in _read(storage, list(storage.list(prefix)), kind) if read is not None]
-
-
-def _in_order(storage: Storage, prefix: Location, kind: type[M]) -> dict[str, M]:
-    """Every note below the prefix by its name without ending, the oldest first."""
-    infos = sorted(storage.list(prefix), key=lambda info: info.modified)
-    notes = zip(infos, _read(storage, infos, kind), strict=True)
-    return {PurePosixPath(info.location.name).stem: note for info, note in notes if note is not None}
-
-
-def _read(storage: Storage, infos: Sequence[ObjectInfo], kind: type[M]) -> Iterator[M | None]:
-    """The objects in this order. A record that cannot be read is an error; of all else it is None, and a word in the
-    log: what only tells of the run must not keep its report from being written.
-    """
-    with ThreadPoolExecutor(_IO_THREADS) as pool:
-        for info, body in zip(infos, pool.map(lambda info: storage.get(info.location), infos), strict=True):
-            try:
-                yield kind.model_validate_json(body)
-            except ValidationError as error:
-                damaged = f"{info.location} is damaged ({error.error_count()} errors)"
-                if kind is Record:
-                    raise StorageError(f"{damaged}: delete it, and run its shard again") from None
-                log.warning("%s: it is left out", damaged)
-                yield None
-
-
-def _got_over(storage: Storage, layout: RunLayout) -> Iterator[Fault]:
-    for note in _in_order(storage, layout.faults, TryFaults).values():
-        yield from note.faults
-
-
-def _stopped(stops: Mapping[str, ErrorInfo], unfinished: Iterable[str]) -> Iterator[Fault]:
-    """The tries that stopped and whose shard was finished by another; the others are among the run's reasons."""
-    lost = set(unfinished)
-    for attempt, error in stops.items():
-        shard = attempt.partition("-")[0]
-        if shard not in lost:
-            yield Fault(kind="try_stopped", count=1, what=f"shard {shard}: {error.type}: {error.message}"[:500])
-
-
-def _why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], said: ShardProgress | None) -> str:
-    """What became of a shard that has rows without a record: the last try's own word, or that it left none.
-
-    `stops` are all tries' notes, the oldest first, and `said` is what the shard said last.
-    """
-    error = next((stops[attempt] for attempt in reversed(list(stops)) if attempt.startswith(f"{shard}-")), None)
-    if said is not None and not said.is_over:
-        return (
-            f"its last try never said how it ended: it was killed at '{said.phase}', or its machine was lost (last "
-            f"heard of {said.updated_at:%Y-%m-%d %H:%M:%S} UTC)"
-        )
-    if error is not None and (said is None or said.phase == "stopped"):
-        return f"{error.type}: {error.message}"
-    return "no task has taken it up" if said is None else f"its last try has {said.phase}, and records are missing"
 
 
 def _gallery(workspace: Workspace, records: list[Record]) -> list[report.GalleryItem]:

@@ -225,7 +225,13 @@ Shell = Callable[..., tuple[Result, RunSummary]]
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+def pauses() -> list[float]:
+    """Seconds that the command line would have waited between tries."""
+    return []
+
+
+@pytest.fixture
+def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     """`inpaint-ops run` of one row with a scripted worker, by what `INPAINT_*` say; and the summary that it left."""
     import signal
 
@@ -234,6 +240,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     command = (sys.executable, str(SCRIPT), "--journal", str(tmp_path / "journal"))
     monkeypatch.setattr("inpaint_ops.process.WORKER_COMMAND", command)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr("inpaint_ops.cli.time.sleep", pauses.append)
 
     def run(model: str, **settings: str) -> tuple[Result, RunSummary]:
         for name, value in settings.items():
@@ -248,13 +255,14 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
 
 
 def test_a_shard_is_tried_as_often_as_the_setting_says_and_what_was_lost_is_reported(
-    shell: Shell, tmp_path: Path
+    shell: Shell, tmp_path: Path, pauses: list[float]
 ) -> None:
-    done, summary = shell("dies-at-once", INPAINT_TRIES="2", INPAINT_WORKER_DEATHS="1")
+    done, summary = shell("dies-at-once", INPAINT_TRIES="3", INPAINT_WORKER_DEATHS="1", INPAINT_RETRY_SECONDS="5")
     lines = [line for line in done.stderr.splitlines() if line.startswith("inpaint-ops: ")]
-    assert len(lines) == 2
-    assert lines[0].endswith("(try 1 of 2, INPAINT_TRIES)")
-    one_line(lines[1], "1 worker in a row ended")
+    assert len(lines) == 3
+    assert lines[0].endswith("(try 1 of 3, INPAINT_TRIES)")
+    assert pauses == [5, 10], "a store or a card that is away has time to come back"
+    one_line(lines[2], "1 worker in a row ended")
     assert done.exit_code == 1
     assert summary.verdict == "INVALID"
     assert any("shard 00000 is unfinished: WorkerDiedError" in reason for reason in summary.reasons)

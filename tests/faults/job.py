@@ -130,6 +130,7 @@ class Home:
             "INPAINT_MODEL": "tiny-random",
             "INPAINT_PREFETCH": "4",
             "INPAINT_LEASE_TIMEOUT": "60",
+            "INPAINT_RETRY_SECONDS": "1",
             "HF_HOME": str(cache),
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
