@@ -53,7 +53,7 @@ def main() -> int:
         with fault_store(base / "store") as server:
             _run(faults, range(given.first, given.first + given.trials), given.at_once, server, base, report)
             if cluster:
-                run_cluster_trials(cluster, given.trials, server, base / "cluster", report)
+                run_cluster_trials(cluster, given.trials, server, base / "cluster", report, first=given.first)
     text = table([*faults, *cluster], outcomes)
     print(text)
     if given.page:
