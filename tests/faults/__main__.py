@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.cluster import CLUSTER_FAULTS, run_cluster_trials
-
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.model.random_weights import ensure
 from tests.faults.catalogue import FAULTS
+from tests.faults.cluster import CLUSTER_FAULTS, run_cluster_trials
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 
 BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- it ends -->"
