@@ -53,7 +53,7 @@ def main() -> int:
             seeds = range(given.first, given.first + given.trials)
             commands = beside.submit(_run, faults, seeds, given.at_once, server, base, report)
             if cluster:  # in this thread: what it starts dies with the thread that started it
-                run_cluster_trials(cluster, given.trials, server, base / "cluster", report)
+                run_cluster_trials(cluster, given.trials, server, base / "cluster", report, first=given.first)
             commands.result()
     text = table([*faults, *cluster], outcomes)
     print(text)

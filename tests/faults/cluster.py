@@ -538,18 +538,21 @@ def run_cluster_trials(
     server: ObjectStoreServer,
     folder: Path,
     report: Callable[[Outcome], None],
+    *,
+    first: int = 1,
 ) -> None:
-    """Start a cluster in `folder`, put each of `faults` to so many trials, and `report` each outcome.
+    """Start a cluster in `folder`, put each of `faults` to so many trials, the `first` of that number, and `report`
+    each outcome.
 
     A trial that fails, or a round that cannot be flown, does not stop the others.
     """
     with started(server, folder) as site:
         apart = [fault for fault in faults if not isinstance(fault, Outage)]
-        for round_ in _packed([(fault, seed) for seed in range(1, trials + 1) for fault in apart]):
+        for round_ in _packed([(fault, seed) for seed in range(first, first + trials) for fault in apart]):
             flights = [site.prepare(fault.name, seed) for fault, seed in round_]
             _report(flights, partial(_fly_apart, site, [fault for fault, _ in round_], flights), report)
         for fault in faults:
-            flown, seed = 0, 1
+            flown, seed = 0, first
             while isinstance(fault, Outage) and flown < trials:
                 flights = [site.prepare(fault.name, seed + more) for more in range(min(WIDTH, trials - flown))]
                 flown += _report(flights, partial(fault.fly, site, flights), report)
