@@ -23,8 +23,10 @@ from typing import IO, Any
 from pydantic_core import to_jsonable_python
 
 SECONDS = 600
-"""Of the processor, at most: 200 000 rows take two."""
+"""Of the processor, at most: 200 000 rows take three."""
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""A thread a core, each with its own memory, would be over the limit on a large machine before anything is read."""
 _BATCH_BYTES = 128 * 2**20
 """What a batch of rows may unpack to."""
 _FREE_FORM = "extra"
@@ -45,7 +47,7 @@ def read_lines(
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=said,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD,
         )
         assert reader.stdout is not None
         line: Line = {}
