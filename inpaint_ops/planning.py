@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
-from inpaint_ops.manifest import STEPS, AcceptedRow, Quality
-from inpaint_ops.records import Forecast, Model
+from inpaint_ops.manifest import STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
+from inpaint_ops.records import ErrorInfo, Forecast, Model
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -152,3 +152,20 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
 def steps_that_run(steps: int, strength: float) -> int:
     """The steps left of `steps` at `strength`: StableDiffusionXLInpaintPipeline.get_timesteps, diffusers 0.42.1."""
     return min(int(steps * strength), steps)
+
+
+def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> ParsedManifest:
+    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise."""
+    accepted, rejected = [], list(parsed.rejected)
+    for row in parsed.accepted:
+        wish = parameters(row, job)
+        if steps_that_run(wish.steps, wish.strength) > 0:
+            accepted.append(row)
+            continue
+        message = (
+            f"row {row.row}: steps: {wish.steps} at a strength of {wish.strength:g} leave no denoising step: "
+            "ask for more steps, or a strength of 1"
+        )
+        error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
+        rejected.append(RejectedRow(row.row, row.id, error, row.prompt))
+    return ParsedManifest(tuple(accepted), tuple(sorted(rejected, key=lambda row: row.row)))

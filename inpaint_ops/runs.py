@@ -34,7 +34,7 @@ from inpaint_ops.images import thumbnail
 from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl
-from inpaint_ops.planning import JobOptions, Plan, parameters, split_rows, steps_that_run
+from inpaint_ops.planning import JobOptions, Plan, parameters, reject_rows_without_steps, split_rows, steps_that_run
 from inpaint_ops.records import (
     ErrorInfo,
     Record,
@@ -130,6 +130,7 @@ def make_plan(
     """
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit)
+    parsed = reject_rows_without_steps(parsed, job)
     shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     plan = Plan(
         run=run,

@@ -14,8 +14,15 @@ from inpaint_ops.config import Settings, load_settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import RunLayout, check_run_name, run_name_from
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, job_options, parameters, split_rows, steps_that_run
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest
+from inpaint_ops.planning import (
+    JobOptions,
+    job_options,
+    parameters,
+    reject_rows_without_steps,
+    split_rows,
+    steps_that_run,
+)
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning, choose
 
@@ -100,6 +107,20 @@ def test_every_object_of_a_run_lies_below_it() -> None:
 @pytest.mark.parametrize(("steps", "strength", "ran"), [(30, 0.9999, 29), (30, 1.0, 30), (50, 0.5, 25), (1, 1.0, 1)])
 def test_the_steps_that_run_are_those_that_the_strength_leaves(steps: int, strength: float, ran: int) -> None:
     assert steps_that_run(steps, strength) == ran
+
+
+def test_a_row_that_no_step_is_left_for_is_rejected_when_the_run_is_planned() -> None:
+    rows = [
+        AcceptedRow(row=1, id="a", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=1),
+        AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=1, strength=1.0),
+        AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
+    ]
+    kept = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
+    assert [row.row for row in kept.accepted] == [2, 3]
+    (bad,) = kept.rejected
+    assert bad.error.message.startswith("row 1: steps: 1 at a strength of 0.9999 leave no denoising step: ask for")
+    assert (bad.error.type, bad.error.field, bad.error.permanent) == ("RowError", "steps", True)
+    assert not reject_rows_without_steps(ParsedManifest(tuple(rows[2:]), ()), JobOptions(model="m", steps=2)).rejected
 
 
 ENVIRONMENT = "INPAINT_TUNING INPAINT_TUNING_SET INPAINT_BATCH_SIZE USE_XFORMERS INPAINT_SCHEDULER".split()
