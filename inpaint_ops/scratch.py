@@ -26,16 +26,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 @contextlib.contextmanager
 def scratch_folder(root: Path, name: str) -> Iterator[Path]:
-    """A new folder below `root` for as long as the block lasts; those of processes that died are removed first.
+    """A new folder below `root` for as long as the block lasts.
 
     The owner holds a `flock` on a file in it, which the kernel gives up with the process, so a folder whose lock is
-    free belongs to nobody. Raises ScratchFullError, OSError.
+    free belongs to nobody, and `sweep` removes it. Raises ScratchFullError, OSError.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    _sweep(root)
     folder = root / name
     with room_for(root):
-        folder.mkdir(mode=0o700)
+        folder.mkdir(parents=True, mode=0o700)
         descriptor = os.open(folder / _UNLOCKED, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -46,7 +44,8 @@ def scratch_folder(root: Path, name: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _sweep(root: Path) -> None:
+def sweep(root: Path) -> None:
+    """Remove the folders below `root` of processes that died."""
     for owner in root.glob(f"*/{_OWNER}"):
         with contextlib.suppress(OSError):  # another sweeps it as well, or it is another user's
             descriptor = os.open(owner, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

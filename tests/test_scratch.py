@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.errors import ScratchFullError, StorageUnavailableError
-from inpaint_ops.scratch import patiently, room_for, scratch_folder
+from inpaint_ops.scratch import patiently, room_for, scratch_folder, sweep
 
 OWNER = """
 import sys
@@ -30,12 +30,12 @@ def test_the_scratch_of_a_killed_process_is_swept_and_that_of_a_living_one_is_no
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None and owner.stdout.readline() == "ready\n"
         with scratch_folder(tmp_path, "mine") as mine:
+            sweep(tmp_path)
             assert {path.name for path in tmp_path.iterdir()} == {"theirs", "mine"}
             assert mine.is_dir()
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    with scratch_folder(tmp_path, "next"):
-        assert {path.name for path in tmp_path.iterdir()} == {"next"}
+    sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

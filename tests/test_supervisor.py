@@ -148,6 +148,16 @@ def test_a_record_names_an_image_that_is_there(tmp_path: Path) -> None:
     assert (hashlib.sha256(data).hexdigest(), len(data)) == (output.sha256, output.bytes)
 
 
+def test_a_try_with_nothing_left_to_do_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"])
+    bench.shard_run().run()
+    left = bench.settings.scratch / "run-00000-killed"
+    left.mkdir()
+    (left / ".owner").touch()
+    assert bench.shard_run().run().skipped == 1
+    bench.assert_nothing_left()
+
+
 def drained(bench: Bench, work: ShardRun, when: Callable[[], bool]) -> str:
     """Run it, have it drained as soon as `when` holds, and return what it says."""
     watcher = threading.Thread(target=lambda: (wait_until(when), work.drain()))

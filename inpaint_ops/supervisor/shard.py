@@ -30,7 +30,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, now
-from inpaint_ops.scratch import scratch_folder
+from inpaint_ops.scratch import scratch_folder, sweep
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.session import WorkerSession
@@ -105,6 +105,7 @@ class ShardRun:
         working at all: ModelError, DeviceError, WorkerDiedError, StorageError.
         """
         started = time.monotonic()
+        sweep(self.settings.scratch)
         recorded = self._transfers.patiently(self._recorder.recorded_rows)
         self._recorder.note_killed_try()
         missing = [row for row in self.rows if row.row not in recorded]

@@ -7,10 +7,9 @@ Prints a line a trial, then the table; exit code 1 if any promise did not hold.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +17,10 @@ from pathlib import Path
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.model.random_weights import ensure
 from tests.faults.catalogue import FAULTS
-from tests.faults.cluster import CLUSTER_FAULTS, run_cluster_trials
+from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 
+AnyFault = Fault | Apart | Outage
 BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- it ends -->"
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first trial's number (default 1)")
     parser.add_argument("--only", default="", help="names of faults, or parts of them, separated by commas")
     parser.add_argument("--at-once", type=int, default=2, help="trials of the command's faults at a time (default 2)")
-    parser.add_argument("--page", type=Path, help="a page whose table is replaced by this run's")
+    parser.add_argument("--page", type=Path, help="a page whose table takes this run's lines")
     given = parser.parse_args()
     wanted = [part.strip() for part in given.only.split(",") if part.strip()]
 
@@ -55,23 +55,26 @@ def main() -> int:
             if cluster:  # in this thread: what it starts dies with the thread that started it
                 run_cluster_trials(cluster, given.trials, server, base / "cluster", report, first=given.first)
             commands.result()
-    text = table([*faults, *cluster], outcomes)
-    print(text)
+    lines = rows([*faults, *cluster], outcomes)
+    print(table(lines))
     if given.page:
-        page = given.page.read_text()
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        given.page.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+        given.page.write_text(in_page(given.page.read_text(), lines))
     return 0 if all(outcome.recovered for outcome in outcomes) else 1
 
 
 def _run(
-    faults: Sequence[Fault], seeds: range, at_once: int, server: ObjectStoreServer, base: Path, report: object
+    faults: Sequence[Fault],
+    seeds: range,
+    at_once: int,
+    server: ObjectStoreServer,
+    base: Path,
+    report: Callable[[Outcome], None],
 ) -> None:
     """The command's faults, some at a time and beside the cluster: a trial waits for most of its time."""
 
     def one(fault: Fault, seed: int) -> None:
         folder = base / f"{fault.name.replace(' ', '-')}-{seed}"
-        report(run_trial(fault, seed, server, folder, base / "cache"))  # type: ignore[operator]
+        report(run_trial(fault, seed, server, folder, base / "cache"))
 
     with ThreadPoolExecutor(at_once) as pool:
         for fault in faults:
@@ -82,29 +85,38 @@ def _run(
                 pool.submit(one, fault, seed)
 
 
-def table(faults: Iterable[object], outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a line a fault, with what was measured."""
-    trials = len(outcomes)
-    good = sum(outcome.recovered for outcome in outcomes)
-    lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {trials} trials, {good} recovered, "
-        f"{sum(one.lost for one in outcomes)} rows lost, {sum(one.doubled for one in outcomes)} doubled.",
-        "",
-        "| fault | what happens | trials | recovered | lost | doubled | worst seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+HEAD = "| fault | what happens | tried on | trials | recovered | lost | doubled | worst seconds |"
+
+
+def rows(faults: Iterable[AnyFault], outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """A line of the table for each fault that was tried, by its name."""
+    lines = {}
     for fault in faults:
-        name, means = fault.name, fault.means  # type: ignore[attr-defined]
-        mine = [outcome for outcome in outcomes if outcome.fault == name]
-        if not mine:
-            lines.append(f"| {name} | {means} | 0 | not tried here | | | |")
-            continue
-        lines.append(
-            f"| {name} | {means} | {len(mine)} | {sum(one.recovered for one in mine)} | "
-            f"{sum(one.lost for one in mine)} | {sum(one.doubled for one in mine)} | "
-            f"{max(one.seconds for one in mine):.0f} |"
-        )
-    return "\n".join(lines)
+        mine = [outcome for outcome in outcomes if outcome.fault == fault.name]
+        if mine:
+            counts = len(mine), sum(one.recovered for one in mine), sum(one.lost for one in mine)
+            cells = *counts, sum(one.doubled for one in mine), f"{max(one.seconds for one in mine):.0f}"
+            shown = " | ".join(map(str, cells))
+            lines[fault.name] = f"| {fault.name} | {fault.means} | {datetime.now(UTC):%Y-%m-%d} | {shown} |"
+    return lines
+
+
+def table(lines: Mapping[str, str]) -> str:
+    """Markdown, with what it comes to."""
+    numbers = [[int(cell) for cell in line.split("|")[4:8]] for line in lines.values()]
+    trials, recovered, lost, doubled = map(sum, zip(*numbers, strict=True))
+    total = f"{len(lines)} faults, {trials} trials: {recovered} recovered, {lost} rows lost, {doubled} doubled."
+    return "\n".join([total, "", HEAD, "|---|---|---|---|---|---|---|---|", *lines.values()])
+
+
+def in_page(page: str, new: Mapping[str, str]) -> str:
+    """The page with the lines of those faults replaced that were tried, and the others as they were."""
+    head, rest = page.split(BEGIN)
+    old, tail = rest.split(END)
+    known = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("| ") and line != HEAD}
+    order = [fault.name for fault in (*FAULTS, *CLUSTER_FAULTS)]
+    lines = {name: {**known, **new}[name] for name in order if name in known or name in new}
+    return f"{head}{BEGIN}\n{table(lines)}\n{END}{tail}"
 
 
 if __name__ == "__main__":
