@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from inpaint_ops.errors import DeviceLostError
 from inpaint_ops.protocol import (
     Begun,
     Bye,
@@ -78,7 +79,11 @@ def main() -> None:
             say(Begun(rows=tuple(item.row for item in batch), stage="paint"))
             for item in batch:
                 note(begun=item.row)
-                _misbehave(item.prompt)
+                try:
+                    _misbehave(item.prompt)
+                except DeviceLostError as error:
+                    say(Fatal(error=ErrorInfo.of(error, "device")))
+                    sys.exit(3)
                 if item.prompt == "out of memory":
                     say(Warn(message="8 rows at once did not fit the memory: 4 from here on", fault="out_of_memory"))
                 say(Step(step=1, steps=1))
@@ -117,7 +122,7 @@ def main() -> None:
                         worker=WorkerInfo(pid=os.getpid(), host="test", device="cpu", started_at=now()),
                         device=DeviceInfo(kind="cuda", name="NVIDIA L4", uuid="GPU-aaaa1111")
                         if command.model == "on-a-card"
-                        else DeviceInfo(kind="cpu", name="test"),
+                        else DeviceInfo(kind="cpu", name="test", uuid=device_of(command.model)),
                         model=ModelIdentity(name=command.model, random_weights=True),
                         tuning={},
                         ledger=ledger,
@@ -129,6 +134,11 @@ def main() -> None:
                 )
 
 
+def device_of(model: str) -> str:
+    """Each worker has a device of its own, but where the machine is to have but one."""
+    return "GPU-alone" if model == "one-device" else f"GPU-{os.getpid()}"
+
+
 def _misbehave(prompt: str) -> None:
     match prompt:
         case "SIGKILL" | "SIGSEGV":
@@ -138,6 +148,8 @@ def _misbehave(prompt: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(3600)
+        case "lost":
+            raise DeviceLostError("the device failed: CUDA error: an illegal memory access was encountered")
         case "slow":
             time.sleep(2)  # longer than a supervisor needs to see that it is to stop
         case "exit":

@@ -203,6 +203,24 @@ def test_one_poison_row_never_stops_the_others(tmp_path: Path, death: str, batch
     bench.assert_nothing_left()
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_row_that_fails_two_devices_is_set_aside(tmp_path: Path, batch: int) -> None:
+    bench = Bench(tmp_path, ["ok", "lost", "ok", "ok"])
+    bench.shard_run(batch=batch).run()
+    assert bench.statuses() == ["done", "failed", "done", "done"]
+    error = bench.records()[2].error
+    assert error is not None and "illegal memory access" in error.message
+    bench.assert_nothing_left()
+
+
+def test_no_row_is_blamed_for_a_device_that_is_broken(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["lost"] * 3, model="one-device")
+    with pytest.raises(WorkerDiedError, match="illegal memory access"):
+        bench.shard_run().run()
+    assert bench.records() == {}
+    bench.assert_nothing_left()
+
+
 def test_two_poison_rows_in_one_batch_are_both_found(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["SIGKILL", "ok", "SIGKILL", "ok"])
     bench.shard_run(batch=4).run()

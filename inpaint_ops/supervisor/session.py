@@ -50,6 +50,11 @@ class WorkerSession:
         process.send(job)
         return cls(number, process)
 
+    @property
+    def device(self) -> str:
+        """What names its device."""
+        return self.hello.device.uuid or self.hello.device.name if self.hello is not None else ""
+
     def may_take(self, state: RowState) -> bool:
         """A suspect goes in alone; the others only while no suspect is inside."""
         if self.hello is None:

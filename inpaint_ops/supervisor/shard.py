@@ -49,11 +49,6 @@ from inpaint_ops.supervisor.transfers import Transfers
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS_ALONE = 2
-"""Workers that may end with one row alone in their hands, before it is the row that is to blame: the first may have
-been killed by somebody else, or lost its device.
-"""
-
 GOODBYE_SECONDS = 60.0
 """What a worker has to end once its work is done; then it is killed."""
 
@@ -386,9 +381,7 @@ class ShardRun:
             what = f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands"
             self._fault("worker_died", what)
         self._keep_report(session, how)
-        if len(suspects) == 1:
-            suspects[0].deaths += 1
-        if len(suspects) == 1 and suspects[0].deaths >= MAX_DEATHS_ALONE:
+        if len(suspects) == 1 and suspects[0].is_to_blame(session.device_lost and session.device):
             error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
             info = ErrorInfo.of(error, "worker").model_copy(update={"permanent": True})
             self._record_failure(suspects[0], info, None)

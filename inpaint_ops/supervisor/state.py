@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.protocol import Event
 from inpaint_ops.records import Status
+
+MAX_DEATHS_ALONE = 2
+"""Workers that may end, or devices that may fail, with one row alone in hand, before it is the row that is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,19 @@ class RowState:
     """It was in the hands of a worker that died: it goes on by itself, so that the guilty one is found."""
     deaths: int = 0
     """Workers that ended with this row alone in their hands."""
+    devices_lost: set[str] = field(default_factory=set)
+    """Devices that failed with this row alone in their workers' hands."""
+
+    def is_to_blame(self, lost_device: str) -> bool:
+        """Count a worker that ended with this row alone in its hands, for its `lost_device` where that is why; whether
+        it is the row's fault by now. One such end is no proof: the worker may have been killed by somebody else, and a
+        device that is broken fails with any row.
+        """
+        if lost_device:
+            self.devices_lost.add(lost_device)
+        else:
+            self.deaths += 1
+        return max(self.deaths, len(self.devices_lost)) >= MAX_DEATHS_ALONE
 
 
 @dataclass(frozen=True, slots=True)
