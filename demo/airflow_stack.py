@@ -161,7 +161,7 @@ class AirflowStack:
 
         Call it from the main thread: what it starts dies with the thread.
         """
-        ended = [name for name, process in self.processes.items() if process.poll() is not None]
+        ended = [name for name, process in list(self.processes.items()) if process.poll() is not None]
         for name in ended:
             self._start_again[name]()
         return ended
