@@ -310,7 +310,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("worker frozen", "SIGSTOP of the worker", _worker_gets(signal.SIGSTOP, *WORKING), settings=_SOON, slow=True),
     Fault("poison row", "a row that always kills its worker is found and set aside", _poison, poison=3, slow=True),
     Fault("supervisor killed", "SIGKILL of the worker's supervisor", _command_gets(signal.SIGKILL)),
-    Fault("node drained", "SIGTERM of the supervisor", _command_gets(signal.SIGTERM), _drained),
+    Fault("supervisor told to stop", "SIGTERM of the supervisor", _command_gets(signal.SIGTERM), _drained),
     Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3)),
     Fault("503 SlowDown", "503 SlowDown, six times", _requests(fault_proxy.Fault.SLOW_DOWN, 6)),
     Fault("reset before the body", "connections end unanswered", _requests(fault_proxy.Fault.DROP, 3)),
@@ -332,5 +332,5 @@ FAULTS: tuple[Fault, ...] = (
     Fault("weights flipped", "a bit of a weight file: refused, cured", _flipped, _refused_then_pulled, slow=True),
     Fault("clock off", "20 minutes off, for eight seconds", _clock, lacking=_no_faketime),
     Fault("two runs at once", "one run, started twice", lambda trial: None, _twice, slow=True),
-    Fault("manifest replaced", "another manifest under its name", _replaced, _then_refused),
+    Fault("manifest replaced under a run", "another manifest, of the same name", _replaced, _then_refused),
 )  # fmt: skip
