@@ -26,7 +26,7 @@ def outcomes(
     found: list[Outcome] = []
     run_cluster_trials(CLUSTER_FAULTS, 1, object_store, tmp_path_factory.mktemp("faults") / "cluster", found.append)
     for outcome in found:
-        say(f"{outcome.fault}: at {outcome.moment}, over {outcome.seconds:.0f} s later")
+        say(f"{outcome.fault} ({outcome.moment}): over {outcome.seconds:.0f} s later")
     return {outcome.fault: outcome for outcome in found}
 
 
