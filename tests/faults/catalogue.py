@@ -179,27 +179,27 @@ def _device_lost(trial: Trial) -> None:
 _MEMORY = Path("/sys/fs/cgroup/memory")
 
 
-def _memory_group() -> Path | None:
-    """Where a group of processes can be given a limit of memory; None where that is not ours to do."""
-    with suppress(OSError):
-        group = _MEMORY / f"inpaint-ops-{os.getpid()}"
-        group.mkdir(exist_ok=True)
-        if (group / "memory.limit_in_bytes").exists():
-            return group
-    return None
+def _memory_group(name: str) -> Path:
+    """A new group of processes that can be given a limit of memory. Raises OSError where that is not ours to do."""
+    group = _MEMORY / f"inpaint-ops-{os.getpid()}-{name}"
+    group.mkdir()
+    return group
 
 
 @cache
 def _no_memory_groups() -> str:
-    return "" if _memory_group() else "a limit of memory needs a writable memory cgroup (version 1)"
+    with suppress(OSError):
+        group = _memory_group("probe")
+        can = (group / "memory.limit_in_bytes").exists()
+        group.rmdir()
+        if can:
+            return ""
+    return "a limit of memory needs a writable memory cgroup (version 1)"
 
 
 def _host_memory(trial: Trial) -> None:
     """The kernel's out-of-memory killer ends the first worker, which may have less memory than its imports take."""
-    base = _memory_group()
-    assert base is not None
-    group = base / trial.home.path.name
-    group.mkdir()
+    group = _memory_group(trial.home.path.name)
     (group / "memory.limit_in_bytes").write_text(str(trial.chance.randint(32, 160) * 2**20))
 
     def squeeze() -> None:
