@@ -296,6 +296,23 @@ def test_an_oversized_image_fails_its_row_before_it_is_read(tmp_path: Path) -> N
     assert bench.statuses() == ["done", "failed"]
 
 
+class ReadOnly(Storage):
+    """Storage that takes no images now."""
+
+    def put(self, where: Any, data: Any, **options: Any) -> Any:
+        if "/images/" in str(where):
+            raise StorageUnavailableError("the store does not answer")
+        return super().put(where, data, **options)
+
+
+def test_what_a_drained_shard_could_not_store_is_handed_back_and_not_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["slow"], patience=60)
+    storage = ReadOnly(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
+    said = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
+    assert "1 rows are handed back" in said
+    assert bench.records() == {}
+
+
 class Flaky(Storage):
     """Storage that cannot be reached for one key."""
 

@@ -147,10 +147,9 @@ class ShardRun:
                 if self._session is not None:
                     self._session.process.kill()
                 self._transfers.close()
-        if self._states:
-            raise DrainedError(
-                f"shard {self.shard}: told to stop; {len(self._states)} rows are handed back to another try"
-            )
+        waiting = len(self._states) + len(self._leftover)
+        if self._drained_by is not None and waiting:
+            raise DrainedError(f"shard {self.shard}: told to stop; {waiting} rows are handed back to another try")
         if self._leftover:
             number, error = next(iter(self._leftover.items()))
             raise ShardIncompleteError(
