@@ -23,7 +23,7 @@ TRIES = int(os.environ.get("INPAINT_TRIES") or "4")
 SHARD_TIMEOUT = timedelta(seconds=float(os.environ.get("INPAINT_SHARD_TIMEOUT") or "21600"))
 """Settings.shard_timeout. The supervisor of a shard keeps it, and says what it left."""
 
-GRACE = timedelta(minutes=10)
+LEEWAY = timedelta(minutes=10)
 """Then Airflow ends a painting task that its supervisor did not."""
 
 DEADLINE = timedelta(hours=float(os.environ.get("INPAINT_DEADLINE_HOURS", "12")))
@@ -167,7 +167,7 @@ def inpaint_manifest() -> None:
     @painting_task(
         pool="gpu",
         queue="gpu",
-        execution_timeout=SHARD_TIMEOUT + GRACE,
+        execution_timeout=SHARD_TIMEOUT + LEEWAY,
         map_index_template="{{ shard_label }}",
     )
     def inpaint(shard: str) -> dict[str, Any]:

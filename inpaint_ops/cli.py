@@ -153,9 +153,7 @@ def run(
             try:
                 _paint_with_retries(workspace, name, shard.name, show)
             except InpaintOpsError:
-                with contextlib.suppress(
-                    InpaintOpsError
-                ):  # what stopped the shard may stop this; it is told either way
+                with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is told anyway
                     finish(workspace, name)
                 raise
             base += shard.rows
@@ -177,10 +175,8 @@ def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callab
         try:
             paint(workspace, run, shard, final_attempt=attempt == tries, on_progress=show)
             return
-        except DrainedError:
-            raise
         except InpaintOpsError as error:
-            if error.permanent or attempt == tries:
+            if error.permanent or attempt == tries or isinstance(error, DrainedError):
                 raise
             click.echo(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
             time.sleep(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE))

@@ -43,7 +43,7 @@ def check_digests(folder: Path, files: Iterable[str], notes: Path) -> None:
     """Check those of `files` (relative to `folder`) whose SHA-256 is known.
 
     What was found right is noted in the folder `notes`, with the file's size and times, and not read again until they
-    change: SDXL's 7 GB cost some seconds the first time. Raises ModelError that names the file and the cure.
+    change: a model is read once through for it. Raises ModelError that names the file and the cure.
     """
     known = _known(folder, files)
     note = notes / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from inpaint_ops.config import Settings
@@ -86,7 +87,7 @@ class Transfers:
         error: BaseException | None = None
         try:
             for name, uri in (("image", state.row.image), ("mask", state.row.mask)):
-                self.patiently(lambda name=name, uri=uri: self._fetch(state, name, uri))  # type: ignore[misc]
+                self.patiently(partial(self._fetch, state, name, uri))
         except BaseException as failure:  # it must reach the main thread, whatever it is
             error = failure
         self.tell(Downloaded(state.row.row, time.monotonic() - started, error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,11 +133,6 @@ class Home:
             "HF_HOME": str(cache),
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-
-
-def seeded_moment(chance: random.Random, rows: int) -> tuple[str, int]:
-    """One of the moments of `Trial.at`, and which row's (for those that belong to a row)."""
-    return chance.choice(MOMENTS), chance.randint(1, rows)
 
 
 MOMENTS = ("loading", "painting", "before image", "after image", "before record", "after record")
