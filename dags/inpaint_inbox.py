@@ -6,12 +6,20 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from airflow.configuration import conf
 from airflow.sdk import Variable, dag
 from inpaint_ops_airflow import airflow_errors, open_workspace
 from inpaint_ops_operators import PlainTrigger, plain_task
 
 INSTALLATION = "inpaint_ops_installation"
 """The Airflow variable that tells this Airflow from another one that watches the same inbox."""
+
+
+def note(context: Any) -> None:
+    """The run of a claim is there, triggered now or before. Where this fails, the next look triggers it again."""
+    from inpaint_ops.inbox import note_triggered
+
+    note_triggered(open_workspace(), context["task"].claim)
 
 
 @dag(
@@ -26,16 +34,20 @@ def inpaint_inbox() -> None:
     def claim() -> list[dict[str, Any]]:
         from uuid import uuid4
 
-        from inpaint_ops.inbox import claim_all
+        from inpaint_ops.inbox import BATCH, claim_all
 
         claimant = Variable.get(INSTALLATION, default=None)
         if claimant is None:
             claimant = uuid4().hex
             Variable.set(INSTALLATION, claimant)
         with airflow_errors():
-            claims = claim_all(open_workspace(), claimant)
+            claims = claim_all(open_workspace(), claimant, min(BATCH, conf.getint("core", "max_map_length")))
         return [
-            {"trigger_run_id": f"inbox__{claim.run}", "conf": {"manifest": claim.manifest, "run": claim.run}}
+            {
+                "trigger_run_id": f"inbox__{claim.run}",
+                "conf": {"manifest": claim.manifest, "run": claim.run},
+                "claim": claim.mark,
+            }
             for claim in claims
         ]
 
@@ -44,6 +56,8 @@ def inpaint_inbox() -> None:
         trigger_dag_id="inpaint_manifest",
         logical_date=None,
         skip_when_already_exists=True,  # a claim found again: its run is there already
+        on_success_callback=note,
+        on_skipped_callback=note,
         retries=2,
         retry_delay=timedelta(seconds=10),
         map_index_template="{{ run_label }}",

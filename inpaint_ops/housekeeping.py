@@ -6,7 +6,9 @@ outside the store's own `runs/` and `claims/`, its unfinished writes, and huggin
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
-from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectNotFoundError
-from inpaint_ops.inbox import Claim, waiting
+from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError
+from inpaint_ops.inbox import CLAIM, MAX_CLAIM_BYTES, TRIGGERED, claim_of, claims_prefix, waiting
 from inpaint_ops.layout import RunLayout, check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import Plan
@@ -26,6 +28,8 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import ObjectInfo
 
 log = logging.getLogger(__name__)
+
+_CLAIMS = re.compile(rf"[0-9a-f]{{40}}({re.escape(CLAIM)}|{re.escape(TRIGGERED)})")
 
 
 class Retention(Model):
@@ -161,21 +165,48 @@ def _remove_run(workspace: Workspace, run: str) -> None:
 
 
 def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) -> Iterator[Candidate]:
-    """Claims whose run never began: their manifest waits for a claimant that does not come back."""
-    place = Location(workspace.store.bucket, f"{workspace.store.key}claims/")
-    here = {(info.location.uri, info.etag.strip('"')) for info in waiting(workspace)}
-    for info in workspace.storage.list(place):
-        try:
-            claim = Claim.model_validate_json(workspace.storage.get(info.location))
-        except (ObjectNotFoundError, ValidationError):
+    """Claims whose run never began: their manifest waits for a claimant that does not come back.
+
+    How old one is the store's clock says, and what it is of the inbox's listing. What the claim says of itself counts
+    only once its manifest has left the inbox, and then it can but keep the claim.
+    """
+    claims = {info.location.name: info for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
+    here = {claim.mark + CLAIM: claim for claim in (claim_of(info, "") for info in waiting(workspace))}
+    for name, info in sorted(claims.items()):
+        claim, age = here.get(name), today - info.modified
+        if not _CLAIMS.fullmatch(name) or age < timedelta(days=retention.claims):
+            continue  # what else lies there is not ours to remove
+        if name.endswith(TRIGGERED):
+            if name.removesuffix(TRIGGERED) + CLAIM not in claims:
+                remove = partial(workspace.storage.delete, info.location)
+                yield Candidate("claim", info.location.uri, "what it was noted of is gone", info.size, remove)
             continue
-        age = today - claim.claimed_at
-        if age < timedelta(days=retention.claims) or workspace.plan(claim.run) is not None:
+        if _has_begun(workspace, claim.run if claim else _run_told(workspace, info.location)):
             continue
-        if (claim.manifest, claim.etag) not in here:
+        if claim is None:
             why = "its manifest has left the inbox, and there is no such run"
         elif age < timedelta(days=retention.runs):
-            why = f"its run has not begun since {claim.claimed_at:%Y-%m-%d}; the manifest can be claimed again"
+            why = f"its run has not begun since {info.modified:%Y-%m-%d}; the manifest can be claimed again"
         else:
             continue  # its run may have been removed for its age: the manifest must not be painted again
-        yield Candidate("claim", claim.manifest, why, info.size, partial(workspace.storage.delete, info.location))
+        name_said = claim.manifest if claim else info.location.uri
+        yield Candidate("claim", name_said, why, info.size, partial(_free, workspace, info.location))
+
+
+def _has_begun(workspace: Workspace, run: str | None) -> bool:
+    return run is not None and workspace.storage.exists(workspace.layout(run).plan)
+
+
+def _run_told(workspace: Workspace, where: Location) -> str | None:
+    """The run that a claim names; None if it cannot be read, or names none."""
+    try:
+        said = json.loads(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
+        return check_run_name(said["run"])
+    except (ConfigError, ObjectNotFoundError, ObjectTooLargeError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _free(workspace: Workspace, where: Location) -> None:
+    """The note that its run was triggered goes first, or the manifest would be passed over once it is claimed again."""
+    workspace.storage.delete(where.parent.join(where.name.removesuffix(CLAIM) + TRIGGERED))
+    workspace.storage.delete(where)

@@ -1,20 +1,27 @@
 """The inbox: manifests that wait, each claimed exactly once, whoever else is looking.
 
 A claim is an object put if absent, named after the manifest and its ETag: of any number of schedulers one wins, and a
-manifest that is replaced by other content is a new one. Losing a claim is silent; a claim that its winner could not act
-upon (it died right after) is found again by the same claimant's next look.
+manifest that is replaced by other content is a new one. Losing a claim is silent. A claim that its winner could not act
+upon (it died right after) is found again by the same claimant's next look, until the run has begun or `note_triggered`
+has said that it was triggered.
+
+Which manifest a claim is of, and which run that becomes, is computed from the inbox's listing. Of the claim itself only
+its claimant is read, so a damaged or forged one can hold back its own manifest and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
-from datetime import datetime
+from collections.abc import Callable
+from itertools import islice
 from pathlib import PurePosixPath
-from typing import Literal
 
-from inpaint_ops.errors import ObjectExistsError, one_line
+from pydantic import BaseModel, Field, ValidationError
+
+from inpaint_ops.errors import InpaintOpsError, ObjectExistsError, ObjectNotFoundError, ObjectTooLargeError, one_line
 from inpaint_ops.layout import run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model, now
@@ -25,64 +32,148 @@ log = logging.getLogger(__name__)
 
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
 
+BATCH = 100
+"""Claims that one look returns, at most. Airflow maps a task over 1,024 at most (`[core] max_map_length`)."""
+
+MAX_CLAIM_BYTES = 16_384
+"""Of a claim: a manifest's URI of 1 kB, escaped, is the longest thing in it."""
+
+CLAIM = ".json"
+TRIGGERED = ".triggered"
 
 _NEVER_IN_A_NAME = re.compile(r"[{}%\\]")
 """What template languages, URLs and format strings give a meaning to, and the backslash, which no key may hold."""
+
+_NAMED = 20
+"""Refused manifests that one look names in the log; the others it counts."""
 
 
 class Claim(Model):
     """One manifest, taken by one claimant, and the name of the run that it becomes."""
 
-    schema_version: Literal[1] = 1
     manifest: str
     etag: str
     run: str
     claimant: str
-    claimed_at: datetime
+
+    @property
+    def mark(self) -> str:
+        """Names the claim's objects below `claims/`: 40 hexadecimal digits, by the manifest's URI and ETag."""
+        return _digest(self.manifest, self.etag)[:40]
+
+
+class StandingClaim(BaseModel):
+    """What is believed of a claim that is there."""
+
+    claimant: str = Field(max_length=1000)
+
+
+def claims_prefix(workspace: Workspace) -> Location:
+    """Where the claims are: `<mark>.json`, and `<mark>.triggered` once its run was triggered."""
+    return Location(workspace.store.bucket, f"{workspace.store.key}claims/")
 
 
 def waiting(workspace: Workspace) -> list[ObjectInfo]:
-    """The manifests directly below the inbox, oldest first. One whose name is refused is left out, with a warning."""
+    """The manifests directly below the inbox, oldest first.
+
+    One whose name is refused is left out: it costs a line in the log and holds nobody else up. Raises StorageError.
+    """
     inbox = parse(workspace.settings.inbox_prefix if workspace.settings.inbox else f"{workspace.store.uri}inbox/")
-    found = [
-        info
-        for info in workspace.storage.list(inbox)
-        if "/" not in info.location.key.removeprefix(inbox.key)
-        and PurePosixPath(info.location.name).suffix.lower() in MANIFEST_SUFFIXES
-        and _is_plain(info.location.name)
-    ]
+    found: list[ObjectInfo] = []
+    refused: list[ObjectInfo] = []
+    for info in workspace.storage.list(inbox, direct=True):
+        if PurePosixPath(info.location.name).suffix.lower() in MANIFEST_SUFFIXES:
+            (found if _is_plain(info.location) else refused).append(info)
+    for info in refused[:_NAMED]:
+        log.warning(
+            "%s in the inbox is not taken: its name holds an unprintable character, a backslash, '%%', '{' or '}'; "
+            "rename it",
+            one_line(repr(info.location.name)),
+        )
+    if len(refused) > _NAMED:
+        log.warning("%d more manifests in the inbox are not taken, for their names as well", len(refused) - _NAMED)
     return sorted(found, key=lambda info: (info.modified, info.location.key))
 
 
-def _is_plain(name: str) -> bool:
-    if name.isprintable() and not _NEVER_IN_A_NAME.search(name):
-        return True
-    log.warning("%s is not taken: its name holds a control character or one of {}%%\\; rename it", one_line(repr(name)))
-    return False
-
-
-def claim_all(workspace: Workspace, claimant: str) -> list[Claim]:
-    """Claim what waits. Returns this claimant's claims, earlier ones included: acting upon a claim must be idempotent,
-    which the run's name makes it. Raises StorageError.
-    """
-    return [claim for info in waiting(workspace) if (claim := _claim(workspace, info, claimant)) is not None]
-
-
-def _claim(workspace: Workspace, info: ObjectInfo, claimant: str) -> Claim | None:
-    etag = info.etag.strip('"')
-    mark = hashlib.sha256(f"{info.location.uri}\n{etag}".encode()).hexdigest()
-    claim = Claim(
-        manifest=info.location.uri,
-        etag=etag,
-        run=run_name_from(f"{PurePosixPath(info.location.name).stem[:100]}-{mark[:12]}"),
-        claimant=claimant,
-        claimed_at=now(),
-    )
-    place = Location(workspace.store.bucket, f"{workspace.store.key}claims/{mark[:40]}.json")
+def _is_plain(where: Location) -> bool:
+    """Whether a name can go through Airflow, logs and URIs and come out as it was."""
+    if not where.name.isprintable() or _NEVER_IN_A_NAME.search(where.name):
+        return False
     try:
-        workspace.storage.put(place, claim.model_dump_json().encode(), if_absent=True, content_type="application/json")
+        return parse(where.uri) == where
+    except InpaintOpsError:
+        return False
+
+
+def claim_of(info: ObjectInfo, claimant: str) -> Claim:
+    """The claim of a manifest, by its listing alone."""
+    uri, etag = info.location.uri, info.etag.strip('"')
+    stem = PurePosixPath(info.location.name).stem[:100]
+    return Claim(manifest=uri, etag=etag, run=run_name_from(f"{stem}-{_digest(uri, etag)[:12]}"), claimant=claimant)
+
+
+def _digest(uri: str, etag: str) -> str:
+    return hashlib.sha256(f"{uri}\n{etag}".encode()).hexdigest()
+
+
+def claim_all(workspace: Workspace, claimant: str, limit: int = BATCH) -> list[Claim]:
+    """Claim what waits, the oldest first, `limit` at most; the rest is for the next look.
+
+    Returns this claimant's claims, with earlier ones whose run was not triggered and has not begun: acting upon a claim
+    must be idempotent, which the run's name makes it. Earlier ones take no more than half of the batch from new
+    manifests. Costs a few listings, and one request for each claim that is new or has no run. Raises StorageError.
+    """
+    found = [claim_of(info, claimant) for info in waiting(workspace)]
+    names = {info.location.name for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
+    begun = set(workspace.storage.folders(Location(workspace.store.bucket, f"{workspace.store.key}runs/")))
+    fresh = [claim for claim in found if claim.mark + CLAIM not in names]
+    earlier = [
+        claim
+        for claim in found
+        if claim.mark + CLAIM in names and claim.mark + TRIGGERED not in names and claim.run not in begun
+    ]
+
+    def chosen(claims: list[Claim], is_ours: Callable[[Workspace, Claim], bool], most: int) -> list[Claim]:
+        return list(islice((claim for claim in claims if is_ours(workspace, claim)), most))
+
+    taken = chosen(earlier, _stands, max(limit - len(fresh), (limit + 1) // 2))
+    taken += chosen(fresh, _take, limit - len(taken))
+    if len(taken) == limit < len(fresh) + len(earlier):
+        log.info("%d manifests are claimed in one look at most: the next look takes what is left", limit)
+    order = {claim: index for index, claim in enumerate(found)}
+    return sorted(taken, key=order.__getitem__)
+
+
+def note_triggered(workspace: Workspace, mark: str) -> None:
+    """Leave word that a claim's run was triggered, so that later looks pass it over whatever becomes of the run."""
+    workspace.storage.put(claims_prefix(workspace).join(mark + TRIGGERED), b"", content_type="text/plain")
+
+
+def _take(workspace: Workspace, claim: Claim) -> bool:
+    """Whether the claim is ours now. Its body is for people, but for the claimant, and unique as each one's must be."""
+    said = {"schema_version": 1, **claim.model_dump(), "claimed_at": now().isoformat()}
+    place = claims_prefix(workspace).join(claim.mark + CLAIM)
+    try:
+        workspace.storage.put(place, json.dumps(said).encode(), if_absent=True, content_type="application/json")
     except ObjectExistsError:
-        standing = Claim.model_validate_json(workspace.storage.get(place))
-        return standing if standing.claimant == claimant else None
+        return _stands(workspace, claim)
     log.info("claimed %s as run %s", one_line(claim.manifest), claim.run)
-    return claim
+    return True
+
+
+def _stands(workspace: Workspace, claim: Claim) -> bool:
+    """Whether the claim that is there is ours. One that cannot be read is nobody's: its manifest waits for a person."""
+    place = claims_prefix(workspace).join(claim.mark + CLAIM)
+    try:
+        standing = StandingClaim.model_validate_json(workspace.storage.get(place, max_bytes=MAX_CLAIM_BYTES))
+    except ObjectNotFoundError:  # freed by housekeeping just now: the next look takes it
+        return False
+    except (ObjectTooLargeError, ValidationError):
+        log.warning(
+            "the claim %s of the manifest %s is damaged, so the manifest is not taken: delete the claim, and the next "
+            "look claims it anew",
+            one_line(place.uri),
+            one_line(claim.manifest),
+        )
+        return False
+    return standing.claimant == claim.claimant

@@ -38,4 +38,8 @@ async def deadline_missed(**kwargs: object) -> None:
     """
     import logging
 
-    logging.getLogger(__name__).error("a run of inpaint_manifest has missed its deadline: %s", kwargs.get("context"))
+    from inpaint_ops.errors import one_line
+
+    context = kwargs.get("context")
+    said = one_line(repr(context.get("dag_run", context) if isinstance(context, dict) else context))
+    logging.getLogger(__name__).error("a run of inpaint_manifest has missed its deadline: %s", said)

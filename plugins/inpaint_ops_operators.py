@@ -50,10 +50,17 @@ def painting_task(function: Callable[..., Any] | None = None, **options: Any) ->
 
 
 class PlainTrigger(TriggerDagRunOperator):
-    """Triggers a DAG run with exactly the configuration that it is given; `run_label` names it for the map index."""
+    """Triggers a DAG run with exactly the configuration that it is given.
+
+    `claim` is the mark of the claim that it acts upon, for callbacks; `{{ run_label }}` is for the map index.
+    """
 
     template_fields: Sequence[str] = ()
     template_fields_renderers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, *, claim: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.claim = claim
 
     def execute(self, context: Any) -> None:
         """Ends by the exception that has Airflow trigger the run."""

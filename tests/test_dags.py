@@ -164,30 +164,134 @@ def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlive
     assert (fields["tries"].default, fields["shard_timeout"].default) == (4, 21600)
 
 
-OPERATORS = """
-import json, sys
-sys.path[:0] = [{plugins!r}, {dags!r}]
-from pathlib import Path
-from airflow.dag_processing.dagbag import DagBag
-bag = DagBag({dags!r})
-assert not bag.import_errors, bag.import_errors
-for dag in bag.dags.values():
-    for task in dag.tasks:
-        kinds = [task, getattr(task, "operator_class", task)]
-        fields = sorted({{field for kind in kinds for field in kind.template_fields}})
-        print(json.dumps([dag.dag_id, task.task_id, fields, task.map_index_template, task.doc_md]))
-    print(json.dumps([dag.dag_id, None, [], None, dag.doc_md]))
+def _templates(tmp_path: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """The operators in the folder's DAGs, and what of them Jinja would render."""
+    program = f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'plugins')!r}]\n"
+    program += f"from tests.dag_templates import main; main({str(folder)!r})"
+    lines = _python(tmp_path, program).splitlines()
+    looked = [line.removeprefix("looked at ") for line in lines if line.startswith("looked at ")]
+    return looked, [line.removeprefix("found ") for line in lines if line.startswith("found ")]
+
+
+def test_nothing_of_any_dag_is_a_template_that_text_from_outside_could_reach(tmp_path: Path) -> None:
+    looked, found = _templates(tmp_path, REPOSITORY / "dags")
+    assert found == []
+    assert {name.partition(".")[2] for name in looked} == {
+        "plan", "inpaint", "report", "claim", "trigger", "fetch", "store", "model_cache",
+    }  # fmt: skip
+
+
+TEMPLATED = """
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import AsyncCallback, BaseNotifier, BaseOperatorLink, DeadlineAlert, DeadlineReference, dag, task
+from datetime import timedelta
+from inpaint_ops_metrics import deadline_missed
+from inpaint_ops_operators import PlainOperator, PlainTrigger, plain_task
+
+class Linked(PlainOperator):
+    operator_extra_links = (type("Other", (BaseOperatorLink,), {{"name": "x", "get_link": lambda *a, **k: ""}})(),)
+
+class Notifier(BaseNotifier):
+    template_fields = ("message",)
+    message = "x"
+    def notify(self, context): ...
+
+def say(name=None): ...
+
+@dag(dag_id="bad_{number}", schedule=None, {options})
+def bad():
+    @plain_task
+    def names():
+        return ["x"]
+    {body}
+
+bad()
 """
 
 
-def test_no_field_of_any_operator_is_a_template(tmp_path: Path) -> None:
-    """Airflow renders template fields after it has filled in what earlier tasks returned, names of files included."""
-    import json
+BAD = [
+    ("", "BashOperator(task_id='b', bash_command='echo x')", "bash_command"),
+    ("", "BashOperator.partial(task_id='b').expand(bash_command=names())", "bash_command"),
+    ("", "task(say)(names())", "op_args"),
+    ("", "task(say).expand(name=names())", "op_kwargs"),
+    ("", "TriggerDagRunOperator.partial(task_id='b', trigger_dag_id='x').expand(conf=names())", "conf"),
+    ("", "PlainTrigger.partial(task_id='b', trigger_dag_id='x', map_index_template='{{ task.conf }}')"
+     ".expand(conf=names())", "map_index_template"),
+    ("", "plain_task(say, map_index_template='{{ params.manifest }}').expand(name=names())", "map_index_template"),
+    ("", "plain_task(say, doc_md='{{ params.manifest }}')()", "doc_md"),
+    ("", "plain_task(say, on_failure_callback=Notifier())()", "notifier"),
+    ("", "plain_task(say, email='a@b.c')()", "e-mails"),
+    ("", "Linked(task_id='b', python_callable=say)", "link"),
+    ("doc_md='{{ params }}'", "names()", "doc_md"),
+    ("render_template_as_native_obj=True", "names()", "sandbox"),
+    ("params={'x': '{{ conn }}'}", "names()", "parameter x"),
+    ("deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(1), AsyncCallback(deadline_missed, "
+     "{'text': '{{ dag_run }}'}))", "names()", "deadline"),
+]  # fmt: skip
+"""Options of a DAG, a task in it, and what is found there."""
 
-    program = OPERATORS.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
-    found = [json.loads(line) for line in _python(tmp_path, program).splitlines() if line.startswith("[")]
-    assert {name for _, name, *_ in found} >= {"plan", "inpaint", "report", "claim", "trigger", "fetch", "store"}
-    for dag, name, fields, map_index_template, doc in found:
-        assert fields == [], f"{dag}.{name}: {fields} would be rendered: take the task from inpaint_ops_operators"
-        assert map_index_template in (None, "{{ shard_label }}", "{{ run_label }}"), f"{dag}.{name}"
-        assert "{" not in (doc or ""), f"{dag}.{name}: its doc_md holds a template"
+
+def test_a_template_in_a_dag_would_be_found(tmp_path: Path) -> None:
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    for number, (options, body, _) in enumerate(BAD):
+        (folder / f"bad_{number}.py").write_text(TEMPLATED.format(number=number, options=options, body=body))
+    _, found = _templates(tmp_path, folder)
+    for number, (_, body, said) in enumerate(BAD):
+        of_it = [line for line in found if line.startswith((f"bad_{number}.", f"bad_{number}:"))]
+        assert of_it and all(said in line for line in of_it), (body, of_it)
+
+
+def test_an_argument_that_nothing_would_resolve_is_refused(manifest_dag: Any) -> None:
+    from inpaint_ops_operators import PlainOperator
+
+    plan = manifest_dag.task_dict["plan"]
+    for arguments in ({"op_args": [plan.output]}, {"op_kwargs": {"shards": [plan.output]}}):
+        with pytest.raises(TypeError, match="pull another task's result"):
+            PlainOperator(task_id="x", python_callable=lambda shards: None, **arguments)
+
+
+HOSTILE = "{{ 7*191 }} {% raw %} ../\"'<script>\n?#&"
+
+
+def test_a_trigger_passes_on_what_it_is_given_unrendered(manifest_dag: Any) -> None:
+    """By the very code that renders a mapped operator before it runs."""
+    from types import SimpleNamespace
+
+    from airflow.sdk import dag
+    from airflow.sdk.exceptions import DagRunTriggerException
+    from inpaint_ops_operators import PlainTrigger
+
+    @dag(schedule=None)
+    def mapped() -> None:
+        given = {"trigger_run_id": HOSTILE, "conf": {"manifest": HOSTILE, "run": HOSTILE, "more": [HOSTILE]}}
+        PlainTrigger.partial(task_id="t", trigger_dag_id="x", logical_date=None).expand_kwargs([given])
+
+    made = mapped()
+    run = SimpleNamespace(conf={})
+    context: dict[str, Any] = {"ti": SimpleNamespace(map_index=0), "dag": made, "dag_run": run, "params": {}}
+    made.task_dict["t"].render_template_fields(context)
+    with pytest.raises(DagRunTriggerException) as raised:
+        context["task"].execute(context)
+    assert raised.value.conf == {"manifest": HOSTILE, "run": HOSTILE, "more": [HOSTILE]}
+    assert raised.value.dag_run_id == HOSTILE
+    assert context["run_label"] == HOSTILE
+
+
+def test_links_are_paths_whatever_the_ids_hold(manifest_dag: Any) -> None:
+    import re
+    from types import SimpleNamespace
+
+    key = SimpleNamespace(dag_id=HOSTILE, run_id=HOSTILE, task_id=HOSTILE, map_index=3)
+    for link in manifest_dag.task_dict["inpaint"].operator_extra_links:
+        assert re.fullmatch(r"/[A-Za-z0-9/._~%-]+(\?to=report)?", link.get_link(None, ti_key=key))
+
+
+def test_the_pages_places_hold_ids_and_nothing_else() -> None:
+    import re
+
+    from inpaint_ops_plugin import InpaintPlugin
+
+    for view in InpaintPlugin.external_views:
+        assert set(re.findall(r"\{[^}]*\}", view["href"])) <= {"{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"}

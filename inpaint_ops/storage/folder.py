@@ -105,7 +105,7 @@ class FolderStore:
             _sync_folder(os.path.dirname(key))
         return info
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         folders = [prefix]
         while folders:
@@ -116,7 +116,7 @@ class FolderStore:
                 infos = []
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+                        folders += [] if direct else [entry.path]
                     elif entry.is_file() and not entry.name.startswith(TEMP_PREFIX):
                         with suppress(FileNotFoundError):  # deleted meanwhile
                             infos.append(_describe(Location(None, entry.path), entry.stat()))

@@ -90,10 +90,10 @@ class Storage:
         location = self.check_writable(where)
         return self._store(location).put(location.key, data, if_absent=if_absent, content_type=content_type)
 
-    def list(self, prefix: Where) -> Iterator[ObjectInfo]:
+    def list(self, prefix: Where, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """Every object below the prefix; see `ObjectStore.list`. The prefix is checked now, not at the first item."""
         location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
-        return self._listed(location)
+        return self._listed(location, direct)
 
     def folders(self, prefix: Where) -> Iterator[str]:
         """The names directly below the prefix that hold objects; see `ObjectStore.folders`."""
@@ -158,8 +158,8 @@ class Storage:
             )
         return location
 
-    def _listed(self, prefix: Location) -> Iterator[ObjectInfo]:
-        for info in self._store(prefix).list(prefix.key):
+    def _listed(self, prefix: Location, direct: bool) -> Iterator[ObjectInfo]:
+        for info in self._store(prefix).list(prefix.key, direct=direct):
             location = info.location
             link = location.bucket is None and Path(location.key).is_symlink()
             if not link or any(_under(root, location) for root in self._readable):

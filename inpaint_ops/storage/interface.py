@@ -80,8 +80,10 @@ class ObjectStore(Protocol):
         of ours won and its reply was lost. So bodies that compete for a key must carry something unique.
         """
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """Every object below `prefix` (which ends with `/`, or is empty), once, in no promised order, page by page.
+
+        With `direct`, those alone that lie in no folder below it; the others are not looked at, however many there are.
 
         Objects put or deleted meanwhile may or may not show. A prefix that holds nothing lists as empty.
         """

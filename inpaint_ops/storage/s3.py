@@ -199,9 +199,9 @@ class S3Store:
                     raise s3_error(error, where, "write") from error
         raise StorageUnavailableError(f"cannot write {where}: other writes were in the way on every try")
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        for page in self._pages(prefix):
+        for page in self._pages(prefix, **({"Delimiter": "/"} if direct else {})):
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):  # what consoles put to show an empty folder
                     modified = item["LastModified"].astimezone(UTC)
