@@ -17,13 +17,16 @@ from demo.airflow_stack import AirflowStack
 from demo.object_store import ObjectStoreServer
 from demo.photos import make_demo
 from inpaint_ops.config import Settings
-from inpaint_ops.locations import Location
+from inpaint_ops.inbox import claim_of, claims_prefix
+from inpaint_ops.locations import parse
 from inpaint_ops.records import Record, RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
 
 DAG = "inpaint_manifest"
 STORE = "s3://inpaint/airflow/"
+INBOX = f"{STORE}inbox {{{{ 7*191 }}}}/"
+"""Every manifest's URI holds a template, so each test here sees to it that none is rendered on its way."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,7 @@ def airflow(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFa
         "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # storage by a connection; the demo uses the SDK's settings
         "INPAINT_S3_CONN_ID": "inpaint_s3",
         "INPAINT_STORE": STORE,
+        "INPAINT_INBOX": INBOX,
         "INPAINT_MODEL": "tiny-random",
         "INPAINT_SHARD_ROWS": "5",
         "INPAINT_FAILURE_THRESHOLD": "0.25",
@@ -68,7 +72,7 @@ def airflow(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFa
 
 def put_manifest(workspace: Workspace, name: str, rows: list[dict[str, Any]] | None = None) -> str:
     """The demo's photos beside a manifest in the inbox: all ten rows, or `rows` over its photos."""
-    inbox = Location(workspace.store.bucket, f"{workspace.store.key}inbox/")
+    inbox = parse(INBOX)
     manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(key), data) and None)
     if rows is not None:
         manifest = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -109,8 +113,15 @@ def workers(airflow: AirflowStack) -> dict[int, int]:
 
 @pytest.fixture(scope="module")
 def night(airflow: AirflowStack, workspace: Workspace) -> str:
-    """A manifest in the inbox, claimed and run; returns the run's name."""
+    """A manifest in the inbox, claimed and run; returns the run's name.
+
+    Beside it lie two with hostile names, and one whose claim is damaged.
+    """
     manifest = put_manifest(workspace, "night.jsonl")
+    for name in ("{{ conn.inpaint_s3.password }}.jsonl", "%(x)s.jsonl"):
+        put_manifest(workspace, name)
+    hurt = claim_of(workspace.storage.stat(put_manifest(workspace, "hurt.jsonl")), "")
+    workspace.storage.put(claims_prefix(workspace).join(f"{hurt.mark}.json"), b"")
     assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
     assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
     runs = airflow.api("GET", f"/dags/{DAG}/dagRuns")["dag_runs"]
@@ -118,6 +129,26 @@ def night(airflow: AirflowStack, workspace: Workspace) -> str:
     assert len(ours) == 1, "two looks into the inbox, one run"
     assert airflow.wait_for_run(DAG, ours[0]["dag_run_id"]) == "success", airflow.task_logs(DAG, ours[0]["dag_run_id"])
     return str(ours[0]["conf"]["run"])
+
+
+def test_what_lies_in_the_inbox_is_never_rendered_and_holds_up_nobody_else(
+    night: str, airflow: AirflowStack, workspace: Workspace, object_store: ObjectStoreServer
+) -> None:
+    runs = airflow.api("GET", f"/dags/{DAG}/dagRuns")["dag_runs"]
+    assert not [run for run in runs if "1337" in json.dumps(run) or object_store.secret_key in json.dumps(run)]
+    assert [run["conf"]["manifest"] for run in runs if run["dag_run_id"].startswith("inbox__")] == [
+        f"{INBOX}night.jsonl"
+    ]
+    looks = airflow.api("GET", "/dags/inpaint_inbox/dagRuns?order_by=run_after")["dag_runs"]
+    first, second = (airflow.task_instances("inpaint_inbox", look["dag_run_id"]) for look in looks)
+    assert [(ti["state"], ti["rendered_map_index"]) for ti in first if ti["task_id"] == "trigger"] == [
+        ("success", night)
+    ]
+    assert [(ti["state"], ti["map_index"]) for ti in second if ti["task_id"] == "trigger"] == [("skipped", -1)]
+    said = airflow.task_logs("inpaint_inbox", looks[0]["dag_run_id"])
+    assert said.count("is not taken: its name") == 2 and "hurt.jsonl" in said and "1337" not in said
+    names = [info.location.name for info in workspace.storage.list(claims_prefix(workspace))]
+    assert sorted(name.rpartition(".")[2] for name in names) == ["json", "json", "triggered"]
 
 
 def test_a_manifest_in_the_inbox_becomes_images_and_a_report(night: str, workspace: Workspace) -> None:
@@ -191,11 +222,11 @@ def test_a_run_name_that_is_taken_is_refused_in_red_and_nothing_of_the_run_chang
 def test_a_permanent_error_of_the_plan_fails_at_once_and_the_run_is_red(
     airflow: AirflowStack, workspace: Workspace
 ) -> None:
-    run_id = airflow.trigger(DAG, {"manifest": f"{STORE}inbox/nowhere.jsonl", "run": "nowhere"})
+    run_id = airflow.trigger(DAG, {"manifest": f"{INBOX}nowhere.jsonl", "run": "nowhere"})
     assert airflow.wait_for_run(DAG, run_id) == "failed"
     plan = next(ti for ti in airflow.task_instances(DAG, run_id) if ti["task_id"] == "plan")
     assert (plan["state"], plan["try_number"]) == ("failed", 1)
-    assert "there is no object" in airflow.task_logs(DAG, run_id)
+    assert f"there is no object {INBOX}nowhere.jsonl" in airflow.task_logs(DAG, run_id)
 
 
 def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(
