@@ -175,7 +175,7 @@ def inpaint_manifest() -> None:
 
     @painting_task(trigger_rule="all_done", outlets=[RESULTS])
     def report() -> dict[str, Any]:
-        from inpaint_ops.errors import ConfigError
+        from inpaint_ops.errors import ConfigError, one_line
         from inpaint_ops.runs import check_good, finish
 
         context = get_current_context()
@@ -186,9 +186,9 @@ def inpaint_manifest() -> None:
                 raise ConfigError("nothing was planned here, so there is nothing to report: see the task `plan`")
             workspace = open_workspace()
             summary = finish(workspace, name)
-            print(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}")
+            print(one_line(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}"))
             for line in (*summary.reasons, *summary.warnings):
-                print(f"- {line}")
+                print(one_line(f"- {line}"))
             said = {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
             check_good(summary)
         context["outlet_events"][RESULTS].extra = said | {"images_per_second": summary.images_per_second}

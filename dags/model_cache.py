@@ -29,18 +29,22 @@ def model_cache() -> None:
 
         from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+        from inpaint_ops.errors import one_line
+
         params = get_current_context()["params"]
         command = [sys.executable, "-m", "inpaint_ops.cli", "models", "pull"]
         command += [f"--revision={params['revision']}"] if params["revision"] else []
         command += ["--", params["model"]] if params["model"] else []  # after `--` no name is taken for an option
         done = subprocess.run(command, text=True, capture_output=True, check=False)
-        print(done.stderr)
+        lines = [one_line(line) for line in done.stderr.splitlines() if line.strip()]
+        print(*lines, sep="\n")
         if done.returncode == 2:
-            raise AirflowFailException(done.stderr.strip().splitlines()[-1])
+            raise AirflowFailException(lines[-1] if lines else "models pull refused, and did not say why")
         if done.returncode != 0:
             raise AirflowException(f"models pull ended with exit code {done.returncode}")
-        print(done.stdout)
-        return done.stdout.strip()
+        said = one_line(done.stdout.strip())
+        print(said)
+        return said
 
     fetch()
 

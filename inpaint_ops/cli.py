@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import sys
@@ -29,6 +28,7 @@ from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
 from inpaint_ops.supervisor import Progress
+from inpaint_ops.terminal import say, say_json
 
 EXIT_NOT_ALL_DONE = 3
 _LONGEST_PAUSE = 600.0
@@ -36,8 +36,8 @@ _LONGEST_PAUSE = 600.0
 
 def _fail(error: InpaintOpsError, *, as_json: bool) -> NoReturn:
     if as_json:
-        click.echo(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
-    click.echo(f"inpaint-ops: {error}", err=True)
+        say_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    say(f"inpaint-ops: {error}", err=True)
     sys.exit(error.exit_code)
 
 
@@ -51,7 +51,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except InpaintOpsError as error:
             _fail(error, as_json=bool(options.get("as_json")))
         except KeyboardInterrupt:
-            click.echo("inpaint-ops: interrupted; the same command goes on where this one stopped", err=True)
+            say("inpaint-ops: interrupted; the same command goes on where this one stopped", err=True)
             sys.exit(130)
 
     return wrapped
@@ -162,7 +162,7 @@ def run(
     summary = finish(workspace, name)
     layout = workspace.layout(name)
     if as_json:
-        click.echo(summary.model_dump_json())
+        say_json(summary.model_dump(mode="json"))
     else:
         _print_summary(summary, layout.root)
     if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:
@@ -178,21 +178,19 @@ def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callab
         except InpaintOpsError as error:
             if error.permanent or attempt == tries or isinstance(error, DrainedError):
                 raise
-            click.echo(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
+            say(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
             time.sleep(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
 
 
 def _print_summary(summary: RunSummary, root: Location) -> None:
     counts = summary.counts
-    click.echo(
-        f"{summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}"
-    )
+    say(f"{summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}")
     for line in (*summary.reasons, *summary.warnings):
-        click.echo(f"  - {line}")
+        say(f"  - {line}")
     if summary.images_per_second:
         warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
-        click.echo(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
-    click.echo(f"  {root}  (report.html, run.json, images/, failed.jsonl)")
+        say(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
+    say(f"  {root}  (report.html, run.json, images/, failed.jsonl)")
 
 
 @main.command()
@@ -210,11 +208,11 @@ def validate(manifest: str, out: str | None, check_objects: bool, allow: tuple[s
     missing = _missing_objects(workspace, parsed) if check_objects else []
     problems = [row.error.message for row in parsed.rejected] + missing
     if as_json:
-        click.echo(json.dumps({"rows": parsed.rows, "accepted": len(parsed.accepted), "problems": problems}))
+        say_json({"rows": parsed.rows, "accepted": len(parsed.accepted), "problems": problems})
     else:
         for line in problems:
-            click.echo(line)
-        click.echo(
+            say(line)
+        say(
             f"{parsed.rows} rows: {len(parsed.accepted)} accepted, {len(parsed.rejected)} rejected, "
             f"{len(missing)} objects missing"
         )
@@ -260,19 +258,17 @@ def plan(
     if as_json:
         body = made.model_dump(mode="json")
         body["rejected_rows"] = [row.error.message for row in parsed.rejected]
-        click.echo(json.dumps(body))
+        say_json(body)
         return
-    click.echo(
-        f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards"
-    )
+    say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
     for row in parsed.rejected:
-        click.echo(f"  {row.error.message}")
+        say(f"  {row.error.message}")
     for shard in made.shards[:20]:
-        click.echo(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
+        say(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
-        click.echo(f"  ... and {len(made.shards) - 20} more")
+        say(f"  ... and {len(made.shards) - 20} more")
     if made.forecast is not None:
-        click.echo(f"forecast: {made.forecast.in_words()}")
+        say(f"forecast: {made.forecast.in_words()}")
 
 
 @main.command()
@@ -310,19 +306,20 @@ def manifest(
         texts = read_prompts(workspace.storage.get(parse(prompts)), key_column=key_column, prompt_column=prompt_column)
     listed = [[info.location for info in workspace.storage.list(prefix)] for prefix in prefixes]
     paired = pair(listed[0], listed[1], prompt=prompt, prompts=texts)
-    body = to_jsonl([_shorten(row, parse(out).parent if out else None) for row in paired.rows])
+    rows = [_shorten(row, parse(out).parent if out else None) for row in paired.rows]
     if out:
-        workspace.storage.put(parse(out), body, content_type="application/jsonl")
+        workspace.storage.put(parse(out), to_jsonl(rows), content_type="application/jsonl")
     else:
-        click.echo(body.decode(), nl=False)
+        for row in rows:
+            say_json(row)
     for what, uris in (
         ("image without a mask", paired.images_alone),
         ("mask without an image", paired.masks_alone),
         ("image without a prompt", paired.without_prompt),
     ):
         for uri in uris:
-            click.echo(f"{what}: {uri}", err=True)
-    click.echo(f"{len(paired.rows)} rows", err=True)
+            say(f"{what}: {uri}", err=True)
+    say(f"{len(paired.rows)} rows", err=True)
     if paired.images_alone or paired.masks_alone or paired.without_prompt:
         sys.exit(EXIT_NOT_ALL_DONE)
 
@@ -343,10 +340,10 @@ def doctor(out: str | None, as_json: bool) -> None:
     """Tell what this machine can do and what is missing. Exit code 2 if a run could not work here."""
     checks = diagnose(load_settings(), out)
     if as_json:
-        click.echo(json.dumps([check.model_dump() for check in checks]))
+        say_json([check.model_dump() for check in checks])
     else:
         for check in checks:
-            click.echo(f"{check.state:7}  {check.name:14}  {check.detail}")
+            say(f"{check.state:7}  {check.name:14}  {check.detail}")
     sys.exit(2 if any(check.state == "missing" for check in checks) else 0)
 
 
@@ -365,8 +362,8 @@ def models_pull(model: str | None, revision: str | None) -> None:
 
     settings = load_settings()
     name = model or settings.model
-    folder = pull(name, revision or settings.model_revision, on_progress=lambda line: click.echo(line, err=True))
-    click.echo(f"{name}: {folder}")
+    folder = pull(name, revision or settings.model_revision, on_progress=lambda line: say(line, err=True))
+    say(f"{name}: {folder}")
 
 
 @models.command("list")
@@ -387,16 +384,16 @@ def models_list(as_json: bool) -> None:
              "variant": one.variant, "random_weights": one.random, "whole": not one.problem, "problem": one.problem}
             for one in found
         ]  # fmt: skip
-        click.echo(json.dumps({"models": rows, "compiled": graphs}))
+        say_json({"models": rows, "compiled": graphs})
     else:
         for one in found:
             kind = "random weights" if one.random else one.variant or "plain"
             state = f"NOT WHOLE: {one.problem}" if one.problem else "whole"
-            click.echo(f"{one.name}  {one.revision}  {one.bytes / 1e9:.2f} GB  {kind}  {state}")
+            say(f"{one.name}  {one.revision}  {one.bytes / 1e9:.2f} GB  {kind}  {state}")
         if not found:
-            click.echo(f"no models in {constants.HF_HOME}: inpaint-ops models pull")
+            say(f"no models in {constants.HF_HOME}: inpaint-ops models pull")
         for name, size in graphs.items():
-            click.echo(f"compiled graphs  {name}  {size / 1e9:.2f} GB")
+            say(f"compiled graphs  {name}  {size / 1e9:.2f} GB")
     if any(one.problem for one in found):
         sys.exit(2)
 
@@ -409,7 +406,7 @@ def models_verify(folder: Path) -> None:
     from inpaint_ops.model.sources import check_published, verify
 
     check_published(verify(folder))
-    click.echo(f"{folder}: whole")
+    say(f"{folder}: whole")
 
 
 @main.command()
@@ -426,7 +423,7 @@ def report(run_name: str, out: str | None, allow: tuple[str, ...], as_json: bool
         workspace = _workspace(load_settings(), out, plan_of_run.manifest, allow)
     summary = finish(workspace, run_name)
     if as_json:
-        click.echo(summary.model_dump_json())
+        say_json(summary.model_dump(mode="json"))
     else:
         _print_summary(summary, workspace.layout(run_name).root)
     if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:

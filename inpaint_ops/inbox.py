@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, Field, ValidationError
 
-from inpaint_ops.errors import InpaintOpsError, ObjectExistsError, ObjectNotFoundError, ObjectTooLargeError, one_line
+from inpaint_ops.errors import InpaintOpsError, ObjectExistsError, ObjectNotFoundError, ObjectTooLargeError
 from inpaint_ops.layout import run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model, now
@@ -88,7 +88,7 @@ def waiting(workspace: Workspace) -> list[ObjectInfo]:
         log.warning(
             "%s in the inbox is not taken: its name holds an unprintable character, a backslash, '%%', '{' or '}'; "
             "rename it",
-            one_line(repr(info.location.name)),
+            repr(info.location.name),
         )
     if len(refused) > _NAMED:
         log.warning("%d more manifests in the inbox are not taken, for their names as well", len(refused) - _NAMED)
@@ -157,7 +157,7 @@ def _take(workspace: Workspace, claim: Claim) -> bool:
         workspace.storage.put(place, json.dumps(said).encode(), if_absent=True, content_type="application/json")
     except ObjectExistsError:
         return _stands(workspace, claim)
-    log.info("claimed %s as run %s", one_line(claim.manifest), claim.run)
+    log.info("claimed %s as run %s", claim.manifest, claim.run)
     return True
 
 
@@ -172,8 +172,8 @@ def _stands(workspace: Workspace, claim: Claim) -> bool:
         log.warning(
             "the claim %s of the manifest %s is damaged, so the manifest is not taken: delete the claim, and the next "
             "look claims it anew",
-            one_line(place.uri),
-            one_line(claim.manifest),
+            place.uri,
+            claim.manifest,
         )
         return False
     return standing.claimant == claim.claimant

@@ -22,7 +22,7 @@ from diffusers.models.attention_processor import Attention
 from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from inpaint_ops.model.tuned import one_line, probe_xformers
+from inpaint_ops.model.tuned import in_short, probe_xformers
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import PROBES, AttentionProbe
 
@@ -129,7 +129,7 @@ def measure(device: DeviceInfo, dtype: str) -> AttentionProbe:
                 continue
             seconds[name] = _seconds(lambda call=call: call(given), place)  # type: ignore[misc]
         except Exception as error:  # no such kernel here, no memory: whatever it says is the reason
-            why_not[name] = one_line(error)
+            why_not[name] = in_short(error)
     if place.type == "cuda":
         torch.cuda.empty_cache()  # the math kernel's scores are large: the weights need that room
     return AttentionProbe(device=device.name, dtype=dtype, shape=shape, seconds=seconds, why_not=why_not)

@@ -23,7 +23,7 @@ from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import compiled, ledger, random_weights, schedulers
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.sources import Verified, digest, pull, resolve, seconds_to_fetch, tensor_names, verify
-from inpaint_ops.model.tuned import one_line, relieved
+from inpaint_ops.model.tuned import in_short, relieved
 from inpaint_ops.protocol import Job
 from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
@@ -80,7 +80,7 @@ class LoadedModel:
     def uncompile(self, error: Exception) -> None:
         """Go on without what was compiled, since it failed with `error`; the ledger will say so."""
         compiled.undo(self.pipe)
-        self.why_not["compile"] = f"compiling failed: {one_line(error)}"
+        self.why_not["compile"] = f"compiling failed: {in_short(error)}"
 
     def relieve(self) -> AbstractContextManager[None] | None:
         """What `low-memory` switches on, for the length of a block; None where all of it is on already."""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
 
+from inpaint_ops.errors import one_line
 from inpaint_ops.model.compiled import GRAPHS
 from inpaint_ops.model.xformers_log import said
 from inpaint_ops.records import DeviceInfo
@@ -47,7 +48,7 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a library raises here, the pipeline goes without
-            why_not[field] = one_line(error)
+            why_not[field] = in_short(error)
 
     if tuning.channels_last:
         attempt("channels_last", lambda: _channels_last(pipe))
@@ -99,13 +100,13 @@ def probe_xformers(kind: str, dtype: str) -> str:
         theirs = xformers.ops.memory_efficient_attention(query, query, query)
         difference = float((ours - theirs).abs().max())
     except Exception as error:  # import errors, missing kernels, no CUDA: all mean no
-        return "; ".join(filter(None, (f"xFormers does not work here: {one_line(error)}", said())))
+        return "; ".join(filter(None, (f"xFormers does not work here: {in_short(error)}", said())))
     return "" if difference < 0.02 else f"xFormers' attention is off by {difference:.3g} here"
 
 
-def one_line(error: BaseException) -> str:
-    """The first sentence or so of what a library said."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def in_short(error: BaseException) -> str:
+    """The first sentence or so of what a library said, in one line."""
+    text = one_line(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= 160 else text[:157] + "..."
 
 
