@@ -6,7 +6,6 @@ outside the store's own `runs/` and `claims/`, its unfinished writes, and huggin
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, model_validator
 
 from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError
-from inpaint_ops.inbox import CLAIM, MAX_CLAIM_BYTES, TRIGGERED, claim_of, claims_prefix, waiting
+from inpaint_ops.inbox import CLAIM, MAX_CLAIM_BYTES, TRIGGERED, claim_of, claims_prefix, run_told, waiting
 from inpaint_ops.layout import RunLayout, check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import Plan
@@ -198,11 +197,9 @@ def _has_begun(workspace: Workspace, run: str | None) -> bool:
 
 
 def _run_told(workspace: Workspace, where: Location) -> str | None:
-    """The run that a claim names; None if it cannot be read, or names none."""
     try:
-        said = json.loads(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
-        return check_run_name(said["run"])
-    except (ConfigError, ObjectNotFoundError, ObjectTooLargeError, ValueError, TypeError, KeyError, RecursionError):
+        return run_told(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
+    except (ObjectNotFoundError, ObjectTooLargeError):
         return None
 
 

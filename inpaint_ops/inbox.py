@@ -21,8 +21,8 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, Field, ValidationError
 
-from inpaint_ops.errors import InpaintOpsError, ObjectExistsError, ObjectNotFoundError, ObjectTooLargeError
-from inpaint_ops.layout import run_name_from
+from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectExistsError, ObjectNotFoundError, ObjectTooLargeError
+from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
@@ -62,10 +62,24 @@ class Claim(Model):
         return _digest(self.manifest, self.etag)[:40]
 
 
-class StandingClaim(BaseModel):
-    """What is believed of a claim that is there."""
-
+class _Claimant(BaseModel):
     claimant: str = Field(max_length=1000)
+
+
+def claimant_of(body: bytes) -> str | None:
+    """Whose a claim is, which is all that is believed of one; None if it is damaged. Takes any bytes."""
+    try:
+        return _Claimant.model_validate_json(body).claimant
+    except ValidationError:
+        return None
+
+
+def run_told(body: bytes) -> str | None:
+    """The run that a claim names, for one whose manifest has left the inbox; None if it names none. Takes any bytes."""
+    try:
+        return check_run_name(json.loads(body)["run"])
+    except (ConfigError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def claims_prefix(workspace: Workspace) -> Location:
@@ -165,15 +179,16 @@ def _stands(workspace: Workspace, claim: Claim) -> bool:
     """Whether the claim that is there is ours. One that cannot be read is nobody's: its manifest waits for a person."""
     place = claims_prefix(workspace).join(claim.mark + CLAIM)
     try:
-        standing = StandingClaim.model_validate_json(workspace.storage.get(place, max_bytes=MAX_CLAIM_BYTES))
+        claimant = claimant_of(workspace.storage.get(place, max_bytes=MAX_CLAIM_BYTES))
     except ObjectNotFoundError:  # freed by housekeeping just now: the next look takes it
         return False
-    except (ObjectTooLargeError, ValidationError):
+    except ObjectTooLargeError:
+        claimant = None
+    if claimant is None:
         log.warning(
             "the claim %s of the manifest %s is damaged, so the manifest is not taken: delete the claim, and the next "
             "look claims it anew",
             place.uri,
             claim.manifest,
         )
-        return False
-    return standing.claimant == claim.claimant
+    return claimant == claim.claimant

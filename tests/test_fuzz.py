@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fuzz import make_corpus, targets
+from tests.fuzz import claims, make_corpus, targets
 from tests.fuzz.targets import CORPUS, TARGETS
 
 RUNS = {"parquet": 50, "placing": 200, "source": 1000, "mask": 500}
@@ -88,3 +88,13 @@ def test_an_oracle_notices_a_broken_promise(
     monkeypatch.setattr(targets, name, broken(getattr(targets, name)))
     with pytest.raises((AssertionError, TypeError, AttributeError)):
         TARGETS[target].run((CORPUS / target / file).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [("claimant_of", lambda body: "x" * 2000), ("run_told", lambda body: "n-0" if b"manifest" in body else None)],
+)
+def test_the_oracle_of_claims_notices_too(name: str, broken: Callable[[bytes], Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(claims, name, broken)
+    with pytest.raises(AssertionError):
+        TARGETS["claim"].run((CORPUS / "claim" / "whole").read_bytes())

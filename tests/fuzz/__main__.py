@@ -22,6 +22,7 @@ GUIDED_BY = {
     "placing": ["inpaint_ops.images"],
     "commands": ["inpaint_ops.protocol", "inpaint_ops.worker"],
     "events": ["inpaint_ops.protocol", "inpaint_ops.records"],
+    "claim": ["inpaint_ops.inbox", "inpaint_ops.layout", "inpaint_ops.errors"],
 }
 """The modules whose branches guide a target. To instrument everything takes longer than CI's whole fuzzing."""
 MEMORY_MB = 2048

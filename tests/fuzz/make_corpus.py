@@ -26,6 +26,7 @@ from inpaint_ops.records import (
     Timings,
     WorkerInfo,
 )
+from tests.fuzz import claims
 from tests.fuzz.targets import CORPUS
 from tests.pictures import exif, file_of, mask_array, noise, png, png_bomb, smooth, stored, tiff
 
@@ -369,6 +370,7 @@ def files() -> Mapping[str, dict[str, bytes]]:
         "placing": placing(),
         "commands": commands(),
         "events": events(),
+        "claim": claims.corpus(),
     }
 
 

@@ -51,6 +51,7 @@ from inpaint_ops.protocol import End, dump, parse_command, parse_event
 from inpaint_ops.records import ErrorInfo, Record
 from inpaint_ops.worker import serving
 from inpaint_ops.worker.shift import Garbage
+from tests.fuzz import claims
 
 CORPUS = Path(__file__).parent / "corpus"
 LIMITS = ManifestLimits(max_rows=500, max_bytes=1 << 20, max_prompt_chars=200, max_row_bytes=2048)
@@ -384,4 +385,5 @@ TARGETS: dict[str, Target] = {
     "placing": Target(placing, 256),
     "commands": Target(commands),
     "events": Target(events),
+    "claim": Target(claims.claim, 1024),
 }
