@@ -166,8 +166,8 @@ def _remove_run(workspace: Workspace, run: str) -> None:
 def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) -> Iterator[Candidate]:
     """Claims whose run never began: their manifest waits for a claimant that does not come back.
 
-    How old one is the store's clock says, and what it is of the inbox's listing. What the claim says of itself counts
-    only once its manifest has left the inbox, and then it can but keep the claim.
+    A claim's age comes from the store's clock, its manifest and run from the inbox's listing. The claim itself is read
+    only if its manifest has left the inbox, and what it says can only keep it from being removed.
     """
     claims = {info.location.name: info for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
     here = {claim.mark + CLAIM: claim for claim in (claim_of(info, "") for info in waiting(workspace))}
@@ -178,7 +178,7 @@ def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) ->
         if name.endswith(TRIGGERED):
             if name.removesuffix(TRIGGERED) + CLAIM not in claims:
                 remove = partial(workspace.storage.delete, info.location)
-                yield Candidate("claim", info.location.uri, "what it was noted of is gone", info.size, remove)
+                yield Candidate("claim", info.location.uri, "the claim that it belongs to is gone", info.size, remove)
             continue
         if _has_begun(workspace, claim.run if claim else _run_told(workspace, info.location)):
             continue
@@ -188,8 +188,8 @@ def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) ->
             why = f"its run has not begun since {info.modified:%Y-%m-%d}; the manifest can be claimed again"
         else:
             continue  # its run may have been removed for its age: the manifest must not be painted again
-        name_said = claim.manifest if claim else info.location.uri
-        yield Candidate("claim", name_said, why, info.size, partial(_free, workspace, info.location))
+        shown = claim.manifest if claim else info.location.uri
+        yield Candidate("claim", shown, why, info.size, partial(_free, workspace, info.location))
 
 
 def _has_begun(workspace: Workspace, run: str | None) -> bool:

@@ -21,7 +21,14 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, Field, ValidationError
 
-from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectExistsError, ObjectNotFoundError, ObjectTooLargeError
+from inpaint_ops.errors import (
+    ConfigError,
+    InpaintOpsError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    StorageError,
+)
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model, now
@@ -135,7 +142,10 @@ def claim_all(workspace: Workspace, claimant: str, limit: int = BATCH) -> list[C
 
     Returns this claimant's claims, with earlier ones whose run was not triggered and has not begun: acting upon a claim
     must be idempotent, which the run's name makes it. Earlier ones take no more than half of the batch from new
-    manifests. Costs a few listings, and one request for each claim that is new or has no run. Raises StorageError.
+    manifests. Costs a few listings, and one request for each claim that is new or has no run.
+
+    A claim that the store refuses to read or write costs its manifest a line in the log. Raises StorageError where that
+    is so of every claim, or of more than `limit`, and where the store does not answer.
     """
     found = [claim_of(info, claimant) for info in waiting(workspace)]
     names = {info.location.name for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
@@ -147,11 +157,23 @@ def claim_all(workspace: Workspace, claimant: str, limit: int = BATCH) -> list[C
         if claim.mark + CLAIM in names and claim.mark + TRIGGERED not in names and claim.run not in begun
     ]
 
-    def chosen(claims: list[Claim], is_ours: Callable[[Workspace, Claim], bool], most: int) -> list[Claim]:
-        return list(islice((claim for claim in claims if is_ours(workspace, claim)), most))
+    errors: list[StorageError] = []
 
-    taken = chosen(earlier, _stands, max(limit - len(fresh), (limit + 1) // 2))
-    taken += chosen(fresh, _take, limit - len(taken))
+    def ours(check: Callable[[Workspace, Claim], bool], claim: Claim) -> bool:
+        try:
+            return check(workspace, claim)
+        except StorageError as error:
+            errors.append(error)
+            if not error.permanent or len(errors) > limit:
+                raise
+            log.warning("the manifest %s is not taken: %s", claim.manifest, error)
+            return False
+
+    most = max(limit - len(fresh), (limit + 1) // 2)
+    taken = list(islice((claim for claim in earlier if ours(_stands, claim)), most))
+    taken += islice((claim for claim in fresh if ours(_take, claim)), limit - len(taken))
+    if errors and not taken:
+        raise errors[0]
     if len(taken) == limit < len(fresh) + len(earlier):
         log.info("%d manifests are claimed in one look at most: the next look takes what is left", limit)
     order = {claim: index for index, claim in enumerate(found)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inpaint_ops.config import Settings
+from inpaint_ops.errors import StorageError
 from inpaint_ops.housekeeping import Candidate, in_the_store, retention, sweep
-from inpaint_ops.inbox import MAX_CLAIM_BYTES, Claim, claim_all, claims_prefix, note_triggered
+from inpaint_ops.inbox import MAX_CLAIM_BYTES, Claim, claim_all, claim_of, claims_prefix, note_triggered
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import now
@@ -118,3 +120,20 @@ def test_a_freed_claim_takes_the_note_that_it_was_triggered_with_it(workspace: W
     assert [one.name for one in found(workspace, 3)] == [
         claims_prefix(workspace).join(f"{claim.mark}.triggered").uri
     ], "one whose claim was deleted by hand goes too"
+
+
+def test_a_claim_that_cannot_be_written_holds_up_its_own_manifest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder in the claim's place."""
+    workspace = Workspace.open(Settings(), store=str(tmp_path))
+    hurt = claim_of(workspace.storage.stat(drop(workspace, "hurt.jsonl")), "airflow")
+    Path(place(workspace, hurt).key).mkdir(parents=True)
+    with pytest.raises(StorageError, match="it is a folder"):
+        claim_all(workspace, "airflow")
+    caplog.clear()
+    drop(workspace, "other.jsonl")
+    (claim,) = claim_all(workspace, "airflow")
+    assert claim.manifest.endswith("other.jsonl")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "hurt.jsonl" in warning and "it is a folder" in warning
