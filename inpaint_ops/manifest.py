@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -544,6 +544,11 @@ def _read_parquet(data: bytes, name: str, limits: ManifestLimits, max_rows: int 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
     """Rows as JSONL, one object a line, UTF-8."""
     out = io.BytesIO()
+    write_jsonl(rows, out)
+    return out.getvalue()
+
+
+def write_jsonl(rows: Iterable[dict[str, Any]], out: IO[bytes]) -> None:
+    """What `to_jsonl` gives, row by row into an open file."""
     for row in rows:
         out.write(json.dumps(row, ensure_ascii=False, sort_keys=False).encode() + b"\n")
-    return out.getvalue()
