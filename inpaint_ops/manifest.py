@@ -285,6 +285,7 @@ def read_manifest(
         if read.rows >= limits.max_rows:
             raise _too_many_rows(location.name, limits.max_rows)
         read.add(number, _validate(number, raw, location, is_allowed, limits, strict=strict))
+        del raw  # 30 times its text, so not while the next one is read
     if not read.rows:
         raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
     return read.parsed()
@@ -495,6 +496,7 @@ def _read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[_Raw]:
                 yield line, _too_long(limits)
             elif any(cell.strip() for cell in cells):
                 yield line, _csv_row(header, cells)
+            del cells  # of a line of commas they are eight times its text, so not while the next one is read
     except CsvError as error:
         raise ManifestError(f"{name}: line {error.line}: {error}; the rest cannot be told apart") from None
     except NotUtf8Error as error:
@@ -538,7 +540,7 @@ def _read_parquet(data: bytes, name: str, limits: ManifestLimits, max_rows: int 
             if "bad" in line:
                 yield number, _BadRowError(line["bad"], line["field"] and _shortened(line["field"]))
             elif "row" in line:
-                yield number, line["row"]
+                yield number, line.pop("row")
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
