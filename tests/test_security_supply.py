@@ -238,7 +238,10 @@ def bom(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     tool = Path(sys.executable).with_name("cyclonedx-py")
     subprocess.run(
-        [tool, *command.split(), "-o", path, sys.executable], cwd=REPOSITORY, check=True, capture_output=True
+        [tool, *command.replace("--validate", "--no-validate").split(), "-o", path, sys.executable],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
     )
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(path.read_text()) is None
     return json.loads(path.read_text())
