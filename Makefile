@@ -7,7 +7,7 @@ SECONDS := 600
 TRIALS := 10
 TARGETS := jsonl csv parquet prompts keys source mask placing commands events
 
-.PHONY: help demo up test lint audit faults fuzz bench lock clean
+.PHONY: help demo up test lint audit sbom faults fuzz bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -37,9 +37,18 @@ lint: $(STAMP)  ## formatter, linter, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: $(STAMP)  ## known advisories for what is pinned; asks PyPI, and fails where a package could not be asked about
-	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --no-deps -r requirements.txt
-	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off -r requirements-dev.txt
+# Each of the three is asked, whatever the others say; it fails where one found something, or could not look.
+audit: $(STAMP)  ## known advisories: the pins (PyPI's) and the images (trivy's or grype's, where one is installed)
+	failed=0; \
+	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --no-deps -r requirements.txt || failed=1; \
+	$(BIN)/pip-audit --strict --disable-pip --progress-spinner off -r requirements-dev.txt || failed=1; \
+	$(BIN)/python -m supply.images || failed=1; \
+	exit $$failed
+
+sbom: $(STAMP)  ## what is installed, as a CycloneDX SBOM: dist/bom.json; fails for a licence that is not accepted
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate -o dist/bom.json $(BIN)/python
+	$(BIN)/python -m supply.licences dist/bom.json
 
 faults: $(STAMP)  ## the fault matrix, TRIALS=10 of each, into docs/reliability.md: an hour on two cores
 	$(BIN)/python -m tests.faults --trials $(TRIALS) --page docs/reliability.md

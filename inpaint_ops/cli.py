@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -205,29 +207,39 @@ def validate(manifest: str, out: str | None, check_objects: bool, allow: tuple[s
     settings = load_settings()
     workspace = _workspace(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     parsed, _ = workspace.read_manifest(manifest)
-    missing = _missing_objects(workspace, parsed) if check_objects else []
-    problems = [row.error.message for row in parsed.rejected] + missing
+    missing = _missing_objects(workspace, parsed) if check_objects else iter(())
+    problems = itertools.chain((row.error.message for row in parsed.rejected), missing)
     if as_json:
-        say_json({"rows": parsed.rows, "accepted": len(parsed.accepted), "problems": problems})
+        found = _echo_json({"rows": parsed.rows, "accepted": len(parsed.accepted)}, "problems", problems)
     else:
+        found = 0
         for line in problems:
             say(line)
+            found += 1
         say(
             f"{parsed.rows} rows: {len(parsed.accepted)} accepted, {len(parsed.rejected)} rejected, "
-            f"{len(missing)} objects missing"
+            f"{found - len(parsed.rejected)} objects missing"
         )
-    sys.exit(EXIT_NOT_ALL_DONE if problems else 0)
+    sys.exit(EXIT_NOT_ALL_DONE if found else 0)
 
 
-def _missing_objects(workspace: Workspace, parsed: ParsedManifest) -> list[str]:
-    problems = []
+def _echo_json(fields: dict[str, Any], name: str, lines: Iterator[str]) -> int:
+    """Print a JSON object whose last field is a list, line by line: each row may have one. Returns how many."""
+    click.echo(f"{json.dumps(fields)[:-1]}, {json.dumps(name)}: [", nl=False)
+    count = 0
+    for count, line in enumerate(lines, 1):
+        click.echo(f"{', ' if count > 1 else ''}{json.dumps(line)}", nl=False)
+    click.echo("]}")
+    return count
+
+
+def _missing_objects(workspace: Workspace, parsed: ParsedManifest) -> Iterator[str]:
     for row in parsed.accepted:
         for field in ("image", "mask"):
             try:
                 workspace.storage.stat(getattr(row, field))
             except StorageError as error:
-                problems.append(f"row {row.row}: {field}: {error}")
-    return problems
+                yield f"row {row.row}: {field}: {error}"
 
 
 @main.command()
@@ -257,8 +269,8 @@ def plan(
     made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
     if as_json:
         body = made.model_dump(mode="json")
-        body["rejected_rows"] = [row.error.message for row in parsed.rejected]
-        say_json(body)
+        del body["rejected_rows"]
+        _echo_json(body, "rejected_rows", (row.error.message for row in parsed.rejected))
         return
     say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
     for row in parsed.rejected:
@@ -300,10 +312,12 @@ def manifest(
     prefixes = [parse(text).as_prefix() for text in (images, masks)]
     readable = [prefix.uri for prefix in prefixes] + ([parse(prompts).uri] if prompts else [])
     store = parse(out).parent.uri if out else images
-    workspace = Workspace.open(load_settings(), store=store, also_readable=readable)
+    settings = load_settings()
+    workspace = Workspace.open(settings, store=store, also_readable=readable)
     texts = None
     if prompts:
-        texts = read_prompts(workspace.storage.get(parse(prompts)), key_column=key_column, prompt_column=prompt_column)
+        body = workspace.storage.get(parse(prompts), max_bytes=settings.max_manifest_bytes)
+        texts = read_prompts(body, key_column=key_column, prompt_column=prompt_column)
     listed = [[info.location for info in workspace.storage.list(prefix)] for prefix in prefixes]
     paired = pair(listed[0], listed[1], prompt=prompt, prompts=texts)
     rows = [_shorten(row, parse(out).parent if out else None) for row in paired.rows]

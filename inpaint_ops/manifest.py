@@ -2,22 +2,25 @@
 
 A bad row is rejected with its line, the field and the cure; the others go on. Only a file that cannot be read at all
 raises ManifestError.
+
+A manifest is read a row at a time, and what is kept of a row is its text, compressed: memory grows by less than the
+file, and by some 200 bytes per row.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import difflib
 import io
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,6 +29,9 @@ from pydantic_core import to_jsonable_python
 from inpaint_ops import parquet
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError, one_line
 from inpaint_ops.locations import Location, has_scheme, parse
+from inpaint_ops.manifest_text import CsvError, NotUtf8Error, csv_records, json_lines
+from inpaint_ops.naming import Names
+from inpaint_ops.packed import PackedLines, PackedRows
 from inpaint_ops.records import ErrorInfo
 
 Quality = Literal["good", "high", "best"]
@@ -94,7 +100,8 @@ class Row(BaseModel):
     @classmethod
     def _extra_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
         """What a Parquet file holds beyond JSON (times, decimals) becomes text; what JSON cannot say is refused."""
-        _check_depth(value)
+        if _is_plain(value):
+            return value  # as it is: a copy of a large one would be as large again
         try:
             plain: dict[str, Any] = to_jsonable_python(value, inf_nan_mode="constants")
             json.dumps(plain, allow_nan=False)
@@ -116,14 +123,27 @@ class Row(BaseModel):
         return self
 
 
-def _check_depth(value: Any) -> None:
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        if depth > MAX_EXTRA_DEPTH:
-            raise ValueError(f"is nested more than {MAX_EXTRA_DEPTH} deep")
-        nested = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
-        level = [part for parts in nested for part in parts]
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold `value` as it stands. Raises ValueError if it is nested too deep."""
+    plain, open_parts = True, [iter((value,))]
+    while open_parts:
+        for part in open_parts[-1]:
+            if len(open_parts) > MAX_EXTRA_DEPTH:
+                raise ValueError(f"is nested more than {MAX_EXTRA_DEPTH} deep")
+            if isinstance(part, dict):
+                plain = plain and all(type(key) is str for key in part)
+                open_parts.append(iter(part.values()))
+                break
+            if isinstance(part, list):
+                open_parts.append(iter(part))
+                break
+            plain = plain and (type(part) in _PLAIN or (type(part) is float and math.isfinite(part)))
+        else:
+            open_parts.pop()
+    return plain
+
+
+_PLAIN = {str, int, bool, type(None)}
 
 
 def is_valid_id(text: str) -> bool:
@@ -161,13 +181,52 @@ class RejectedRow:
 class ParsedManifest:
     """Every row of a manifest, told apart. Ids are unique over both lists."""
 
-    accepted: tuple[AcceptedRow, ...]
-    rejected: tuple[RejectedRow, ...]
+    accepted: Sequence[AcceptedRow]
+    rejected: Sequence[RejectedRow]
+
+    @classmethod
+    def packed(cls, accepted: Iterable[AcceptedRow], rejected: Iterable[RejectedRow]) -> ParsedManifest:
+        """The manifest of these rows, kept as compressed text."""
+        lines, ids = PackedLines(), PackedLines()
+        for row in accepted:
+            lines.append(_pack(row, row.row))
+            ids.append(row.id.encode())
+        bad_lines, bad_ids = PackedLines(), PackedLines()
+        for bad in rejected:
+            bad_lines.append(_pack_rejected(bad))
+            bad_ids.append(bad.id.encode())
+        return cls(PackedRows(_unpack, lines, ids), PackedRows(_unpack_rejected, bad_lines, bad_ids))
 
     @property
     def rows(self) -> int:
         """How many rows the manifest has."""
         return len(self.accepted) + len(self.rejected)
+
+
+def _pack(row: Row, number: int) -> bytes:
+    """The row without its id, which may not be known yet."""
+    fields = {name: value for name, value in row if name not in ("id", "row") and value != _DEFAULTS[name]}
+    return _json_bytes(fields | {"row": number})
+
+
+def _unpack(line: bytes, name: str) -> AcceptedRow:
+    return AcceptedRow.model_construct(**json.loads(line), id=name)
+
+
+def _pack_rejected(row: RejectedRow) -> bytes:
+    return _json_bytes({"row": row.row, "error": row.error.model_dump(), "prompt": row.prompt})
+
+
+def _unpack_rejected(line: bytes, name: str) -> RejectedRow:
+    said = json.loads(line)
+    return RejectedRow(said["row"], name, ErrorInfo.model_validate(said["error"]), said["prompt"])
+
+
+def _json_bytes(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in Row.model_fields.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,16 +278,54 @@ def read_manifest(
             raise ManifestError(
                 f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet"
             )
-    parsed: list[tuple[int, Row | RejectedRow]] = []
+    read = _Reading()
     for number, raw in rows:
-        if row_limit is not None and len(parsed) >= row_limit:
+        if row_limit is not None and read.rows >= row_limit:
             break
-        if len(parsed) >= limits.max_rows:
+        if read.rows >= limits.max_rows:
             raise _too_many_rows(location.name, limits.max_rows)
-        parsed.append((number, _validate(number, raw, location, is_allowed, limits, strict=strict)))
-    if not parsed:
+        read.add(number, _validate(number, raw, location, is_allowed, limits, strict=strict))
+        del raw  # 30 times its text, so not while the next one is read
+    if not read.rows:
         raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
-    return _name_rows(parsed)
+    return read.parsed()
+
+
+class _Reading:
+    """The rows of a manifest that were read so far, packed. Ids come last: what an author wrote goes before a stem."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._names = Names()
+        self._accepted, self._rejected = PackedLines(), PackedLines()
+        self._wanted = PackedLines()
+        """Of each row, a mark and a name: the author's own, a stem to be made unique, a rejected row's."""
+
+    def add(self, number: int, row: Row | RejectedRow) -> None:
+        """Keep a row. An id that an author wrote is the first row's that has it; further rows are rejected."""
+        self.rows += 1
+        if isinstance(row, Row) and row.id is not None:
+            owner = self._names.claim(row.id, number)
+            if owner is not None:
+                message = f"id: {row.id!r} is already that of row {owner}: give each row its own"
+                row = _reject(number, {"prompt": row.prompt}, message, "id")
+        if isinstance(row, RejectedRow):
+            self._rejected.append(_pack_rejected(row))
+            self._wanted.append(b"!row-%d" % number)
+        else:
+            self._accepted.append(_pack(row, number))
+            self._wanted.append(f"~{_stem(row.image)}".encode() if row.id is None else f"={row.id}".encode())
+
+    def parsed(self) -> ParsedManifest:
+        """The rows, each with an id that no other has."""
+        ids, bad_ids = PackedLines(), PackedLines()
+        for wanted in self._wanted.lines():
+            mark, name = wanted[:1], wanted[1:]
+            unique = name if mark == b"=" else self._names.give(name.decode()).encode()
+            (bad_ids if mark == b"!" else ids).append(unique)
+        return ParsedManifest(
+            PackedRows(_unpack, self._accepted, ids), PackedRows(_unpack_rejected, self._rejected, bad_ids)
+        )
 
 
 def _too_many_rows(name: str, limit: int) -> ManifestError:
@@ -246,7 +343,9 @@ def _validate(
 ) -> Row | RejectedRow:
     if isinstance(raw, _BadRowError):
         return _reject(number, {}, str(raw), raw.field)
-    present = {key: value for key, value in raw.items() if value is not None}
+    unknown = [key for key, value in raw.items() if key not in Row.model_fields and value is not None]
+    unseen = frozenset(unknown[_EXPLAINED:])  # pydantic would describe each, in 500 bytes
+    present = {key: value for key, value in raw.items() if value is not None and key not in unseen}
     try:
         row = Row.model_validate(present, strict=strict)
         for field in ("prompt", "negative_prompt"):
@@ -256,7 +355,7 @@ def _validate(
                 )
         places = {field: _resolve(getattr(row, field), field, manifest, is_allowed) for field in ("image", "mask")}
     except pydantic.ValidationError as error:
-        return _reject(number, raw, *_explain(error))
+        return _reject(number, raw, *_explain(error, more=len(unseen)))
     except _BadRowError as error:
         return _reject(number, raw, str(error), error.field)
     return row.model_copy(update=places)
@@ -276,17 +375,27 @@ def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Lo
     return location.uri
 
 
-def _explain(error: pydantic.ValidationError) -> tuple[str, str | None]:
+_EXPLAINED = 3
+"""Of the things that are wrong with a row; of the others their number is said."""
+
+
+def _explain(error: pydantic.ValidationError, *, more: int) -> tuple[str, str | None]:
     """One line for all that is wrong with a row, unknown fields first: a typo often explains a missing field."""
     found = sorted(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
-    shown = [_explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"]) for item in found[:3]]
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return "; ".join(shown) + more, str(found[0]["loc"][0]) if found[0]["loc"] else None
+    shown = [
+        _explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"])
+        for item in found[:_EXPLAINED]
+    ]
+    more += max(0, len(found) - _EXPLAINED)
+    return "; ".join(shown) + (f"; and {more} more" if more else ""), str(found[0]["loc"][0]) if found[0][
+        "loc"
+    ] else None
 
 
 def _explain_one(field: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(field, list(Row.model_fields), n=1)
+        short = len(field) <= _NAME_SHOWN  # what is compared is indexed by its letters first
+        near = difflib.get_close_matches(field, list(Row.model_fields), n=1) if short else []
         hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
         return f"unknown field {_shortened(field)!r}, {hint}"
     if kind == "missing":
@@ -306,38 +415,6 @@ def _reject(number: int, raw: dict[str, Any], message: str, field: str | None) -
     return RejectedRow(number, "", error, prompt[:_PROMPT_KEPT] if isinstance(prompt, str) else "")
 
 
-def _name_rows(parsed: list[tuple[int, Row | RejectedRow]]) -> ParsedManifest:
-    """Give every row a unique id. One that the author wrote goes to the first row that has it; others are rejected."""
-    owner: dict[str, int] = {}
-    for number, row in parsed:
-        if isinstance(row, Row) and row.id is not None:
-            owner.setdefault(row.id.casefold(), number)
-    taken = set(owner)
-    counts: dict[str, int] = {}  # the last number tried after each stem: counting anew would be quadratic
-
-    def unique(stem: str) -> str:
-        name, count = stem, counts.get(stem, 1)
-        while name.casefold() in taken:
-            count += 1
-            name = f"{stem}-{count}"
-        counts[stem] = count
-        taken.add(name.casefold())
-        return name
-
-    accepted: list[AcceptedRow] = []
-    rejected: list[RejectedRow] = []
-    for number, row in parsed:
-        if isinstance(row, RejectedRow):
-            rejected.append(replace(row, id=unique(f"row-{number}")))
-        elif row.id is not None and owner[row.id.casefold()] != number:
-            message = f"id: {row.id!r} is already that of row {owner[row.id.casefold()]}: give each row its own"
-            rejected.append(replace(_reject(number, dict(row), message, "id"), id=unique(f"row-{number}")))
-        else:
-            row_id = row.id if row.id is not None else unique(_stem(row.image))
-            accepted.append(AcceptedRow.model_construct(**{**dict(row), "id": row_id, "row": number}))
-    return ParsedManifest(tuple(accepted), tuple(rejected))
-
-
 def _stem(key: str) -> str:
     stem = unicodedata.normalize("NFC", PurePosixPath(key).stem)
     name = re.sub(r"[^\w.+@=() -]+|\.{2,}", "_", stem).strip(" .")[:60].rstrip(" .")
@@ -348,15 +425,11 @@ def _stem(key: str) -> str:
 
 
 def _read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[_Raw]:
-    for number, line in enumerate(io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")), 1):
-        if not line.strip():
-            continue
-        yield number, _read_json_line(line, limits)
+    for number, line in json_lines(data, limits.max_row_bytes):
+        yield number, _too_long(limits) if line is None else _read_json_line(line)
 
 
-def _read_json_line(line: bytes, limits: ManifestLimits) -> dict[str, Any] | _BadRowError:
-    if len(line) > limits.max_row_bytes:
-        return _too_long(limits)
+def _read_json_line(line: bytes) -> dict[str, Any] | _BadRowError:
     try:
         value = _loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -406,33 +479,28 @@ def _no_constants(text: str) -> Any:
 
 
 def _read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[_Raw]:
+    records = csv_records(data, limits.max_row_bytes)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{name}: not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'") from None
-    csv.field_size_limit(2**24)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-    except csv.Error as error:
-        raise ManifestError(f"{name}: line 1: {error}") from None
-    if "image" not in header:
-        raise ManifestError(
-            f"{name}: the first line must name the columns (image, mask, prompt, ...); it is "
-            f"{[_shortened(cell) for cell in header[:8]]!r}"
-        )
-    _check_columns(header, name)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ManifestError(f"{name}: line {line}: {error}; the rest cannot be told apart") from None
-        if cells is None:
-            return
-        if any(cell.strip() for cell in cells):
-            long = sum(map(len, cells)) > limits.max_row_bytes
-            yield line, _too_long(limits) if long else _csv_row(header, cells)
+        number, first = next(records, (1, []))
+        if first is None:
+            raise ManifestError(f"{name}: line {number}: the columns' names are {_too_long(limits)}")
+        header = [cell.strip() for cell in first] if number == 1 else []
+        if "image" not in header:
+            raise ManifestError(
+                f"{name}: the first line must name the columns (image, mask, prompt, ...); it is "
+                f"{[_shortened(cell) for cell in header[:8]]!r}"
+            )
+        _check_columns(header, name)
+        for line, cells in records:
+            if cells is None:
+                yield line, _too_long(limits)
+            elif any(cell.strip() for cell in cells):
+                yield line, _csv_row(header, cells)
+            del cells  # of a line of commas they are eight times its text, so not while the next one is read
+    except CsvError as error:
+        raise ManifestError(f"{name}: line {error.line}: {error}; the rest cannot be told apart") from None
+    except NotUtf8Error as error:
+        raise ManifestError(f"{name}: not UTF-8 (byte {error.position}); save it as 'CSV UTF-8'") from None
 
 
 def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | _BadRowError:
@@ -472,9 +540,17 @@ def _read_parquet(data: bytes, name: str, limits: ManifestLimits, max_rows: int 
             if "bad" in line:
                 yield number, _BadRowError(line["bad"], line["field"] and _shortened(line["field"]))
             elif "row" in line:
-                yield number, line["row"]
+                yield number, line.pop("row")
 
 
-def to_jsonl(rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> bytes:
+def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
     """Rows as JSONL, one object a line, UTF-8."""
-    return "".join(json.dumps(row, ensure_ascii=False, sort_keys=False) + "\n" for row in rows).encode()
+    out = io.BytesIO()
+    write_jsonl(rows, out)
+    return out.getvalue()
+
+
+def write_jsonl(rows: Iterable[dict[str, Any]], out: IO[bytes]) -> None:
+    """What `to_jsonl` gives, row by row into an open file."""
+    for row in rows:
+        out.write(json.dumps(row, ensure_ascii=False, sort_keys=False).encode() + b"\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +10,10 @@ from typing import Any
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
+from inpaint_ops.manifest_text import CsvError, NotUtf8Error, csv_records
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+_RECORD_BYTES = 2**20
 _MASK_SUFFIX = re.compile(r"[._-]?mask$", re.IGNORECASE)
 
 
@@ -74,19 +74,23 @@ def read_prompts(data: bytes, *, key_column: str, prompt_column: str) -> dict[st
 
     Raises ManifestError naming a missing column, or an image with two prompts.
     """
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"the prompts file is not a UTF-8 CSV: {error}") from None
-    for column in (key_column, prompt_column):
-        if column not in (reader.fieldnames or ()):
-            raise ManifestError(
-                f"the prompts file has no column {column!r}; it has {', '.join(reader.fieldnames or ())}"
-            )
     prompts: dict[str, str] = {}
-    for row in rows:
-        name, prompt = PurePosixPath(row[key_column] or "").name, row[prompt_column]
-        if name and prompt and prompts.setdefault(name, prompt) != prompt:
-            raise ManifestError(f"the prompts file has two prompts for {name!r}: keep one")
+    records = csv_records(data, _RECORD_BYTES)
+    try:
+        header = next(records, (1, []))[1] or []
+        for column in (key_column, prompt_column):
+            if column not in header:
+                raise ManifestError(f"the prompts file has no column {column!r}; it has {', '.join(header[:20])}")
+        keys, texts = header.index(key_column), header.index(prompt_column)
+        for line, cells in records:
+            if cells is None:
+                raise ManifestError(f"line {line} of the prompts file is longer than {_RECORD_BYTES} bytes: shorten it")
+            name, prompt = (cells[at] if at < len(cells) else "" for at in (keys, texts))
+            name = PurePosixPath(name).name
+            if name and prompt and prompts.setdefault(name, prompt) != prompt:
+                raise ManifestError(f"the prompts file has two prompts for {name!r}: keep one")
+    except CsvError as error:
+        raise ManifestError(f"the prompts file is not a UTF-8 CSV: line {error.line}: {error}") from None
+    except NotUtf8Error as error:
+        raise ManifestError(f"the prompts file is not a UTF-8 CSV: byte {error.position} is not UTF-8") from None
     return prompts

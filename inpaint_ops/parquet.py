@@ -32,6 +32,9 @@ _BATCH_BYTES = 128 * 2**20
 _FREE_FORM = "extra"
 """The one column whose values may be more than text and numbers."""
 
+_BESIDES_THE_ROW = 64 * 2**10
+"""Bytes of a line for what stands around a row, or for why it cannot be had."""
+
 Line = dict[str, Any]
 
 
@@ -52,10 +55,13 @@ def read_lines(
         assert reader.stdout is not None
         line: Line = {}
         try:
-            for text in reader.stdout:
-                if text.endswith(b"\n"):  # else it died within it
-                    line = json.loads(text)
-                    yield line
+            longest = 4 * max_row_bytes + _BESIDES_THE_ROW  # it counts characters, which have 4 bytes at most
+            while text := reader.stdout.readline(longest):
+                if not text.endswith(b"\n"):  # it died within it, or it is no longer the reader that we started
+                    break
+                line = json.loads(text)
+                yield line
+            reader.stdout.close()  # one that goes on writing gets SIGPIPE
             code = reader.wait()
         finally:  # the caller has enough of it, too
             reader.kill()

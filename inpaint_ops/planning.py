@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -120,12 +121,15 @@ class PaintParameters(Model):
 
 def split_rows(
     rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int
-) -> list[tuple[Shard, tuple[AcceptedRow, ...]]]:
-    """Cut rows into shards of at most `shard_rows`, in order; more a shard where else there were over `max_shards`."""
+) -> list[tuple[Shard, Sequence[AcceptedRow]]]:
+    """Cut rows into shards of at most `shard_rows`, in order; more a shard where else there were over `max_shards`.
+
+    A shard's rows are a slice of `rows`: of those of a ParsedManifest, none is unpacked before it is looked at.
+    """
     size = max(shard_rows, math.ceil(len(rows) / max_shards))
     shards = []
     for index, start in enumerate(range(0, len(rows), size)):
-        part = tuple(rows[start : start + size])
+        part = rows[start : start + size]
         shard = Shard(name=shard_name(index), rows=len(part), first_row=part[0].row, last_row=part[-1].row)
         shards.append((shard, part))
     return shards
@@ -156,16 +160,25 @@ def steps_that_run(steps: int, strength: float) -> int:
 
 def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> ParsedManifest:
     """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise."""
-    accepted, rejected = [], list(parsed.rejected)
-    for row in parsed.accepted:
-        wish = parameters(row, job)
-        if steps_that_run(wish.steps, wish.strength) > 0:
-            accepted.append(row)
-            continue
-        message = (
-            f"row {row.row}: steps: {wish.steps} at a strength of {wish.strength:g} leave no denoising step: "
-            "ask for more steps, or a strength of 1"
-        )
-        error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
-        rejected.append(RejectedRow(row.row, row.id, error, row.prompt))
-    return ParsedManifest(tuple(accepted), tuple(sorted(rejected, key=lambda row: row.row)))
+    if all(_has_steps(row, job) for row in parsed.accepted):
+        return parsed
+    without = (_without_steps(row, job) for row in parsed.accepted if not _has_steps(row, job))
+    return ParsedManifest.packed(
+        (row for row in parsed.accepted if _has_steps(row, job)),
+        heapq.merge(parsed.rejected, without, key=lambda row: row.row),
+    )
+
+
+def _has_steps(row: AcceptedRow, job: JobOptions) -> bool:
+    wish = parameters(row, job)
+    return steps_that_run(wish.steps, wish.strength) > 0
+
+
+def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:
+    wish = parameters(row, job)
+    message = (
+        f"row {row.row}: steps: {wish.steps} at a strength of {wish.strength:g} leave no denoising step: "
+        "ask for more steps, or a strength of 1"
+    )
+    error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
+    return RejectedRow(row.row, row.id, error, row.prompt)

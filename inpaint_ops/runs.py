@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -33,7 +36,7 @@ from inpaint_ops.forecasting import Experience, Work, experience, experience_key
 from inpaint_ops.images import thumbnail
 from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl
+from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl, write_jsonl
 from inpaint_ops.planning import JobOptions, Plan, parameters, reject_rows_without_steps, split_rows, steps_that_run
 from inpaint_ops.records import (
     ErrorInfo,
@@ -51,6 +54,7 @@ from inpaint_ops.tuning import check_choices
 log = logging.getLogger(__name__)
 
 _IO_THREADS = 16
+_RECORDS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +153,8 @@ def make_plan(
     return plan, parsed
 
 
-def _work(rows: tuple[AcceptedRow, ...], job: JobOptions) -> Work:
-    wishes = [parameters(row, job) for row in rows]
+def _work(rows: Sequence[AcceptedRow], job: JobOptions) -> Work:
+    wishes = (parameters(row, job) for row in rows)
     return Work(rows=len(rows), steps=sum(steps_that_run(wish.steps, wish.strength) for wish in wishes))
 
 
@@ -185,14 +189,20 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
     if standing is not None:
         return _resumed(standing, plan)
     storage = workspace.storage
-    storage.put(layout.manifest, to_jsonl([row.as_manifest_row() for row in parsed.accepted]), content_type=_JSONL)
+    with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
+        frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
+        with frozen.open("wb") as out:
+            write_jsonl((row.as_manifest_row() for row in parsed.accepted), out)
+        storage.put(layout.manifest, frozen, content_type=_JSONL)
     pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     for shard, rows in pieces:
-        lines = [row.as_manifest_row() | {"row": row.row} for row in rows]
+        lines = (row.as_manifest_row() | {"row": row.row} for row in rows)
         storage.put(layout.shard(shard.name), to_jsonl(lines), content_type=_JSONL)
+    records = _rejected_records(parsed, run)
     with ThreadPoolExecutor(_IO_THREADS) as pool:
-        for _ in pool.map(lambda record: _put_record(storage, layout, record), _rejected_records(parsed, run)):
-            pass
+        while waiting := list(itertools.islice(records, _RECORDS_AT_ONCE)):  # a pool queues all that it is given
+            for _ in pool.map(lambda record: _put_record(storage, layout, record), waiting):
+                pass
     try:
         storage.put(layout.plan, plan.model_dump_json(indent=1).encode(), if_absent=True, content_type=_JSON)
     except ObjectExistsError:
