@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from inpaint_ops.leases import own_folder
 from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Event, Fatal, Job, Phase
-from inpaint_ops.worker.studio import LEASES
 from tests.test_device import MIG, PLAIN, pretend
 
 
@@ -64,7 +64,7 @@ def held(tmp_path: Path, workers: list[Worker]) -> dict[str, int]:
     """The leases by device, each with the number of the worker that holds it."""
     pids = {worker.process.pid: number for number, worker in enumerate(workers)}
     found = {}
-    for path in (tmp_path / "tmp" / LEASES).glob("*.lease"):
+    for path in (tmp_path / "tmp" / own_folder().name).glob("*.lease"):
         pid = int(path.read_text().split()[1])
         found[path.stem] = pids[pid]
     return found
