@@ -8,7 +8,6 @@ is run, so nothing is compiled where another user of the machine could put some 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -59,6 +58,7 @@ def keep_in(folder: Path) -> str:
         os.environ[VARIABLE] = str(trusted_folder(folder))
     except UnsafePathError:
         os.environ[VARIABLE] = str(folder)
+        return ""
     except OSError as error:
         return f"{folder} cannot be made ({error.strerror}): the next process compiles anew"
     if not os.access(folder, os.W_OK):
@@ -70,18 +70,15 @@ def keep_in(folder: Path) -> str:
 def refusal() -> str:
     """Why nothing may be compiled in this process: another user could put code where it is kept; "" where none could.
 
-    Inductor's folder is made if it is missing, for this user alone.
+    A folder that is missing is made, for this user alone: left to the libraries, another user could be first.
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     folder = os.environ.get(VARIABLE) or default_cache_dir()
     try:
         os.environ[VARIABLE] = str(trusted_folder(Path(folder)))
-        for name in _OTHERS:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # whoever makes it needs the folders above it, which are looked at
-                trusted_folder(Path(os.environ.get(name) or "/"), make=False)
+        for folder in filter(None, map(os.environ.get, _OTHERS)):
+            trusted_folder(Path(folder))
     except UnsafePathError as error:
         return f"compiled code is not safe from other users of this machine: {error}"
     except OSError as error:
