@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attacks.neighbour.conftest import NOBODY, Neighbour, plant
-from inpaint_ops.model import attention, compiled, ledger
+from inpaint_ops.model import attention, compiled, digests, ledger
 from inpaint_ops.protocol import Bye, Done, End, Ready
 from inpaint_ops.tuning import PROBES, AttentionProbe, Tuning
 from tests.test_model_ledger import CPU, fresh, look
@@ -118,6 +118,30 @@ def test_a_workers_temporary_files_are_in_its_own_folder(
     assert stat.S_IMODE((tmp_path / "worker" / "tmp").stat().st_mode) == 0o700
     left = {path.name for path in tmp_path.iterdir()} - {"worker"}
     assert left == {f"inpaint_ops-leases-{os.geteuid()}"}, "the lease alone is for all workers"
+
+
+@pytest.mark.parametrize("what", ["their folder", "their file"])
+def test_that_weights_are_whole_is_noted_by_nobody_else(
+    shared: Path, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Another user notes that weights which they changed are the published ones."""
+    model, notes = shared / "model", shared / "notes"
+    model.mkdir()
+    (model / "unet.safetensors").write_bytes(b"weights")
+    digests.write_known(model)
+    digests.check_digests(model, ["unet.safetensors"], notes)
+    [note] = notes.iterdir()
+    read: list[Path] = []
+    real = digests.sha256
+    monkeypatch.setattr(digests, "sha256", lambda path: read.append(path) or real(path))
+    digests.check_digests(model, ["unet.safetensors"], notes)
+    assert not read, "what is noted is not read again"
+    if what == "their folder":
+        os.chown(notes, NOBODY, NOBODY)
+    else:
+        os.chown(note, NOBODY, NOBODY)
+    digests.check_digests(model, ["unet.safetensors"], notes)
+    assert read
 
 
 FILES = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 import pytest
 
 from attacks.neighbour.conftest import NOBODY, Neighbour, plant
+from inpaint_ops import private_folder as private_folder_module
 from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.private_folder import open_file, private_folder, read_bounded, replace_file, trusted_folder
 
@@ -114,6 +116,48 @@ def test_links_of_ours_are_followed_once_and_for_all(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("disk/../disk")
     (tmp_path / "chain").symlink_to(tmp_path / "link")
     assert private_folder(tmp_path / "chain" / "new") == tmp_path / "disk" / "new"
+
+
+def in_a_user_namespace(path: Path) -> str:
+    """What comes of `private_folder(path)` for a user who is alone in a user namespace: there root has no number."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "it cannot be made"
+        try:
+            os.setgroups([])
+            os.setresgid(4321, 4321, 4321)
+            os.setresuid(4321, 4321, 4321)
+            libc = ctypes.CDLL(None)
+            libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: else its uid_map is root's
+            if libc.unshare(0x10000000) == 0:  # CLONE_NEWUSER
+                Path("/proc/self/uid_map").write_text("4321 4321 1")
+                said = "a folder of ours"
+                private_folder_module._nobody.cache_clear()
+                private_folder(path)
+        except UnsafePathError as error:
+            said = str(error)
+        except PermissionError:  # the map: no namespaces here
+            said = "it cannot be made"
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with open(reading) as answer:
+        return answer.read()
+
+
+def test_in_a_user_namespace_the_folders_of_root_are_known_by_where_they_are(
+    shared: Path, neighbour: Neighbour
+) -> None:
+    """Another user makes a folder first that looks as root's does in a namespace without root: `nobody`'s."""
+    if (said := in_a_user_namespace(shared / "ours")) == "it cannot be made":
+        pytest.skip("no user namespaces here")
+    assert said == "a folder of ours", "below /tmp, which is root's"
+    assert (shared / "ours").stat().st_uid == 4321
+    plant(neighbour, "mkdir -m 777 theirs")
+    assert f"theirs belongs to uid {NOBODY}" in in_a_user_namespace(shared / "theirs" / "ours")
 
 
 FILES = {
