@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,12 +153,16 @@ def test_in_a_user_namespace_the_folders_of_root_are_known_by_where_they_are(
     shared: Path, neighbour: Neighbour
 ) -> None:
     """Another user makes a folder first that looks as root's does in a namespace without root: `nobody`'s."""
-    if (said := in_a_user_namespace(shared / "ours")) == "it cannot be made":
-        pytest.skip("no user namespaces here")
-    assert said == "a folder of ours", "below /tmp, which is root's"
-    assert (shared / "ours").stat().st_uid == 4321
-    plant(neighbour, "mkdir -m 777 theirs")
-    assert f"theirs belongs to uid {NOBODY}" in in_a_user_namespace(shared / "theirs" / "ours")
+    ours = shared.with_name(f"{shared.name}-ours")
+    try:
+        if (said := in_a_user_namespace(ours)) == "it cannot be made":
+            pytest.skip("no user namespaces here")
+        assert said == "a folder of ours", "in /tmp, which is root's"
+        assert ours.stat().st_uid == 4321
+        plant(neighbour, "mkdir -m 777 theirs")
+        assert f"{shared} belongs to uid {NOBODY}" in in_a_user_namespace(shared / "theirs" / "ours")
+    finally:
+        shutil.rmtree(ours, ignore_errors=True)
 
 
 FILES = {
