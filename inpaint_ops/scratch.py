@@ -53,7 +53,7 @@ def scratch_folder(root: Path, name: str) -> Iterator[Path]:
 
 def sweep(root: Path) -> None:
     """Remove this user's folders below `root` whose processes died. Raises UnsafePathError."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the latter is told where scratch is made
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # told where scratch is made
         root = trusted_folder(root, make=False, sticky=True)
         for folder in sorted(root.iterdir()):
             with contextlib.suppress(OSError):  # another sweeps it as well, or it is a file, or another user's

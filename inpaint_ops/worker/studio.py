@@ -20,6 +20,7 @@ from inpaint_ops.leases import LeaseFolder
 from inpaint_ops.private_folder import private_folder
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
+from inpaint_ops.scratch import room_for
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Engine
@@ -158,10 +159,12 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
 
 def _keep_to(scratch: Path) -> None:
     """Have every library's temporary files below the worker's own folder. In the machine's, names that can be guessed
-    (`torchinductor_USER`, Inductor's `cache`, of pickles) belong to whoever makes them first. Raises ConfigError.
+    (`torchinductor_USER`, Inductor's `cache`, of pickles) belong to whoever makes them first. Raises ConfigError,
+    ScratchFullError.
     """
     try:
-        folder = private_folder(scratch / "tmp")
+        with room_for(scratch):
+            folder = private_folder(scratch / "tmp")
     except OSError as error:
         raise ConfigError(f"the worker's scratch {scratch} cannot be used: {error.strerror}") from error
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
