@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,16 +21,6 @@ __all__ = [
 ]
 
 _SAID = pytest.StashKey[list[str]]()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A temporary folder for this process of tests alone: others' leases and scratch are in none of its tests."""
-    folder = str(tmp_path_factory.mktemp("tmp"))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(os.environ, "TMPDIR", folder)
-        patched.setattr(tempfile, "tempdir", folder)
-        yield
 
 
 @pytest.fixture(scope="session")
