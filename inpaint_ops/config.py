@@ -7,6 +7,7 @@ connection. `HF_HOME` is huggingface_hub's own name for the model cache.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -81,7 +82,13 @@ class Settings(BaseSettings):
     shard_timeout: float = Field(default=21_600, gt=0, description="Seconds that one try of a shard may take.")
 
     scratch: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / "inpaint_ops", description="Local scratch folder."
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"inpaint_ops-{os.geteuid()}",
+        description="Local scratch folder: yours or root's; others must not be able to change what is yours in it.",
+    )
+    leases: str = Field(
+        default="",
+        description="A folder of device leases that all users of this machine share, made by its administrator; empty: "
+        "each user's workers know of each other alone.",
     )
     prefetch: int = Field(default=8, ge=1, le=256, description="Rows downloaded ahead of the worker.")
     transfer_threads: int = Field(default=4, ge=1, le=64, description="Threads for downloads, and for uploads.")

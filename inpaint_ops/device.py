@@ -9,11 +9,9 @@ A *slot* names one device of this host: a GPU's or MIG instance's UUID as the dr
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
-import socket
 import subprocess
 import time
 import weakref
@@ -25,14 +23,12 @@ from types import TracebackType
 from typing import Self
 
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
+from inpaint_ops.leases import LeaseFolder
 from inpaint_ops.records import DeviceInfo
 
 GB = 10**9
 _POLL = 0.2
 _SAY_EVERY = 15.0
-
-LOSS_SECONDS = 3600.0
-"""How long a device's failure is held against it."""
 
 MAX_LOSSES = 2
 """Failures within that time after which a device is leased to nobody."""
@@ -171,49 +167,54 @@ class Lease:
     """The right to use one device of this host, held by this process alone.
 
     It is a `flock` on a file: the kernel takes it back when the process ends, however it ends. The descriptor does not
-    survive `exec`, and a forked child drops its copy, so no child keeps a dead parent's lease. The file's text (pid and
-    host) is for people; it proves nothing.
+    survive `exec`, and a forked child drops its copy, so no child keeps a dead parent's lease.
     """
 
-    def __init__(self, device: str, path: Path, descriptor: int) -> None:
+    def __init__(self, device: str, folder: LeaseFolder, descriptor: int, clock: Callable[[], float]) -> None:
         """Use `acquire`."""
         self.device = device
-        self.path = path
+        self.path = folder.lock_path(device)
+        self._folder = folder
         self._descriptor = descriptor
+        self._clock = clock
         _HELD.add(self)
 
     @classmethod
     def acquire(
         cls,
         candidates: Sequence[str],
-        folder: Path,
+        folder: Path | LeaseFolder,
         timeout: float,
         on_wait: Callable[[str], None] | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> Self:
         """Lease the first free of `candidates`, waiting up to `timeout` seconds for one.
 
         A device that failed under a worker of this host within LOSS_SECONDS comes last; one that did so MAX_LOSSES
         times is left out, so that a broken card does not eat everybody's tries. `on_wait` is told who holds them when
-        the waiting begins and every 15 s. All processes that share the devices must name the same `folder`. Raises
-        DeviceBusyError that names the holders; DeviceLostError where every candidate has failed; ConfigError when the
-        folder cannot be used or there is no candidate.
+        the waiting begins and every 15 s. All processes that share the devices must name the same `folder`; a path is
+        this user's own. `clock` says when devices failed, in epoch seconds. Raises DeviceBusyError that names the
+        holders; DeviceLostError where every candidate has failed; ConfigError when the folder cannot be used, or
+        another user could read or change what is in it, or there is no candidate.
         """
         if not candidates:
             raise ConfigError("no device to lease")
+        folder = folder if isinstance(folder, LeaseFolder) else LeaseFolder(folder, folder)
         deadline = time.monotonic() + timeout
         next_word = time.monotonic()
         while True:
-            losses = {device: _losses(folder, device) for device in candidates}
+            losses = {device: folder.losses_of(device, clock()) for device in candidates}
             sound = [device for device in candidates if len(losses[device]) < MAX_LOSSES]
             for device in sorted(sound, key=lambda device: len(losses[device])):
-                descriptor = _try_lock(_lease_path(folder, device))
+                descriptor = folder.lock(device)
                 if descriptor is not None:
-                    return cls(device, _lease_path(folder, device), descriptor)
+                    return cls(device, folder, descriptor, clock)
             now = time.monotonic()
             holders = ", ".join(
-                f"{device} by {_holder(_lease_path(folder, device))}" if device in sound
+                f"{device} by {folder.holder(device)}" if device in sound
                 else f"{device} by nobody: it has failed {len(losses[device])} times ({losses[device][-1]}); "
-                f"once it is well remove {_losses_path(folder, device)}"
+                f"once it is well remove {folder.losses_path(device)}"
                 for device in candidates
             )  # fmt: skip
             if now >= deadline:
@@ -227,13 +228,13 @@ class Lease:
     def release(self) -> None:
         """Give the device back. Harmless when repeated."""
         if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)
+            self._folder.unlock(self._descriptor)
             self._drop()
 
     def note_loss(self, why: str) -> None:
         """Tell the other workers of this host, those to come too, that the device failed; `why` is one line."""
-        with contextlib.suppress(OSError), _losses_path(self.path.parent, self.device).open("a") as file:
-            file.write(f"{time.time():.0f} {' '.join(why.split())}\n")
+        with contextlib.suppress(OSError, ConfigError):
+            self._folder.note_loss(self.device, why, self._clock())
 
     def _drop(self) -> None:
         """Close the descriptor, which in a forked child does not end the parent's lease."""
@@ -259,48 +260,6 @@ def _drop_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_drop_in_child)
-
-
-def _losses(folder: Path, device: str) -> list[str]:
-    """Why the device failed, each time of late, oldest first."""
-    try:
-        lines = _losses_path(folder, device).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    parted = [line.partition(" ") for line in lines]
-    return [why for when, _, why in parted if when.isdigit() and time.time() - int(when) < LOSS_SECONDS]
-
-
-def _losses_path(folder: Path, device: str) -> Path:
-    return _lease_path(folder, device).with_suffix(".losses")
-
-
-def _lease_path(folder: Path, device: str) -> Path:
-    return folder / (re.sub(r"[^A-Za-z0-9._-]", "_", device) + ".lease")
-
-
-def _try_lock(path: Path) -> int | None:
-    """An open descriptor that holds the lock, or None when another process does. Raises ConfigError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise ConfigError(f"cannot open the device lease {path}: {error.strerror}; make its folder writable") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return descriptor
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or "an unknown process"
-    except OSError:
-        return "an unknown process"
 
 
 def nvidia_smi(*arguments: str) -> str:

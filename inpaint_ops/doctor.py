@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
 from inpaint_ops.device_health import device_health, health_warnings
-from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.errors import InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
+from inpaint_ops.private_folder import read_bounded, trusted_folder
 from inpaint_ops.records import Model
 from inpaint_ops.storage import Storage, probe_conditional_put
-from inpaint_ops.tuning import PROBES, AttentionProbe
+from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 
 MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 RANDOM_MODELS = ("tiny-random", "mid-random", "sdxl-random")
@@ -93,8 +94,8 @@ def _attention() -> Iterator[Check]:
         yield Check(name="attention", state="ok", detail="kernels are not tried yet: the first worker does it")
     for path in paths:
         try:
-            probe = AttentionProbe.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
+            probe = AttentionProbe.model_validate_json(read_bounded(path, MAX_PROBE_BYTES, owners=None))
+        except (OSError, UnsafePathError, ValidationError):
             continue  # the next worker writes it anew
         without = ", ".join(sorted(probe.why_not))
         missing = f"; not usable: {without}" if without else ""
@@ -129,6 +130,10 @@ def _scratch(settings: Settings) -> Check:
         return Check(
             name="scratch", state="missing", detail=f"{settings.scratch} cannot be written: set INPAINT_SCRATCH"
         )
+    try:
+        trusted_folder(folder, make=False, sticky=True)
+    except (OSError, UnsafePathError) as error:
+        return Check(name="scratch", state="missing", detail=f"{error} (INPAINT_SCRATCH)")
     state: Literal["ok", "warning"] = "ok" if free > SDXL_SCRATCH_BYTES else "warning"
     return Check(name="scratch", state=state, detail=f"{settings.scratch}, {free / 1e9:.1f} GB free")
 

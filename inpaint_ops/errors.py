@@ -43,6 +43,10 @@ class ConfigError(InpaintOpsError):
     exit_code = 2
 
 
+class UnsafePathError(ConfigError):
+    """A local folder or file belongs to another user of this machine, or another user could change or replace it."""
+
+
 class ManifestError(InpaintOpsError):
     """The manifest as a whole cannot be read: empty, not text, no header, too large."""
 

@@ -49,7 +49,10 @@ class Job(Model):
         description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
     )
     max_pixels: int = 100_000_000
-    scratch: str = Field(description="A folder that the worker may write to.")
+    scratch: str = Field(description="A folder that the worker alone may write to.")
+    leases: str = Field(
+        default="", description="The folder of leases that users share; empty: the worker's user's own."
+    )
     lease_timeout: float = 900
 
 

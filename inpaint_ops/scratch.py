@@ -1,4 +1,9 @@
-"""Local scratch: a folder a try, swept when its owner is dead; and waiting for what may pass, a full disk above all."""
+"""Local scratch: a folder per try, swept when its owner is dead; and waiting for what may pass, a full disk above all.
+
+The root belongs to this user or to root, and nobody else can rename what is in it (`trusted_folder`); a try's folder is
+new and has the mode 0700. A root that is made here has that mode too: where a worker is to run as another user, give
+the root the mode 0711 (names in it cannot be guessed) and the worker's folder to that user.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError
+from inpaint_ops.private_folder import trusted_folder
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,11 +36,11 @@ def scratch_folder(root: Path, name: str) -> Iterator[Path]:
     """A new folder below `root` for as long as the block lasts.
 
     The owner holds a `flock` on a file in it, which the kernel gives up with the process, so a folder whose lock is
-    free belongs to nobody, and `sweep` removes it. Raises ScratchFullError, OSError.
+    free belongs to nobody, and `sweep` removes it. Raises UnsafePathError, ScratchFullError, OSError.
     """
-    folder = root / name
     with room_for(root):
-        folder.mkdir(parents=True, mode=0o700)
+        folder = trusted_folder(root, sticky=True) / name
+        folder.mkdir(mode=0o700)  # an error where it exists: what is there may be anyone's
         descriptor = os.open(folder / _UNLOCKED, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -45,16 +52,32 @@ def scratch_folder(root: Path, name: str) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> None:
-    """Remove the folders below `root` of processes that died."""
-    for owner in root.glob(f"*/{_OWNER}"):
-        with contextlib.suppress(OSError):  # another sweeps it as well, or it is another user's
-            descriptor = os.open(owner, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(owner.parent, ignore_errors=True)
-                log.info("removed the scratch of a process that died: %s", owner.parent)
-            finally:
-                os.close(descriptor)
+    """Remove this user's folders below `root` whose processes died. Raises UnsafePathError."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # told where scratch is made
+        root = trusted_folder(root, make=False, sticky=True)
+        for folder in sorted(root.iterdir()):
+            with contextlib.suppress(OSError):  # another sweeps it as well, or it is a file, or another user's
+                _sweep_one(folder)
+
+
+def _sweep_one(folder: Path) -> None:
+    """Remove the folder if it is a try's of this user, and nobody holds its lock. Raises OSError."""
+    inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(inside).st_uid != os.geteuid():
+            return
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(_OWNER, flags, dir_fd=inside)
+    finally:
+        os.close(inside)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+        log.info("removed the scratch of a process that died: %s", folder)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -59,6 +59,9 @@ class Tuning(Model):
 PROBES = "inpaint_ops-probes"
 """The folder below HF_HOME where a card's attention kernels are remembered."""
 
+MAX_PROBE_BYTES = 65_536
+"""Bytes of one such file; ours have about a thousand."""
+
 KERNEL_GAIN = 0.05
 """A kernel is named only where it beats PyTorch's own choice by this share: less is noise."""
 

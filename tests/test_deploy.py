@@ -375,9 +375,13 @@ def test_the_helm_values_agree_with_the_compose_file() -> None:
     (gpu,) = values["workers"]["celery"]["sets"]
     assert {gpu["queue"], values["workers"]["celery"]["queue"]} == {"gpu", "default"}
     assert f"--queues {gpu['queue']} " in gpu["args"][-1]
-    mounts = {mount["mountPath"] for mount in [*gpu["extraVolumeMounts"], *values["volumeMounts"]]}
-    for variable in ("HF_HOME", "TMPDIR", "INPAINT_SCRATCH"):
-        assert any(environment[variable].startswith(mount) for mount in mounts)
+    mounts = {mount["mountPath"] for mount in gpu["extraVolumeMounts"]}
+    assert environment["HF_HOME"] in mounts
+    image = (REPOSITORY / "docker/Dockerfile").read_text()
+    assert re.search(r"install -d -o airflow -g 0 -m 0775 [^\n]*/scratch ", image), "the image has it, of its own user"
+    for variable in ("TMPDIR", "INPAINT_SCRATCH"):
+        assert environment[variable].startswith("/scratch")
+    assert "emptyDir:" not in text, "everybody may write to one: scratch in it is refused"
     assert not re.search(r"(?i)(password|secret|key):\s*\S*[0-9a-f]{16}", text)
 
 

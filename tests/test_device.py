@@ -6,14 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from inpaint_ops.device import (
-    LOSS_SECONDS,
     Lease,
     Tier,
     describe,
@@ -23,6 +21,7 @@ from inpaint_ops.device import (
     visible_devices,
 )
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
+from inpaint_ops.leases import LOSS_SECONDS
 from inpaint_ops.records import DeviceInfo
 
 QUERY = """\
@@ -224,23 +223,29 @@ def test_importing_devices_and_tuning_imports_no_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
-def test_a_device_that_failed_comes_last_and_one_that_failed_twice_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_failed_comes_last_and_one_that_failed_twice_is_left_out(tmp_path: Path) -> None:
     cards = ["GPU-a", "GPU-b"]
-    with Lease.acquire(cards, tmp_path, 0) as lease:
+    at = 1_764_000_000.75
+
+    def acquire(*names: str) -> Lease:
+        return Lease.acquire(names or cards, tmp_path, 0, clock=lambda: at)
+
+    with acquire() as lease:
         assert lease.device == "GPU-a"
         lease.note_loss("CUDA error: uncorrectable ECC error\nencountered")
-    with Lease.acquire(cards, tmp_path, 0) as lease:
+    with acquire() as lease:
         assert lease.device == "GPU-b"
-        with Lease.acquire(cards, tmp_path, 0) as other:
+        with acquire() as other:
             assert other.device == "GPU-a", "once is no proof"
             other.note_loss("CUDA error: uncorrectable ECC error encountered")
         with pytest.raises(DeviceBusyError, match=r"failed 2 times \(CUDA error: uncorrectable.*GPU-b by pid \d+ "):
-            Lease.acquire(cards, tmp_path, 0)
+            acquire()
     with pytest.raises(DeviceLostError, match=r"GPU-a by nobody: it has failed 2 times .* remove .*GPU-a\.losses"):
-        Lease.acquire(["GPU-a"], tmp_path, 0)
-    later = time.time() + LOSS_SECONDS
-    monkeypatch.setattr("inpaint_ops.device.time.time", lambda: later)
-    with Lease.acquire(cards, tmp_path, 0) as lease:
+        acquire("GPU-a")
+    noted = at
+    at = noted + LOSS_SECONDS - 0.001
+    with pytest.raises(DeviceLostError):
+        acquire("GPU-a")
+    at = noted + LOSS_SECONDS
+    with acquire() as lease:
         assert lease.device == "GPU-a", "an hour later it may show that it is well again"

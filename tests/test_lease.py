@@ -8,23 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from inpaint_ops.config import load_settings
+from inpaint_ops.leases import own_folder
+from inpaint_ops.manifest import AcceptedRow
+from inpaint_ops.planning import JobOptions
 from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Event, Fatal, Job, Phase
-from inpaint_ops.worker.studio import LEASES
+from inpaint_ops.supervisor.commands import job_command
+from inpaint_ops.supervisor.state import RowState
 from tests.test_device import MIG, PLAIN, pretend
 
 
 class Worker:
     """A real worker, told to paint on whatever is free."""
 
-    def __init__(self, folder: Path, lease_timeout: float) -> None:
+    def __init__(self, folder: Path, lease_timeout: float, leases: str = "") -> None:
         folder.mkdir()
         self.events: list[Event] = []
         self.exits: list[int] = []
         self.process = WorkerProcess.start(cwd=folder, on_event=self.events.append, on_exit=self.exits.append)
         job = Job(
-            model="tiny-random", expected_rows=1, scratch=str(folder), lease_timeout=lease_timeout, max_pixels=10**6
-        )
+            model="tiny-random", expected_rows=1, scratch=str(folder), lease_timeout=lease_timeout, max_pixels=10**6,
+            leases=leases,
+        )  # fmt: skip
         self.process.send(job)
 
     @property
@@ -44,8 +50,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     started: list[Worker] = []
 
-    def make(lease_timeout: float = 60) -> Worker:
-        started.append(Worker(tmp_path / f"worker-{len(started)}", lease_timeout))
+    def make(lease_timeout: float = 60, leases: str = "") -> Worker:
+        started.append(Worker(tmp_path / f"worker-{len(started)}", lease_timeout, leases))
         return started[-1]
 
     yield make
@@ -64,7 +70,7 @@ def held(tmp_path: Path, workers: list[Worker]) -> dict[str, int]:
     """The leases by device, each with the number of the worker that holds it."""
     pids = {worker.process.pid: number for number, worker in enumerate(workers)}
     found = {}
-    for path in (tmp_path / "tmp" / LEASES).glob("*.lease"):
+    for path in (tmp_path / "tmp" / own_folder().name).glob("*.lease"):
         pid = int(path.read_text().split()[1])
         found[path.stem] = pids[pid]
     return found
@@ -117,3 +123,25 @@ def test_a_worker_that_finds_none_free_gives_up_with_an_error_that_may_pass(
     assert fatal.error.type == "DeviceBusyError"
     assert not fatal.error.permanent
     assert f"GPU-bbbb2222 by pid {first.process.pid}" in fatal.error.message
+
+
+def test_workers_lease_in_the_folder_that_the_setting_names(
+    start: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two users do: it is made beforehand, and what failed is noted in each user's own folder."""
+    pretend(tmp_path, monkeypatch, PLAIN)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("INPAINT_LEASES", str(tmp_path / "machine"))
+    row = AcceptedRow(row=1, id="a", image="s3://b/a.png", mask="s3://b/m.png", prompt="a boat")
+    job = job_command(JobOptions(model="tiny-random"), load_settings(), [RowState(row, tmp_path)], tmp_path)
+    leases = job.leases
+    late = start(leases=leases)
+    wait_until(lambda: late.exits)
+    (fatal,) = [event for event in late.events if isinstance(event, Fatal)]
+    assert fatal.error.permanent and "docs/deploy.md" in fatal.error.message
+    (tmp_path / "machine").mkdir()
+    first = start(leases=leases)
+    wait_until(lambda: first.has_a_lease)
+    late = start(lease_timeout=0.5, leases=leases)
+    wait_until(lambda: late.exits)
+    assert [path.name for path in (tmp_path / "machine").iterdir()] == ["GPU-bbbb2222.lease"]

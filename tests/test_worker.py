@@ -23,6 +23,7 @@ from PIL import Image
 from inpaint_ops import worker
 from inpaint_ops.device import Lease
 from inpaint_ops.errors import DeviceBusyError
+from inpaint_ops.leases import own_folder
 from inpaint_ops.model.compiled import FOLDER
 from inpaint_ops.protocol import (
     Begun,
@@ -41,7 +42,6 @@ from inpaint_ops.protocol import (
     parse_event,
 )
 from inpaint_ops.records import Model
-from inpaint_ops.worker.studio import LEASES
 
 pytestmark = pytest.mark.timeout(180)
 PATIENCE = 120
@@ -146,7 +146,7 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
     assert {"python", "inpaint-ops", "torch", "diffusers", "transformers", "pillow"} <= set(ready.versions)
     assert ready.cold_start.imports > 0 and ready.cold_start.load > 0 and ready.cold_start.interpreter > 0
     with pytest.raises(DeviceBusyError, match=str(talk.process.pid)):
-        Lease.acquire(["cpu-0"], tmp_path / LEASES, 0)
+        Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0)
 
     same = [picture(tmp_path, row, (80, 80)) for row in (1, 2, 3)]
     other = [
@@ -201,7 +201,7 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
     assert batch.matches and batch.effective == "2"
     assert bye.painted == 7 and bye.busy > 0 and bye.peak_memory is not None
     assert all(entry.measured["denoise_seconds"] > 0 for entry in bye.ledger)
-    Lease.acquire(["cpu-0"], tmp_path / LEASES, 0).release()
+    Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0).release()
 
 
 def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path:
     assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
     (fatal,) = talk.all(Fatal)
     assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceLostError", "device", False)
-    assert "device-side assert" in (tmp_path / LEASES / "cpu-0.losses").read_text()
+    assert "device-side assert" in (tmp_path / own_folder().name / "cpu-0.losses").read_text()
     assert not talk.all(Bye) and not [event for event in talk.all(Done) + talk.all(Failed) if event.row == 4]
 
 
@@ -286,7 +286,7 @@ main()
 
 def test_a_busy_device_is_fatal_and_transient(start: Callable[..., Talk], tmp_path: Path) -> None:
     talk = start()
-    with Lease.acquire(["cpu-0"], tmp_path / LEASES, 0):
+    with Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0):
         talk.send(job(tmp_path))
         fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
     assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceBusyError", "device", False)
@@ -300,7 +300,7 @@ def test_it_ends_with_its_standard_input(start: Callable[..., Talk], tmp_path: P
     assert talk.process.stdin is not None
     talk.process.stdin.close()
     assert talk.process.wait(PATIENCE) == worker.EXIT_ORPHANED
-    Lease.acquire(["cpu-0"], tmp_path / LEASES, 0).release()
+    Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0).release()
 
 
 def test_sigterm_ends_it(start: Callable[..., Talk], tmp_path: Path) -> None:
@@ -339,9 +339,9 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
             commands.flush()
             assert any(b'"imports"' in line for line in iter(events.readline, b""))
             with pytest.raises(DeviceBusyError, match=str(pid)):
-                Lease.acquire(["cpu-0"], tmp_path / LEASES, 0)
+                Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0)
             middle.kill()
-            Lease.acquire(["cpu-0"], tmp_path / LEASES, PATIENCE).release()
+            Lease.acquire(["cpu-0"], tmp_path / own_folder().name, PATIENCE).release()
             assert events.read().count(b'"ready"') == 0  # end of file: nobody holds the pipe any more
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a zombie until its new parent takes note
         assert "State:\tZ" in Path(f"/proc/{pid}/status").read_text()

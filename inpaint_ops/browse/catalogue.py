@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
+from inpaint_ops.browse.kept import KeptLines
 from inpaint_ops.browse.run import RunView
 from inpaint_ops.browse.sources import Throttle
 from inpaint_ops.browse.state import RunPhase
@@ -49,7 +50,7 @@ class RunEntry(Model):
     run: str
     manifest: str = ""
     model: str = ""
-    created_at: datetime | None = None
+    created_at: AwareDatetime | None = None
     state: RunPhase
     verdict: Literal["", "VALID", "INVALID"] = ""
     rows: int = 0
@@ -126,7 +127,7 @@ class Catalogue:
     def __init__(self, workspace: Workspace, cache_file: Path | None = None) -> None:
         self._workspace = workspace
         self._folder = Location(workspace.store.bucket, f"{workspace.store.as_prefix().key}runs/")
-        self._cache_file = cache_file
+        self._kept = KeptLines(cache_file) if cache_file is not None else None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="catalogue")
         self._throttle = Throttle(LIST_SECONDS)
@@ -193,25 +194,22 @@ class Catalogue:
                 self._pending.pop(name, None)
 
     def _keep(self, entry: RunEntry) -> None:
-        if self._cache_file is not None:
-            with self._lock, contextlib.suppress(OSError), self._cache_file.open("a") as file:
-                file.write(entry.model_dump_json() + "\n")
+        if self._kept is not None:
+            with self._lock:
+                self._kept.add(entry.model_dump_json())
 
     def _read_cache(self) -> None:
-        if self._cache_file is None:
-            return
-        with contextlib.suppress(OSError):
-            self._cache_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for line in self._cache_file.read_bytes().splitlines():
-                with contextlib.suppress(ValidationError):
-                    entry = RunEntry.model_validate_json(line)
+        for line in self._kept.lines() if self._kept is not None else ():
+            with contextlib.suppress(ValidationError):
+                entry = RunEntry.model_validate_json(line)
+                if entry.state == "finished" and _is_run(entry.run):
                     self._entries[entry.run] = entry
 
 
 def cache_path(workspace: Workspace) -> Path:
     """Where the lines of this store's finished runs are kept."""
     mark = hashlib.sha256(workspace.store.uri.encode()).hexdigest()[:16]
-    return workspace.settings.scratch / f"browse-{os.getuid()}" / f"{mark}.jsonl"
+    return workspace.settings.scratch / f"browse-{os.geteuid()}" / f"{mark}.jsonl"
 
 
 def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntry]:

@@ -7,9 +7,10 @@ the next one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -22,9 +23,13 @@ from diffusers.models.attention_processor import Attention
 from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.model.tuned import in_short, probe_xformers
+from inpaint_ops.private_folder import read_bounded, replace_file, trusted_folder
 from inpaint_ops.records import DeviceInfo
-from inpaint_ops.tuning import PROBES, AttentionProbe
+from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
+
+log = logging.getLogger(__name__)
 
 KERNELS = {
     "sdpa-flash": SDPBackend.FLASH_ATTENTION,
@@ -70,23 +75,21 @@ def kernel_in_use(unet: torch.nn.Module, attention: str, device: torch.device) -
 def probe(device: DeviceInfo, dtype: str, root: Path) -> AttentionProbe:
     """What is known of this card's kernels in `dtype`, from `root` (HF_HOME) or, the first time, by trying each.
 
-    Keyed by the card, its driver, torch and xFormers. A cache that cannot be written is done without.
+    Keyed by the card, its driver, torch and xFormers. A cache that cannot be written, or that another user could write
+    to, is done without.
     """
     key = [device.kind, device.name, device.capability, device.driver, dtype, *map(_version, ("torch", "xformers"))]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
-    path = root / PROBES / f"{name}.json"
     try:
-        return AttentionProbe.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        pass
+        path = trusted_folder(root / PROBES) / f"{name}.json"
+    except (OSError, UnsafePathError) as error:
+        log.warning("what is found out of the attention kernels is not kept: %s", error)
+        return measure(device, dtype)
+    with contextlib.suppress(OSError, UnsafePathError, ValidationError):
+        return AttentionProbe.model_validate_json(read_bounded(path, MAX_PROBE_BYTES, owners=(0,)))
     found = measure(device, dtype)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        replace_file(path, (found.model_dump_json(indent=1) + "\n").encode())
     return found
 
 

@@ -3,7 +3,7 @@
 Each worker is a fresh process, so what one compiles must be there for the next. Inductor's FX graph cache,
 AOTAutograd's and Triton's all lie below `TORCHINDUCTOR_CACHE_DIR`; here it becomes a folder of the model cache, one for
 everything that a compiled graph depends on beyond its shapes, which Inductor keys by itself. The folder holds code that
-is run: whoever may write to the model cache may run code in a worker.
+is run, so nothing is compiled where another user of the machine could put some there (`refusal`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from inpaint_ops.errors import UnsafePathError
+from inpaint_ops.private_folder import trusted_folder
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
 
@@ -23,6 +25,9 @@ FOLDER = "inpaint_ops-compiled"
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """Read by Inductor whenever it compiles. One that the user sets is left as it is."""
+
+_OTHERS = ("TRITON_CACHE_DIR", "TRITON_HOME", "TRITON_OVERRIDE_DIR", "TRITON_DUMP_DIR", "TORCH_EXTENSIONS_DIR")
+"""Further folders of the user's that code is loaded from; unset, Triton's is below Inductor's or the home."""
 
 GRAPHS = 512
 """Graphs that one piece of code may have: each working size and batch is one (dynamo's own limit is 8, and with a whole
@@ -45,14 +50,39 @@ def cache_folder(root: Path, device: DeviceInfo, model_digest: str, tuning: Tuni
 
 
 def keep_in(folder: Path) -> str:
-    """Have everything that is compiled from here on kept in `folder`; "" or why that cannot be."""
+    """Have everything that is compiled from here on kept in `folder`; "" or why that cannot be.
+
+    A folder that another user could write to is named all the same: `refusal` then tells of it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[VARIABLE] = str(trusted_folder(folder))
+    except UnsafePathError:
+        os.environ[VARIABLE] = str(folder)
+        return ""
     except OSError as error:
         return f"{folder} cannot be made ({error.strerror}): the next process compiles anew"
     if not os.access(folder, os.W_OK):
+        del os.environ[VARIABLE]
         return f"{folder} cannot be written: the next process compiles anew"
-    os.environ[VARIABLE] = str(folder)
+    return ""
+
+
+def refusal() -> str:
+    """Why nothing may be compiled in this process: another user could put code where it is kept; "" where none could.
+
+    A folder that is missing is made, for this user alone: left to the libraries, another user could be first.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    folder = os.environ.get(VARIABLE) or default_cache_dir()
+    try:
+        os.environ[VARIABLE] = str(trusted_folder(Path(folder)))
+        for folder in filter(None, map(os.environ.get, _OTHERS)):
+            trusted_folder(Path(folder))
+    except UnsafePathError as error:
+        return f"compiled code is not safe from other users of this machine: {error}"
+    except OSError as error:
+        return f"there is no folder for compiled code: {error}"
     return ""
 
 

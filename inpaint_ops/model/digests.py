@@ -15,13 +15,15 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from inpaint_ops.errors import ModelError
+from inpaint_ops.errors import ModelError, UnsafePathError
+from inpaint_ops.private_folder import read_bounded, replace_file, trusted_folder
 
 KNOWN = "weights.sha256"
 """The file in a model's folder that says what its weight files hash to."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 8 * 2**20
+_MAX_NOTE_BYTES = 2**20
 
 
 def sha256(path: Path) -> str:
@@ -43,9 +45,12 @@ def check_digests(folder: Path, files: Iterable[str], notes: Path) -> None:
     """Check those of `files` (relative to `folder`) whose SHA-256 is known.
 
     What was found right is noted in the folder `notes`, with the file's size and times, and not read again until they
-    change: a model is read once through for it. Raises ModelError that names the file and the cure.
+    change: a model is read once through for it. Notes that another user could have written are not believed. Raises
+    ModelError that names the file and the cure.
     """
     known = _known(folder, files)
+    with contextlib.suppress(OSError, UnsafePathError):
+        notes = trusted_folder(notes)
     note = notes / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
     seen = _read(note)
     states = {name: _state(folder / name) for name in known}
@@ -59,10 +64,10 @@ def check_digests(folder: Path, files: Iterable[str], notes: Path) -> None:
                 "`inpaint-ops models pull`, which replaces what is damaged"
             )
     if unseen:
-        with contextlib.suppress(OSError):  # a cache that may only be read is read again
-            notes.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError, UnsafePathError):  # a cache that may only be read is read again
+            trusted_folder(notes)
             fresh = {name: [known[name], *states[name]] for name in known}
-            note.write_text(json.dumps(seen | fresh), encoding="utf-8")
+            replace_file(note, json.dumps(seen | fresh).encode())
 
 
 def _known(folder: Path, files: Iterable[str]) -> dict[str, str]:
@@ -86,7 +91,8 @@ def _state(path: Path) -> list[int]:
 
 def _read(note: Path) -> dict[str, object]:
     try:
-        kept = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        trusted_folder(note.parent, make=False)
+        kept = json.loads(read_bounded(note, _MAX_NOTE_BYTES, owners=(0,)))
+    except (OSError, ValueError, RecursionError, UnsafePathError):
         return {}
     return kept if isinstance(kept, dict) else {}

@@ -20,7 +20,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
 
 from inpaint_ops.errors import one_line
-from inpaint_ops.model.compiled import GRAPHS
+from inpaint_ops.model.compiled import GRAPHS, refusal
 from inpaint_ops.model.xformers_log import said
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
@@ -170,7 +170,7 @@ def _cannot_compile(tuning: Tuning, device: DeviceInfo) -> str:
         return "Triton is not installed, which torch.compile needs on a GPU"
     if device.kind == "cuda" and not any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))):
         return "no C compiler on the PATH (gcc), which Triton needs to start its kernels"
-    return ""
+    return refusal()
 
 
 def _compile(pipe: Any, tuning: Tuning) -> None:

@@ -25,6 +25,7 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
         prompts=_prompts(states),
         max_pixels=settings.max_pixels,
         scratch=str(folder),
+        leases=settings.leases,
         lease_timeout=settings.lease_timeout,
     )
 

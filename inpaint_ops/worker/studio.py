@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint_ops import device, tuning
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.leases import LeaseFolder
+from inpaint_ops.private_folder import private_folder
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
+from inpaint_ops.scratch import room_for
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Engine
     from inpaint_ops.model.loading import LoadedModel
-
-LEASES = "inpaint_ops-leases"
-"""The folder, below the temporary one, where all workers of this host look for free devices."""
 
 PACKAGES = ("inpaint-ops", "torch", "diffusers", "transformers", "accelerate", "xformers", "safetensors", "pillow",
             "numpy", "opencv-python-headless")  # fmt: skip
@@ -74,8 +75,9 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
 
     phase("lease")
     slots = device.host_slots(job.device, cpu_slots=int(os.environ.get("INPAINT_CPU_SLOTS") or 1))
-    folder = Path(tempfile.gettempdir()) / LEASES
+    folder = LeaseFolder.of(job.leases)
     lease = device.Lease.acquire(slots, folder, job.lease_timeout, on_wait=lambda text: phase("lease", text))
+    _keep_to(Path(job.scratch))
     os.environ.update(device.environment_for(lease.device) | ENVIRONMENT)
     os.environ.setdefault(*OMP_WAIT)
 
@@ -109,8 +111,8 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
     )
     if choice.tuning.compile != "off" and not users_own_cache:
         weights = found.digest if found else job.model
-        folder = compiled.cache_folder(Path(constants.HF_HOME), card, weights, choice.tuning)
-        if reason := compiled.keep_in(folder):
+        graphs = compiled.cache_folder(Path(constants.HF_HOME), card, weights, choice.tuning)
+        if reason := compiled.keep_in(graphs):
             say(Warn(message=reason))
     loaded = load(job, card, choice, phase)
     engine = Engine(
@@ -153,6 +155,19 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         )
     )
     return Studio(job, lease, loaded, engine, cold_start)
+
+
+def _keep_to(scratch: Path) -> None:
+    """Have every library's temporary files below the worker's own folder. In the machine's, names that can be guessed
+    (`torchinductor_USER`, Inductor's `cache`, of pickles) belong to whoever makes them first. Raises ConfigError,
+    ScratchFullError.
+    """
+    try:
+        with room_for(scratch):
+            folder = private_folder(scratch / "tmp")
+    except OSError as error:
+        raise ConfigError(f"the worker's scratch {scratch} cannot be used: {error.strerror}") from error
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, phase: Callable[[str, str], None]) -> None:

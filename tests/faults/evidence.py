@@ -123,7 +123,7 @@ def look_at_machine(home: Home, findings: Findings) -> None:
         with suppress(psutil.NoSuchProcess):
             findings.add(f"process {process.pid} is still there: {' '.join(process.cmdline())[:200]}")
             process.kill()
-    for lease in home.temporary.glob("inpaint_ops-leases/*"):
+    for lease in home.temporary.glob("inpaint_ops-leases-*/*"):
         with lease.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
