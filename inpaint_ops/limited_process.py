@@ -55,7 +55,10 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def how_it_ended(code: int) -> str:
     """A return code in words."""
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    names = {int(known): known.name for known in signal.Signals}  # real-time signals have none
+    return f"was ended by {names.get(-code, f'signal {-code}')}"
 
 
 def withdraw() -> bool:
@@ -85,7 +88,7 @@ def limit(*, data_bytes: int | None = None, address_bytes: int | None = None, cp
         resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
     if address_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (address_bytes, address_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -105,7 +108,7 @@ def mapped_bytes() -> int:
 
 
 def yield_to_others() -> None:
-    """Give way to every other process: the lowest priority, and the first to go when memory runs out."""
-    os.nice(19)
+    """Give way to every other process: a low priority, and the first to go when memory runs out."""
+    os.nice(10)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

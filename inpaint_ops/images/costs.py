@@ -22,8 +22,8 @@ has the same limit."""
 
 _MOST_SCANS, _SOME_SCANS, _SCANNED_PIXELS = 100, 20, 2_000_000_000
 """Passes over the picture that a progressive JPEG may make: at most, in any case, and by the pixels of all passes
-together. Encoders make about ten. A pass costs as much as the whole picture, and a hostile one takes 30 bytes: 100 of them over 100 megapixels, in
-210 kB, took 7 s."""
+together. Encoders make about ten. A pass costs as much as the whole picture, and a hostile one takes 30 bytes: 100 of
+them over 100 megapixels, in 210 kB, took 7 s."""
 
 _RLE_PIXELS = 4_000_000
 """Pixels of a run-length encoded BMP: Pillow decodes it in Python, at about 9 megapixels per second."""

@@ -221,10 +221,9 @@ def _png_array(image: PngImageFile, data: bytes, conversions: list[str]) -> np.n
     conversions.append("the transparent colour (tRNS) became an alpha channel")
     if array.ndim == 2 and header.bit_depth in (2, 4):  # 1-bit is scaled by Pillow already
         transparent = transparent * (255 // (2**header.bit_depth - 1))
-    hit = cv2.inRange(
-        array, np.asarray(transparent, np.float64), np.asarray(transparent, np.float64)
-    )  # 255 where equal
-    alpha = ~hit if array.dtype == np.uint8 else np.where(hit, 0, 65535).astype(np.uint16)
+    bound = np.asarray(transparent, np.float64)
+    hit = cv2.inRange(array, bound, bound)  # 255 where equal
+    alpha = cv2.bitwise_not(hit) if array.dtype == np.uint8 else np.where(hit, 0, 65535).astype(np.uint16)
     return cv2.merge((*cv2.split(array), alpha))
 
 
