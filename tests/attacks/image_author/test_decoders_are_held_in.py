@@ -71,7 +71,7 @@ def test_memory_is_limited_per_picture(helpers: Helpers) -> None:
     with Image.open(io.BytesIO(made.data)) as small:
         assert small.size == (256, 160)
     tight = helpers(Limits(memory_bytes=24 * 2**20, wall_seconds=300))
-    with pytest.raises(PreviewError, match="24 MiB that a preview may take|cannot be decoded"):
+    with pytest.raises(PreviewError, match=r"24 MiB that a preview may take|cannot be decoded"):
         tight.make(JOB, [Whole(wide)])
     assert tight.make(JOB, [Whole(file_of(smooth(30, 40)))]).data, "the next one is made"
     assert tight.started == 1
