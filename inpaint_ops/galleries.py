@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import ImageError, PreviewError, StorageError
+from inpaint_ops.errors import ImageError, PreviewBusyError, PreviewError, StorageError
 from inpaint_ops.previews import Helper, Job
 from inpaint_ops.previews.helper import File, Whole
 from inpaint_ops.records import Record
@@ -109,7 +109,7 @@ def make_gallery(
             what = "mask"
             overlay = make(Job("overlay", _LONGEST, settings.max_pixels, invert=record.mask_invert),
                            [Whole(source), Whole(mask)])  # fmt: skip
-        except (StorageError, ImageError) as error:
+        except (StorageError, ImageError, PreviewBusyError) as error:
             return f"row {record.row}: {what}: {error}"
         return GalleryItem(record, source, overlay, result)
 

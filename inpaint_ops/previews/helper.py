@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol
 
 from inpaint_ops import limited_process
-from inpaint_ops.errors import PreviewError
+from inpaint_ops.errors import PreviewBusyError, PreviewError
 from inpaint_ops.previews.messages import Job, Limits, Reply, Request
 from inpaint_ops.process import close_to_others
 
@@ -95,8 +95,8 @@ class Helper:
     def make(self, job: Job, files: Sequence[File]) -> Preview:
         """A small picture of the file (of two for an overlay).
 
-        Raises PreviewError where there is none: the file cannot be decoded, or not within the limits; and whatever
-        reading the files raises.
+        Raises PreviewError where there is none: the file cannot be decoded, or not within the limits; PreviewBusyError
+        where no host can be started now; and whatever reading the files raises.
         """
         if self.pid is None:
             self.close()
@@ -126,9 +126,12 @@ class Helper:
 
     def _start(self) -> None:
         close_to_others()
-        self._host = limited_process.start(
-            HOST, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        try:
+            self._host = limited_process.start(
+                HOST, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:  # no memory, or too many processes
+            raise PreviewBusyError(f"no process for small pictures could be started: {error}") from error
         self.started += 1
 
     def _exchange(

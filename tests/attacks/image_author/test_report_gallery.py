@@ -72,6 +72,16 @@ def test_a_row_without_a_picture_is_left_out_and_named(
     assert "Left out, because" not in render_page(summary, records, gallery.items)
 
 
+def test_a_report_is_made_where_no_process_can_be_started(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has no memory, or no process, left for small pictures."""
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    gallery = make_gallery(workspace.storage, workspace.settings, [row_of(workspace, 1, file_of(smooth(60, 80)))])
+    assert gallery.items == ()
+    assert "row 1: source: no process for small pictures could be started" in gallery.left_out[0]
+
+
 @pytest.mark.parametrize("spent", ["cpu", "wall"])
 def test_the_pictures_of_a_report_have_a_budget(workspace: Workspace, spent: str) -> None:
     """24 photos that each take as long as they may hold the report for an hour."""
