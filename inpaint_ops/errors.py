@@ -73,6 +73,30 @@ class MaskError(ImageError):
     """The mask does not fit its image, or masks nothing."""
 
 
+class PreviewError(ImageError):
+    """There is no small picture of a file: it cannot be decoded, or not within what a preview may take.
+
+    `cpu` is the seconds of the processor that were spent on it.
+    """
+
+    def __init__(self, message: object = "", *, cpu: float = 0.0) -> None:
+        super().__init__(message)
+        self.cpu = cpu
+
+
+class PreviewBusyError(InpaintOpsError):
+    """A small picture is not made now: others wait already, or its run has had its share. Worth another try later.
+
+    `retry_after` is in seconds.
+    """
+
+    permanent = False
+
+    def __init__(self, message: object = "", *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ModelError(InpaintOpsError):
     """The model cannot be found or loaded, or is not an SDXL inpainting model."""
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,11 +20,11 @@ from typing import IO, Any
 
 from pydantic_core import to_jsonable_python
 
+from inpaint_ops import limited_process
+from inpaint_ops.limited_process import how_it_ended
+
 SECONDS = 600
 """Of the processor, at most: 200 000 rows take three."""
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""A thread a core, each with its own memory, would be over the limit on a large machine before anything is read."""
 _BATCH_BYTES = 128 * 2**20
 """What a batch of rows may unpack to."""
 _FREE_FORM = "extra"
@@ -45,12 +43,12 @@ def read_lines(
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as said:
         file.write(data)
         file.seek(0)
-        reader = subprocess.Popen(
-            [sys.executable, "-m", "inpaint_ops.parquet", str(max_bytes), str(max_row_bytes), str(max_rows or 0)],
+        reader = limited_process.start(
+            "inpaint_ops.parquet",
+            *map(str, (max_bytes, max_row_bytes, max_rows or 0)),
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=said,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD,
         )
         assert reader.stdout is not None
         line: Line = {}
@@ -64,18 +62,12 @@ def read_lines(
             reader.stdout.close()  # one that goes on writing gets SIGPIPE
             code = reader.wait()
         finally:  # the caller has enough of it, too
-            reader.kill()
-            reader.wait()
+            limited_process.kill(reader)
             reader.stdout.close()
         said.seek(0)
         words = said.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
     if not {"end", "error"} & line.keys():
         yield {"error": "; last words: ".join([f"its reader {how_it_ended(code)}", *words])}
-
-
-def how_it_ended(code: int) -> str:
-    """A return code in words."""
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def too_many_rows(limit: int) -> str:
@@ -158,15 +150,15 @@ def _plain(name: str, value: Any) -> Any:
 
 def limit(max_bytes: int) -> None:
     """Let the kernel end this process before it takes more memory, or longer, than any manifest can need."""
-    memory = 2**30 + 4 * max_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limited_process.limit(data_bytes=2**30 + 4 * max_bytes, cpu_seconds=SECONDS)
 
 
 def main(arguments: list[str]) -> None:
     """Read standard input, write standard output."""
     max_bytes, max_row_bytes, max_rows = map(int, arguments)
+    import pyarrow.parquet  # noqa: F401 - modules are files, which may be out of reach afterwards
+
+    limited_process.withdraw()
     limit(max_bytes)
     with open(1, "w", encoding="utf-8", closefd=False) as out:
         write_lines(sys.stdin.buffer.read(), out, max_bytes=max_bytes, max_row_bytes=max_row_bytes, max_rows=max_rows)

@@ -23,7 +23,6 @@ from inpaint_ops import report
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
     ConfigError,
-    ImageError,
     ManifestError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -33,7 +32,7 @@ from inpaint_ops.errors import (
     StorageError,
 )
 from inpaint_ops.forecasting import Experience, Work, experience, experience_key, forecast
-from inpaint_ops.images import thumbnail
+from inpaint_ops.galleries import Gallery, make_gallery
 from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest, to_jsonl, write_jsonl
@@ -322,7 +321,8 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
     storage.put(layout.timings, report.timings_parquet(records), content_type="application/vnd.apache.parquet")
     storage.put(layout.trace, report.trace_json(records, workers), content_type=_JSON)
-    page = report.render_page(summary, records, _gallery(workspace, records), workers=workers)
+    gallery = _gallery(workspace, records)
+    page = report.render_page(summary, records, gallery.items, workers=workers, without_pictures=gallery.left_out)
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")
     storage.put(layout.summary, summary.model_dump_json(indent=1).encode(), content_type=_JSON)
     _remember(workspace, plan, summary)
@@ -357,23 +357,6 @@ def _shard_rows(storage: Storage, layout: RunLayout, shard: str) -> list[Accepte
         raise StorageError(f"{place} is damaged ({error.error_count()} errors): plan the run anew") from None
 
 
-def _gallery(workspace: Workspace, records: list[Record]) -> list[report.GalleryItem]:
-    """Small pictures of a few rows; a picture that cannot be had is left out."""
-
-    def one(record: Record) -> report.GalleryItem | None:
-        if record.source is None or record.mask is None or record.output is None:
-            return None
-        limit = workspace.settings.max_image_bytes
-        try:
-            source, mask, result = (
-                thumbnail(workspace.storage.get(uri, max_bytes=limit), max_pixels=workspace.settings.max_pixels)
-                for uri in (record.source, record.mask, record.output.uri)
-            )
-            overlay = report.mask_overlay(source, mask, invert=record.mask_invert)
-        except (StorageError, ImageError) as error:
-            log.warning("row %d is not in the gallery: %s", record.row, error)
-            return None
-        return report.GalleryItem(record, source, overlay, result)
-
-    with ThreadPoolExecutor(4) as pool:
-        return [item for item in pool.map(one, report.choose_gallery(records)) if item is not None]
+def _gallery(workspace: Workspace, records: list[Record]) -> Gallery:
+    """Small pictures of a few rows, made by processes that may die; a row whose pictures cannot be had is left out."""
+    return make_gallery(workspace.storage, workspace.settings, records)

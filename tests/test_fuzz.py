@@ -15,7 +15,7 @@ import pytest
 from tests.fuzz import claims, make_corpus, targets
 from tests.fuzz.targets import CORPUS, TARGETS
 
-RUNS = {"parquet": 50, "placing": 200, "source": 1000, "mask": 500}
+RUNS = {"parquet": 50, "placing": 200, "source": 1000, "mask": 500, "pictures": 500}
 """Inputs a target, where a thousand take more than a few seconds; 1000 for the others."""
 
 
@@ -76,6 +76,7 @@ def _one_pixel_more(composite: Callable[..., Any]) -> Callable[..., Any]:
         ("source", "png-8-3", "_size_in_header", lambda _: lambda _: (1, 1)),
         ("source", "png-8-3", "encode", lambda encode: lambda pixels, **options: encode(pixels[::-1], **options)),
         ("mask", "plain", "decode_mask", lambda decode: lambda *a, **o: decode(*a, **o | {"size": (10, 12)})),
+        ("pictures", "png-8-3", "make_preview", lambda make: lambda job, files: make(replace(job, longest=3), files)),
         ("commands", "whole", "parse_command", lambda parse: lambda line: parse(line.replace(b"7", b"8"))),
         ("events", "done", "dump", lambda dump: lambda event: dump(event) + "\n"),
         ("keys", "00", "parse", lambda parse: lambda text: parse(text + "x")),

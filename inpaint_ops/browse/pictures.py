@@ -1,18 +1,25 @@
-"""Pictures of a row for a browser: small, bounded in number and in memory, whatever the files behind them are."""
+"""Pictures of a row for a browser: small, bounded in number, memory and time, whatever the files behind them are.
+
+The files are foreign, so no thread of this process decodes one: two helpers do (`inpaint_ops.previews`). Who asks gets
+a future or PreviewBusyError at once, and waits for as long as it likes.
+"""
 
 from __future__ import annotations
 
-import io
+import queue
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
-
-from inpaint_ops.errors import ObjectNotFoundError
-from inpaint_ops.images import thumbnail
+from inpaint_ops.errors import ImageError, ObjectNotFoundError, ObjectTooLargeError, PreviewBusyError, PreviewError
+from inpaint_ops.previews import Helper, Job
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
+from inpaint_ops.storage.pieces import in_pieces
 
 Kind = Literal["source", "mask", "result"]
 
@@ -20,9 +27,21 @@ SIZES = (256, 1600)
 """Pixels of the longer side: a thumbnail, and a view of its own."""
 
 CACHE_BYTES = 64 * 2**20
-_AT_ONCE = 2
-_MAGENTA = (230, 0, 126)
-_OPACITY = 0.6
+WAITING, OF_A_RUN = 96, 48
+"""Pictures that may wait for a helper, in all and of one run: a gallery, and room for somebody else's."""
+SHARE_SECONDS, SHARE_REFILL = 60.0, 0.5
+"""Seconds of the processor that the pictures of one run may take at once, and what it gets back per second. A
+thumbnail of a photo takes 0.01 to 0.1 s."""
+
+_HELPERS = 2
+_FAILURES, _FAILURE_SECONDS = 4096, 900.0
+"""Files of which there is no picture that are remembered, and for how long: none is decoded again for each view."""
+_SHARES = 256
+_IDLE_SECONDS = 60.0
+"""After which a helper ends: it holds some 40 MB."""
+
+_Key = tuple[str, str, int]
+_Failure = ImageError | ObjectTooLargeError
 
 
 def uri_of(record: Record, kind: Kind) -> str:
@@ -33,52 +52,165 @@ def uri_of(record: Record, kind: Kind) -> str:
     return uri
 
 
+class Share:
+    """Seconds that may be spent: `SHARE_SECONDS` at once, and `SHARE_REFILL` more with each second that passes."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left = SHARE_SECONDS
+        self._at = clock()
+
+    def left(self) -> float:
+        """What may be spent now; below 0 where more was spent than there was."""
+        moment = self._clock()
+        self._left = min(SHARE_SECONDS, self._left + (moment - self._at) * SHARE_REFILL)
+        self._at = moment
+        return self._left
+
+    def spend(self, seconds: float) -> None:
+        """Take `seconds`."""
+        self._left = self.left() - seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    run: str
+    key: _Key
+    job: Job
+    made: Future[bytes]
+
+
 class Pictures:
     """Makes pictures and keeps the last of them, `CACHE_BYTES` at most. Safe to share between threads.
 
-    No more than two files are decoded at a time: the largest that is allowed takes a gigabyte.
+    `helper` makes what decodes (one for each of two threads of this object), `clock` counts seconds.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        helper: Callable[[], Helper] = Helper,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._workspace = workspace
-        self._kept: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+        self._make_helper = helper
+        self._clock = clock
+        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
         self._bytes = 0
+        self._failed: OrderedDict[tuple[str, int], tuple[float, _Failure]] = OrderedDict()
+        self._shares: OrderedDict[str, Share] = OrderedDict()
+        self._going: dict[_Key, _Task] = {}
         self._lock = threading.Lock()
-        self._decoding = threading.Semaphore(_AT_ONCE)
+        self._queue: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
-    def picture(self, record: Record, kind: Kind, size: int) -> bytes:
+    def picture(self, record: Record, kind: Kind, size: int, *, run: str = "") -> bytes:
+        """As `ask`, and wait for it."""
+        return self.ask(record, kind, size, run=run).result()
+
+    def ask(self, record: Record, kind: Kind, size: int, *, run: str = "") -> Future[bytes]:
         """A JPEG of the source or the result; of the mask a PNG, magenta where the model painted, else transparent.
 
-        Raises ObjectNotFoundError, StorageError, ImageError.
+        Never blocks. `run` is whose share it comes out of. The future raises StorageError, ImageError (PreviewError
+        where a limit was met), or PreviewBusyError where the share was spent before its turn. Raises
+        ObjectNotFoundError where the row has no such file, and PreviewBusyError where too many wait.
         """
         uri = uri_of(record, kind)
-        key = (uri, f"{kind}-{record.mask_invert}", size)
+        key = (uri, f"mask-{record.mask_invert}" if kind == "mask" else "picture", size)
+        made: Future[bytes] = Future()
+        made.set_running_or_notify_cancel()  # several may wait for it, so none can cancel it
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
-        with self._decoding:
-            settings = self._workspace.settings
-            data = self._workspace.storage.get(uri, max_bytes=settings.max_image_bytes)
-            made = thumbnail(data, size, max_pixels=settings.max_pixels)
-            if kind == "mask":
-                made = mask_layer(made, invert=record.mask_invert)
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = made
-                self._bytes += len(made)
-            while self._bytes > CACHE_BYTES:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+                made.set_result(self._kept[key])
+                return made
+            failure = self._failure(uri, size)
+            if failure is not None:
+                made.set_exception(failure)
+                return made
+            if key in self._going:
+                return self._going[key].made
+            self._check_share(run)
+            job = Job("mask" if kind == "mask" else "picture", size, self._workspace.settings.max_pixels,
+                      invert=kind == "mask" and record.mask_invert)  # fmt: skip
+            task = _Task(run, key, job, made)
+            if len(self._going) >= WAITING or sum(one.run == run for one in self._going.values()) >= OF_A_RUN:
+                raise PreviewBusyError("too many pictures are being made: try again later")
+            self._going[key] = task
+            self._queue.put(task)
+            if len(self._threads) < _HELPERS:
+                thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+                self._threads.append(thread)
+                thread.start()
         return made
 
+    def _failure(self, uri: str, size: int) -> _Failure | None:
+        until, failure = self._failed.get((uri, size), (0.0, None))
+        if failure is None or self._clock() >= until:
+            return None
+        return type(failure)(str(failure))  # its own: what is raised again and again keeps every frame
 
-def mask_layer(mask: bytes, *, invert: bool = False) -> bytes:
-    """A mask as a PNG to lay over its image: magenta where white is (black, if `invert`), transparent elsewhere."""
-    with Image.open(io.BytesIO(mask)) as opened:
-        levels = opened.convert("L")
-    alpha = levels.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)])
-    layer = Image.new("RGBA", levels.size, (*_MAGENTA, 0))
-    layer.putalpha(alpha)
-    sink = io.BytesIO()
-    layer.save(sink, "PNG", optimize=True)
-    return sink.getvalue()
+    def _share(self, run: str) -> Share:
+        share = self._shares.setdefault(run, Share(self._clock))
+        self._shares.move_to_end(run)
+        while len(self._shares) > _SHARES:
+            self._shares.popitem(last=False)
+        return share
+
+    def _check_share(self, run: str) -> None:
+        left = self._share(run).left()
+        if left <= 0:
+            after = min(60.0, 1.0 + -left / SHARE_REFILL)
+            raise PreviewBusyError("the pictures of this run take too long: try again later", retry_after=after)
+
+    def _work(self) -> None:
+        """Make pictures, as long as somebody asks. The helper ends with this thread, or with this process."""
+        with self._make_helper() as helper:
+            while True:
+                try:
+                    self._do(helper, self._queue.get(timeout=_IDLE_SECONDS))
+                except queue.Empty:
+                    with self._lock:
+                        if self._queue.empty():  # else somebody has just asked
+                            self._threads.remove(threading.current_thread())
+                            return
+
+    def _do(self, helper: Helper, task: _Task) -> None:
+        try:
+            data = self._make(helper, task)
+        except BaseException as error:  # whoever waits must hear of it, and the thread goes on
+            with self._lock:
+                self._going.pop(task.key, None)
+                if isinstance(error, _Failure):
+                    self._failed[task.key[0], task.key[2]] = (self._clock() + _FAILURE_SECONDS, error)
+                    while len(self._failed) > _FAILURES:
+                        self._failed.popitem(last=False)
+            task.made.set_exception(error)
+        else:
+            self._keep(task.key, data)
+            task.made.set_result(data)
+
+    def _make(self, helper: Helper, task: _Task) -> bytes:
+        with self._lock:
+            self._check_share(task.run)  # others of its run may have spent it meanwhile
+        cpu = 0.0
+        try:
+            limit = self._workspace.settings.max_image_bytes
+            made = helper.make(task.job, [in_pieces(self._workspace.storage, task.key[0], max_bytes=limit)])
+            cpu = made.cpu
+        except PreviewError as error:
+            cpu = error.cpu
+            raise
+        finally:
+            with self._lock:
+                self._share(task.run).spend(cpu)
+        return made.data
+
+    def _keep(self, key: _Key, data: bytes) -> None:
+        with self._lock:
+            self._going.pop(key, None)
+            self._kept[key] = data
+            self._bytes += len(data)
+            while self._bytes > CACHE_BYTES:
+                self._bytes -= len(self._kept.popitem(last=False)[1])

@@ -93,7 +93,9 @@ def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None) -> bytes:
 def thumbnail(
     image: bytes | np.ndarray, longest: int = 256, quality: int = 80, *, max_pixels: int = 100_000_000
 ) -> bytes:
-    """A small JPEG of an image, for reports: alpha on white, 8 bits, never enlarged.
+    """A small JPEG of pixels, or of a file that is our own: alpha on white, 8 bits, never enlarged.
+
+    Of foreign files, `inpaint_ops.previews` makes one where they can hurt nobody.
 
     Args:
         image: an image file, or (H, W[, C]) uint8 or uint16 pixels (a mask, too).

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import png, tiff
+from inpaint_ops.images import costs, png, tiff
 
 _OPENERS: tuple[tuple[str, Callable[[bytes], bool], type[ImageFile.ImageFile]], ...] = (
     ("png", lambda data: data.startswith(png.SIGNATURE), PngImageFile),
@@ -30,9 +30,7 @@ _OPENERS: tuple[tuple[str, Callable[[bytes], bool], type[ImageFile.ImageFile]], 
 """What we read. A plugin is opened by its own class and never by `Image.open`: no other plugin can then be reached, the
 cap on pixels is ours and not the process-wide one, and a JPEG with pictures behind it (MPO) is still a JPEG."""
 
-_MOST_SCANS = 100
-"""Passes over the picture that a progressive JPEG may make; encoders write about ten. Each costs as much as the whole
-picture, and a hostile one 30 bytes: 30 kB of them over 4 megapixels took 5 s."""
+_BEFORE_OPENING = {"png": costs.check_chunks, "jpeg": costs.check_segments, "tiff": costs.check_directory}
 _MODES = {"1", "L", "LA", "RGB", "RGBA", "P", "PA", "I;16", "I;16L", "I;16B"}
 _EXIF_ORIENTATION = 274
 _TURNS: dict[int, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -116,10 +114,29 @@ def decode_source(data: bytes, *, max_pixels: int) -> Source:
 
 def read_pixels(data: bytes, *, what: str, max_pixels: int) -> Pixels:
     """Decode one picture; `what` ("image", "mask") begins its errors. Raises ImageError, as `decode_source`."""
+    with opened(data, what=what, max_pixels=max_pixels) as (image, name):
+        return _read(image, data, name, max_pixels)
+
+
+@contextmanager
+def opened(data: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+    """One picture, opened and found to be no larger, longer or costlier than it may be, and not yet decoded; and the
+    name of its format. What is raised within becomes an ImageError that begins with `what`.
+    """
     for name, matches, opener in _OPENERS:
         if matches(data):
             with _one_line_errors(what, name):
-                return _read(data, name, opener, max_pixels)
+                if check := _BEFORE_OPENING.get(name):
+                    check(data)
+                with opener(BytesIO(data)) as image:  # reads the header
+                    _check_size(image.size, max_pixels)
+                    costs.check_cost(image, data)
+                    if isinstance(image, TiffImageFile):
+                        costs.check_blocks(image.tag_v2, image.size, data)
+                    if getattr(image, "is_animated", False):
+                        raise ImageError("has several frames or pages: export the one to paint as a file of its own")
+                    yield image, name
+                    return
     if not data:
         raise ImageError(f"the {what} is empty (0 bytes): upload it again")
     raise ImageError(
@@ -141,28 +158,20 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
         raise ImageError(f"the {what} ({name}) cannot be decoded ({reason}): {png.AGAIN}") from error
 
 
-def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels: int) -> Pixels:
-    with opener(BytesIO(data)) as image:  # reads the header
-        _check_size(image.size, max_pixels)
-        if name == "jpeg" and data.count(b"\xff\xda") > _MOST_SCANS:
-            raise ImageError(f"has more than {_MOST_SCANS} scans: save it anew")
-        if getattr(image, "is_animated", False):
-            raise ImageError("has several frames or pages: export the one to paint as a file of its own")
-        conversions: list[str] = []
-        icc: bytes | None = image.info.get("icc_profile") or None
-        if isinstance(image, TiffImageFile):
-            array = _tiff_array(image, data, max_pixels, conversions)
-        else:
-            array = (
-                _png_array(image, data, conversions) if isinstance(image, PngImageFile) else _array(image, conversions)
-            )
-            orientation = _orientation(image, conversions)  # a PNG's may stand behind its pixels
-            if orientation in _TURNS:
-                array = np.ascontiguousarray(_TURNS[orientation][1](array))
-        if "mp" in image.info:
-            conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
-        if _has_metadata(image):
-            conversions.append("EXIF and XMP metadata are not kept")
+def _read(image: ImageFile.ImageFile, data: bytes, name: str, max_pixels: int) -> Pixels:
+    conversions: list[str] = []
+    icc: bytes | None = image.info.get("icc_profile") or None
+    if isinstance(image, TiffImageFile):
+        array = _tiff_array(image, data, max_pixels, conversions)
+    else:
+        array = _png_array(image, data, conversions) if isinstance(image, PngImageFile) else _array(image, conversions)
+        orientation = _orientation(image, conversions)  # a PNG's may stand behind its pixels
+        if orientation in _TURNS:
+            array = np.ascontiguousarray(_TURNS[orientation][1](array))
+    if "mp" in image.info:
+        conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
+    if _has_metadata(image):
+        conversions.append("EXIF and XMP metadata are not kept")
     array.setflags(write=False)
     return Pixels(array, icc, name, tuple(conversions))
 
@@ -212,12 +221,10 @@ def _png_array(image: PngImageFile, data: bytes, conversions: list[str]) -> np.n
     conversions.append("the transparent colour (tRNS) became an alpha channel")
     if array.ndim == 2 and header.bit_depth in (2, 4):  # 1-bit is scaled by Pillow already
         transparent = transparent * (255 // (2**header.bit_depth - 1))
-    hit = array == np.asarray(transparent, array.dtype)
-    if array.ndim == 3:
-        hit = hit.all(axis=2)
-    opaque = np.iinfo(array.dtype).max
-    alpha = np.where(hit, 0, opaque).astype(array.dtype)
-    return np.dstack((array, alpha))
+    bound = np.asarray(transparent, np.float64)
+    hit = cv2.inRange(array, bound, bound)  # 255 where equal
+    alpha = cv2.bitwise_not(hit) if array.dtype == np.uint8 else np.where(hit, 0, 65535).astype(np.uint16)
+    return cv2.merge((*cv2.split(array), alpha))
 
 
 def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions: list[str]) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Records -> summary, tables, trace and page: pure functions over values. The caller reads and writes."""
 
+from inpaint_ops.images.preview import mask_overlay
 from inpaint_ops.report.accounting import Accounting, account
 from inpaint_ops.report.facts import Compared, RunFacts, compared, facts
-from inpaint_ops.report.gallery import GalleryItem, choose_gallery, mask_overlay
+from inpaint_ops.report.gallery import GalleryItem, choose_gallery
 from inpaint_ops.report.page import render_page
 from inpaint_ops.report.stages import StageTimes, stage_seconds
 from inpaint_ops.report.summary import RANDOM_WEIGHTS, merge_ledgers, summarize

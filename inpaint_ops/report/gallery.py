@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from PIL import Image
 
 from inpaint_ops.records import Record
 from inpaint_ops.report.timeline import row_seconds
 
-_MAGENTA = (230, 0, 126)
-_OPACITY = 0.6
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
@@ -21,7 +16,7 @@ class GalleryItem:
     """A row and its thumbnails, as bytes of JPEG or PNG files: raises ValueError for anything else.
 
     About 256 pixels a side are meant, or 10 kB a picture: 24 rows then fit a page of 2 MB. `mask` is the mask alone or,
-    better, laid over the source (see `mask_overlay`).
+    better, laid over the source (`images.preview.mask_overlay`).
     """
 
     record: Record
@@ -54,17 +49,3 @@ def choose_gallery(records: Sequence[Record], limit: int = 24) -> list[Record]:
     step = (len(others) - 1) / (places - 1) if places > 1 else 0.0
     spread = [others[round(index * step)] for index in range(places)]
     return sorted([*slowest, *spread], key=lambda r: r.row)
-
-
-def mask_overlay(source: bytes, mask: bytes, *, invert: bool = False) -> bytes:
-    """Lay a mask's thumbnail in magenta over its source's: where white is (black, if `invert`), the model painted.
-
-    Takes image files, small ones; returns a JPEG of the source's size.
-    """
-    with Image.open(io.BytesIO(source)) as opened, Image.open(io.BytesIO(mask)) as marks:
-        picture = opened.convert("RGB")
-        painted = marks.convert("L").resize(picture.size, Image.Resampling.BILINEAR)
-    opacity = painted.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)])
-    sink = io.BytesIO()
-    Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, opacity).save(sink, "JPEG", quality=80)
-    return sink.getvalue()

@@ -62,11 +62,12 @@ def render_page(
     gallery: Sequence[GalleryItem] = (),
     *,
     workers: Sequence[WorkerReport] = (),
+    without_pictures: Sequence[str] = (),
 ) -> str:
     """The page of a run, as HTML below 2 MB.
 
     `records` are those that made `summary`. `gallery` is shown in its order (see `choose_gallery`). `workers` adds how
-    the workers' time was spent.
+    the workers' time was spent, `without_pictures` a line for each row that the gallery should have shown and cannot.
     """
     found = facts(records, workers)
     shown = summary_context(summary) | {
@@ -75,6 +76,7 @@ def render_page(
         "groups": [_shown(group) for group in found.failures[:FAILURE_GROUPS]],
         "more_groups": found.failures[FAILURE_GROUPS:],
         "conversions": list(found.conversions.items()),
+        "without_pictures": [text[:_MESSAGE_CHARS] for text in without_pictures],
         "unclean": [report for report in workers if report.exit != "clean"],
     }
     bare = _template().render(shown, cards=[], left_out=0)

@@ -20,7 +20,7 @@ from inpaint_ops.errors import (
     ObjectTooLargeError,
     StorageUnavailableError,
 )
-from inpaint_ops_ui import data, pages
+from inpaint_ops_ui import data, pages, pictures
 from inpaint_ops_ui.access import may_read_runs
 from inpaint_ops_ui.rendering import render
 
@@ -73,6 +73,7 @@ def create_app(browser: Browser | None = None) -> FastAPI:
     app = FastAPI(title="Inpainting", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[may_read_runs])
     app.state.browser = browser
     app.include_router(data.router)
+    app.include_router(pictures.router)
     app.include_router(pages.router)
     app.add_middleware(SecureHeaders)
     app.add_exception_handler(InpaintOpsError, _say)

@@ -1,28 +1,25 @@
-"""Routes for programs, the page's own scripts among them: JSON, pictures, files."""
+"""Routes for programs, the page's own scripts among them: JSON, files."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from fastapi.responses import FileResponse, Response
-from starlette.background import BackgroundTask
+from fastapi.responses import Response
 
 from inpaint_ops.browse import RowQuery, RunPage, RunQuery
 from inpaint_ops.browse.catalogue import Order
-from inpaint_ops.browse.pictures import SIZES, Kind, uri_of
+from inpaint_ops.browse.pictures import Kind, uri_of
 from inpaint_ops.records import STAGES
 from inpaint_ops.report.facts import STAGE_LABELS, cure
 from inpaint_ops.report.timeline import row_seconds
 from inpaint_ops_ui.dependencies import BrowserDep, RecordDep, RunDep
+from inpaint_ops_ui.downloads import download
 from inpaint_ops_ui.models import Point, RowBody, RowItem, RowsBody, StateBody, ThroughputBody
 
 router = APIRouter(prefix="/api")
 
 PAGE = 48
-_KEEP = {"Cache-Control": "private, max-age=3600"}
 _LAYOUT_FILES = {
     "failed.jsonl": "failed", "results.jsonl": "results", "run.json": "summary", "timings.parquet": "timings",
     "trace.json": "trace", "manifest.jsonl": "manifest",
@@ -106,19 +103,10 @@ def one_row(record: RecordDep) -> RowBody:
     )
 
 
-@router.get("/runs/{run}/rows/{row}/pictures/{kind}")
-def picture(kind: Kind, browser: BrowserDep, record: RecordDep, size: int = SIZES[0]) -> Response:
-    """A small picture: the file itself never reaches the browser, so it may be of any format and size."""
-    if size not in SIZES:
-        raise HTTPException(422, f"size is one of {', '.join(map(str, SIZES))}")
-    made = browser.pictures.picture(record, kind, size)
-    return Response(made, media_type="image/png" if kind == "mask" else "image/jpeg", headers=_KEEP)
-
-
 @router.get("/runs/{run}/rows/{row}/files/{kind}")
 def row_file(kind: Kind, browser: BrowserDep, record: RecordDep) -> Response:
     """The source, the mask or the result as it is, to save."""
-    return _download(browser, uri_of(record, kind))
+    return download(browser.workspace.storage, uri_of(record, kind))
 
 
 @router.get("/runs/{run}/files/{name}")
@@ -126,22 +114,4 @@ def run_file(name: str, browser: BrowserDep, view: RunDep) -> Response:
     """One of the run's files, to save."""
     if name not in _LAYOUT_FILES:
         raise HTTPException(404, "a run has no such file")
-    return _download(browser, getattr(browser.workspace.layout(view.run), _LAYOUT_FILES[name]).uri)
-
-
-def _download(browser: Any, uri: str) -> Response:
-    """Through a file on disk: memory stays small whatever its size. Always saved, never shown."""
-    with tempfile.NamedTemporaryFile(prefix="inpaint-ops-", delete=False) as file:
-        path = Path(file.name)
-    try:
-        browser.workspace.storage.download(uri, path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    name = uri.rsplit("/", 1)[-1]
-    return FileResponse(
-        path,
-        filename=name,
-        media_type="application/octet-stream",
-        background=BackgroundTask(path.unlink, missing_ok=True),
-    )
+    return download(browser.workspace.storage, getattr(browser.workspace.layout(view.run), _LAYOUT_FILES[name]).uri)

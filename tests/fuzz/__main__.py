@@ -19,6 +19,7 @@ GUIDED_BY = {
     "keys": MANIFEST[1:],
     "source": ["inpaint_ops.images", "PIL"],
     "mask": ["inpaint_ops.images", "PIL"],
+    "pictures": ["inpaint_ops.images", "inpaint_ops.previews", "PIL"],
     "placing": ["inpaint_ops.images"],
     "commands": ["inpaint_ops.protocol", "inpaint_ops.worker"],
     "events": ["inpaint_ops.protocol", "inpaint_ops.records"],

@@ -26,6 +26,7 @@ from inpaint_ops.records import (
     Timings,
     WorkerInfo,
 )
+from tests.attacks.costly_files import jpeg_of_scans, jpeg_of_segments, rle_bmp, tiff_of_tiny_tiles
 from tests.fuzz import claims
 from tests.fuzz.targets import CORPUS
 from tests.pictures import exif, file_of, mask_array, noise, png, png_bomb, smooth, stored, tiff
@@ -242,6 +243,20 @@ def mask() -> dict[str, bytes]:
     return {f"{name}": options[at % 4] + data for at, (name, data) in enumerate(files.items())}
 
 
+def pictures() -> dict[str, bytes]:
+    """What to make of it, then a file: those of `source`, those of `mask`, and files that cost a decoder too much."""
+    given = source() | {f"mask-{name}": data[4:] for name, data in mask().items()}
+    given |= {
+        "bmp-rle-wide": rle_bmp(50_000, 2_000, b"\x01\x00\0\0" * 20),
+        "bmp-rle-4": rle_bmp(4, 2, b"\x04\x12\0\0\x04\x21\0\x01", 4),
+        "tiff-tiles": tiff_of_tiny_tiles(3),
+        "tiff-strips": file_of(noise(64, 9), "TIFF", compression="jpeg"),
+        "jpeg-scans": jpeg_of_scans(64, 64, 12),
+        "jpeg-segments": jpeg_of_segments(40, b"Exif\0\0"),
+    }
+    return {name: bytes([at % 8]) + data for at, (name, data) in enumerate(given.items())}
+
+
 def placing() -> dict[str, bytes]:
     """Sides, kind, crop, native size and seed; then boxes of the mask."""
     given: dict[str, tuple[int, int, int, int, int, list[tuple[int, int, int, int, int]]]] = {
@@ -367,6 +382,7 @@ def files() -> Mapping[str, dict[str, bytes]]:
         "keys": keys(),
         "source": source(),
         "mask": mask(),
+        "pictures": pictures(),
         "placing": placing(),
         "commands": commands(),
         "events": events(),

@@ -47,6 +47,9 @@ from inpaint_ops.manifest import (
     to_jsonl,
 )
 from inpaint_ops.pairing import read_prompts
+from inpaint_ops.previews import Job
+from inpaint_ops.previews.host import make as make_preview
+from inpaint_ops.previews.messages import MAX_REPLY
 from inpaint_ops.protocol import End, dump, parse_command, parse_event
 from inpaint_ops.records import ErrorInfo, Record
 from inpaint_ops.worker import serving
@@ -287,6 +290,35 @@ def mask(data: bytes) -> None:
             raise AssertionError("a mask of another size is refused")
 
 
+def pictures(data: bytes) -> None:
+    """A file that a page or a report shows: a byte of what is asked for, then the file."""
+    if not data:
+        return
+    kind, longest = ("picture", "mask")[data[0] & 1], (16, 256)[data[0] >> 1 & 1]
+    job = Job(kind, longest, MAX_PIXELS, invert=bool(data[0] & 4))  # type: ignore[arg-type]
+    for raw in _variants(data[1:]):
+        try:
+            size: tuple[int, int] | None = decode_source(raw, max_pixels=MAX_PIXELS).size
+        except ImageError:
+            size = None  # a preview may still show what is there
+        try:
+            small = make_preview(job, [raw])
+        except ImageError as error:
+            check_line(str(error))
+            assert size is None, f"what can be painted can be shown: {error}"
+            continue
+        with Image.open(io.BytesIO(small)) as shown:
+            shown.load()
+            assert (shown.format, shown.mode) in ((("PNG", "RGBA"),) if kind == "mask" else (("JPEG", "RGB"),))
+            if size is not None:
+                scale = min(1.0, longest / max(size))
+                assert shown.size == tuple(max(1, round(side * scale)) for side in size), "in proportion, upright"
+            assert max(shown.size) <= longest
+        if kind == "picture":
+            overlay = make_preview(Job("overlay", longest, MAX_PIXELS), [small, small])
+            assert overlay.startswith(b"\xff\xd8\xff") and len(overlay) < MAX_REPLY
+
+
 def placing(data: bytes) -> None:
     """A mask of any shape, placed, painted and put back: sides, kind and crop come first, then boxes of the mask."""
     if len(data) < 12:
@@ -382,6 +414,7 @@ TARGETS: dict[str, Target] = {
     "keys": Target(keys, 256),
     "source": Target(source, 8192),
     "mask": Target(mask, 8192),
+    "pictures": Target(pictures, 8192),
     "placing": Target(placing, 256),
     "commands": Target(commands),
     "events": Target(events),

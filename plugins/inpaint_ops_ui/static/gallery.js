@@ -3,6 +3,12 @@ import { startViewer } from "./viewer.js";
 import { watch } from "./live.js";
 import { make, seconds } from "./dom.js";
 
+// The placeholder of a picture that was not made in time is 240 x 241 pixels (pictures.py): such a one is asked for once more.
+const askOnceMore = (picture) => {
+  if (picture.naturalWidth !== 240 || picture.naturalHeight !== 241) return;
+  window.setTimeout(() => { if (picture.isConnected) picture.src = `${picture.src}&again=1`; }, 8000 + 8000 * Math.random());
+};
+
 export const startGallery = () => {
   const main = document.querySelector("main[data-api]");
   const list = document.getElementById("gallery");
@@ -15,6 +21,7 @@ export const startGallery = () => {
     const picture = item.picture
       ? make("img", { src: `${main.dataset.api}/rows/${item.row}/pictures/${item.picture}?size=256`, alt: "", loading: "lazy", decoding: "async", width: 160, height: 160 })
       : make("span", { className: "no-picture" }, item.status);
+    if (item.picture) picture.addEventListener("load", () => askOnceMore(picture), { once: true });
     if (item.picture) picture.addEventListener("error", () => picture.replaceWith(make("span", { className: "no-picture" }, "no picture")));
     const button = make("button", { type: "button", className: `thumb ${item.status}`, title: item.reason || item.prompt }, picture,
       make("span", { className: "thumb-name" }, item.id),

@@ -1,0 +1,127 @@
+"""Small pictures of image files, for pages and reports: quick and frugal, where the worker's decoding is exact.
+
+A JPEG is decoded at a fraction of its size, 16-bit colour as 8 bits, and nothing is inflated twice: these pictures are
+for people to look at. Call it in a process that may die (`inpaint_ops.previews`).
+"""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from inpaint_ops.errors import ImageError
+from inpaint_ops.images import tiff
+from inpaint_ops.images.reading import opened
+
+_MAGENTA = (230, 0, 126)
+_OPACITY = 0.6
+_QUALITY = 80
+
+
+def preview(data: bytes, longest: int, *, max_pixels: int) -> bytes:
+    """A small JPEG of an image file: upright, alpha on white, 8 bits, never enlarged.
+
+    Args:
+        data: the whole file, PNG, JPEG, WebP, TIFF or BMP.
+        longest: pixels of the longer side, at most.
+        max_pixels: the most pixels that the file may have.
+
+    Raises ImageError, MemoryError.
+    """
+    return _jpeg(_small(data, longest, max_pixels).convert("RGB"))
+
+
+def mask_layer(data: bytes, longest: int, *, max_pixels: int, invert: bool = False) -> bytes:
+    """A mask file as a small PNG to lay over its image: magenta where white is (black, if `invert`), else transparent.
+
+    Arguments and errors as those of `preview`.
+    """
+    levels = _small(data, longest, max_pixels).convert("L")
+    layer = Image.new("RGBA", levels.size, (*_MAGENTA, 0))
+    layer.putalpha(_opacity(levels, invert))
+    sink = BytesIO()
+    layer.save(sink, "PNG", optimize=True)
+    return sink.getvalue()
+
+
+def mask_overlay(source: bytes, mask: bytes, *, invert: bool = False) -> bytes:
+    """Lay a mask's thumbnail in magenta over its source's: where white is (black, if `invert`), the model painted.
+
+    Takes image files, small ones; returns a JPEG of the source's size. Raises OSError for what is no image.
+    """
+    with Image.open(BytesIO(source)) as first, Image.open(BytesIO(mask)) as second:
+        picture = first.convert("RGB")
+        painted = second.convert("L").resize(picture.size, Image.Resampling.BILINEAR)
+    return _jpeg(Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, _opacity(painted, invert)))
+
+
+def _opacity(levels: Image.Image, invert: bool) -> Image.Image:
+    return levels.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)])
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    sink = BytesIO()
+    picture.save(sink, "JPEG", quality=_QUALITY, optimize=True)
+    return sink.getvalue()
+
+
+def _small(data: bytes, longest: int, max_pixels: int) -> Image.Image:
+    """Gray or RGB, upright, on white."""
+    with opened(data, what="image", max_pixels=max_pixels) as (image, _):
+        if isinstance(image, JpegImageFile):
+            image.draft(image.mode, (2 * longest, 2 * longest))  # at 1/2, 1/4 or 1/8, but twice as large as needed
+        if not isinstance(image, TiffImageFile):
+            image.load()
+            orientation = _orientation(image)  # a PNG's may stand behind its pixels
+            return _turned(_on_white(_shrunk(image, longest)), orientation)
+        tags = dict(image.tag_v2)
+        tiff.check_tags(tags, file_bytes=len(data), max_pixels=max_pixels)
+        image.load()  # this turns a TIFF's pixels, too
+        small = _on_white(_shrunk(image, longest))
+        return ImageOps.invert(small) if image.mode.startswith("I;16") and tiff.is_white_zero(tags) else small
+
+
+def _shrunk(image: Image.Image, longest: int) -> Image.Image:
+    """The picture at its final size, in 8 bits: L, LA, RGB or RGBA."""
+    scale = min(1.0, longest / max(image.size))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if image.mode.startswith("I;16"):
+        wide = cv2.resize(np.asarray(image).astype(np.uint16, copy=False), size, interpolation=cv2.INTER_AREA)
+        return Image.fromarray(cv2.convertScaleAbs(wide, alpha=1 / 257))
+    factor = max(1, math.floor(0.5 / scale))
+    if image.mode in ("P", "PA", "1") or "transparency" in image.info:
+        transparent = image.mode == "PA" or "transparency" in image.info
+        image = image.convert("RGBA" if transparent else "L" if image.mode == "1" else "RGB")
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        raise ImageError(f"is of the kind {image.mode}, which is not supported: convert it to RGB")
+    if factor > 1:
+        image = image.reduce(factor)
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode not in ("LA", "RGBA"):
+        return picture
+    white = Image.new(picture.mode, picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB" if picture.mode == "RGBA" else "L")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # as the worker does: it says so in the row's record
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    if orientation not in range(2, 9):
+        return picture
+    picture.getexif()[0x0112] = orientation
+    return ImageOps.exif_transpose(picture)

@@ -1,0 +1,100 @@
+"""The process that makes small pictures: `python -m inpaint_ops.previews.host`.
+
+The host reads a request and its files from standard input, forks a child for it, and says on standard output what the
+child said and how it ended. It looks at no foreign byte itself. The child locks itself in, makes the one picture, and
+ends. Both end when whoever started the host does: its standard input then closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+import cv2
+from PIL import Image
+
+from inpaint_ops import limited_process
+from inpaint_ops.errors import ImageError
+from inpaint_ops.images.preview import mask_layer, mask_overlay, preview
+from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request
+
+
+def make(job: Job, files: Sequence[bytes]) -> bytes:
+    """The picture. Raises ImageError, MemoryError."""
+    if job.kind == "overlay":
+        return mask_overlay(files[0], files[1], invert=job.invert)
+    if job.kind == "mask":
+        return mask_layer(files[0], job.longest, max_pixels=job.max_pixels, invert=job.invert)
+    return preview(files[0], job.longest, max_pixels=job.max_pixels)
+
+
+def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer requests until there are no more."""
+    while (request := Request.read(source)) is not None:
+        files = [source.read(size) for size in request.sizes]
+        if any(len(file) < size for file, size in zip(files, request.sizes, strict=True)):
+            return  # whoever asked has gone
+        reply, said = _forked(request, files)
+        sink.write(reply.head() + said)
+        sink.flush()
+
+
+def _forked(request: Request, files: Sequence[bytes]) -> tuple[Reply, bytes]:
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(readable)
+        _child(request, files, writable)  # never returns
+    os.close(writable)
+    with open(readable, "rb") as pipe:
+        said = pipe.read(MAX_REPLY + 1)
+    if len(said) > MAX_REPLY:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, 9)
+        said = b""
+    _, status, usage = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return Reply(code, float(usage.ru_utime + usage.ru_stime), usage.ru_maxrss * 1024, len(said)), said
+
+
+def _child(request: Request, files: Sequence[bytes], sink: int) -> None:
+    code = 1
+    try:
+        limited_process.die_with_parent()
+        os.close(0)
+        os.close(1)
+        limits = request.limits
+        limited_process.limit(
+            address_bytes=limited_process.mapped_bytes() + limits.memory_bytes, cpu_seconds=limits.cpu_seconds
+        )
+        limited_process.lock_in()
+        try:
+            said = b"+" + make(request.job, files)
+        except MemoryError:
+            said = f"-takes more than the {limits.memory_bytes >> 20} MiB that a preview may take".encode()
+        except ImageError as error:
+            said = b"-" + str(error).encode()
+        view = memoryview(said)
+        while view:
+            view = view[os.write(sink, view) :]
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Get ready, and serve."""
+    Image.preinit()  # the child can open no module
+    cv2.setNumThreads(1)
+    limited_process.yield_to_others()
+    limited_process.withdraw()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _serve(sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()
