@@ -307,7 +307,8 @@ def manifest(
     workspace = Workspace.open(load_settings(), store=store, also_readable=readable)
     texts = None
     if prompts:
-        texts = read_prompts(workspace.storage.get(parse(prompts)), key_column=key_column, prompt_column=prompt_column)
+        data = workspace.storage.get(parse(prompts), max_bytes=workspace.settings.max_manifest_bytes)
+        texts = read_prompts(data, key_column=key_column, prompt_column=prompt_column)
     listed = [[info.location for info in workspace.storage.list(prefix)] for prefix in prefixes]
     paired = pair(listed[0], listed[1], prompt=prompt, prompts=texts)
     body = to_jsonl([_shorten(row, parse(out).parent if out else None) for row in paired.rows])

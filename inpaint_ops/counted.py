@@ -43,10 +43,13 @@ class CountedRecords:
     images_checked: int
 
 
-def why_not(record: Record, *, shard: str, number: int, row: AcceptedRow | None, layout: RunLayout) -> str | None:
+def why_not(
+    record: Record, *, shard: str, number: int, row: AcceptedRow | None, layout: RunLayout | None
+) -> str | None:
     """Why the record does not stand for its row, as far as it tells by itself; None if it does.
 
-    `shard` and `number` are of its key, and `row` is the frozen row where that is known.
+    `shard` and `number` are of its key, and `row` is the frozen row where that is known. With a `layout`, the image
+    must lie where the run's images do.
     """
     if record.row != number:
         return f"it says row {record.row}"
@@ -56,7 +59,7 @@ def why_not(record: Record, *, shard: str, number: int, row: AcceptedRow | None,
         return f"its id is {record.id!r}, and the row's is {row.id!r}"
     if row is not None and (record.source, record.mask) != (row.image, row.mask):
         return "it names another image or mask than the row"
-    if record.output is not None:
+    if record.output is not None and layout is not None:
         if image_of(record, layout) is None:
             return "its image is not where the run's images lie"
         if not _SHA256.fullmatch(record.output.sha256):

@@ -25,7 +25,7 @@ from pydantic_core import to_jsonable_python
 SECONDS = 600
 """Of the processor, at most: 200 000 rows take three."""
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+CHILD_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """A thread a core, each with its own memory, would be over the limit on a large machine before anything is read."""
 _BATCH_BYTES = 128 * 2**20
 """What a batch of rows may unpack to."""
@@ -47,7 +47,7 @@ def read_lines(
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=said,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD,
+            env=child_environment() | CHILD_THREADS,
         )
         assert reader.stdout is not None
         line: Line = {}
@@ -65,6 +65,11 @@ def read_lines(
         words = said.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
     if not {"end", "error"} & line.keys():
         yield {"error": "; last words: ".join([f"its reader {how_it_ended(code)}", *words])}
+
+
+def child_environment() -> dict[str, str]:
+    """What a reader's process needs of this one's environment: no credential is among it."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
 def how_it_ended(code: int) -> str:
@@ -150,11 +155,11 @@ def _plain(name: str, value: Any) -> Any:
     return to_jsonable_python(value, inf_nan_mode="constants")
 
 
-def limit(max_bytes: int) -> None:
+def limit(max_bytes: int, seconds: int = SECONDS) -> None:
     """Let the kernel end this process before it takes more memory, or longer, than any manifest can need."""
     memory = 2**30 + 4 * max_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

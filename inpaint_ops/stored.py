@@ -41,6 +41,7 @@ MAX_OBJECTS = 1_000_000
 
 _READERS = 16
 _NAMED = 20
+_REMEMBERED = 10_000
 _LINE_CHARS = 300
 
 M = TypeVar("M", bound=BaseModel)
@@ -53,11 +54,16 @@ class Leftovers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lines: list[str] = []
+        self._seen: set[str] = set()
         self._more = 0
 
     def add(self, line: str) -> None:
-        """Note one object, and say so in the log while there are few."""
+        """Note one object, and say so in the log while there are few; what was said already is not said again."""
         with self._lock:
+            if line in self._seen:
+                return
+            if len(self._seen) < _REMEMBERED:
+                self._seen.add(line)
             if len(self._lines) >= _NAMED:
                 self._more += 1
                 return
