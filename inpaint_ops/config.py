@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=200 * 2**20, ge=1, description="Bytes of one image or mask file.")
     max_pixels: int = Field(default=100_000_000, ge=64, description="Pixels of one image or mask.")
     max_row_bytes: int = Field(default=2**20, ge=1, description="Bytes of a row of a manifest.")
+    check_image_bytes: int = Field(
+        default=2**30, ge=0, description="Bytes of finished images that a report reads again, to compare their digests."
+    )
 
     tries: int = Field(default=4, ge=1, le=100, description="Tries of a shard, the first included.")
     retry_seconds: float = Field(

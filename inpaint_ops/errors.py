@@ -137,6 +137,10 @@ class ObjectTooLargeError(StorageError):
     """The object is larger than the limit that the caller set."""
 
 
+class DamagedObjectError(StorageError):
+    """An object of a run is not what belongs there: cut off, damaged, of another run, or written by somebody else."""
+
+
 class StorageUnavailableError(StorageError):
     """The store did not answer, or broke off, on every try; or it will not have this machine's clock."""
 

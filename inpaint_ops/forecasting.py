@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from pydantic import Field
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.records import Forecast, Model, Pace, RunSummary
+from inpaint_ops.records import Amount, Bytes, Forecast, Model, Moment, Pace, RunSummary
 
 SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 """Models whose speed and memory were measured with random weights of the same layer sizes (model/random_weights.py)."""
@@ -46,9 +46,9 @@ class Experience(Model):
     run: str
     card: str
     pace: Pace
-    cold_start: float = Field(description="Seconds of a worker, on average.")
-    peak_reserved: int | None = Field(description="Bytes; None where the card's memory was not measured.")
-    finished_at: datetime
+    cold_start: Amount = Field(description="Seconds of a worker, on average.")
+    peak_reserved: Bytes | None = Field(description="Bytes; None where the card's memory was not measured.")
+    finished_at: Moment
 
 
 class Benchmark(Model):

@@ -17,14 +17,18 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
-from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError
+from inpaint_ops.errors import (
+    ConfigError,
+    DamagedObjectError,
+    InpaintOpsError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+)
 from inpaint_ops.inbox import CLAIM, MAX_CLAIM_BYTES, TRIGGERED, claim_of, claims_prefix, run_told, waiting
-from inpaint_ops.layout import RunLayout, check_run_name
+from inpaint_ops.layout import check_run_name
 from inpaint_ops.locations import Location
-from inpaint_ops.planning import Plan
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -129,15 +133,14 @@ def sweep(candidates: Iterable[Candidate], *, dry_run: bool = True) -> dict[str,
 
 def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
     root = Location(workspace.store.bucket, f"{workspace.store.key}runs/")
-    by_run: dict[str, list[ObjectInfo]] = {}
+    by_run: dict[str, tuple[datetime, int]] = {}
     for info in workspace.storage.list(root):
         run, slash, _ = info.location.key.removeprefix(root.key).partition("/")
         if slash:
-            by_run.setdefault(run, []).append(info)
-    for run, infos in sorted(by_run.items()):
-        last = max(info.modified for info in infos)
+            last, size = by_run.get(run, (info.modified, 0))
+            by_run[run] = max(last, info.modified), size + info.size
+    for run, (last, size) in sorted(by_run.items()):
         if last < oldest and _is_run(workspace, run):
-            size = sum(info.size for info in infos)
             yield Candidate("run", run, f"unchanged since {last:%Y-%m-%d}", size, partial(_remove_run, workspace, run))
 
 
@@ -147,10 +150,12 @@ def _is_run(workspace: Workspace, run: str) -> bool:
     """
     try:
         check_run_name(run)
-        plan = Plan.model_validate_json(workspace.storage.get(RunLayout(workspace.store, run).plan))
-    except (ConfigError, ObjectNotFoundError, ValidationError):
+        return workspace.plan(run) is not None
+    except ConfigError:
         return False
-    return plan.run == run
+    except (DamagedObjectError, ObjectTooLargeError) as error:
+        log.warning("%s: it stays", error)
+        return False
 
 
 def _remove_run(workspace: Workspace, run: str) -> None:

@@ -26,6 +26,9 @@ def run_name_from(text: str) -> str:
     return check_run_name(name or "run")
 
 
+_RECORD = re.compile(r"([0-9]{5,9}|rejected)/([0-9]{7,10})\.json")
+
+
 @dataclass(frozen=True, slots=True)
 class RunLayout:
     """The keys of one run, below `<store>/runs/<run>/`."""
@@ -63,6 +66,11 @@ class RunLayout:
         return self._at(f"images/{row_id}{extension}")
 
     @property
+    def images(self) -> Location:
+        """The prefix of the finished images."""
+        return self._at("images/")
+
+    @property
     def records(self) -> Location:
         """The prefix of all records."""
         return self._at("records/")
@@ -74,6 +82,13 @@ class RunLayout:
     def record(self, shard: str, row: int) -> Location:
         """The one record of one row."""
         return self._at(f"records/{shard}/{row:07d}.json")
+
+    def shard_and_row(self, record: Location) -> tuple[str, int] | None:
+        """The shard and the row whose record lies there: the reverse of `record`; None for any other object."""
+        found = _RECORD.fullmatch(record.key.removeprefix(self.records.key))
+        if found is None or self.record(found[1], int(found[2])) != record:
+            return None
+        return found[1], int(found[2])
 
     @property
     def workers(self) -> Location:

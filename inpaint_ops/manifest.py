@@ -156,7 +156,7 @@ def is_valid_id(text: str) -> bool:
 class AcceptedRow(Row):
     """A row with its line, its unique id and its full URIs: what a shard file holds."""
 
-    row: int = Field(ge=1)
+    row: int = Field(ge=1, le=2**31 - 1)
     id: str
     image: str
     mask: str

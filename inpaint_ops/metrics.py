@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.frozen import row_bytes
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record
 from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import ObjectInfo
+from inpaint_ops.stored import Leftovers, listed, read_each
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +61,15 @@ def measure(records: Iterable[Record]) -> list[Measurement]:
                 batches.add((record.batch.id, stage))
             found.append(Measurement("duration", STAGE_DURATION, seconds, {"stage": stage}))
         if record.memory is not None and record.worker is not None:
-            host = record.worker.host
+            host = _label(record.worker.host)
             peaks[host] = max(peaks.get(host, 0), record.memory.peak_allocated)
     found += [Measurement("gauge", PEAK_MEMORY, peak, {"host": host}) for host, peak in sorted(peaks.items())]
     return found
+
+
+def _label(text: str) -> str:
+    """A label's value as every metrics system takes it: a record may come from anybody."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:100]
 
 
 @contextlib.contextmanager
@@ -69,18 +78,26 @@ def measured_shard(workspace: Workspace, run: str, shard: str, emit: Callable[[M
 
     Best effort: a store that does not answer costs the numbers, and nothing else.
     """
-    place = workspace.layout(run).shard_records(shard)
-    before: set[str] | None = None
+    before: dict[str, ObjectInfo] | None = None
+    left = Leftovers()
     with _harmless():
-        before = {info.location.uri for info in workspace.storage.list(place)}
+        before = _records(workspace, run, shard, left)
     try:
         yield
     finally:
         with _harmless():
             if before is not None:
-                new = [info.location for info in workspace.storage.list(place) if info.location.uri not in before]
-                for measurement in measure(Record.model_validate_json(workspace.storage.get(one)) for one in new):
+                found = _records(workspace, run, shard, left)
+                new = [info for key, info in found.items() if key not in before]
+                read = read_each(workspace.storage, new, Record, left, max_bytes=row_bytes(workspace.settings))
+                for measurement in measure(record for _, record in read):
                     emit(measurement)
+
+
+def _records(workspace: Workspace, run: str, shard: str, left: Leftovers) -> dict[str, ObjectInfo]:
+    layout = workspace.layout(run)
+    infos = listed(workspace.storage, layout.shard_records(shard), left)
+    return {info.location.key: info for info in infos if layout.shard_and_row(info.location)}
 
 
 @contextlib.contextmanager

@@ -148,9 +148,9 @@ def _plain(name: str, value: Any) -> Any:
     return to_jsonable_python(value, inf_nan_mode="constants")
 
 
-def limit(max_bytes: int) -> None:
+def limit(max_bytes: int, seconds: int = SECONDS) -> None:
     """Let the kernel end this process before it takes more memory, or longer, than any manifest can need."""
-    limited_process.limit(data_bytes=2**30 + 4 * max_bytes, cpu_seconds=SECONDS)
+    limited_process.limit(data_bytes=2**30 + 4 * max_bytes, cpu_seconds=seconds)
 
 
 def main(arguments: list[str]) -> None:

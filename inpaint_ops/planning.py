@@ -6,16 +6,15 @@ import hashlib
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
 from inpaint_ops.manifest import STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
-from inpaint_ops.records import ErrorInfo, Forecast, Model
+from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -88,10 +87,10 @@ def job_options(
 class Shard(Model):
     """The rows that one task instance paints."""
 
-    name: str
-    rows: int
-    first_row: int
-    last_row: int
+    name: str = Field(pattern=r"^[0-9]{5,9}$")
+    rows: int = Field(ge=1, le=2**31 - 1)
+    first_row: int = Field(ge=1, le=2**31 - 1)
+    last_row: int = Field(ge=1, le=2**31 - 1)
 
 
 class Plan(Model):
@@ -102,12 +101,27 @@ class Plan(Model):
     manifest: str
     manifest_sha256: str
     job: JobOptions
-    rows: int
-    rejected: int
-    rejected_rows: tuple[int, ...]
+    rows: Count
+    rejected: Count
+    rejected_rows: tuple[Count, ...]
     shards: tuple[Shard, ...]
     forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
-    created_at: datetime
+    created_at: Moment
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Plan:
+        """Shards are what `split_rows` makes, and every row is in one of them or rejected."""
+        numbers = [one for shard in self.shards for one in (shard.first_row, shard.last_row)]
+        if [shard.name for shard in self.shards] != [shard_name(at) for at in range(len(self.shards))]:
+            raise ValueError("shards are numbered from 00000, without a gap")
+        if numbers != sorted(numbers) or any(one.rows > 1 + one.last_row - one.first_row for one in self.shards):
+            raise ValueError("shards follow each other, and none has more rows than lines")
+        rejected = len(set(self.rejected_rows))
+        if not rejected == len(self.rejected_rows) == self.rejected:
+            raise ValueError("the rejected rows are not as many as the plan says")
+        if sum(shard.rows for shard in self.shards) + rejected != self.rows:
+            raise ValueError("the shards' rows and the rejected ones are not all rows")
+        return self
 
 
 class PaintParameters(Model):

@@ -7,15 +7,24 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from inpaint_ops.errors import InpaintOpsError, ObjectExistsError
+from inpaint_ops.counted import check_image, why_not
+from inpaint_ops.errors import (
+    DamagedObjectError,
+    InpaintOpsError,
+    ObjectExistsError,
+    StorageError,
+    StorageUnavailableError,
+    one_line,
+)
 from inpaint_ops.layout import RunLayout
+from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import Done, Failed
@@ -33,9 +42,13 @@ from inpaint_ops.records import (
     WorkerReport,
     now,
 )
-from inpaint_ops.storage import Storage
+from inpaint_ops.storage import ObjectInfo, Storage
+from inpaint_ops.stored import NOTE_BYTES, Leftovers, each, listed, read_model
 
 log = logging.getLogger(__name__)
+
+CHECKED_RECORDS = 10_000
+"""Records of a shard whose content a try checks before it believes them; of further ones the name and the size."""
 
 
 class FaultTally:
@@ -49,7 +62,7 @@ class FaultTally:
         """Count one more; `what` is it in words."""
         with self._lock:
             count = self._faults[kind].count if kind in self._faults else 0
-            self._faults[kind] = Fault(kind=kind, count=count + 1, what=what[:500])
+            self._faults[kind] = Fault(kind=kind, count=count + 1, what=one_line(what)[:500])
 
     def all(self) -> tuple[Fault, ...]:
         """Each kind that there was, once."""
@@ -69,12 +82,57 @@ class Recorder:
     faults: FaultTally = field(default_factory=FaultTally)
     repeated_before: int = 0
     """Requests that the storage had repeated before this try."""
+    rows: Mapping[int, AcceptedRow] = field(default_factory=dict)
+    """The shard's frozen rows by line; where there are none, records are held against their own names only."""
+    record_bytes: int = 2**23
+    """Of one record, at most."""
     _told: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
+    _believed: dict[int, str] = field(default_factory=dict)
+    """Rows whose record was checked, and its ETag then."""
+    _refused: set[int] = field(default_factory=set)
+    """Rows whose key is taken by something that does not count: this try's own record replaces it."""
 
     def recorded_rows(self) -> set[int]:
-        """The rows of the shard that have ended, by whichever try."""
-        prefix = self.layout.shard_records(self.shard)
-        return {int(info.location.name.removesuffix(".json")) for info in self.storage.list(prefix)}
+        """The rows of the shard that have ended, by whichever try.
+
+        A record counts here if it is of a row of the shard by its key and its content, and a done one if its image is
+        there with its size: a request or two for each that is new since the last call, for `CHECKED_RECORDS` of them at
+        most. What does not count is said in the log; its row is painted again, and the new record replaces it.
+        """
+        left = Leftovers()
+        there: dict[int, ObjectInfo] = {}
+        for info in listed(self.storage, self.layout.shard_records(self.shard), left):
+            place = self.layout.shard_and_row(info.location)
+            if place is None or place[0] != self.shard or (self.rows and place[1] not in self.rows):
+                left.add(f"{info.location} is no record of a row of this shard: it was left out.")
+            else:
+                there[place[1]] = info
+        new = {number: info for number, info in there.items() if self._believed.get(number) != info.etag}
+        asked = dict(islice(new.items(), CHECKED_RECORDS))
+        if len(new) > len(asked):
+            log.info("%d records are believed by their names and sizes alone", len(new) - len(asked))
+        sound = {info.location for info, _ in each(asked.values(), self._check, left)}
+        for number, info in new.items():
+            if info.location in sound or (number not in asked and 0 < info.size <= self.record_bytes):
+                self._believed[number] = info.etag
+                self._refused.discard(number)
+            else:
+                self._believed.pop(number, None)
+                self._refused.add(number)
+        return {number for number in there if number in self._believed}
+
+    def _check(self, info: ObjectInfo) -> None:
+        """Raise StorageError unless the object is a record that counts."""
+        self._check_record(info.location)
+
+    def _check_record(self, where: Location) -> None:
+        record = read_model(self.storage, where, Record, max_bytes=self.record_bytes)
+        place = self.layout.shard_and_row(where)
+        number = place[1] if place else 0
+        why = why_not(record, shard=self.shard, number=number, row=self.rows.get(number), layout=self.layout)
+        if why:
+            raise DamagedObjectError(f"{where} does not count: {why}")
+        check_image(self.storage, record, self.layout)
 
     def store_done(
         self, row: AcceptedRow, event: Done, worker: WorkerInfo, *, batch_id: str, download: float | None
@@ -158,8 +216,9 @@ class Recorder:
 
     def note_killed_try(self) -> None:
         """Count the try before this one, where it was killed: nobody else can tell, for it left no word of its end."""
-        with contextlib.suppress(InpaintOpsError, ValidationError):
-            said = ShardProgress.model_validate_json(self.storage.get(self.layout.shard_progress(self.shard)))
+        with contextlib.suppress(InpaintOpsError):
+            place = self.layout.shard_progress(self.shard)
+            said = read_model(self.storage, place, ShardProgress, max_bytes=NOTE_BYTES)
             if not said.is_over:
                 self.faults.add(
                     "try_killed", f"{said.attempt} at '{said.phase}', last heard of {said.updated_at:%H:%M:%S} UTC"
@@ -193,9 +252,29 @@ class Recorder:
         )
 
     def _commit(self, record: Record) -> None:
-        """Put the record if absent: where another try has already ended the row, that record stands."""
-        body = record.model_dump_json().encode()
-        with contextlib.suppress(ObjectExistsError):
-            self.storage.put(
-                self.layout.record(self.shard, record.row), body, if_absent=True, content_type="application/json"
-            )
+        """Put the record if absent: where another try has already ended the row, that record stands.
+
+        Something else under its key, that counts for no row, is replaced: else the row could never end.
+        """
+        body, place = record.model_dump_json().encode(), self.layout.record(self.shard, record.row)
+        if record.row not in self._refused:
+            try:
+                self.storage.put(place, body, if_absent=True, content_type="application/json")
+                return
+            except ObjectExistsError:
+                if self._stands(place):
+                    return
+        log.warning("%s is replaced: what was there is no record of row %d", place, record.row)
+        self.storage.put(place, body, content_type="application/json")
+        self._refused.discard(record.row)
+
+    def _stands(self, place: Location) -> bool:
+        """Whether what is there counts."""
+        try:
+            self._check_record(place)
+        except StorageUnavailableError:
+            raise
+        except StorageError as error:
+            log.warning("%s", error)
+            return False
+        return True

@@ -6,9 +6,9 @@ Units everywhere: seconds, bytes, pixels. Times of day are UTC.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from inpaint_ops.errors import InpaintOpsError, one_line
 
@@ -29,6 +29,32 @@ BATCH_STAGES = frozenset({"encode_prompt", "vae_encode", "denoise", "vae_decode"
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
+
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _plausible(moment: datetime) -> datetime:
+    """A time of day that every calendar, table and sum of ours can hold."""
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("a time is from 1970 to 2200")
+    return moment
+
+
+# What is read back may have been written by anybody: bounds keep sums finite, and numbers within a table's columns.
+Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
+"""A time of day with its offset from UTC."""
+_LONGEST = 1e9
+Seconds = Annotated[float, Field(ge=0, le=_LONGEST)]
+"""One measured duration: up to 30 years."""
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+"""A sum of durations, or a rate."""
+Expected = Annotated[float, Field(ge=0, le=1e30)]
+"""A forecast: made of amounts that others have left in the store."""
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
 
 
 class Model(BaseModel):
@@ -63,9 +89,9 @@ class Output(Model):
 
     uri: str
     sha256: str
-    bytes: int
-    width: int
-    height: int
+    bytes: Bytes
+    width: Count
+    height: Count
     format: str
 
 
@@ -73,37 +99,37 @@ class Batch(Model):
     """The batch that a row was painted in."""
 
     id: str
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=2**31 - 1)
 
 
 class Timings(Model):
     """Seconds by stage; None where the row did not get that far. Batch stages carry the batch's duration."""
 
-    download: float | None = None
-    decode: float | None = None
-    encode_prompt: float | None = None
-    vae_encode: float | None = None
-    denoise: float | None = None
-    vae_decode: float | None = None
-    composite: float | None = None
-    encode: float | None = None
-    upload: float | None = None
+    download: Seconds | None = None
+    decode: Seconds | None = None
+    encode_prompt: Seconds | None = None
+    vae_encode: Seconds | None = None
+    denoise: Seconds | None = None
+    vae_decode: Seconds | None = None
+    composite: Seconds | None = None
+    encode: Seconds | None = None
+    upload: Seconds | None = None
 
 
 class Memory(Model):
     """Peak device memory while the row's batch was painted, in bytes; on a CPU the process's peak resident size."""
 
-    peak_allocated: int
-    peak_reserved: int
+    peak_allocated: Bytes
+    peak_reserved: Bytes
 
 
 class WorkerInfo(Model):
     """The process that painted the row."""
 
-    pid: int
+    pid: Count
     host: str
     device: str
-    started_at: datetime
+    started_at: Moment
 
 
 class Record(Model):
@@ -111,18 +137,22 @@ class Record(Model):
 
     schema_version: Literal[1] = 1
     id: str
-    row: int = Field(ge=1, description="The row's line in the manifest (its index, from 1, in a Parquet one).")
+    row: int = Field(
+        ge=1, le=2**31 - 1, description="The row's line in the manifest (its index, from 1, in a Parquet one)."
+    )
     status: Status
     attempt: str = Field(description="Unique to the try that wrote this record.")
     error: ErrorInfo | None = None
     output: Output | None = None
     prompt: str = ""
     seed: int | None = None
-    steps: int | None = Field(default=None, description="Denoising steps that really ran.")
-    steps_requested: int | None = None
-    guidance_scale: float | None = None
-    strength: float | None = None
-    working_size: tuple[int, int] | None = Field(default=None, description="Width and height that the model painted.")
+    steps: Count | None = Field(default=None, description="Denoising steps that really ran.")
+    steps_requested: Count | None = None
+    guidance_scale: Number | None = None
+    strength: Number | None = None
+    working_size: tuple[Count, Count] | None = Field(
+        default=None, description="Width and height that the model painted."
+    )
     conversions: tuple[str, ...] = Field(default=(), description="What the source or the output format did not keep.")
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
@@ -131,8 +161,8 @@ class Record(Model):
     timings: Timings = Timings()
     memory: Memory | None = None
     worker: WorkerInfo | None = None
-    started_at: AwareDatetime
-    finished_at: AwareDatetime
+    started_at: Moment
+    finished_at: Moment
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -150,7 +180,7 @@ class LedgerEntry(Model):
     effective: str
     matches: bool
     reason: str = ""
-    measured: dict[str, float] = Field(default_factory=dict)
+    measured: dict[str, Number] = Field(default_factory=dict)
 
 
 class ModelIdentity(Model):
@@ -166,12 +196,12 @@ class ModelIdentity(Model):
 class ColdStart(Model):
     """Seconds from the worker's exec to its first painted batch."""
 
-    interpreter: float = 0.0
-    imports: float = 0.0
-    load: float = 0.0
-    prompts: float = Field(default=0.0, description="Encoding the shard's prompts before the first batch.")
-    compile: float = Field(default=0.0, description="Compiling, or reading what an earlier process compiled.")
-    first_call: float = Field(default=0.0, description="How much longer the first batch took than the median one.")
+    interpreter: Amount = 0.0
+    imports: Amount = 0.0
+    load: Amount = 0.0
+    prompts: Amount = Field(default=0.0, description="Encoding the shard's prompts before the first batch.")
+    compile: Amount = Field(default=0.0, description="Compiling, or reading what an earlier process compiled.")
+    first_call: Amount = Field(default=0.0, description="How much longer the first batch took than the median one.")
 
     @property
     def total(self) -> float:
@@ -179,16 +209,22 @@ class ColdStart(Model):
         return self.interpreter + self.imports + self.load + self.prompts + self.compile + self.first_call
 
 
+def _of_one_worker(cold: ColdStart) -> ColdStart:
+    if cold.total > _LONGEST:
+        raise ValueError("a cold start takes less than 30 years")
+    return cold
+
+
 class LoadTimes(Model):
     """Where the load's seconds went. `resolve` to `tune` are parts of the cold start, `download` came before it."""
 
-    download: float | None = Field(
+    download: Seconds | None = Field(
         default=None, description="What fetching the model into this cache took; None: not known, or nothing to fetch."
     )
-    resolve: float = Field(default=0.0, description="Finding the model and checking that it is whole.")
-    disk: float = Field(default=0.0, description="Reading the weight files once through, into host memory.")
-    device: float = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
-    tune: float = Field(default=0.0, description="Applying the tuning.")
+    resolve: Seconds = Field(default=0.0, description="Finding the model and checking that it is whole.")
+    disk: Seconds = Field(default=0.0, description="Reading the weight files once through, into host memory.")
+    device: Seconds = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
+    tune: Seconds = Field(default=0.0, description="Applying the tuning.")
 
 
 class DeviceInfo(Model):
@@ -196,8 +232,8 @@ class DeviceInfo(Model):
 
     kind: Literal["cuda", "cpu"]
     name: str
-    total_memory: int = 0
-    free_memory: int = 0
+    total_memory: Bytes = 0
+    free_memory: Bytes = 0
     capability: str = ""
     driver: str = ""
     uuid: str = ""
@@ -212,7 +248,7 @@ class Fault(Model):
     """A kind of fault that was got over, or at least survived: how often, and the last one in words."""
 
     kind: FaultKind
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=2**31 - 1)
     what: str = Field(default="", description="The last one.")
 
 
@@ -233,12 +269,12 @@ class WorkerReport(Model):
     model: ModelIdentity
     tuning: dict[str, Any]
     ledger: tuple[LedgerEntry, ...]
-    cold_start: ColdStart
+    cold_start: Annotated[ColdStart, AfterValidator(_of_one_worker)]
     load: LoadTimes | None = None
     versions: dict[str, str]
-    finished_at: datetime
-    busy: float = Field(default=0.0, description="Seconds spent painting batches.")
-    painted: int = 0
+    finished_at: Moment
+    busy: Seconds = Field(default=0.0, description="Seconds spent painting batches.")
+    painted: Count = 0
     peak_memory: Memory | None = None
     exit: str = Field(default="clean", description="How the process ended: clean, or the signal or error.")
     attempt: str = ""
@@ -255,18 +291,18 @@ class ShardProgress(Model):
     schema_version: Literal[1] = 1
     shard: str
     attempt: str
-    rows: int
-    done: int = Field(description="Rows with an image, those of earlier tries included.")
-    failed: int = Field(description="Rows that this try recorded as failed.")
+    rows: Count
+    done: Count = Field(description="Rows with an image, those of earlier tries included.")
+    failed: Count = Field(description="Rows that this try recorded as failed.")
     phase: str = Field(description="What the worker does, in words; `finished` or `stopped` when the try is over.")
-    images_per_second: float | None = None
-    seconds_left: float | None = None
-    worker_silent: float | None = Field(
+    images_per_second: Amount | None = None
+    seconds_left: Amount | None = None
+    worker_silent: Amount | None = Field(
         default=None, description="Seconds since the painting worker's last sign of life; None while it owes none."
     )
     device: str = ""
-    interval: float = Field(description="Seconds after which the next word is due.")
-    updated_at: datetime
+    interval: Amount = Field(description="Seconds after which the next word is due.")
+    updated_at: Moment
 
     @property
     def is_over(self) -> bool:
@@ -277,22 +313,22 @@ class ShardProgress(Model):
 class StageStats(Model):
     """The distribution of one stage's seconds over the rows that passed it."""
 
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
+    count: Count
+    mean: Amount
+    p50: Amount
+    p90: Amount
+    p95: Amount
+    p99: Amount
+    max: Amount
 
 
 class Counts(Model):
     """rows = done + failed + rejected, when every row has ended."""
 
-    rows: int
-    done: int
-    failed: int
-    rejected: int
+    rows: Count
+    done: Count
+    failed: Count
+    rejected: Count
 
     @property
     def missing(self) -> int:
@@ -303,22 +339,24 @@ class Counts(Model):
 class Pace(Model):
     """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
 
-    images: int = Field(description="Done rows.")
-    steps: float = Field(description="Mean steps that ran, of the done rows.")
-    step_seconds: float = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
-    other_seconds: float = Field(description="Seconds an image of the other stages that a batch shares.")
-    waiting_seconds: float = Field(description="Seconds an image of the workers' lifetimes that were no painting.")
+    images: Count = Field(description="Done rows.")
+    steps: Amount = Field(description="Mean steps that ran, of the done rows.")
+    step_seconds: Amount = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
+    other_seconds: Amount = Field(description="Seconds an image of the other stages that a batch shares.")
+    waiting_seconds: Amount = Field(description="Seconds an image of the workers' lifetimes that were no painting.")
 
 
 class Forecast(Model):
     """What a run was expected to take, and on whose word; None is unknown."""
 
-    seconds: float | None = Field(default=None, description="Until the last shard is done, without queues or retries.")
-    gpu_seconds: float | None = Field(default=None, description="The workers' lifetimes together.")
-    seconds_per_image: float | None = None
-    cold_start: float | None = Field(default=None, description="Seconds of a worker.")
-    peak_memory: int | None = Field(default=None, description="Reserved bytes of the card.")
-    devices: int = Field(default=1, description="Cards that would share the shards.")
+    seconds: Expected | None = Field(
+        default=None, description="Until the last shard is done, without queues or retries."
+    )
+    gpu_seconds: Expected | None = Field(default=None, description="The workers' lifetimes together.")
+    seconds_per_image: Expected | None = None
+    cold_start: Expected | None = Field(default=None, description="Seconds of a worker.")
+    peak_memory: Bytes | None = Field(default=None, description="Reserved bytes of the card.")
+    devices: Count = Field(default=1, description="Cards that would share the shards.")
     card: str = ""
     basis: str = Field(description="What it is made of.")
 
@@ -348,23 +386,26 @@ class RunSummary(Model):
     model: ModelIdentity | None
     versions: dict[str, str]
     devices: tuple[DeviceInfo, ...]
-    workers: int
+    workers: Count
     counts: Counts
     cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
     load: LoadTimes | None = Field(default=None, description="The mean over the run's workers.")
-    seconds: float = Field(description="From the first worker's start to the last row's end.")
-    images_per_second: float | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
-    images_per_second_warm: float | None = Field(description="Done rows over the seconds spent painting.")
-    gpu_seconds_per_image: float | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
+    seconds: Amount = Field(description="From the first worker's start to the last row's end.")
+    images_per_second: Amount | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
+    images_per_second_warm: Amount | None = Field(description="Done rows over the seconds spent painting.")
+    gpu_seconds_per_image: Amount | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
     stages: dict[str, StageStats]
-    stage_seconds: dict[str, float] = Field(description="Seconds of work by stage, each batch counted once.")
+    stage_seconds: dict[str, Number] = Field(description="Seconds of work by stage, each batch counted once.")
     peak_memory: Memory | None
     ledger: tuple[LedgerEntry, ...]
+    images_checked: int | None = Field(
+        default=None, description="Images whose SHA-256 was compared with their records'; of the others the size was."
+    )
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
-    started_at: datetime | None
-    finished_at: datetime | None
+    started_at: Moment | None
+    finished_at: Moment | None
 
 
 def schemas() -> dict[str, dict[str, Any]]:

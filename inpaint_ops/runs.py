@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import itertools
 import logging
 import signal
@@ -17,21 +18,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from inpaint_ops import report
 from inpaint_ops.config import Settings
+from inpaint_ops.counted import read_records
 from inpaint_ops.errors import (
     ConfigError,
     ManifestError,
     ObjectExistsError,
-    ObjectNotFoundError,
     ObjectTooLargeError,
     RunConflictError,
     RunNotGoodError,
     StorageError,
 )
 from inpaint_ops.forecasting import Experience, Work, experience, experience_key, forecast
+from inpaint_ops.frozen import read_plan, read_shard, read_shards
 from inpaint_ops.galleries import Gallery, make_gallery
 from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
 from inpaint_ops.locations import Location, parse
@@ -42,12 +42,12 @@ from inpaint_ops.records import (
     Record,
     RunSummary,
     ShardProgress,
-    WorkerReport,
     now,
 )
 from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.stored import NOTE_BYTES, Leftovers, listed, read_each
 from inpaint_ops.supervisor import Progress, ShardResult, ShardRun
-from inpaint_ops.tries import got_over, read_all, read_notes, stopped, why_unfinished
+from inpaint_ops.tries import got_over, read_notes, read_workers, stopped, why_unfinished
 from inpaint_ops.tuning import check_choices
 
 log = logging.getLogger(__name__)
@@ -116,11 +116,15 @@ class Workspace:
         return parsed, hashlib.sha256(data).hexdigest()
 
     def plan(self, run: str) -> Plan | None:
-        """The run's plan, or None if there is no such run."""
-        try:
-            return Plan.model_validate_json(self.storage.get(self.layout(run).plan))
-        except ObjectNotFoundError:
-            return None
+        """The run's plan, or None if there is no such run. Raises StorageError, where it is damaged too."""
+        return read_plan(self.storage, self.layout(run), self.settings)
+
+    def shard_rows(self, plan: Plan, shard: str) -> list[AcceptedRow]:
+        """The frozen rows of one shard. Raises ConfigError if the plan has none of that name, StorageError."""
+        found = next((one for one in plan.shards if one.name == shard), None)
+        if found is None:
+            raise ConfigError(f"run {plan.run!r} has no shard {shard!r}: it has {len(plan.shards)}, from 00000")
+        return read_shard(self.storage, self.layout(plan.run), found, self.settings, Leftovers())
 
 
 def make_plan(
@@ -165,13 +169,13 @@ def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
     """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is not
     there.
     """
+    left = Leftovers()
     try:
-        found = list(workspace.storage.list(experience_prefix(workspace.store, experience_key(job))))
-        newest = sorted(found, key=lambda info: info.modified)[-_HISTORY:]
-        with ThreadPoolExecutor(_IO_THREADS) as pool:
-            bodies = list(pool.map(lambda info: workspace.storage.get(info.location), newest))
-        return [Experience.model_validate_json(body) for body in bodies]
-    except (StorageError, ValidationError) as error:
+        infos = listed(workspace.storage, experience_prefix(workspace.store, experience_key(job)), left)
+        newest = heapq.nlargest(_HISTORY, infos, key=lambda info: info.modified)
+        read = read_each(workspace.storage, newest, Experience, left, max_bytes=NOTE_BYTES)
+        return [experience for _, experience in read]
+    except StorageError as error:
         log.warning("earlier runs cannot be read, so there is no forecast from them: %s", error)
         return []
 
@@ -265,7 +269,7 @@ def paint(
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: plan it first")
     layout = workspace.layout(run)
-    rows = _shard_rows(workspace.storage, layout, shard)
+    rows = workspace.shard_rows(plan, shard)
     work = ShardRun(workspace.storage, layout, shard, rows, plan.job, workspace.settings, final_attempt=final_attempt)
     if on_progress is not None:
         work.on_progress = on_progress
@@ -292,13 +296,17 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: it was never planned, or its plan failed")
     layout, storage = workspace.layout(run), workspace.storage
-    records = sorted(read_all(storage, layout.records, Record), key=lambda record: record.row)
-    workers = sorted(read_all(storage, layout.workers, WorkerReport), key=lambda worker: worker.worker.started_at)
-    by_shard = {shard.name: _shard_rows(storage, layout, shard.name) for shard in plan.shards}
+    left, shards = Leftovers(), {shard.name for shard in plan.shards}
+    by_shard = read_shards(storage, layout, plan, workspace.settings, left)
     rows = {row.row: row for members in by_shard.values() for row in members}
+    counted = read_records(storage, layout, plan, by_shard, workspace.settings, left)
+    records = counted.records
+    workers = read_workers(storage, layout, shards, left)
     ended = {record.row for record in records}
-    unfinished = [shard for shard, members in by_shard.items() if any(row.row not in ended for row in members)]
-    stops = read_notes(storage, layout.stop_notes, ErrorInfo)
+    unfinished = [one.name for one in plan.shards if sum(row.row in ended for row in by_shard[one.name]) < one.rows]
+    stops = read_notes(storage, layout.stop_notes, ErrorInfo, shards, left)
+    faults = [*got_over(storage, layout, shards, left), *stopped(stops, unfinished)]
+    said = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished else {}
     summary = report.summarize(
         run=run,
         manifest=plan.manifest,
@@ -310,12 +318,13 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         workers=workers,
         row_numbers={*rows, *plan.rejected_rows},
         forecast=plan.forecast,
-        faults=[*got_over(storage, layout), *stopped(stops, unfinished)],
+        faults=faults,
+        left_out=left.lines(),
+        images_checked=counted.images_checked,
     )
     if unfinished:
-        said = read_notes(storage, layout.progress, ShardProgress)
         lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, said.get(name))}" for name in unfinished)
-        summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost)})
+        summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost), "verdict": "INVALID"})
     by_row = {number: row.as_manifest_row() for number, row in rows.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
     storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
@@ -348,15 +357,6 @@ def check_good(summary: RunSummary) -> None:
         raise RunNotGoodError(f"run {summary.run} is not good: {'; '.join(summary.reasons)}")
 
 
-def _shard_rows(storage: Storage, layout: RunLayout, shard: str) -> list[AcceptedRow]:
-    lines = storage.get(layout.shard(shard)).splitlines()
-    try:
-        return [AcceptedRow.model_validate_json(line) for line in lines]
-    except ValidationError as error:
-        place = layout.shard(shard)
-        raise StorageError(f"{place} is damaged ({error.error_count()} errors): plan the run anew") from None
-
-
-def _gallery(workspace: Workspace, records: list[Record]) -> Gallery:
+def _gallery(workspace: Workspace, records: Sequence[Record]) -> Gallery:
     """Small pictures of a few rows, made by processes that may die; a row whose pictures cannot be had is left out."""
     return make_gallery(workspace.storage, workspace.settings, records)

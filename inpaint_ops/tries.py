@@ -1,59 +1,69 @@
-"""What the tries of a run left in the store, read back: records, reports, why they stopped, what they got over."""
+"""What the tries of a run left in the store, read back: reports, why they stopped, what they got over."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from inpaint_ops.errors import StorageError
+from inpaint_ops.errors import one_line
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
-from inpaint_ops.records import ErrorInfo, Fault, Model, Record, ShardProgress, TryFaults
+from inpaint_ops.records import ErrorInfo, Fault, Model, ShardProgress, TryFaults, WorkerReport
 from inpaint_ops.storage import ObjectInfo, Storage
+from inpaint_ops.stored import (
+    NOTE_BYTES,
+    WORKER_REPORT_BYTES,
+    Leftovers,
+    listed,
+    read_each,
+    smallest_first,
+)
 
-log = logging.getLogger(__name__)
+_NAME = re.compile(r"([0-9]{5,9})(?:-[A-Za-z0-9._-]{1,80})?\.json")
+_TOTAL_BYTES = 128 * 2**20
+"""What all notes of a kind may have together; those of a thousand shards have one or two million."""
 
-_READERS = 16
 M = TypeVar("M", bound=Model)
 
 
-def read_all(storage: Storage, prefix: Location, kind: type[M]) -> list[M]:
-    """Everything below the prefix, in no promised order. Raises StorageError, for a damaged record too."""
-    return [read for read in _read(storage, list(storage.list(prefix)), kind) if read is not None]
+def notes_of(
+    infos: Iterable[ObjectInfo], prefix: Location, shards: Collection[str], left: Leftovers
+) -> Iterator[tuple[str, ObjectInfo]]:
+    """The objects that are called as a note of one of the shards is, by that name without its ending."""
+    for info in infos:
+        name = _NAME.fullmatch(info.location.key.removeprefix(prefix.key))
+        if name is None or name[1] not in shards:
+            left.add(f"{info.location} is no note of a shard of this run: it was left out.")
+        else:
+            yield info.location.name.removesuffix(".json"), info
 
 
-def read_notes(storage: Storage, prefix: Location, kind: type[M]) -> dict[str, M]:
-    """Every note below the prefix by its name without ending, the oldest first."""
-    infos = sorted(storage.list(prefix), key=lambda info: info.modified)
-    notes = zip(infos, _read(storage, infos, kind), strict=True)
-    return {PurePosixPath(info.location.name).stem: note for info, note in notes if note is not None}
+def read_notes(
+    storage: Storage, prefix: Location, kind: type[M], shards: Collection[str], left: Leftovers, *,
+    max_bytes: int = NOTE_BYTES,
+) -> dict[str, M]:  # fmt: skip
+    """Every note below the prefix by its name without ending, the oldest first; what is none is left out.
 
-
-def _read(storage: Storage, infos: Sequence[ObjectInfo], kind: type[M]) -> Iterator[M | None]:
-    """The objects in this order. A record that cannot be read is an error; of all else it is None, and a word in the
-    log: what only tells of the run must not keep its report from being written.
+    What only tells of the run must not keep its report from being written. Raises StorageError.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        for info, body in zip(infos, pool.map(lambda info: storage.get(info.location), infos), strict=True):
-            try:
-                yield kind.model_validate_json(body)
-            except ValidationError as error:
-                damaged = f"{info.location} is damaged ({error.error_count()} errors)"
-                if kind is Record:
-                    raise StorageError(f"{damaged}: delete it, and run its shard again") from None
-                log.warning("%s: it is left out", damaged)
-                yield None
+    infos = [info for _, info in notes_of(listed(storage, prefix, left), prefix, shards, left)]
+    oldest_first = sorted(smallest_first(infos, _TOTAL_BYTES, left), key=lambda info: info.modified)
+    found = read_each(storage, oldest_first, kind, left, max_bytes=max_bytes)
+    return {info.location.name.removesuffix(".json"): note for info, note in found}
 
 
-def got_over(storage: Storage, layout: RunLayout) -> Iterator[Fault]:
+def read_workers(storage: Storage, layout: RunLayout, shards: Collection[str], left: Leftovers) -> list[WorkerReport]:
+    """The reports of the run's workers, the first to start first. Raises StorageError."""
+    notes = read_notes(storage, layout.workers, WorkerReport, shards, left, max_bytes=WORKER_REPORT_BYTES)
+    return sorted(notes.values(), key=lambda report: report.worker.started_at)
+
+
+def got_over(storage: Storage, layout: RunLayout, shards: Collection[str], left: Leftovers) -> Iterator[Fault]:
     """What the tries themselves have counted, the oldest first."""
-    for note in read_notes(storage, layout.faults, TryFaults).values():
-        yield from note.faults
+    for note in read_notes(storage, layout.faults, TryFaults, shards, left).values():
+        for fault in note.faults:
+            yield fault.model_copy(update={"what": one_line(fault.what)[:500]})
 
 
 def stopped(stops: Mapping[str, ErrorInfo], unfinished: Iterable[str]) -> Iterator[Fault]:
@@ -62,7 +72,12 @@ def stopped(stops: Mapping[str, ErrorInfo], unfinished: Iterable[str]) -> Iterat
     for attempt, error in stops.items():
         shard = attempt.partition("-")[0]
         if shard not in lost:
-            yield Fault(kind="try_stopped", count=1, what=f"shard {shard}: {error.type}: {error.message}"[:500])
+            yield Fault(kind="try_stopped", count=1, what=f"shard {shard}: {in_words(error)}"[:500])
+
+
+def in_words(error: ErrorInfo) -> str:
+    """An error as one line."""
+    return one_line(f"{error.type}: {error.message}")
 
 
 def why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], said: ShardProgress | None) -> str:
@@ -72,10 +87,11 @@ def why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], said: ShardProgre
     """
     error = next((stops[attempt] for attempt in reversed(list(stops)) if attempt.startswith(f"{shard}-")), None)
     if said is not None and not said.is_over:
+        phase = one_line(said.phase)[:200]
         return (
-            f"its last try never said how it ended: it was killed at '{said.phase}', or its machine was lost (last "
+            f"its last try never said how it ended: it was killed at '{phase}', or its machine was lost (last "
             f"heard of {said.updated_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
     if error is not None and (said is None or said.phase == "stopped"):
-        return f"{error.type}: {error.message}"
+        return in_words(error)
     return "no task has taken it up" if said is None else f"its last try has {said.phase}, and records are missing"

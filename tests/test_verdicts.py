@@ -21,7 +21,7 @@ from test_ui_app import app, sign_in
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import ShardIncompleteError, StorageError
+from inpaint_ops.errors import ShardIncompleteError
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
@@ -228,7 +228,7 @@ def test_the_card_of_a_worker_that_it_killed_is_told_of_too(
     everywhere(places, "NVIDIA L4 (GPU-aaaa1111): it answered when the worker began, and does not answer")
 
 
-def test_a_note_that_cannot_be_read_costs_no_report_and_a_record_is_one_clear_line(tmp_path: Path, told: Told) -> None:
+def test_a_note_that_cannot_be_read_costs_no_report_and_a_record_costs_its_row(tmp_path: Path, told: Told) -> None:
     bench = Bench(tmp_path, ["ok", "ok"])
     bench.shard_run().run()
     put = bench.workspace.storage.put
@@ -236,9 +236,12 @@ def test_a_note_that_cannot_be_read_costs_no_report_and_a_record_is_one_clear_li
         put(place, b'{"of": "another version"}')
     assert told(bench)[0].verdict == "VALID"
     put(bench.layout.record("00000", 2), b'{"half of a rec')
-    with pytest.raises(StorageError, match=r"records/00000/0000002.json is damaged \(1 errors\): delete it") as caught:
-        finish(bench.workspace, "run")
-    assert "\n" not in str(caught.value)
+    summary, places = told(bench)
+    assert (summary.verdict, summary.counts.done, summary.counts.missing) == ("INVALID", 1, 1)
+    everywhere(places, "records/00000/0000002.json is damaged", "1 of 2 rows has no record: line 2.")
+    assert not any("\n" in line for line in summary.warnings)
+    bench.shard_run().run()
+    assert told(bench)[0].counts.done == 2, "the next try paints the row, and replaces what was there"
 
 
 def test_a_summary_of_before_is_still_read(tmp_path: Path, told: Told, app: FastAPI) -> None:

@@ -11,20 +11,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import Field
 
 from inpaint_ops.browse.kept import KeptLines
 from inpaint_ops.browse.run import RunView
 from inpaint_ops.browse.sources import Throttle
 from inpaint_ops.browse.state import RunPhase
-from inpaint_ops.errors import ConfigError, InpaintOpsError
+from inpaint_ops.errors import ConfigError, DamagedObjectError, one_line
 from inpaint_ops.layout import check_run_name
 from inpaint_ops.locations import Location
-from inpaint_ops.records import Model, now
+from inpaint_ops.records import Amount, Bytes, Count, Model, Moment, now
 from inpaint_ops.runs import Workspace
+from inpaint_ops.stored import parse_model
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ CHECK_SECONDS = 30.0
 ABANDONED_AFTER = timedelta(days=2)
 """A run that was planned longer ago and does not run is looked at only where it is shown."""
 
+MAX_RUNS = 100_000
+"""Folders of runs that are looked at, at most."""
+
+CACHE_BYTES = 64 * 2**20
+"""Of the file of finished runs, at most, that are read: about 60,000 lines."""
+
+_LINE_BYTES = 64 * 2**10
+_TEXT_CHARS = 300
 _WAIT_SECONDS = 2.0
 _READERS = 16
 
@@ -50,19 +60,19 @@ class RunEntry(Model):
     run: str
     manifest: str = ""
     model: str = ""
-    created_at: AwareDatetime | None = None
+    created_at: Moment | None = None
     state: RunPhase
     verdict: Literal["", "VALID", "INVALID"] = ""
-    rows: int = 0
-    done: int = 0
-    failed: int = 0
-    rejected: int = 0
-    images_per_second: float | None = None
-    seconds: float | None = None
-    seconds_left: float | None = None
+    rows: Count = 0
+    done: Count = 0
+    failed: Count = 0
+    rejected: Count = 0
+    images_per_second: Amount | None = None
+    seconds: Amount | None = None
+    seconds_left: Amount | None = None
     device: str = ""
-    peak_memory: int | None = None
-    device_memory: int | None = None
+    peak_memory: Bytes | None = None
+    device_memory: Bytes | None = None
     stalled: tuple[str, ...] = ()
     problem: str = ""
     etag: str = Field(default="", description="The ETag of the summary that this was read from.")
@@ -98,8 +108,8 @@ def entry_of(view: RunView) -> RunEntry:
     state, summary, plan = view.state, view.summary if view.is_finished else None, view.plan
     return RunEntry(
         run=view.run,
-        manifest=plan.manifest,
-        model=plan.job.model,
+        manifest=plan.manifest[:_TEXT_CHARS],
+        model=plan.job.model[:_TEXT_CHARS],
         created_at=plan.created_at,
         state=state.state,
         verdict=summary.verdict if summary else "",
@@ -110,7 +120,7 @@ def entry_of(view: RunView) -> RunEntry:
         images_per_second=state.images_per_second,
         seconds=summary.seconds if summary else None,
         seconds_left=state.seconds_left,
-        device=state.device,
+        device=state.device[:_TEXT_CHARS],
         peak_memory=summary.peak_memory.peak_reserved if summary and summary.peak_memory else None,
         device_memory=max((device.total_memory for device in summary.devices), default=0) or None if summary else None,
         stalled=state.stalled,
@@ -143,11 +153,12 @@ class Catalogue:
         deadline = time.monotonic() + _WAIT_SECONDS
         with self._lock:
             if self._throttle.due():
-                self._names = frozenset(name for name in self._workspace.storage.folders(self._folder) if _is_run(name))
-            names = self._names
+                names = islice(self._workspace.storage.folders(self._folder), MAX_RUNS)
+                self._names = frozenset(name for name in names if _is_run(name))
+            known = self._names
         going_on = (entry.run for entry in list(self._entries.values()) if _may_move(entry))
-        self._look((*going_on, *(name for name in names if name not in self._entries)), deadline)
-        found = sorted_entries((self._entries[name] for name in names if name in self._entries), query)
+        self._look((*going_on, *(name for name in known if name not in self._entries)), deadline)
+        found = sorted_entries((self._entries[name] for name in known if name in self._entries), query)
         pages = max(1, -(-len(found) // size))
         page = min(max(page, 1), pages)
         shown = found[(page - 1) * size : page * size]
@@ -157,7 +168,7 @@ class Catalogue:
             total=len(found),
             page=page,
             pages=pages,
-            unread=sum(1 for name in names if name not in self._entries and name not in self._planless),
+            unread=sum(1 for name in known if name not in self._entries and name not in self._planless),
         )
 
     def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
@@ -186,9 +197,10 @@ class Catalogue:
                 self._entries[name] = entry
                 if entry.state == "finished" and entry != before:
                     self._keep(entry)
-        except (InpaintOpsError, ValidationError, OSError) as error:
-            log.warning("run %s cannot be shown: %s", name, error)
-            self._entries[name] = RunEntry(run=name, state="unreadable", problem=" ".join(str(error).split())[:300])
+        except Exception as error:  # whatever is wrong with one run: the list is of all
+            problem = one_line(" ".join(str(error).split()) or type(error).__name__)[:300]
+            log.warning("run %s cannot be shown: %s", name, problem)
+            self._entries[name] = RunEntry(run=name, state="unreadable", problem=problem)
         finally:
             with self._lock:
                 self._pending.pop(name, None)
@@ -199,9 +211,9 @@ class Catalogue:
                 self._kept.add(entry.model_dump_json())
 
     def _read_cache(self) -> None:
-        for line in self._kept.lines() if self._kept is not None else ():
-            with contextlib.suppress(ValidationError):
-                entry = RunEntry.model_validate_json(line)
+        for number, line in enumerate(self._kept.lines() if self._kept is not None else (), 1):
+            with contextlib.suppress(DamagedObjectError):
+                entry = parse_model(line, RunEntry, f"line {number}")
                 if entry.state == "finished" and _is_run(entry.run):
                     self._entries[entry.run] = entry
 

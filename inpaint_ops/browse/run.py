@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from inpaint_ops.browse.sources import FinishedRecords, LiveRecords, Records, Throttle
 from inpaint_ops.browse.state import RunState, ShardState, Word, run_state, shard_states
 from inpaint_ops.browse.table import RowQuery
-from inpaint_ops.errors import ObjectNotFoundError
-from inpaint_ops.layout import REJECTED
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import DamagedObjectError, ObjectNotFoundError, ObjectTooLargeError
+from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record, RunSummary, ShardProgress, now
 from inpaint_ops.report.facts import cure
 from inpaint_ops.report.page import FAILURES_PER_GROUP, ShownGroup
 from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import Storage
+from inpaint_ops.stored import SUMMARY_BYTES, Leftovers, listed, read_each, read_model
+from inpaint_ops.tries import notes_of
 
 REFRESH_SECONDS = 2.0
 """A run is asked for its state no more often than this, however many people look."""
 
 _READ_SECONDS = 1.5
-_AT_ONCE = 8
+_WORD_BYTES = 8 * 2**10
+"""What a shard's word may have: a page shows a thousand of them. Ours have four hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,12 @@ class RunView:
         self.summary_etag = ""
         self._workspace = workspace
         self._layout = workspace.layout(run)
-        self._words: dict[str, tuple[str, Word]] = {}
+        self._words: dict[str, Word] = {}
+        self._seen: dict[str, str] = {}
+        self._left = Leftovers()
         self._finished: FinishedRecords | None = None
         self._live: LiveRecords | None = None
+        self._names = frozenset(shard.name for shard in plan.shards)
         self._throttle = Throttle(REFRESH_SECONDS)
         self._lock = threading.Lock()
         self._state: RunState | None = None
@@ -88,26 +95,32 @@ class RunView:
                 return
             storage, layout = self._workspace.storage, self._layout
             modified = self._read_summary()
-            words = list(storage.list(layout.progress))
-            changed = [info for info in words if self._words.get(info.location.name, ("",))[0] != info.etag]
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                bodies = list(pool.map(lambda info: storage.get(info.location), changed))
-            for info, body in zip(changed, bodies, strict=True):
-                word = (ShardProgress.model_validate_json(body), info.modified)
-                self._words[info.location.name] = (info.etag, word)
-            said = {word[0].shard: word for _, word in self._words.values()}
-            self._shards = shard_states(self.plan, said, now())
-            self._state = self._state_of(modified, [at for _, at in said.values()])
+            words = notes_of(listed(storage, layout.progress, self._left), layout.progress, self._names, self._left)
+            changed = {info.location: (name, info) for name, info in words if self._seen.get(name) != info.etag}
+            infos = [info for _, info in changed.values()]
+            for info, said in read_each(storage, infos, ShardProgress, self._left, max_bytes=_WORD_BYTES):
+                self._words[changed[info.location][0]] = said, info.modified
+            self._seen |= {name: info.etag for name, info in changed.values()}
+            self._shards = shard_states(self.plan, self._words, now())
+            self._state = self._state_of(modified, [at for _, at in self._words.values()])
 
     def _read_summary(self) -> datetime | None:
         storage = self._workspace.storage
         try:
             info = storage.stat(self._layout.summary)
             if info.etag != self.summary_etag:
-                self.summary = RunSummary.model_validate_json(storage.get(self._layout.summary))
-                self.summary_etag, self._finished = info.etag, None
+                self.summary, self.summary_etag, self._finished = None, info.etag, None
+                summary = read_model(storage, self._layout.summary, RunSummary, max_bytes=SUMMARY_BYTES)
+                if summary.run != self.run:
+                    raise DamagedObjectError(f"{self._layout.summary} is of another run, {summary.run!r}")
+                self.summary = summary
         except ObjectNotFoundError:
             self.summary, self.summary_etag = None, ""
+            return None
+        except (DamagedObjectError, ObjectTooLargeError) as error:
+            self._left.add(f"{error}: it was left out; report the run anew.")
+            return None
+        if self.summary is None:
             return None
         return info.modified
 
@@ -135,14 +148,32 @@ class RunView:
                     self._live.close()
                     self._live = None
                 if self._finished is None:
-                    self._finished = FinishedRecords(self._workspace.storage, self._layout)
+                    self._finished = FinishedRecords(*self._sources())
                 return self._finished
             if self._live is None:
-                self._live = LiveRecords(self._workspace.storage, self._layout)
+                self._live = LiveRecords(*self._sources())
             live = self._live
         ended = {shard.name: shard.ended for shard in self._shards} | {REJECTED: self.plan.rejected}
         live.refresh(ended, seconds=_READ_SECONDS)
         return live
+
+    def _sources(self) -> tuple[Storage, RunLayout, Plan, Settings, Leftovers]:
+        return self._workspace.storage, self._layout, self.plan, self._workspace.settings, self._left
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of the store was not believed, a line for each object."""
+        return self._left.lines()
+
+    def _read(self, records: Records, positions: Iterable[int]) -> tuple[Record, ...]:
+        """Those of the records that can be read."""
+        found = []
+        for position in positions:
+            try:
+                found.append(records.record(int(position)))
+            except DamagedObjectError as error:
+                self._left.add(f"{error}: it was left out.")
+        return tuple(found)
 
     def page(self, query: RowQuery, page: int, size: int) -> RecordPage:
         """A page of the rows that the query finds, `page` from 1."""
@@ -151,9 +182,7 @@ class RunView:
         pages = max(1, -(-len(found) // size))
         page = min(max(page, 1), pages)
         shown = found[(page - 1) * size : page * size]
-        return RecordPage(
-            tuple(records.record(int(position)) for position in shown), len(found), page, pages, records.unread
-        )
+        return RecordPage(self._read(records, shown), len(found), page, pages, records.unread)
 
     def record(self, row: int) -> Record | None:
         """The record of a line of the manifest; None where there is none yet."""
@@ -166,9 +195,9 @@ class RunView:
         records = self.records()
         groups = []
         for kind, positions in records.table.failure_positions():
-            shown = tuple(records.record(int(position)) for position in positions[:FAILURES_PER_GROUP])
+            shown = self._read(records, positions[:FAILURES_PER_GROUP])
             stages = tuple(dict.fromkeys(record.error.stage for record in shown if record.error))
-            groups.append(ShownGroup(kind, cure(shown[0].error), stages, len(positions), shown))
+            groups.append(ShownGroup(kind, cure(shown[0].error if shown else None), stages, len(positions), shown))
         return groups
 
     def close(self) -> None:

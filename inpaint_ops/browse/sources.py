@@ -5,21 +5,38 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 import numpy as np
 
-from inpaint_ops.browse.table import RecordTable
-from inpaint_ops.layout import RunLayout
-from inpaint_ops.locations import Location
+from inpaint_ops.browse.table import RecordTable, timings_bytes
+from inpaint_ops.config import Settings
+from inpaint_ops.counted import why_not
+from inpaint_ops.errors import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    StorageError,
+    StorageUnavailableError,
+)
+from inpaint_ops.frozen import row_bytes
+from inpaint_ops.layout import REJECTED, RunLayout
+from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record
-from inpaint_ops.storage import Storage
+from inpaint_ops.storage import ObjectInfo, Storage
+from inpaint_ops.stored import Leftovers, listed, parse_model
 
 _FIRST_CHUNK = 256 * 2**10
 _CHUNK = 8 * 2**20
 """Bytes of results that are read at once: few for the first page, more for whoever goes on."""
+
+RESULTS_BYTES = 512 * 2**20
+"""Of `results.jsonl`, at most, that are read: whoever searches prompts needs all of them in memory."""
+
+LIVE_BYTES = 256 * 2**20
+"""Of the records of a run that goes on, at most, that are kept."""
 
 _READERS = 16
 _NEWLINE = ord("\n")
@@ -51,8 +68,11 @@ class FinishedRecords:
 
     unread = 0
 
-    def __init__(self, storage: Storage, layout: RunLayout) -> None:
+    def __init__(self, storage: Storage, layout: RunLayout, plan: Plan, settings: Settings, left: Leftovers) -> None:
         self._storage = storage
+        self._rows = plan.rows
+        self._line_bytes = row_bytes(settings)
+        self._left = left
         self._results = layout.results
         self._timings = layout.timings
         self._lock = threading.RLock()
@@ -65,40 +85,60 @@ class FinishedRecords:
 
     @property
     def table(self) -> RecordTable:
-        """See Records. Raises StorageError."""
+        """See Records; empty where the file is missing or damaged. Raises StorageError."""
         with self._lock:
             if self._table is None:
-                self._table = RecordTable.from_parquet(self._storage.get(self._timings))
+                try:
+                    data = self._storage.get(self._timings, max_bytes=timings_bytes(self._rows))
+                    self._table = RecordTable.from_parquet(data, max_rows=self._rows)
+                except (DamagedObjectError, ObjectTooLargeError, ObjectNotFoundError) as error:
+                    self._left.add(
+                        f"{self._timings} cannot be read, so no row is shown ({error}): report the run anew."
+                    )
+                    self._table = RecordTable()
             return self._table
 
     def record(self, position: int) -> Record:
-        """See Records. Raises StorageError, IndexError."""
-        return Record.model_validate_json(self._line(position))
+        """See Records. Raises StorageError."""
+        what = f"line {position + 1} of {self._results}"
+        record = parse_model(self._line(position), Record, what)
+        if record.row != int(self.table.rows[position]):
+            raise DamagedObjectError(f"{what} is not of the row that {self._timings} says: report the run anew")
+        return record
 
     def prompts(self) -> Sequence[str]:
         """See Records. Reads all results, once."""
         with self._lock:
             if self._prompts is None:
-                self._prompts = [_searchable(self._line(position)) for position in range(len(self.table))]
+                self._prompts = [self._searchable(position) for position in range(len(self.table))]
             return self._prompts
+
+    def _searchable(self, position: int) -> str:
+        try:
+            return _searchable(self._line(position))
+        except DamagedObjectError as error:
+            self._left.add(f"{error}.")
+            return ""
 
     def _line(self, position: int) -> bytes:
         with self._lock:
             while len(self._starts) < position + 2:
-                if not self._read_on():
-                    raise IndexError(f"{self._results} has no line {position + 1}")
+                if len(self._data) - self._starts[-1] > self._line_bytes or not self._read_on():
+                    raise DamagedObjectError(f"{self._results} has no line {position + 1}: report the run anew")
             return bytes(self._data[self._starts[position] : self._starts[position + 1]])
 
     def _read_on(self) -> bool:
         """Read the next piece; False at the end. A file that was replaced meanwhile raises StorageError."""
         if self._size is None:
             info = self._storage.stat(self._results)
-            self._size, self._etag = info.size, info.etag
+            if info.size > RESULTS_BYTES:
+                self._left.add(f"{self._results} is too large for pages: its first {RESULTS_BYTES:,} bytes are shown.")
+            self._size, self._etag = min(info.size, RESULTS_BYTES), info.etag
         have = len(self._data)
         if have >= self._size:
             return False
         last = min(have + (_CHUNK if have else _FIRST_CHUNK), self._size) - 1
-        piece = self._storage.get(self._results, byte_range=(have, last), if_match=self._etag)
+        piece = self._storage.get(self._results, byte_range=(have, last), max_bytes=_CHUNK, if_match=self._etag)
         self._data += piece
         ends = np.flatnonzero(np.frombuffer(piece, dtype=np.uint8) == _NEWLINE) + have + 1
         self._starts = np.concatenate([self._starts, ends])
@@ -106,15 +146,25 @@ class FinishedRecords:
 
 
 class LiveRecords:
-    """The records of a run that goes on: each is read once, as it lands, some more with every `refresh`."""
+    """The records of a run that goes on: each is read once, as it lands, some more with every `refresh`.
 
-    def __init__(self, storage: Storage, layout: RunLayout) -> None:
+    What is no record of the run is left out. Its id, its image and its digest are the report's to
+    check.
+    """
+
+    def __init__(self, storage: Storage, layout: RunLayout, plan: Plan, settings: Settings, left: Leftovers) -> None:
         self._storage = storage
         self._layout = layout
+        self._numbers: dict[str, Container[int]] = {
+            shard.name: range(shard.first_row, shard.last_row + 1) for shard in plan.shards
+        } | {REJECTED: frozenset(plan.rejected_rows)}
+        self._record_bytes = row_bytes(settings)
+        self._left = left
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="browse")
-        self._pending: dict[str, Future[bytes]] = {}
+        self._pending: dict[str, tuple[ObjectInfo, Future[bytes]]] = {}
         self._known: set[str] = set()
+        self._held = 0
         self._ended: dict[str, int] = {}
         self._bodies: list[bytes] = []
         self._texts: list[str] = []
@@ -143,35 +193,60 @@ class LiveRecords:
         with self._lock:
             for shard, count in ended.items():
                 if count and self._ended.get(shard) != count:
-                    found = [info.location for info in self._storage.list(self._layout.shard_records(shard))]
+                    found = list(self._listed(shard))
                     self._ask(found)
                     if len(found) >= count:
                         self._ended[shard] = count
             if self._pending:
-                done, _ = wait(self._pending.values(), timeout=seconds)
+                done, _ = wait([future for _, future in self._pending.values()], timeout=seconds)
                 self._take(done)
 
-    def _ask(self, locations: Sequence[Location]) -> None:
-        for location in locations:
-            if location.key not in self._known:
-                self._known.add(location.key)
-                self._pending[location.key] = self._pool.submit(self._storage.get, location)
+    def _listed(self, shard: str) -> Iterator[ObjectInfo]:
+        for info in listed(self._storage, self._layout.shard_records(shard), self._left):
+            place = self._layout.shard_and_row(info.location)
+            if place is None or place[0] != shard or place[1] not in self._numbers.get(shard, ()):
+                self._left.add(f"{info.location} is no record of a row of that shard: it was left out.")
+            else:
+                yield info
+
+    def _ask(self, infos: Sequence[ObjectInfo]) -> None:
+        for info in infos:
+            key = info.location.key
+            if key in self._known:
+                continue
+            self._known.add(key)
+            if info.size > self._record_bytes or self._held + info.size > LIVE_BYTES:
+                self._left.add(f"{info.location} was left out: it has {info.size:,} bytes, and there is a limit.")
+                continue
+            self._held += info.size
+            self._pending[key] = info, self._pool.submit(self._storage.get, info.location, max_bytes=self._record_bytes)
 
     def _take(self, done: set[Future[bytes]]) -> None:
-        ready = [key for key, future in self._pending.items() if future in done]
-        bodies = []
-        for key in ready:
-            future = self._pending.pop(key)
-            if future.exception() is None:
-                bodies.append(future.result())
-            else:
+        ready = [(key, info, future) for key, (info, future) in self._pending.items() if future in done]
+        found: list[tuple[Record, bytes]] = []
+        for key, info, future in ready:
+            del self._pending[key]
+            try:
+                body = future.result()
+                found.append((self._parsed(body, info), body))
+            except StorageUnavailableError:
                 self._known.discard(key)  # the next look asks again
+                self._held -= info.size
                 self._ended.clear()
-        if bodies:
-            records = sorted(((Record.model_validate_json(body), body) for body in bodies), key=lambda p: _order(p[0]))
-            self._bodies = self._bodies + [body for _, body in records]
-            self._texts = self._texts + [_searchable(body) for _, body in records]
-            self._table = self._table + RecordTable.of(record for record, _ in records)
+            except StorageError as error:
+                self._left.add(f"{error}: it was left out.")
+        if found:
+            found.sort(key=lambda pair: _order(pair[0]))
+            self._bodies = self._bodies + [body for _, body in found]
+            self._texts = self._texts + [_searchable(body) for _, body in found]
+            self._table = self._table + RecordTable.of(record for record, _ in found)
+
+    def _parsed(self, body: bytes, info: ObjectInfo) -> Record:
+        record = parse_model(body, Record, info.location)
+        shard, number = self._layout.shard_and_row(info.location) or ("", 0)
+        if why := why_not(record, shard=shard, number=number, row=None, layout=None):
+            raise DamagedObjectError(f"{info.location} does not count: {why}")
+        return record
 
     def close(self) -> None:
         """Stop reading."""
@@ -184,8 +259,12 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _searchable(body: bytes) -> str:
-    found = json.loads(body)
-    return f"{found['prompt']}\n{found['id']}".lower()
+    """The prompt and the id; nothing where the line is damaged."""
+    try:
+        found = json.loads(body)
+        return f"{found['prompt']}\n{found['id']}".lower()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 class Throttle:

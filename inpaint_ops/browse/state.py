@@ -80,8 +80,8 @@ def shard_state(shard: Shard, index: int, word: Word | None, now: datetime) -> S
     return ShardState(
         **base,
         rows=shard.rows,
-        done=said.done,
-        failed=said.failed,
+        done=min(said.done, shard.rows),
+        failed=min(said.failed, shard.rows - min(said.done, shard.rows)),
         state=state,
         detail=detail,
         images_per_second=said.images_per_second if going else None,
@@ -96,7 +96,7 @@ def _phase(said: ShardProgress, age: float) -> tuple[ShardPhase, str]:
         return "finished", ""
     if said.phase == "stopped":
         return "stopped", "its task gave up; another try goes on where it stopped"
-    if age > max(STALLED_AFTER, 2 * said.interval):
+    if age > max(STALLED_AFTER, 2 * min(said.interval, STALLED_AFTER)):
         return "stalled", f"no word for {age:.0f} s: its task was killed, or its machine is gone"
     silent = said.worker_silent
     if silent is not None and silent + age > STALLED_AFTER:

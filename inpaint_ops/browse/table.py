@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from inpaint_ops.columns import read_columns
+from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.records import BATCH_STAGES, STAGES, Model, Record, RunSummary, StageStats
-from inpaint_ops.report import TIMINGS_SCHEMA, timings_parquet
+from inpaint_ops.report import TIMINGS_SCHEMA, timings_table
 from inpaint_ops.report.facts import STAGE_LABELS, Part
 from inpaint_ops.report.stages import StageTimes
 
@@ -25,7 +25,11 @@ _BATCH_KEY = ("worker_host", "worker_pid", "worker_started_at", "batch_id")
 _COLUMNS = (
     "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES), *_BATCH_KEY, "started_at", "finished_at",
 )  # fmt: skip
+_SCHEMA = pa.schema([TIMINGS_SCHEMA.field(name) for name in _COLUMNS])
 _BUCKETS = 60
+_FILE_BYTES = 2**24
+_BYTES_PER_ROW = 2**10
+"""What a row has in `timings.parquet`, at most: thirty numbers, and names of bounded length."""
 
 
 class RowQuery(Model):
@@ -51,17 +55,19 @@ class ThroughputPoint:
 class RecordTable:
     """The columns of `timings.parquet` that pages need, of a whole run or of what is there of it."""
 
-    columns: Any = field(default_factory=lambda: TIMINGS_SCHEMA.empty_table().select(_COLUMNS))
+    columns: Any = field(default_factory=lambda: _SCHEMA.empty_table())
 
     @classmethod
-    def from_parquet(cls, data: bytes) -> RecordTable:
-        """Read `timings.parquet`."""
-        return cls(pq.read_table(io.BytesIO(data), columns=list(_COLUMNS)))
+    def from_parquet(cls, data: bytes, *, max_rows: int) -> RecordTable:
+        """Read `timings.parquet`, in a process of its own. Raises DamagedObjectError."""
+        columns = read_columns(data, _SCHEMA, max_bytes=timings_bytes(max_rows), max_rows=max_rows)
+        _check(columns)
+        return cls(columns)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> RecordTable:
         """The columns of these records, by row."""
-        return cls.from_parquet(timings_parquet(records))
+        return cls(timings_table(records).select(_COLUMNS).replace_schema_metadata())
 
     def __add__(self, other: RecordTable) -> RecordTable:
         return RecordTable(pa.concat_tables([self.columns, other.columns]))
@@ -160,6 +166,31 @@ class RecordTable:
         return [
             ThroughputPoint(float(edge), width, float(n) / width) for edge, n in zip(edges[:-1], counted, strict=True)
         ]
+
+
+def timings_bytes(rows: int) -> int:
+    """What `timings.parquet` of so many rows may have, packed and unpacked."""
+    return _FILE_BYTES + rows * _BYTES_PER_ROW
+
+
+def _check(columns: Any) -> None:
+    """Raise DamagedObjectError for values that no record of ours could have had."""
+    for name in ("row", "status", "started_at", "finished_at"):
+        if columns[name].null_count:
+            raise DamagedObjectError(f"a row has no {name}")
+    bounds = {"row": (1, 2**31 - 1)} | {f"{stage}_seconds": (0.0, 1e9) for stage in STAGES}
+    bounds |= dict.fromkeys(("started_at", "finished_at"), (0, _LATEST))
+    for name, (least, most) in bounds.items():
+        values = columns[name].cast(pa.int64()) if name in ("started_at", "finished_at") else columns[name]
+        fits = pc.and_(pc.greater_equal(values, least), pc.less_equal(values, most))
+        if not pc.all(fits, min_count=0).as_py():  # NaN fits nowhere
+            raise DamagedObjectError(f"{name} is out of its bounds")
+    if not pc.all(pc.is_in(columns["status"], pa.array(["done", "failed", "rejected"])), min_count=0).as_py():
+        raise DamagedObjectError("a row has no status of ours")
+
+
+_LATEST = 7_258_118_400 * 10**6
+"""Microseconds until the year 2200."""
 
 
 def worker_parts(summary: RunSummary, stage_seconds: Mapping[str, float]) -> tuple[Part, ...]:

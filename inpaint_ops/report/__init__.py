@@ -7,7 +7,7 @@ from inpaint_ops.report.gallery import GalleryItem, choose_gallery
 from inpaint_ops.report.page import render_page
 from inpaint_ops.report.stages import StageTimes, stage_seconds
 from inpaint_ops.report.summary import RANDOM_WEIGHTS, merge_ledgers, summarize
-from inpaint_ops.report.tables import TIMINGS_SCHEMA, failed_jsonl, results_jsonl, timings_parquet
+from inpaint_ops.report.tables import TIMINGS_SCHEMA, failed_jsonl, results_jsonl, timings_parquet, timings_table
 from inpaint_ops.report.trace import trace_json
 from inpaint_ops.report.workers import WorkerTime, worker_times
 
@@ -32,6 +32,7 @@ __all__ = [
     "stage_seconds",
     "summarize",
     "timings_parquet",
+    "timings_table",
     "trace_json",
     "worker_times",
 ]

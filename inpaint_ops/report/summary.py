@@ -31,6 +31,9 @@ from inpaint_ops.report.stages import StageTimes
 from inpaint_ops.report.timeline import batch_spans, painting_at_once
 from inpaint_ops.report.workers import WorkerTime, add_cold_starts, unreported, worker_times
 
+_MOST = 1e15
+"""Of anything per second: a time that somebody made up may be next to nothing."""
+
 RANDOM_WEIGHTS = "The weights are random: the images mean nothing."
 
 
@@ -47,12 +50,15 @@ def summarize(
     row_numbers: Collection[int] | None = None,
     forecast: Forecast | None = None,
     faults: Iterable[Fault] = (),
+    left_out: Sequence[str] = (),
+    images_checked: int | None = None,
 ) -> RunSummary:
     """Sum up a run.
 
     `rows` is how many rows the manifest has; `row_numbers` are their line numbers: with them, missing rows are named
     and not only counted. `failure_threshold` is a share, 0 to 1. `faults` are what tries got over, the oldest
-    first.
+    first. `left_out` says what of the store was not believed, a line for each object; `images_checked` is how many
+    images were read to compare their digests.
 
     The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
     threshold; else INVALID, with reasons.
@@ -81,7 +87,7 @@ def summarize(
         run=run,
         verdict="INVALID" if reasons else "VALID",
         reasons=reasons,
-        warnings=_warnings(kept, workers, ledger, stages, in_words),
+        warnings=(*left_out, *_warnings(kept, workers, ledger, stages, in_words)),
         faults=got_over,
         manifest=manifest,
         manifest_sha256=manifest_sha256,
@@ -101,6 +107,7 @@ def summarize(
         stage_seconds=stage_times.seconds(),
         peak_memory=_peak([record.memory for record in kept] + [report.peak_memory for report in workers]),
         ledger=ledger,
+        images_checked=images_checked,
         failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),
         started_at=started,
         finished_at=finished,
@@ -179,6 +186,8 @@ def _warnings(
         more = f"; and {len(unclean) - 10:,} more" if len(unclean) > 10 else ""
         found.append(f"{len(unclean):,} of {len(workers):,} workers did not exit clean ({ends}{more}).")
     silent = unreported(records, workers)
+    if not workers and any(record.status == "done" for record in records):
+        found.append("No worker left a report: that this program painted the images, their records alone say.")
     if silent:
         are = "worker left" if len(silent) == 1 else "workers left"
         found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
@@ -255,4 +264,4 @@ def _peak(parts: Iterable[Memory | None]) -> Memory | None:
 
 
 def _ratio(over: float, under: float) -> float | None:
-    return over / under if under > 0 else None
+    return min(over / under, _MOST) if under > 0 else None

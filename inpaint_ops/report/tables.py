@@ -74,12 +74,17 @@ def failed_jsonl(records: Iterable[Record], rows_by_number: Mapping[int, dict[st
 
 
 def timings_parquet(records: Iterable[Record]) -> bytes:
-    """`timings.parquet`: a row a record, with the columns of `TIMINGS_SCHEMA`."""
+    """`timings.parquet`: a row per record, with the columns of `TIMINGS_SCHEMA`."""
+    sink = io.BytesIO()
+    pq.write_table(timings_table(records), sink)
+    return sink.getvalue()
+
+
+def timings_table(records: Iterable[Record]) -> Any:
+    """The same as a pyarrow.Table."""
     rows = _in_order(records)
     arrays = [pa.array([value(record) for record in rows], type=kind) for _, kind, value in _COLUMNS]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=TIMINGS_SCHEMA), sink)
-    return sink.getvalue()
+    return pa.Table.from_arrays(arrays, schema=TIMINGS_SCHEMA)
 
 
 def _in_order(records: Iterable[Record]) -> list[Record]:

@@ -22,6 +22,10 @@ Where: TypeAlias = Location | str | os.PathLike[str]
 """A location, its URI, or a path."""
 
 
+MAX_GET_BYTES = 2**30
+"""Bytes that `Storage.get` brings into memory where its caller names no limit of its own."""
+
+
 class Storage:
     """All of a run's storage: each method is that of `ObjectStore`, by location or URI in place of a key.
 
@@ -71,10 +75,10 @@ class Storage:
         where: Where,
         *,
         byte_range: tuple[int, int] | None = None,
-        max_bytes: int | None = None,
+        max_bytes: int = MAX_GET_BYTES,
         if_match: str | None = None,
     ) -> bytes:
-        """The object's bytes; see `ObjectStore.get`."""
+        """The object's bytes; see `ObjectStore.get`. There is always a limit: they come into memory."""
         location = self.check_readable(where)
         return self._store(location).get(location.key, byte_range=byte_range, max_bytes=max_bytes, if_match=if_match)
 

@@ -24,6 +24,7 @@ from inpaint_ops.errors import (
     WorkerDiedError,
     WorkerStalledError,
 )
+from inpaint_ops.frozen import row_bytes
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
@@ -88,8 +89,9 @@ class ShardRun:
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
         self._recorder = Recorder(
-            self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated
-        )
+            self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated,
+            rows={row.row: row for row in self.rows}, record_bytes=row_bytes(self.settings),
+        )  # fmt: skip
         self._transfers = Transfers(self.storage, self.settings, self._inbox.put)
 
     def run(self) -> ShardResult:

@@ -13,6 +13,7 @@ from inpaint_ops.browse import Browser
 from inpaint_ops.errors import (
     AccessDeniedError,
     ConfigError,
+    DamagedObjectError,
     ForbiddenLocationError,
     ImageError,
     InpaintOpsError,
@@ -43,6 +44,7 @@ _STATUS: dict[type[InpaintOpsError], int] = {
     ObjectNotFoundError: 404,
     ForbiddenLocationError: 403,
     AccessDeniedError: 502,
+    DamagedObjectError: 502,
     ObjectTooLargeError: 413,
     ImageError: 415,
     StorageUnavailableError: 503,

@@ -29,6 +29,9 @@ _REPORT_POLICY = (
     "frame-ancestors 'self'; sandbox allow-downloads"
 )
 _CHOSEN = ("model", "quality", "steps", "tuning", "failure_threshold", "shard_rows")
+_REPORT_BYTES = 32 * 2**20
+"""Of a report, at most: ours have two million."""
+
 _SHARDS = 200
 _TUNINGS = ("auto", "notes", "low-memory", "fast")
 
@@ -120,7 +123,7 @@ def time_fragment(request: Request, view: RunDep) -> str:
 @router.get("/runs/{run}/report.html")
 def report(view: RunDep, browser: BrowserDep) -> Response:
     """The run's own report, which holds all that it needs; its images are inside, so its policy allows no request."""
-    body = browser.workspace.storage.get(browser.workspace.layout(view.run).report)
+    body = browser.workspace.storage.get(browser.workspace.layout(view.run).report, max_bytes=_REPORT_BYTES)
     return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
 
 

@@ -1,0 +1,98 @@
+"""What a run's plan has frozen, read back: `plan.json`, and the rows of its shards."""
+
+from __future__ import annotations
+
+import io
+
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import (
+    DamagedObjectError,
+    InpaintOpsError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+)
+from inpaint_ops.layout import RunLayout
+from inpaint_ops.manifest import AcceptedRow
+from inpaint_ops.planning import Plan, Shard
+from inpaint_ops.storage import Storage
+from inpaint_ops.stored import Leftovers, parse_model, read_model
+
+_PLAN_BYTES = 2**20
+_BYTES_PER_REJECTED_ROW = 16
+_BYTES_OF_URIS = 16 * 2**10
+"""What a row may have grown by since its manifest: its keys have become URIs, its defaults are said."""
+
+
+def row_bytes(settings: Settings) -> int:
+    """What a row may have in a shard's file, and what its record may have: a CSV's line is limited by characters."""
+    return 4 * settings.max_row_bytes + 2**20
+
+
+def read_plan(storage: Storage, layout: RunLayout, settings: Settings) -> Plan | None:
+    """The run's plan, or None if there is none. Raises DamagedObjectError, ObjectTooLargeError, StorageError."""
+    limit = _PLAN_BYTES + _BYTES_PER_REJECTED_ROW * settings.max_rows
+    try:
+        plan = read_model(storage, layout.plan, Plan, max_bytes=limit)
+    except ObjectNotFoundError:
+        return None
+    if plan.run != layout.run:
+        raise DamagedObjectError(f"{layout.plan} is the plan of another run, {plan.run!r}: plan this run anew")
+    return plan
+
+
+def read_shard(
+    storage: Storage, layout: RunLayout, shard: Shard, settings: Settings, left: Leftovers
+) -> list[AcceptedRow]:
+    """The shard's rows as they were frozen; a line that is no row of it is left out.
+
+    Raises ObjectNotFoundError, ObjectTooLargeError, StorageError.
+    """
+    place = layout.shard(shard.name)
+    data = storage.get(place, max_bytes=2 * settings.max_manifest_bytes + shard.rows * _BYTES_OF_URIS)
+    rows: dict[int, AcceptedRow] = {}
+    ids: set[str] = set()
+    limit = row_bytes(settings)
+    for number, line in enumerate(io.BytesIO(data), 1):
+        if number > shard.rows:
+            left.add(f"{place} has more lines than the plan's {shard.rows:,} rows: the others were left out.")
+            break
+        try:
+            row = _row(line, f"line {number} of {place}", limit)
+        except InpaintOpsError as error:
+            left.add(f"{error}: the row was left out.")
+            continue
+        if not shard.first_row <= row.row <= shard.last_row or row.row in rows or row.id.casefold() in ids:
+            left.add(f"line {number} of {place} is of another shard, or there twice: it was left out.")
+            continue
+        rows[row.row] = row
+        ids.add(row.id.casefold())
+    return list(rows.values())
+
+
+def _row(line: bytes, what: str, limit: int) -> AcceptedRow:
+    if len(line) > limit:
+        raise ObjectTooLargeError(f"{what} is too large: {len(line):,} bytes, and the limit is {limit:,}")
+    return parse_model(line, AcceptedRow, what)
+
+
+def read_shards(
+    storage: Storage, layout: RunLayout, plan: Plan, settings: Settings, left: Leftovers
+) -> dict[str, list[AcceptedRow]]:
+    """The rows of every shard by its name; none for a shard whose file is missing or too large.
+
+    Of rows that share an id the first counts: an image has one row. Raises StorageError.
+    """
+    found: dict[str, list[AcceptedRow]] = {}
+    ids: set[str] = set()
+    for shard in plan.shards:
+        try:
+            rows = read_shard(storage, layout, shard, settings, left)
+        except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
+            left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
+            rows = []
+        found[shard.name] = [row for row in rows if row.id.casefold() not in ids]
+        for row in rows:
+            if row.id.casefold() in ids:
+                left.add(f"row {row.row} of shard {shard.name} has the id of another row: it was left out.")
+        ids.update(row.id.casefold() for row in rows)
+    return found

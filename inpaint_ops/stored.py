@@ -1,0 +1,180 @@
+"""What lies in the store, read back as foreign bytes: bounded, object by object, a bad one costing itself alone.
+
+Whoever may write to the store may have written any of it. So the size is asked before a byte is read, the content is
+checked by its schema, and of what is left out one line is said: in the log, and by `Leftovers` to whoever writes a
+report.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+
+from inpaint_ops.errors import (
+    AccessDeniedError,
+    DamagedObjectError,
+    ObjectTooLargeError,
+    StorageError,
+    StorageUnavailableError,
+    one_line,
+)
+from inpaint_ops.locations import Location
+from inpaint_ops.storage import ObjectInfo, Storage
+
+log = logging.getLogger(__name__)
+
+NOTE_BYTES = 64 * 2**10
+"""Of a note, at most: a stop, a try's faults, a shard's progress, what a run taught. Ours have a few hundred."""
+
+WORKER_REPORT_BYTES = 2**20
+SUMMARY_BYTES = 16 * 2**20
+MAX_OBJECTS = 1_000_000
+"""Objects of one prefix that are looked at, at most; a run has one per row, and a few per try."""
+
+_READERS = 16
+_NAMED = 20
+_REMEMBERED = 10_000
+_LINE_CHARS = 300
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+class Leftovers:
+    """What was left out and why: the first of them in words, the others counted. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        self._seen: set[str] = set()
+        self._more = 0
+
+    def add(self, line: str) -> None:
+        """Note one object, and say so in the log while there are few; what was said already is not said again."""
+        with self._lock:
+            if line in self._seen:
+                return
+            if len(self._seen) < _REMEMBERED:
+                self._seen.add(line)
+            if len(self._lines) >= _NAMED:
+                self._more += 1
+                return
+            text = one_line(line)
+            self._lines.append(text if len(text) <= _LINE_CHARS else text[: _LINE_CHARS - 1] + "…")
+        log.warning("%s", self._lines[-1])
+
+    def lines(self) -> tuple[str, ...]:
+        """A line for each of the first, and one for all others."""
+        with self._lock:
+            more = (f"{self._more:,} more objects of the store were left out, like those.",) if self._more else ()
+            return (*self._lines, *more)
+
+
+def parse_model(data: bytes, kind: type[M], what: object) -> M:
+    """`data` as a `kind`; `what` names it. Raises DamagedObjectError, for NaN and infinity too."""
+    try:
+        _check_finite(pydantic_core.from_json(data, allow_inf_nan=False))
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        more = f", and {error.error_count() - 1} more errors" if error.error_count() > 1 else ""
+        raise DamagedObjectError(f"{what} is damaged ({place + ': ' if place else ''}{first['msg']}{more})") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise DamagedObjectError(f"{what} is damaged ({error})") from None
+
+
+def _check_finite(value: Any) -> None:
+    """Raise ValueError for infinity: 1e999 is one to every JSON reader, and a model's `Any` takes it."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ValueError("a number is too large")
+        if isinstance(one, dict):
+            rest.extend(one.values())
+        elif isinstance(one, list):
+            rest.extend(one)
+
+
+def read_model(storage: Storage, where: Location, kind: type[M], *, max_bytes: int) -> M:
+    """One object. Raises ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError, StorageError."""
+    return parse_model(storage.get(where, max_bytes=max_bytes), kind, where)
+
+
+def listed(storage: Storage, prefix: Location, left: Leftovers, *, limit: int = MAX_OBJECTS) -> Iterator[ObjectInfo]:
+    """Every object below the prefix, `limit` at most. Raises StorageError."""
+    infos = storage.list(prefix)
+    yield from islice(infos, limit)
+    if next(infos, None) is not None:
+        left.add(f"{prefix} holds more than {limit:,} objects: the others were not looked at.")
+
+
+def smallest_first(infos: Iterable[ObjectInfo], max_bytes: int, left: Leftovers) -> list[ObjectInfo]:
+    """As many of the objects as have `max_bytes` together: large ones, which somebody else may have made, come last."""
+    kept, total = [], 0
+    for info in sorted(infos, key=lambda info: info.size):
+        total += info.size
+        if total > max_bytes:
+            left.add(f"{info.location} was left out: it and its like have more than {max_bytes:,} bytes together.")
+        else:
+            kept.append(info)
+    return kept
+
+
+def read_each(
+    storage: Storage, infos: Iterable[ObjectInfo], kind: type[M], left: Leftovers, *, max_bytes: int
+) -> Iterator[tuple[ObjectInfo, M]]:
+    """Those objects that are a `kind`, in this order; the others are left out, each with a line.
+
+    Raises StorageUnavailableError, since what does not answer now may answer later, and AccessDeniedError where not
+    one could be read for that reason.
+    """
+    yield from each(infos, lambda info: _read(storage, info, kind, max_bytes), left)
+
+
+def _read(storage: Storage, info: ObjectInfo, kind: type[M], max_bytes: int) -> M:
+    if info.size > max_bytes:
+        raise ObjectTooLargeError(f"{info.location} is too large: {info.size:,} bytes, and the limit is {max_bytes:,}")
+    return read_model(storage, info.location, kind, max_bytes=max_bytes)
+
+
+def each(
+    infos: Iterable[ObjectInfo], call: Callable[[ObjectInfo], T], left: Leftovers
+) -> Iterator[tuple[ObjectInfo, T]]:
+    """What `call` returns of each object, in this order and some at a time; one for which it raises is left out.
+
+    Raises as `read_each` does.
+    """
+    refused: AccessDeniedError | None = None
+    anything = False
+    with ThreadPoolExecutor(_READERS) as pool:
+        remaining = iter(infos)
+        while some := list(islice(remaining, 64 * _READERS)):  # a pool would take all that there are into its queue
+            for info, got in zip(some, pool.map(lambda info: _outcome(call, info), some), strict=True):
+                if not isinstance(got, StorageError):
+                    anything = True
+                    yield info, got
+                    continue
+                if isinstance(got, AccessDeniedError):
+                    refused = refused or got
+                left.add(f"{got}: it was left out.")
+    if refused is not None and not anything:
+        raise refused
+
+
+def _outcome(call: Callable[[ObjectInfo], T], info: ObjectInfo) -> T | StorageError:
+    try:
+        return call(info)
+    except StorageUnavailableError:
+        raise
+    except StorageError as error:  # gone meanwhile, damaged, too large, by a key that no plain store has
+        return error
