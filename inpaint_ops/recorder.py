@@ -9,16 +9,16 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from inpaint_ops.errors import InpaintOpsError, ObjectExistsError
+from inpaint_ops.errors import InpaintOpsError, ObjectExistsError, WorkerProtocolError, one_line
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import Done, Failed
+from inpaint_ops.received import OUTPUT, Expected, Received, receive
 from inpaint_ops.records import (
     ErrorInfo,
     Fault,
@@ -77,24 +77,34 @@ class Recorder:
         return {int(info.location.name.removesuffix(".json")) for info in self.storage.list(prefix)}
 
     def store_done(
-        self, row: AcceptedRow, event: Done, worker: WorkerInfo, *, batch_id: str, download: float | None
+        self,
+        row: AcceptedRow,
+        event: Done,
+        worker: WorkerInfo,
+        expected: Expected,
+        *,
+        batch_id: str,
+        download: float | None,
     ) -> Record:
         """Upload the image, then commit its record.
 
-        An image is written once: one that a dead try left behind is taken as it is, so that a record never names a
-        digest that another try replaced. Raises StorageError.
+        What is stored is measured here, by the copy that is uploaded; what the worker says of it must agree. An image
+        is written once: one that a dead try left behind is taken as it is, so that a record never names a digest that
+        another try replaced. Raises StorageError, WorkerProtocolError, ScratchFullError.
         """
         started = time.monotonic()
-        location = self.layout.image(row.id, event.extension)
-        digest, size = event.sha256, event.bytes
-        try:
-            self.storage.put(location, Path(event.output), if_absent=True, content_type=event.media_type)
-        except ObjectExistsError:
-            self.faults.add("image_adopted", location.name)
-            present = self.storage.get(location)
-            digest, size = hashlib.sha256(present).hexdigest(), len(present)
+        with receive(expected) as image:
+            _agrees(event, image, expected)
+            location = self.layout.image(row.id, image.extension)
+            digest, size = image.sha256, image.bytes
+            try:
+                self.storage.put(location, image.path, if_absent=True, content_type=image.media_type)
+            except ObjectExistsError:
+                self.faults.add("image_adopted", location.name)
+                present = self.storage.get(location)
+                digest, size = hashlib.sha256(present).hexdigest(), len(present)
         output = Output(
-            uri=location.uri, sha256=digest, bytes=size, width=event.width, height=event.height, format=event.format
+            uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format
         )
         record = self._record(
             row,
@@ -199,3 +209,19 @@ class Recorder:
             self.storage.put(
                 self.layout.record(self.shard, record.row), body, if_absent=True, content_type="application/json"
             )
+
+
+def _agrees(event: Done, image: Received, expected: Expected) -> None:
+    """Raise WorkerProtocolError where a worker's words do not fit what it has left."""
+    for name, said, found in (
+        ("path", event.output, one_line(str(expected.folder / OUTPUT))),
+        ("digest", event.sha256, image.sha256),
+        ("bytes", event.bytes, image.bytes),
+        ("width", event.width, image.width),
+        ("height", event.height, image.height),
+        ("format", event.format, image.format),
+        ("media type", event.media_type, image.media_type),
+        ("extension", event.extension, image.extension),
+    ):
+        if said != found:
+            raise WorkerProtocolError(f"the worker's output was refused: its {name} is {found}, and it said {said}")
