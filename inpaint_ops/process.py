@@ -45,6 +45,8 @@ MAX_PENDING = 1000
 """Messages that may wait to be handled before a worker's events wait in their pipe."""
 MAX_PRINTED_BYTES = 4 * 2**20
 """Bytes that one worker may print into the log; what comes after is counted and dropped."""
+MAX_PRINTED_LINES = 20_000
+"""Lines likewise."""
 
 
 def close_to_others() -> None:
@@ -71,7 +73,7 @@ class WorkerProcess:
     stalled: bool = False
     """Set when it is killed because it made no progress."""
     fault: str = ""
-    """Why it was killed by `distrust`."""
+    """Why `distrust` killed it. What it sent before may still be on its way to `on_event`."""
 
     _gone: threading.Event = field(default_factory=threading.Event)
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
@@ -190,26 +192,27 @@ class WorkerProcess:
         return self.process.poll() is not None
 
     def _relay_output(self) -> None:
-        """What it prints, into the log, in bounded pieces without control characters, up to MAX_PRINTED_BYTES."""
+        """What it prints, into the log, in bounded pieces without control characters; beyond MAX_PRINTED_BYTES or
+        MAX_PRINTED_LINES it is read on, so that the worker does not wait, and counted.
+        """
         assert self.process.stdout is not None
-        said = dropped = 0
-        for piece in printed_pieces(read_pipe(self.process.stdout.fileno(), self._has_ended), MAX_PRINTED_PIECE):
+        chunks = read_pipe(self.process.stdout.fileno(), self._has_ended)
+        said = lines = 0
+        for piece in printed_pieces(chunks, MAX_PRINTED_PIECE):
             text = escaped(piece.decode(errors="replace")).rstrip()
-            if not text:
-                continue
-            self._tail.append(text)
-            if said + len(piece) <= MAX_PRINTED_BYTES and not dropped:
-                said += len(piece)
+            if text:
+                self._tail.append(text)
                 log.info("worker %d| %s", self.pid, text)
-            elif not dropped:
-                dropped = len(piece)
-                log.warning("worker %d has printed %d bytes: the rest is left out here", self.pid, said)
-            else:
-                dropped += len(piece)
+            said, lines = said + len(piece), lines + 1
+            if said > MAX_PRINTED_BYTES or lines >= MAX_PRINTED_LINES:
+                log.warning("worker %d has printed %d lines, %d bytes: the rest is left out", self.pid, lines, said)
+                break
+        dropped = 0
+        for chunk in chunks:
+            dropped += len(chunk)
+            self._tail.append(escaped(chunk.rstrip().rpartition(b"\n")[2][-300:].decode(errors="replace")))
         if dropped:
-            log.warning(
-                "worker %d: %d bytes that it printed were left out; the last: %s", self.pid, dropped, text[:300]
-            )
+            log.warning("worker %d: %d bytes that it printed were left out of the log", self.pid, dropped)
 
     def _relay_events(
         self,

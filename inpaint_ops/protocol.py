@@ -19,7 +19,6 @@ from inpaint_ops.records import (
     ColdStart,
     DeviceInfo,
     ErrorInfo,
-    FaultKind,
     LedgerEntry,
     LoadTimes,
     Memory,
@@ -188,7 +187,9 @@ class Warn(Model):
 
     kind: Literal["warn"] = "warn"
     message: str
-    fault: FaultKind | None = Field(default=None, description="Set where it is a fault that the worker got over.")
+    fault: Literal["out_of_memory"] | None = Field(
+        default=None, description="Set where it is a fault that the worker got over."
+    )
 
 
 class Bye(Model):

@@ -145,9 +145,10 @@ def _regular(folder: Path, name: str) -> Iterator[BinaryIO]:
         descriptor = os.open(name, flags, dir_fd=directory)
     finally:
         os.close(directory)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "no regular file", name)
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.ENXIO, "no regular file", name)
         yield file
 
 

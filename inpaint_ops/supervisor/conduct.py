@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inpaint_ops.errors import WorkerProtocolError
-from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Ready, Step
+from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Ready, Step, Warn
 from inpaint_ops.supervisor.state import RowState
 
-MAX_EVENTS_BETWEEN = 20_000
+MAX_EVENTS_BETWEEN = 10_000
 """Events, signs of life above all, without one that brings the work on. A batch of one row has at most 500 steps, and
 is begun anew a few times at most where memory runs out."""
+
+MAX_WARNINGS = 500
+"""Warnings of one worker."""
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class Conduct:
     is_asked_to_end: bool = False
     has_said_goodbye: bool = False
     _since: int = 0
+    _warnings: int = 0
 
     def check(self, event: Event, rows: Mapping[int, RowState]) -> None:
         """Take note of `event`; `rows` are those in the worker's hands. Raises WorkerProtocolError where it is out of
@@ -50,6 +54,10 @@ class Conduct:
                 if isinstance(event, Done) and not state.begun:
                     raise WorkerProtocolError(f"it ended row {event.row}, which it had not begun")
                 self._since = 0
+            case Warn():
+                self._warnings += 1
+                if self._warnings > MAX_WARNINGS:
+                    raise WorkerProtocolError(f"it sent more than {MAX_WARNINGS} warnings")
             case Bye():
                 if not self.is_asked_to_end:
                     raise WorkerProtocolError("it said goodbye before it was asked to end")

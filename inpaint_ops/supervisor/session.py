@@ -35,6 +35,7 @@ class WorkerSession:
     flushed: bool = False
     device_lost: str = ""
     last_sign: float = field(default_factory=time.monotonic)
+    is_distrusted: bool = False
     conduct: Conduct = field(default_factory=Conduct)
     _health: Future[DeviceHealth | None] | None = None
 
@@ -77,15 +78,20 @@ class WorkerSession:
         """Whether an event may be acted on: a sign of life then. The worker that sent one out of turn is killed, and
         nothing that it said afterwards counts.
         """
-        if self.process.fault:
+        if self.is_distrusted:
             return False
         try:
             self.conduct.check(event, self.rows)
         except WorkerProtocolError as error:
-            self.process.distrust(str(error))
+            self.distrust(str(error))
             return False
         self.last_sign = time.monotonic()
         return True
+
+    def distrust(self, why: str) -> None:
+        """Kill a worker that broke the protocol; its exit is told as any other's. `why` is one line."""
+        self.is_distrusted = True
+        self.process.distrust(why)
 
     def greet(self, event: Ready) -> None:
         """It is ready. Which process it is, where and since when is known here, whatever it says."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import shutil
 import time
 import uuid
 from collections import deque
@@ -32,7 +31,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, now
-from inpaint_ops.scratch import scratch_folder, sweep
+from inpaint_ops.scratch import remove, scratch_folder, sweep
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.commands import expected_output, item_command, job_command
 from inpaint_ops.supervisor.session import WorkerSession
@@ -251,6 +250,13 @@ class ShardRun:
             self._downloading.add(number)
             self._transfers.download(self._states[number])
 
+    def _fetch_again(self, numbers: Sequence[int]) -> None:
+        """Bring rows anew whose files a worker that is gone may have changed: they lay where it could write."""
+        self._ready = deque(number for number in self._ready if number not in numbers)
+        for number in reversed(numbers):
+            remove(self._states[number].folder)
+            self._todo.appendleft(number)
+
     def _on_downloaded(self, message: Downloaded) -> None:
         self._downloading.discard(message.row)
         state = self._states.get(message.row)
@@ -325,7 +331,7 @@ class ShardRun:
                 if isinstance(error, DeviceLostError):
                     session.device_lost = event.error.message
                 else:
-                    session.process.distrust(f"it gave up: {event.error.type}: {event.error.message}")
+                    session.distrust(f"it gave up: {event.error.type}: {event.error.message}")
             case Step() | Bye():
                 pass  # a sign of life, noted already; a goodbye is waited for elsewhere
 
@@ -400,8 +406,8 @@ class ShardRun:
             self._deaths += 1
             for state in suspects:
                 state.alone, state.begun = True, False
-            self._ready.extendleft(state.row.row for state in reversed(suspects))
-        self._ready.extend(state.row.row for state in bystanders)
+            bystanders = suspects + bystanders
+        self._fetch_again([*(state.row.row for state in bystanders), *self._ready])
         if self._deaths >= self.settings.worker_deaths:
             many = "1 worker" if self._deaths == 1 else f"{self._deaths} workers"
             raise kind(
@@ -505,7 +511,7 @@ class ShardRun:
         session = self._session
         if session is not None and session.number == state.painted_by:
             session.rows[state.row.row] = state
-            session.process.distrust(why)  # its exit comes through the inbox
+            session.distrust(why)  # its exit comes through the inbox
             return
         self._fault("worker_died", f"a worker that is gone: {why}")
         if state.is_to_blame(""):
@@ -513,11 +519,11 @@ class ShardRun:
             self._record_failure(state, info.model_copy(update={"permanent": True}), None)
         else:
             state.alone, state.begun = True, False
-            self._ready.appendleft(state.row.row)
+            self._fetch_again([state.row.row])
 
     def _forget(self, number: int) -> None:
         state = self._states.pop(number)
-        shutil.rmtree(state.folder, ignore_errors=True)
+        remove(state.folder)
 
 
 def _our_error(error: ErrorInfo) -> InpaintOpsError:
