@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,21 @@ def close_to_others() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)
 
 
+NVIDIA_DRIVER, UNIFIED_MEMORY = Path("/proc/driver/nvidia"), Path("/dev/nvidia-uvm")
+
+
+def make_device_files() -> None:
+    """Have the driver's own tool make the file of CUDA's unified memory, where there is a driver and none yet.
+
+    On a machine that has just started, CUDA does that by a set-user-id program (nvidia-modprobe), which a worker cannot
+    run with effect. Best effort: without the file, CUDA in the worker says so.
+    """
+    tool = shutil.which("nvidia-modprobe")
+    if tool and NVIDIA_DRIVER.exists() and not UNIFIED_MEMORY.exists():
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run([tool, "-u", "-c", "0"], check=False, timeout=30, stdin=subprocess.DEVNULL)
+
+
 @dataclass(slots=True)
 class WorkerProcess:
     """A running worker. It dies with the thread that started it (PDEATHSIG) and with its standard input.
@@ -99,6 +115,7 @@ class WorkerProcess:
         `identity`, or as this process's own user, and its environment has the variables `also_passed` too.
         """
         close_to_others()
+        make_device_files()
         events_read, events_write = os.pipe()
         user, groups = ("-", "-") if identity is None else (str(identity.user), ",".join(map(str, identity.groups)))
         environment = worker_environment(os.environ, also_passed)

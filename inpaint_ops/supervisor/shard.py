@@ -293,10 +293,11 @@ class ShardRun:
         while self._ready and session.may_take(self._states[self._ready[0]]):
             state = self._states[self._ready.popleft()]
             session.give(state, item_command(state, self.job))
-        nothing_on_its_way = not self._downloading and not self._todo and not self._ready
+        head_must_wait = bool(self._ready)  # a suspect for empty hands, or others for the suspect's end
+        nothing_on_its_way = not self._downloading and not self._todo
         window_full = self._held() >= self.settings.prefetch
         suspect_inside = any(state.alone for state in session.rows.values())
-        if nothing_on_its_way or window_full or suspect_inside:
+        if head_must_wait or nothing_on_its_way or window_full or suspect_inside:
             session.flush()
 
     def _on_event(self, session: WorkerSession, event: Event) -> None:

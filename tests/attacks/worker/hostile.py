@@ -362,6 +362,21 @@ def tampering(liar: Liar, item: dict[str, Any]) -> None:
 
 
 @event
+def look_at_root(liar: Liar, item: dict[str, Any]) -> None:
+    """What is there that root alone may see."""
+    said: dict[str, Any] = {"uid": os.getuid()}
+    for name, folder in (("in", liar.loot.parent / "in"), ("root", Path("/root"))):
+        try:
+            said[name] = sorted(map(str, folder.iterdir()))
+        except OSError as error:
+            said[name] = type(error).__name__
+    said["home"] = "own" if Path(os.environ["HOME"]).stat().st_uid == os.getuid() else "another's"
+    with (liar.loot / "looked").open("a") as looked:
+        looked.write(json.dumps(said) + "\n")
+    os._exit(9)
+
+
+@event
 def rename_race(liar: Liar, item: dict[str, Any]) -> None:
     """The honest picture and links to the loot take turns under the same name while it is taken."""
     output = Path(item["output"])

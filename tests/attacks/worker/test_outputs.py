@@ -79,7 +79,7 @@ def test_what_a_worker_did_to_other_rows_files_goes_with_it(tmp_path: Path) -> N
     assert bench.statuses() == ["done", "failed", "done"]
     seen = (bench.loot / "seen").read_bytes()
     assert b"TAMPERED" not in seen
-    assert seen.count(b"IEND") == 4, "the image and the mask of two rows"
+    assert seen.count(b"IEND") >= 4, "the image and the mask of two rows, once or again"
 
 
 def expected(folder: Path, kind: Format = "png", **more: object) -> Expected:
