@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -105,8 +106,24 @@ class Settings(BaseSettings):
         default=25, ge=0, description="Seconds that rows in the worker's hands have to end in, after SIGTERM."
     )
     progress_interval: float = Field(default=15, gt=0, le=15, description="Seconds between progress lines.")
+    worker_user: str = Field(
+        default="", description="Where the tasks run as root: the user (`user` or `user:group`) that workers run as."
+    )
+    worker_env: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Further variables that workers get, by name, separated by commas; never credentials."
+    )
 
-    @field_validator("allowed_prefixes", mode="before")
+    @field_validator("worker_env")
+    @classmethod
+    def _are_no_credentials(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no variable's name")
+            if name.startswith(("AWS_", "AIRFLOW", "_AIRFLOW", "CELERY_")):
+                raise ValueError(f"{name} may hold a credential, which a worker does not get")
+        return names
+
+    @field_validator("allowed_prefixes", "worker_env", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

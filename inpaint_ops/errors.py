@@ -18,10 +18,13 @@ def one_line(text: str) -> str:
     What has no picture of its own (control characters, ends of lines, what turns the direction of writing, half a
     surrogate pair) is escaped as `repr` does it, so that no file can forge a line of a log (CWE-117).
     """
-    shown = "".join(
-        char if char.isprintable() else " " if char in "\n\r\t" else ascii(char)[1:-1] for char in text[:MAX_MESSAGE]
-    )
+    shown = escaped(text[:MAX_MESSAGE])
     return shown if len(shown) <= MAX_MESSAGE and len(text) <= MAX_MESSAGE else shown[: MAX_MESSAGE - 1] + "…"
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, however long, with nothing in it that has no picture of its own; see `one_line`."""
+    return "".join(char if char.isprintable() else " " if char in "\n\r\t" else ascii(char)[1:-1] for char in text)
 
 
 class InpaintOpsError(Exception):
@@ -193,6 +196,10 @@ class WorkerDiedError(WorkerError):
 
 class WorkerStalledError(WorkerError):
     """The worker process was alive and made no progress for too long; it has been killed."""
+
+
+class WorkerProtocolError(WorkerError):
+    """The worker said, or handed over, what it was not asked for: it is not trusted any more and has been killed."""
 
 
 class DrainedError(WorkerError):

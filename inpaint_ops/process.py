@@ -6,55 +6,48 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from inpaint_ops.confinement import Identity, worker_environment
+from inpaint_ops.errors import escaped, one_line
+from inpaint_ops.pipes import (
+    MAX_EVENT_BYTES,
+    MAX_PRINTED_PIECE,
+    LineTooLongError,
+    printed_pieces,
+    read_pipe,
+    whole_lines,
+)
 from inpaint_ops.protocol import Event, dump, parse_event
-from inpaint_ops.records import Model
+from inpaint_ops.records import Model, now
+from inpaint_ops.worker import launch
+
+__all__ = ["WORKER_COMMAND", "WorkerProcess", "close_to_others", "worker_environment"]
 
 log = logging.getLogger(__name__)
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "inpaint_ops.worker")
 """How a worker is started: a new interpreter, by exec."""
 
-_PASSED_ON = frozenset(
-    "PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR USER LOGNAME LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV "
-    "HF_HOME HF_HUB_CACHE XDG_CACHE_HOME CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER INPAINT_CPU_SLOTS".split()
-)
-_PASSED_ON_PREFIXES = (
-    "NVIDIA_",
-    "OMP_",
-    "MKL_",
-    "TORCH_",
-    "TORCHINDUCTOR_",
-    "PYTORCH_",
-    "TRITON_",
-    "XFORMERS_",
-    "NCCL_",
-)
-
-
-def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: what the model stack needs, by name; no storage settings, no credentials."""
-    kept = {
-        name: value for name, value in environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
-    }
-    return kept | {
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+_LAUNCHER = Path(launch.__file__)
+MAX_PENDING = 1000
+"""Messages that may wait to be handled before a worker's events wait in their pipe."""
+MAX_PRINTED_BYTES = 4 * 2**20
+"""Bytes that one worker may print into the log; what comes after is counted and dropped."""
+MAX_PRINTED_LINES = 20_000
+"""Lines likewise."""
 
 
 def close_to_others() -> None:
@@ -67,14 +60,38 @@ def close_to_others() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)
 
 
+NVIDIA_DRIVER, UNIFIED_MEMORY = Path("/proc/driver/nvidia"), Path("/dev/nvidia-uvm")
+
+
+def make_device_files() -> None:
+    """Have the driver's own tool make the file of CUDA's unified memory, where there is a driver and none yet.
+
+    On a machine that has just started, CUDA does that by a set-user-id program (nvidia-modprobe), which a worker cannot
+    run with effect. Best effort: without the file, CUDA in the worker says so.
+    """
+    tool = shutil.which("nvidia-modprobe")
+    if tool and NVIDIA_DRIVER.exists() and not UNIFIED_MEMORY.exists():
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run([tool, "-u", "-c", "0"], check=False, timeout=30, stdin=subprocess.DEVNULL)
+
+
 @dataclass(slots=True)
 class WorkerProcess:
-    """A running worker. It dies with the thread that started it (PDEATHSIG) and with its standard input."""
+    """A running worker. It dies with the thread that started it (PDEATHSIG) and with its standard input.
+
+    Nothing that it writes is believed or kept whole before it was measured: see `pipes`.
+    """
 
     process: subprocess.Popen[bytes]
+    user: int
+    """The user id that it runs as."""
+    started_at: datetime = field(default_factory=now)
     stalled: bool = False
-    """Set by whoever kills it for want of progress."""
+    """Set when it is killed because it made no progress."""
+    fault: str = ""
+    """Why `distrust` killed it. What it sent before may still be on its way to `on_event`."""
 
+    _gone: threading.Event = field(default_factory=threading.Event)
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -86,13 +103,26 @@ class WorkerProcess:
         on_event: Callable[[Event], None],
         on_exit: Callable[[int], None],
         command: Sequence[str] | None = None,
+        pending: Callable[[], int] = lambda: 0,
+        identity: Identity | None = None,
+        also_passed: Collection[str] = (),
     ) -> WorkerProcess:
         """Start a worker. `on_event` and `on_exit` are called from other threads, `on_exit` last and once, with the
         return code (negative: the signal that ended it).
+
+        No further event is read while `pending()`, the events and whatever else is waiting to be handled, is above
+        MAX_PENDING: a worker that sends more than anyone can handle waits, and fills no memory here. It runs as
+        `identity`, or as this process's own user, and its environment has the variables `also_passed` too.
         """
         close_to_others()
+        make_device_files()
         events_read, events_write = os.pipe()
+        user, groups = ("-", "-") if identity is None else (str(identity.user), ",".join(map(str, identity.groups)))
+        environment = worker_environment(os.environ, also_passed)
+        if identity is not None:
+            environment |= identity.environment(cwd, os.environ)
         argv = [
+            sys.executable, "-I", "-S", str(_LAUNCHER), user, groups, str(os.getpid()), "--",
             *(command or WORKER_COMMAND),
             "--events-fd", str(events_write),
             "--parent", str(os.getpid()),
@@ -106,7 +136,7 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 pass_fds=(events_write,),
                 cwd=cwd,
-                env=worker_environment(os.environ),
+                env=environment,
                 start_new_session=True,
             )
         except BaseException:
@@ -114,11 +144,11 @@ class WorkerProcess:
             raise
         finally:
             os.close(events_write)
-        worker = cls(process)
+        worker = cls(process, os.geteuid() if identity is None else identity.user)
         printed = threading.Thread(target=worker._relay_output, name="worker-log", daemon=True)
         events = threading.Thread(
             target=worker._relay_events,
-            args=(events_read, printed, on_event, on_exit),
+            args=(events_read, printed, on_event, on_exit, pending),
             name="worker-events",
             daemon=True,
         )
@@ -139,10 +169,21 @@ class WorkerProcess:
             self.process.stdin.write(dump(message).encode())
             self.process.stdin.flush()
 
-    def kill(self) -> None:
-        """End the worker and every process that it started, now, and wait until it is gone."""
+    def distrust(self, why: str) -> None:
+        """End a worker that broke the protocol, without waiting for its end; `why` is one line. Safe in any thread."""
+        if not self.fault:
+            self.fault = one_line(why)
+            log.error("worker %d is killed: %s", self.pid, self.fault)
+        self._end_now()
+
+    def _end_now(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End the worker and every process that it started, now, and wait until it is gone."""
+        self._gone.set()
+        self._end_now()
         self.process.wait()
         for thread in self._threads:
             thread.join(timeout=10)
@@ -152,6 +193,8 @@ class WorkerProcess:
 
     def describe_exit(self, returncode: int) -> str:
         """How the worker ended, in words, with the last line that it printed."""
+        if self.fault:
+            return f"killed: {self.fault}"
         if returncode < 0:
             try:
                 how = f"killed by {signal.Signals(-returncode).name}"
@@ -162,26 +205,50 @@ class WorkerProcess:
         last = next((line for line in reversed(self._tail) if line.strip()), "")
         return f"{how}; last words: {last[:300]}" if last and returncode > 0 else how
 
+    def _has_ended(self) -> bool:
+        return self.process.poll() is not None
+
     def _relay_output(self) -> None:
+        """What it prints, into the log, in bounded pieces without control characters; beyond MAX_PRINTED_BYTES or
+        MAX_PRINTED_LINES it is read on, so that the worker does not wait, and counted.
+        """
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            text = line.decode(errors="replace").rstrip()
+        chunks = read_pipe(self.process.stdout.fileno(), self._has_ended)
+        said = lines = 0
+        for piece in printed_pieces(chunks, MAX_PRINTED_PIECE):
+            text = escaped(piece.decode(errors="replace")).rstrip()
             if text:
                 self._tail.append(text)
                 log.info("worker %d| %s", self.pid, text)
+            said, lines = said + len(piece), lines + 1
+            if said > MAX_PRINTED_BYTES or lines >= MAX_PRINTED_LINES:
+                log.warning("worker %d has printed %d lines, %d bytes: the rest is left out", self.pid, lines, said)
+                break
+        dropped = 0
+        for chunk in chunks:
+            dropped += len(chunk)
+            self._tail.append(escaped(chunk.rstrip().rpartition(b"\n")[2][-300:].decode(errors="replace")))
+        if dropped:
+            log.warning("worker %d: %d bytes that it printed were left out of the log", self.pid, dropped)
 
     def _relay_events(
-        self, fd: int, printed: threading.Thread, on_event: Callable[[Event], None], on_exit: Callable[[int], None]
+        self,
+        fd: int,
+        printed: threading.Thread,
+        on_event: Callable[[Event], None],
+        on_exit: Callable[[int], None],
+        pending: Callable[[], int],
     ) -> None:
-        with os.fdopen(fd, "rb") as events:
-            for line in events:
-                try:
+        with os.fdopen(fd, "rb"):
+            try:
+                for line in whole_lines(read_pipe(fd, self._has_ended), MAX_EVENT_BYTES):
                     on_event(parse_event(line))
-                except ValidationError:
-                    log.error("worker %d sent a line that is no event: %r", self.pid, line[:200])
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(self.pid, signal.SIGKILL)
-                    break
+                    while pending() > MAX_PENDING and not self._gone.wait(0.01):
+                        pass
+            except ValidationError:
+                self.distrust(f"it sent a line that is no event: {line[:200]!r}")
+            except LineTooLongError:
+                self.distrust(f"it sent more than {MAX_EVENT_BYTES:,} bytes without an end of line")
         code = self.process.wait()
         printed.join(timeout=5)
         on_exit(code)

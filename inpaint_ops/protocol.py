@@ -6,18 +6,19 @@ back on a pipe of their own, so that nothing that a library prints can be taken 
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
 from inpaint_ops.config import Scheduler
+from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
     ColdStart,
     DeviceInfo,
     ErrorInfo,
-    FaultKind,
     LedgerEntry,
     LoadTimes,
     Memory,
@@ -93,6 +94,13 @@ class End(Model):
 Command = Annotated[Job | Item | Flush | End, Field(discriminator="kind")]
 
 
+Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: _plausible(moment))]
+"""A time of day that a worker names: with its zone, and of this century."""
+RowNumber = Annotated[int, Field(ge=1, le=2**53)]
+Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
 class Phase(Model):
     """A part of the cold start begins (imports, lease, load, compile, ...); `detail` is for people."""
 
@@ -113,15 +121,22 @@ class Ready(Model):
     cold_start: ColdStart
     load: LoadTimes | None = None
     versions: dict[str, str]
-    native_size: int
-    batch_size: int
+    native_size: Pixels
+    batch_size: int = Field(ge=1, le=4096)
+
+    @field_validator("device")
+    @classmethod
+    def _has_a_plain_name(cls, device: DeviceInfo) -> DeviceInfo:
+        if device.uuid.startswith("-"):
+            raise ValueError("a device's UUID is handed to the driver's tool: it must not look like an option")
+        return device
 
 
 class Begun(Model):
     """Work on these rows begins: should the process die now, they are the suspects."""
 
     kind: Literal["begun"] = "begun"
-    rows: tuple[int, ...]
+    rows: tuple[RowNumber, ...] = Field(min_length=1)
     stage: Literal["decode", "paint", "encode"]
 
 
@@ -129,42 +144,45 @@ class Step(Model):
     """A denoising step of the batch is done: the sign of life that the supervisor waits for."""
 
     kind: Literal["step"] = "step"
-    step: int
-    steps: int
+    step: int = Field(ge=0, le=10_000)
+    steps: int = Field(ge=0, le=10_000)
 
 
 class Done(Model):
-    """A row is painted and lies at `output`."""
+    """A row is painted and lies at `output`.
+
+    What it says of the file is compared with the file, and never used in its place.
+    """
 
     kind: Literal["done"] = "done"
-    row: int
+    row: RowNumber
     output: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: Count
+    width: Pixels
+    height: Pixels
     format: str
     media_type: str
     extension: str = Field(description="With its dot.")
-    steps: int = Field(description="Denoising steps that really ran.")
-    working_size: tuple[int, int]
-    conversions: tuple[str, ...] = ()
+    steps: int = Field(ge=0, le=10_000, description="Denoising steps that really ran.")
+    working_size: tuple[Pixels, Pixels]
+    conversions: tuple[str, ...] = Field(default=(), max_length=100)
     batch: Batch
     timings: Timings
     memory: Memory
-    started_at: datetime
-    finished_at: datetime
+    started_at: Moment
+    finished_at: Moment
 
 
 class Failed(Model):
     """A row cannot be painted; the others go on."""
 
     kind: Literal["failed"] = "failed"
-    row: int
+    row: RowNumber
     error: ErrorInfo
     timings: Timings = Timings()
-    started_at: datetime
-    finished_at: datetime
+    started_at: Moment
+    finished_at: Moment
 
 
 class Warn(Model):
@@ -172,7 +190,9 @@ class Warn(Model):
 
     kind: Literal["warn"] = "warn"
     message: str
-    fault: FaultKind | None = Field(default=None, description="Set where it is a fault that the worker got over.")
+    fault: Literal["out_of_memory"] | None = Field(
+        default=None, description="Set where it is a fault that the worker got over."
+    )
 
 
 class Bye(Model):
@@ -182,7 +202,7 @@ class Bye(Model):
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
     busy: float = Field(description="Seconds spent painting batches.")
-    painted: int
+    painted: Count
     peak_memory: Memory | None
 
 
@@ -195,8 +215,45 @@ class Fatal(Model):
 
 Event = Annotated[Phase | Ready | Begun | Step | Done | Failed | Warn | Bye | Fatal, Field(discriminator="kind")]
 
+MAX_ITEMS, MAX_DEPTH, MAX_NUMBER = 1000, 8, 1e18
+"""Of an event: values of one list or object, levels of them, and the size of a number."""
+
+_MAY_BE_NEGATIVE = frozenset({"measured", "tuning"})
+"""Parts of an event that hold figures of any kind."""
+
+
+def _plausible(moment: datetime) -> datetime:
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= moment < datetime(2200, 1, 1, tzinfo=UTC):
+        raise ValueError("not a time of this century")
+    return moment
+
+
+def bounded(value: Any, *, depth: int = MAX_DEPTH, signed: bool = False) -> Any:
+    """An event as it was parsed, with every text made one line that no log is forged by; raises ValueError for what no
+    honest worker sends: too many values, too deep, numbers that are negative, not finite or beyond MAX_NUMBER.
+    """
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        if abs(value) > MAX_NUMBER or not math.isfinite(value) or (value < 0 and not signed):
+            raise ValueError("a number out of bounds")
+        return value
+    if depth == 0:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    if len(value) > MAX_ITEMS:
+        raise ValueError(f"more than {MAX_ITEMS:,} values")
+    if isinstance(value, dict):
+        return {
+            one_line(name): bounded(item, depth=depth - 1, signed=signed or name in _MAY_BE_NEGATIVE)
+            for name, item in value.items()
+        }
+    return [bounded(item, depth=depth - 1, signed=signed) for item in value]
+
+
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, BeforeValidator(bounded)])
 
 
 def parse_command(line: str | bytes) -> Command:
@@ -205,7 +262,9 @@ def parse_command(line: str | bytes) -> Command:
 
 
 def parse_event(line: str | bytes) -> Event:
-    """Read one event line. Raises pydantic.ValidationError."""
+    """Read one event line, whoever wrote it: numbers finite and in bounds, texts of one line. Raises
+    pydantic.ValidationError.
+    """
     return _EVENT.validate_json(line)
 
 

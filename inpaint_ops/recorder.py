@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from inpaint_ops.counted import check_image, why_not
@@ -21,6 +20,7 @@ from inpaint_ops.errors import (
     ObjectExistsError,
     StorageError,
     StorageUnavailableError,
+    WorkerProtocolError,
     one_line,
 )
 from inpaint_ops.layout import RunLayout
@@ -28,6 +28,7 @@ from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import Done, Failed
+from inpaint_ops.received import OUTPUT, Expected, Received, receive
 from inpaint_ops.records import (
     ErrorInfo,
     Fault,
@@ -135,24 +136,34 @@ class Recorder:
         check_image(self.storage, record, self.layout)
 
     def store_done(
-        self, row: AcceptedRow, event: Done, worker: WorkerInfo, *, batch_id: str, download: float | None
+        self,
+        row: AcceptedRow,
+        event: Done,
+        worker: WorkerInfo,
+        expected: Expected,
+        *,
+        batch_id: str,
+        download: float | None,
     ) -> Record:
         """Upload the image, then commit its record.
 
-        An image is written once: one that a dead try left behind is taken as it is, so that a record never names a
-        digest that another try replaced. Raises StorageError.
+        What is stored is measured here, by the copy that is uploaded; what the worker says of it must agree. An image
+        is written once: one that a dead try left behind is taken as it is, so that a record never names a digest that
+        another try replaced. Raises StorageError, WorkerProtocolError, ScratchFullError.
         """
         started = time.monotonic()
-        location = self.layout.image(row.id, event.extension)
-        digest, size = event.sha256, event.bytes
-        try:
-            self.storage.put(location, Path(event.output), if_absent=True, content_type=event.media_type)
-        except ObjectExistsError:
-            self.faults.add("image_adopted", location.name)
-            present = self.storage.get(location)
-            digest, size = hashlib.sha256(present).hexdigest(), len(present)
+        with receive(expected) as image:
+            _agrees(event, image, expected)
+            location = self.layout.image(row.id, image.extension)
+            digest, size = image.sha256, image.bytes
+            try:
+                self.storage.put(location, image.path, if_absent=True, content_type=image.media_type)
+            except ObjectExistsError:
+                self.faults.add("image_adopted", location.name)
+                present = self.storage.get(location)
+                digest, size = hashlib.sha256(present).hexdigest(), len(present)
         output = Output(
-            uri=location.uri, sha256=digest, bytes=size, width=event.width, height=event.height, format=event.format
+            uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format
         )
         record = self._record(
             row,
@@ -278,3 +289,19 @@ class Recorder:
             log.warning("%s", error)
             return False
         return True
+
+
+def _agrees(event: Done, image: Received, expected: Expected) -> None:
+    """Raise WorkerProtocolError where a worker's words do not fit what it has left."""
+    for name, said, found in (
+        ("path", event.output, one_line(str(expected.folder / OUTPUT))),
+        ("digest", event.sha256, image.sha256),
+        ("bytes", event.bytes, image.bytes),
+        ("width", event.width, image.width),
+        ("height", event.height, image.height),
+        ("format", event.format, image.format),
+        ("media type", event.media_type, image.media_type),
+        ("extension", event.extension, image.extension),
+    ):
+        if said != found:
+            raise WorkerProtocolError(f"the worker's output was refused: its {name} is {found}, and it said {said}")

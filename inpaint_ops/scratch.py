@@ -80,6 +80,13 @@ def _sweep_one(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, or whatever was put in its place; follows no link, raises nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.unlink()
+
+
 @contextlib.contextmanager
 def room_for(path: Path) -> Iterator[None]:
     """Turn the system's word for a full disk, or a used-up quota, into ScratchFullError."""

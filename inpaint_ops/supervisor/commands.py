@@ -8,6 +8,7 @@ from pathlib import Path
 from inpaint_ops.config import Settings
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
+from inpaint_ops.received import OUTPUT, Expected
 from inpaint_ops.supervisor.state import RowState
 
 
@@ -38,7 +39,7 @@ def item_command(state: RowState, options: JobOptions) -> Item:
         id=row.id,
         image=str(state.folder / "image"),
         mask=str(state.folder / "mask"),
-        output=str(state.folder / "output"),
+        output=str(state.folder / OUTPUT),
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         **parameters(row, options).model_dump(),
@@ -48,6 +49,11 @@ def item_command(state: RowState, options: JobOptions) -> Item:
         crop=row.crop,
         format=row.format,
     )
+
+
+def expected_output(state: RowState, settings: Settings, owner: int) -> Expected:
+    """What the worker, which runs as the user `owner`, must leave in a row's folder."""
+    return Expected(state.folder, state.row.format, settings.max_pixels, owner, state.size)
 
 
 def _prompts(states: Collection[RowState]) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -10,10 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
+from inpaint_ops.confinement import Identity
 from inpaint_ops.device_health import DeviceHealth, device_health, health_warnings
+from inpaint_ops.errors import WorkerProtocolError
 from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Bye, End, Event, Flush, Item, Job, Ready
 from inpaint_ops.records import WorkerReport, now
+from inpaint_ops.supervisor.conduct import Conduct
 from inpaint_ops.supervisor.state import RowState
 
 
@@ -31,6 +35,8 @@ class WorkerSession:
     flushed: bool = False
     device_lost: str = ""
     last_sign: float = field(default_factory=time.monotonic)
+    is_distrusted: bool = False
+    conduct: Conduct = field(default_factory=Conduct)
     _health: Future[DeviceHealth | None] | None = None
 
     @classmethod
@@ -43,10 +49,23 @@ class WorkerSession:
         on_event: Callable[[Event], None],
         on_exit: Callable[[int], None],
         command: Sequence[str] | None,
+        pending: Callable[[], int],
+        identity: Identity | None,
+        settings: Settings,
     ) -> WorkerSession:
         """Start a worker in `folder`, which is made for it, and tell it its job."""
-        folder.mkdir()
-        process = WorkerProcess.start(cwd=folder, on_event=on_event, on_exit=on_exit, command=command)
+        folder.mkdir(mode=0o700)
+        if identity is not None:
+            identity.give(folder)
+        process = WorkerProcess.start(
+            cwd=folder,
+            on_event=on_event,
+            on_exit=on_exit,
+            command=command,
+            pending=pending,
+            identity=identity,
+            also_passed=settings.worker_env,
+        )
         process.send(job)
         return cls(number, process)
 
@@ -54,6 +73,33 @@ class WorkerSession:
     def device(self) -> str:
         """What names its device."""
         return self.hello.device.uuid or self.hello.device.name if self.hello is not None else ""
+
+    def heed(self, event: Event) -> bool:
+        """Whether an event may be acted on: a sign of life then. The worker that sent one out of turn is killed, and
+        nothing that it said afterwards counts.
+        """
+        if self.is_distrusted:
+            return False
+        try:
+            self.conduct.check(event, self.rows)
+        except WorkerProtocolError as error:
+            self.distrust(str(error))
+            return False
+        self.last_sign = time.monotonic()
+        return True
+
+    def distrust(self, why: str) -> None:
+        """Kill a worker that broke the protocol; its exit is told as any other's. `why` is one line."""
+        self.is_distrusted = True
+        self.process.distrust(why)
+
+    def greet(self, event: Ready) -> None:
+        """It is ready. Which process it is, where and since when is known here, whatever it says."""
+        worker = event.worker.model_copy(
+            update={"pid": self.process.pid, "host": socket.gethostname(), "started_at": self.process.started_at}
+        )
+        self.hello = event.model_copy(update={"worker": worker})
+        self.phase = "painting"
 
     def may_take(self, state: RowState) -> bool:
         """A suspect goes in alone; the others only while no suspect is inside."""
@@ -85,6 +131,7 @@ class WorkerSession:
         if self.hello is None:
             self.process.kill()
         else:
+            self.conduct.is_asked_to_end = True
             self.process.send(End())
 
     def silence(self, settings: Settings) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import shutil
 import time
 import uuid
 from collections import deque
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
+from inpaint_ops.confinement import Identity, identity
 from inpaint_ops.errors import (
     DeviceLostError,
     DrainedError,
@@ -22,6 +22,7 @@ from inpaint_ops.errors import (
     ShardIncompleteError,
     ShardTimeoutError,
     WorkerDiedError,
+    WorkerProtocolError,
     WorkerStalledError,
 )
 from inpaint_ops.frozen import row_bytes
@@ -31,9 +32,9 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, now
-from inpaint_ops.scratch import scratch_folder, sweep
+from inpaint_ops.scratch import remove, scratch_folder, sweep
 from inpaint_ops.storage import Storage
-from inpaint_ops.supervisor.commands import item_command, job_command
+from inpaint_ops.supervisor.commands import expected_output, item_command, job_command
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.state import (
     Downloaded,
@@ -85,6 +86,7 @@ class ShardRun:
     _tally: Tally = field(init=False, default_factory=Tally)
     _drained_by: float | None = field(init=False, default=None)
     _transfers: Transfers = field(init=False)
+    _identity: Identity | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
@@ -92,7 +94,8 @@ class ShardRun:
             self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated,
             rows={row.row: row for row in self.rows}, record_bytes=row_bytes(self.settings),
         )  # fmt: skip
-        self._transfers = Transfers(self.storage, self.settings, self._inbox.put)
+        self._identity = identity(self.settings.worker_user)
+        self._transfers = Transfers(self.storage, self.settings, self._inbox.put, self._identity)
 
     def run(self) -> ShardResult:
         """Bring every row of the shard to a record.
@@ -194,8 +197,8 @@ class ShardRun:
             case Recorded():
                 self._on_recorded(message)
             case FromWorker(number, event) if number == current and self._session is not None:
-                self._session.last_sign = time.monotonic()
-                self._on_event(self._session, event)
+                if self._session.heed(event):
+                    self._on_event(self._session, event)
             case Exited(number, returncode) if number == current and self._session is not None:
                 self._on_death(self._session, returncode)
             case _:
@@ -249,6 +252,13 @@ class ShardRun:
             self._downloading.add(number)
             self._transfers.download(self._states[number])
 
+    def _fetch_again(self, numbers: Sequence[int]) -> None:
+        """Bring rows anew whose files a worker that is gone may have changed: they lay where it could write."""
+        self._ready = deque(number for number in self._ready if number not in numbers)
+        for number in reversed(numbers):
+            remove(self._states[number].folder)
+            self._todo.appendleft(number)
+
     def _on_downloaded(self, message: Downloaded) -> None:
         self._downloading.discard(message.row)
         state = self._states.get(message.row)
@@ -273,19 +283,23 @@ class ShardRun:
             on_event=lambda event: self._inbox.put(FromWorker(number, event)),
             on_exit=lambda code: self._inbox.put(Exited(number, code)),
             command=self.worker_command,
+            pending=self._inbox.qsize,
+            identity=self._identity,
+            settings=self.settings,
         )
 
     def _feed_worker(self) -> None:
         session = self._session
-        if session is None:
-            return
+        if session is None or any(self._states[number].alone for number in self._recording):
+            return  # a suspect is alone until it is known that its output was no lie
         while self._ready and session.may_take(self._states[self._ready[0]]):
             state = self._states[self._ready.popleft()]
             session.give(state, item_command(state, self.job))
-        nothing_on_its_way = not self._downloading and not self._todo and not self._ready
+        head_must_wait = bool(self._ready)  # a suspect for empty hands, or others for the suspect's end
+        nothing_on_its_way = not self._downloading and not self._todo
         window_full = self._held() >= self.settings.prefetch
         suspect_inside = any(state.alone for state in session.rows.values())
-        if nothing_on_its_way or window_full or suspect_inside:
+        if head_must_wait or nothing_on_its_way or window_full or suspect_inside:
             session.flush()
 
     def _on_event(self, session: WorkerSession, event: Event) -> None:
@@ -313,20 +327,20 @@ class ShardRun:
                     self._warn(event.message)
                 else:
                     self._fault(event.fault, event.message)
-            case Bye():
-                session.bye = event
             case Fatal():
                 error = _our_error(event.error)
-                if session.hello is None or not isinstance(error, DeviceLostError):
+                if session.hello is None:  # it has seen no row yet: this is the machine's or the model's trouble
                     raise error
-                session.device_lost = event.error.message
-            case Step():
-                pass  # a sign of life, noted already
+                if isinstance(error, DeviceLostError):
+                    session.device_lost = event.error.message
+                else:
+                    session.distrust(f"it gave up: {event.error.type}: {event.error.message}")
+            case Step() | Bye():
+                pass  # a sign of life, noted already; a goodbye is waited for elsewhere
 
     def _on_ready(self, session: WorkerSession, event: Ready) -> None:
         self._skip_recorded()
-        session.hello = event
-        session.phase = "painting"
+        session.greet(event)
         session.look_at_device(self._transfers.background)
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total
         log.info("worker %d: %s on %s, ready after %.1f s", session.process.pid, name, device, seconds)
@@ -375,7 +389,11 @@ class ShardRun:
         """A worker is gone before its work is done: find out which row it was, and go on without that one."""
         self._session = None
         how = session.device_lost or session.process.describe_exit(returncode)
-        kind = WorkerStalledError if session.process.stalled else WorkerDiedError
+        kind = (
+            WorkerStalledError if session.process.stalled
+            else WorkerProtocolError if session.process.fault
+            else WorkerDiedError
+        )  # fmt: skip
         suspects = [state for state in session.rows.values() if state.begun]
         bystanders = [state for state in session.rows.values() if not state.begun]
         if not session.process.stalled:
@@ -391,8 +409,8 @@ class ShardRun:
             self._deaths += 1
             for state in suspects:
                 state.alone, state.begun = True, False
-            self._ready.extendleft(state.row.row for state in reversed(suspects))
-        self._ready.extend(state.row.row for state in bystanders)
+            bystanders = suspects + bystanders
+        self._fetch_again([*(state.row.row for state in bystanders), *self._ready])
         if self._deaths >= self.settings.worker_deaths:
             many = "1 worker" if self._deaths == 1 else f"{self._deaths} workers"
             raise kind(
@@ -414,8 +432,8 @@ class ShardRun:
         while time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
                 match self._inbox.get(timeout=1):
-                    case FromWorker(number, Bye() as bye) if number == session.number:
-                        session.bye = bye
+                    case FromWorker(number, event) if number == session.number and session.heed(event):
+                        session.bye = event if isinstance(event, Bye) else session.bye
                     case Exited(number, returncode) if number == session.number:
                         how = "clean" if returncode == 0 else session.process.describe_exit(returncode)
                         break
@@ -438,7 +456,7 @@ class ShardRun:
         state = session.take_back(event.row)
         if state is None or session.hello is None:
             return
-        self._deaths = 0
+        state.painted_by = session.number
         self._tally.painted += 1
         session.painted += 1
         write = partial(
@@ -446,6 +464,7 @@ class ShardRun:
             state.row,
             event,
             session.hello.worker,
+            expected_output(state, self.settings, session.process.user),
             batch_id=f"{self.attempt}-{session.number}-{event.batch.id}",
             download=state.download,
         )
@@ -473,6 +492,9 @@ class ShardRun:
 
     def _on_recorded(self, message: Recorded) -> None:
         self._recording.discard(message.row)
+        if isinstance(message.error, WorkerProtocolError):
+            self._on_refused(self._states[message.row], str(message.error))
+            return
         if message.error is not None:
             # Nothing could be stored of this row: only another try can end it.
             info = ErrorInfo.of(message.error, "upload")
@@ -481,14 +503,30 @@ class ShardRun:
                 raise message.error
             self._leftover[message.row] = info.message
         elif message.status == "done":
+            self._deaths = 0
             self._tally.done += 1
         else:
             self._tally.failed += 1
         self._forget(message.row)
 
+    def _on_refused(self, state: RowState, why: str) -> None:
+        """A worker's output is not what it was asked for: the worker is killed, with this row still in its hands."""
+        session = self._session
+        if session is not None and session.number == state.painted_by:
+            session.rows[state.row.row] = state
+            session.distrust(why)  # its exit comes through the inbox
+            return
+        self._fault("worker_died", f"a worker that is gone: {why}")
+        if state.is_to_blame(""):
+            info = ErrorInfo.of(WorkerProtocolError(f"{why}: the row is set aside"), "worker")
+            self._record_failure(state, info.model_copy(update={"permanent": True}), None)
+        else:
+            state.alone, state.begun = True, False
+            self._fetch_again([state.row.row])
+
     def _forget(self, number: int) -> None:
         state = self._states.pop(number)
-        shutil.rmtree(state.folder, ignore_errors=True)
+        remove(state.folder)
 
 
 def _our_error(error: ErrorInfo) -> InpaintOpsError:

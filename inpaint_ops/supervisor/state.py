@@ -78,11 +78,15 @@ class RowState:
 
     row: AcceptedRow
     folder: Path
+    size: tuple[int, int] | None = None
+    """The source's width and height as its file's header says; None where that says nothing."""
     download: float | None = None
     begun: bool = False
     """Its worker has said that it works on it."""
     alone: bool = False
     """It was in the hands of a worker that died: it goes on by itself, so that the guilty one is found."""
+    painted_by: int = 0
+    """The session whose worker painted it last."""
     deaths: int = 0
     """Workers that ended with this row alone in their hands."""
     devices_lost: set[str] = field(default_factory=set)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from inpaint_ops.config import Settings
+from inpaint_ops.confinement import Identity
 from inpaint_ops.errors import (
     CredentialsExpiredError,
     InpaintOpsError,
@@ -18,6 +19,7 @@ from inpaint_ops.errors import (
     ScratchFullError,
     StorageUnavailableError,
 )
+from inpaint_ops.received import source_size
 from inpaint_ops.records import Record
 from inpaint_ops.scratch import patiently, room_for
 from inpaint_ops.storage import Storage
@@ -37,6 +39,8 @@ class Transfers:
     storage: Storage
     settings: Settings
     tell: Callable[[Downloaded | Recorded], None]
+    identity: Identity | None = None
+    """The user to whom a row's folder is given, where workers have one of their own."""
     stop: threading.Event = field(default_factory=threading.Event)
     _downloads: ThreadPoolExecutor = field(init=False)
     _uploads: ThreadPoolExecutor = field(init=False)
@@ -88,6 +92,9 @@ class Transfers:
         try:
             for name, uri in (("image", state.row.image), ("mask", state.row.mask)):
                 self.patiently(partial(self._fetch, state, name, uri))
+            state.size = source_size(state.folder / "image")
+            if self.identity is not None:
+                self.identity.give(state.folder)
         except BaseException as failure:  # it must reach the main thread, whatever it is
             error = failure
         self.tell(Downloaded(state.row.row, time.monotonic() - started, error))
@@ -97,6 +104,8 @@ class Transfers:
             with room_for(state.folder):
                 state.folder.mkdir(exist_ok=True)
                 self.storage.download(uri, state.folder / name, max_bytes=self.settings.max_image_bytes)
+                if self.identity is not None:
+                    (state.folder / name).chmod(0o644)
         except InpaintOpsError as failure:
             limit = " (INPAINT_MAX_IMAGE_BYTES)" if isinstance(failure, ObjectTooLargeError) else ""
             raise type(failure)(f"{name}: {failure}{limit}") from failure

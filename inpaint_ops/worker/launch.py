@@ -1,0 +1,109 @@
+"""Give up what a worker has no use for, then become it: `python -I -S launch.py USER GROUPS PARENT -- COMMAND ...`.
+
+Run as a script of its own, with the standard library alone, before anything foreign is read. What it gives up, no
+program that is started later gets back:
+
+- the rights of another user's files and processes, by becoming USER in GROUPS (`-`: stay who you are);
+- root's capabilities: without CAP_SYS_PTRACE and with fewer capabilities than they have, a root worker cannot read the
+  memory or the environment of the processes above it (commoncap's check in ptrace_may_access);
+- new privileges by set-user-id programs (PR_SET_NO_NEW_PRIVS);
+- the memory and environment of every process that it did not start, whoever owns it, signals to them, and TCP, by
+  Landlock, where the kernel has it (Linux 5.19; signals 6.12, TCP 6.7).
+
+The numbers are those of linux/prctl.h, linux/capability.h and linux/landlock.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import struct
+import sys
+
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITIES = 64
+_CAPABILITY_VERSION_3 = 0x20080522
+_SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446
+_CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1
+_FS_MAKE_BLOCK, _FS_REFER = 1 << 11, 1 << 13
+_NET_BIND_TCP, _NET_CONNECT_TCP = 1 << 0, 1 << 1
+_SCOPE_SIGNAL = 1 << 1
+EXIT_ORPHANED = 4
+"""As `inpaint_ops.worker` says it."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Never returns."""
+    user, groups, parent, dashes, *command = sys.argv[1:]
+    if dashes != "--":
+        raise SystemExit("launch.py USER GROUPS PARENT -- COMMAND ...")
+    _drop_bounding_set()
+    if user != "-":
+        group, *more = (int(one) for one in groups.split(","))
+        os.setgroups(more)
+        os.setresgid(group, group, group)
+        os.setresuid(int(user), int(user), int(user))
+    _drop_capabilities()
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if not restrict_by_landlock():
+        print("no Landlock here: the worker can look into other processes of its user", file=sys.stderr, flush=True)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the kernel forgets it where the user changes, so after that
+    if os.getppid() != int(parent):
+        os._exit(EXIT_ORPHANED)
+    os.execvp(command[0], command)  # noqa: S606  # the command is the supervisor's own
+
+
+def restrict_by_landlock() -> bool:
+    """Enter a Landlock domain; False where the kernel has none that lets files be moved between folders.
+
+    A process in a domain may not look into one outside of it, which is what this is for (see "Ptrace restrictions" in
+    the kernel's Documentation/userspace-api/landlock.rst). Of the file system it only closes the making of block
+    devices: a domain must close something.
+    """
+    version = _libc.syscall(_SYS_CREATE_RULESET, None, ctypes.c_size_t(0), _CREATE_RULESET_VERSION)
+    if version < 2:  # the first one forbids to move a file from one folder to another, which Triton's cache does
+        return False
+    net = _NET_BIND_TCP | _NET_CONNECT_TCP if version >= 4 else 0
+    scope = _SCOPE_SIGNAL if version >= 6 else 0
+    known = 8 if version < 4 else 16 if version < 6 else 24  # bytes: a kernel refuses fields that it does not know
+    attributes = struct.pack("=QQQ", _FS_MAKE_BLOCK | _FS_REFER, net, scope)[:known]
+    rules = _libc.syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    if rules < 0:
+        return False
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = struct.pack("=Qi", _FS_REFER, root)
+        added = _libc.syscall(_SYS_ADD_RULE, rules, _RULE_PATH_BENEATH, rule, 0)
+        return bool(added == 0 and _libc.syscall(_SYS_RESTRICT_SELF, rules, 0) == 0)
+    finally:
+        os.close(root)
+        os.close(rules)
+
+
+def _drop_bounding_set() -> None:
+    """So that not even a program of root's gets a capability back on exec; only who has CAP_SETPCAP can."""
+    for capability in range(_CAPABILITIES):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            return
+
+
+def _drop_capabilities() -> None:
+    with contextlib.suppress(OSError):
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header, nothing = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24)
+    if _libc.capset(header, nothing) != 0:
+        raise OSError(ctypes.get_errno(), "the capabilities cannot be dropped")
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+if __name__ == "__main__":
+    main()
