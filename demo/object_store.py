@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import json
 import os
 import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -32,6 +29,8 @@ from typing import TYPE_CHECKING, Self
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from demo.ports import Claim
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -63,7 +62,7 @@ class ObjectStoreServer:
         access_key: str | None = None,
         secret_key: str | None = None,
         policies: Mapping[str, str] | None = None,
-        start_timeout: float = 60.0,
+        start_timeout: float = 300.0,
     ) -> None:
         self.data = data.absolute()
         self.bucket = bucket
@@ -119,12 +118,14 @@ class ObjectStoreServer:
         deadline = time.monotonic() + self._start_timeout
         _remove_stale_sockets()
         for base in random.sample(_BASES, k=20):
-            with _claimed(base) as lock:
-                if lock is None:
-                    continue
-                self._base = base
-                _remove_sockets(base)
-                self._spawn(weed, lock)
+            try:
+                claim = Claim(_ports(base))
+            except OSError:  # another store has them
+                continue
+            self._base = base
+            _remove_sockets(base)
+            self._spawn(weed, claim.descriptors)
+            claim.close()  # the server holds it now
             if self._ready(deadline):
                 return self
             self.stop()  # someone took a port between the check and the start, or it does not work at all
@@ -157,7 +158,7 @@ class ObjectStoreServer:
     ) -> None:
         self.stop()
 
-    def _spawn(self, weed: str, lock: int) -> None:
+    def _spawn(self, weed: str, claim: tuple[int, ...]) -> None:
         options = [f"-dir={self.data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
         options += ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         options += ["-s3.autoCreateBucket=false", "-volume.preStopSeconds=0"]
@@ -182,7 +183,7 @@ class ObjectStoreServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock,),  # the ports stay claimed for as long as the server lives
+                pass_fds=claim,  # the ports stay claimed for as long as the server lives
                 preexec_fn=_die_with_parent(os.getpid()),
             )
 
@@ -222,6 +223,11 @@ class ObjectStoreServer:
             client.close()
 
 
+def _ports(base: int) -> list[int]:
+    """Every port of a server, its gRPC ones included."""
+    return [base + index + offset for index in range(len(_PARTS)) for offset in (0, _GRPC_OFFSET)]
+
+
 def _remove_sockets(base: int) -> None:
     """SeaweedFS puts these in /tmp whatever TMPDIR says, and leaves some."""
     for index, part in enumerate(_PARTS):
@@ -231,36 +237,13 @@ def _remove_sockets(base: int) -> None:
 
 
 def _remove_stale_sockets() -> None:
-    """Those of servers that were killed: nobody holds their ports' lock."""
-    for path in _lock_folder().iterdir():
-        with _claimed(int(path.name)) as lock:
-            if lock is not None:
-                _remove_sockets(int(path.name))
-
-
-def _lock_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"inpaint-ops-ports-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-@contextmanager
-def _claimed(base: int) -> Iterator[int | None]:
-    """A lock on the ports of `base`, or None if another store holds it or any of them is in use."""
-    lock = os.open(_lock_folder() / str(base), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for index in range(len(_PARTS)):
-            for port in (base + index, base + index + _GRPC_OFFSET):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", port))
-    except OSError:
-        yield None
-    else:
-        yield lock
-    finally:
-        os.close(lock)
+    """Those of servers that were killed: nobody has their ports."""
+    left = {int(path.stem.rpartition("-")[2]) for path in Path("/tmp").glob("seaweedfs-*-[0-9]*.sock")}
+    for base in {port - port % 10 for port in left if port - port % 10 in _BASES}:
+        with suppress(OSError):  # it lives, or the files are another user's
+            claim = Claim(_ports(base))
+            _remove_sockets(base)
+            claim.close()
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

@@ -1,26 +1,72 @@
-"""Fixtures for all tests; the stores are real ones."""
+"""Fixtures for all tests, a place of their own for them, and what is said at the end."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.stores import aws_environment, flaky_storage, object_store, prefix, proxy, s3_client, s3_prefix, storage
+from tests.support import isolation, order, skipped
+from tests.support.airflow import site
+from tests.support.cluster import cluster_site
 
 __all__ = [
     "aws_environment",
+    "cluster_site",
     "flaky_storage",
     "object_store",
     "prefix",
     "proxy",
     "s3_client",
     "s3_prefix",
+    "site",
     "storage",
 ]
 
 _SAID = pytest.StashKey[list[str]]()
+_FOLDER = pytest.StashKey[Path]()
+_BEGAN = pytest.StashKey[float]()
+
+
+# Examples of hypothesis have no time limit: how long one takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--begin-within", type=float, help="seconds after which no further test begins")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_FOLDER] = isolation.isolate(os.environ)
+    config.stash[_BEGAN] = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    within = item.config.getoption("--begin-within")
+    if within is not None and time.monotonic() - item.config.stash[_BEGAN] > within:
+        pytest.skip(f"the {within:.0f} seconds were over")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _FOLDER in config.stash:
+        isolation.forget(config.stash[_FOLDER])
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = order.in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    return order.GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +85,9 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash.setdefault(_SAID, []).extend(getattr(node, "workeroutput", {}).get("said", []))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash.get(_SAID, []):
+    for line in (*config.stash.get(_SAID, []), *skipped.lines(terminalreporter.stats.get("skipped", []))):
         terminalreporter.write_line(line)
+    if (seed := config.getoption("randomly_seed", None)) is not None:
+        terminalreporter.write_line(f"the same order again: --randomly-seed={seed}")

@@ -82,7 +82,7 @@ def main() -> None:
             for item in batch:
                 note(begun=item.row)
                 try:
-                    _misbehave(item.prompt)
+                    _misbehave(item.prompt, arguments.journal or Path())
                 except DeviceLostError as error:
                     say(Fatal(error=ErrorInfo.of(error, "device")))
                     sys.exit(3)
@@ -141,7 +141,7 @@ def device_of(model: str) -> str:
     return "GPU-alone" if model == "one-device" else f"GPU-{os.getpid()}"
 
 
-def _misbehave(prompt: str) -> None:
+def _misbehave(prompt: str, journal: Path) -> None:
     match prompt:
         case "SIGKILL" | "SIGSEGV":
             os.kill(os.getpid(), getattr(signal, prompt))
@@ -153,7 +153,8 @@ def _misbehave(prompt: str) -> None:
         case "lost":
             raise DeviceLostError("the device failed: CUDA error: an illegal memory access was encountered")
         case "slow":
-            time.sleep(2)  # longer than a supervisor needs to see that it is to stop
+            while not journal.with_name("drained").exists():  # the supervisor has been told to stop
+                time.sleep(0.01)
         case "exit":
             print("out of luck", file=sys.stderr, flush=True)
             os._exit(9)

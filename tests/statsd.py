@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 
@@ -18,25 +18,11 @@ class Sample:
     kind: str
 
 
-class StatsdListener:
-    """Listens on a free loopback port, in the background."""
+@dataclass
+class Heard:
+    """Samples, and what they add up to."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
-        self._socket.bind(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self.samples: list[Sample] = []
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What has Airflow send its metrics here, labels in the way that the compose file chooses."""
-        return {
-            "AIRFLOW__METRICS__STATSD_ON": "True",
-            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-            "AIRFLOW__METRICS__STATSD_PORT": str(self._socket.getsockname()[1]),
-            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
-        }
+    samples: list[Sample] = field(default_factory=list)
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of a metric's values where the labels are these."""
@@ -52,6 +38,27 @@ class StatsdListener:
 
     def _of(self, name: str) -> list[Sample]:
         return [one for one in list(self.samples) if one.name == name]
+
+
+class StatsdListener(Heard):
+    """Listens on a free loopback port, in the background."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+        self._socket.bind(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What has Airflow send its metrics here, labels in the way that the compose file chooses."""
+        return {
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+            "AIRFLOW__METRICS__STATSD_PORT": str(self._socket.getsockname()[1]),
+            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
+        }
 
     def _listen(self) -> None:
         while data := self._socket.recv(65536):

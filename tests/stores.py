@@ -75,14 +75,14 @@ def proxy(object_store: ObjectStoreServer) -> Iterator[FaultProxy]:
 def flaky_storage(object_store: ObjectStoreServer, proxy: FaultProxy, s3_prefix: Location) -> Callable[..., Storage]:
     """Storage below `s3_prefix` by way of the proxy, with short timeouts: `flaky_storage(read_timeout=…, …)`."""
 
-    def make(*, read_timeout: float = 2.0, client_attempts: int = 3, **options: float) -> Storage:
+    def make(*, read_timeout: float = 30.0, client_attempts: int = 3, **options: float) -> Storage:
         return Storage(
             writable=[s3_prefix],
             s3_client=lambda: make_s3_client(
                 object_store.session(),
                 endpoint_url=proxy.url,
                 attempts=client_attempts,
-                connect_timeout=2.0,
+                connect_timeout=30.0,
                 read_timeout=read_timeout,
             ),
             **{"backoff": 0.01, **options},  # type: ignore[arg-type]

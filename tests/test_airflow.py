@@ -2,98 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import time
-from collections.abc import Callable, Iterator
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from demo.airflow_stack import AirflowStack
 from demo.object_store import ObjectStoreServer
-from demo.photos import make_demo
-from inpaint_ops.config import Settings
 from inpaint_ops.inbox import claim_of, claims_prefix
-from inpaint_ops.locations import parse
-from inpaint_ops.records import Record, RunSummary, WorkerReport
+from inpaint_ops.records import RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from tests.fault_proxy import Fault
+from tests.support.airflow import DAG, INBOX, JOBS, Site, put_manifest, records
+from tests.support.waiting import PATIENCE, wait_until
 
-DAG = "inpaint_manifest"
-STORE = "s3://inpaint/airflow/"
-INBOX = f"{STORE}inbox {{{{ 7*191 }}}}/"
-"""Every manifest's URI holds a template, so each test here sees to it that none is rendered on its way."""
-
-
-@pytest.fixture(scope="module")
-def workspace(object_store: ObjectStoreServer) -> Workspace:
-    client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
-    return Workspace.open(Settings(), store=STORE, s3_client=lambda: client)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def airflow(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    home = tmp_path_factory.mktemp("airflow")
-    connection = {
-        "conn_type": "aws",
-        "login": object_store.access_key,
-        "password": object_store.secret_key,
-        "extra": {"endpoint_url": object_store.endpoint, "region_name": "us-east-1"},
-    }
-    environment = {
-        "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # storage by a connection; the demo uses the SDK's settings
-        "INPAINT_S3_CONN_ID": "inpaint_s3",
-        "INPAINT_STORE": STORE,
-        "INPAINT_INBOX": INBOX,
-        "INPAINT_MODEL": "tiny-random",
-        "INPAINT_SHARD_ROWS": "5",
-        "INPAINT_FAILURE_THRESHOLD": "0.25",
-        "INPAINT_SCRATCH": str(home / "scratch"),
-        "INPAINT_RETRY_SECONDS": "1",
-        "INPAINT_PROGRESS_INTERVAL": "2",
-        "INPAINT_INBOX_SCHEDULE": "@yearly",
-        "HF_HOME": str(home / "cache"),
-        "TMPDIR": str(home),  # leases of its own: another session's tests hold this machine's processor
-    }
-    stack = AirflowStack(home / "home", environment)
-    try:
-        stack.start()
-        stack.wait_for_dags(DAG, "inpaint_inbox", "model_cache")
-        for dag in (DAG, "inpaint_inbox", "model_cache"):
-            stack.unpause(dag)
-        yield stack
-    finally:
-        stack.stop()
+def airflow(site: Site) -> AirflowStack:
+    return site.stack
 
 
-def put_manifest(workspace: Workspace, name: str, rows: list[dict[str, Any]] | None = None) -> str:
-    """The demo's photos beside a manifest in the inbox: all ten rows, or `rows` over its photos."""
-    inbox = parse(INBOX)
-    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(key), data) and None)
-    if rows is not None:
-        manifest = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return workspace.storage.put(inbox.join(name), manifest).location.uri
-
-
-def records(workspace: Workspace, run: str) -> dict[int, Record]:
-    found = [
-        Record.model_validate_json(workspace.storage.get(info.location))
-        for info in workspace.storage.list(workspace.layout(run).records)
-    ]
-    assert len({record.row for record in found}) == len(found), "one record a row"
-    return {record.row: record for record in found}
-
-
-def wait_until(condition: Callable[[], Any], timeout: float = 120) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
-    return result
+@pytest.fixture(scope="module")
+def workspace(site: Site) -> Workspace:
+    return site.workspace
 
 
 def workers(airflow: AirflowStack) -> dict[int, int]:
@@ -117,10 +53,10 @@ def night(airflow: AirflowStack, workspace: Workspace) -> str:
 
     Beside it lie two with hostile names, and one whose claim is damaged.
     """
-    manifest = put_manifest(workspace, "night.jsonl")
+    manifest = put_manifest(workspace, "night.jsonl", folder=INBOX)
     for name in ("{{ conn.inpaint_s3.password }}.jsonl", "%(x)s.jsonl"):
-        put_manifest(workspace, name)
-    hurt = claim_of(workspace.storage.stat(put_manifest(workspace, "hurt.jsonl")), "")
+        put_manifest(workspace, name, folder=INBOX)
+    hurt = claim_of(workspace.storage.stat(put_manifest(workspace, "hurt.jsonl", folder=INBOX)), "")
     workspace.storage.put(claims_prefix(workspace).join(f"{hurt.mark}.json"), b"")
     assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
     assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
@@ -222,28 +158,40 @@ def test_a_run_name_that_is_taken_is_refused_in_red_and_nothing_of_the_run_chang
 def test_a_permanent_error_of_the_plan_fails_at_once_and_the_run_is_red(
     airflow: AirflowStack, workspace: Workspace
 ) -> None:
-    run_id = airflow.trigger(DAG, {"manifest": f"{INBOX}nowhere.jsonl", "run": "nowhere"})
+    run_id = airflow.trigger(DAG, {"manifest": f"{JOBS}nowhere.jsonl", "run": "nowhere"})
     assert airflow.wait_for_run(DAG, run_id) == "failed"
     plan = next(ti for ti in airflow.task_instances(DAG, run_id) if ti["task_id"] == "plan")
     assert (plan["state"], plan["try_number"]) == ("failed", 1)
-    assert f"there is no object {INBOX}nowhere.jsonl" in airflow.task_logs(DAG, run_id)
+    assert f"there is no object {JOBS}nowhere.jsonl" in airflow.task_logs(DAG, run_id)
 
 
 def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(
-    airflow: AirflowStack, workspace: Workspace
+    site: Site, airflow: AirflowStack, workspace: Workspace
 ) -> None:
     rows = [
-        {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": f"cup-{index}", "steps": 30}
+        {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": f"cup-{index}", "steps": 2}
         for index in range(12)
     ]
-    manifest = put_manifest(workspace, "killed.jsonl", rows)
-    run_id = airflow.trigger(DAG, {"manifest": manifest, "run": "killed", "shard_rows": 12, "batch_size": 1})
-    wait_until(lambda: len(records(workspace, "killed")) >= 2)
-    ((worker, task),) = workers(airflow).items()
-    os.kill(task, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{worker}").exists())
-    first = records(workspace, "killed")
-    assert len(first) < 12, "it was killed half-way"
+    killed = threading.Event()
+
+    def held() -> bool:
+        """The third record and all after it wait until their task is dead, and end there."""
+        late = not killed.is_set()
+        killed.wait(PATIENCE)
+        return not late
+
+    site.proxy.on(Fault.DELAY, method="PUT", path="/runs/killed/records/0", nth=3, times=1000, seconds=0, before=held)
+    try:
+        manifest = put_manifest(workspace, "killed.jsonl", rows)
+        run_id = airflow.trigger(DAG, {"manifest": manifest, "run": "killed", "shard_rows": 12, "batch_size": 1})
+        wait_until(lambda: len(records(workspace, "killed")) >= 2)
+        ((worker, task),) = workers(airflow).items()
+        os.kill(task, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{worker}").exists())
+        first = records(workspace, "killed")
+    finally:
+        killed.set()
+    assert len(first) == 2, "it was killed half-way"
     assert airflow.wait_for_run(DAG, run_id) == "success", airflow.task_logs(DAG, run_id)
     everything = records(workspace, "killed")
     assert sorted(everything) == list(range(1, 13))

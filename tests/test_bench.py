@@ -17,6 +17,7 @@ from bench.schedule import Costs, keep
 from inpaint_ops.forecasting import JobOptions, Work, benchmark_table, forecast
 from inpaint_ops.records import DeviceInfo, Memory, now
 from inpaint_ops.tuning import PRESETS, Tuning
+from tests.support.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -55,6 +56,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, str, Results
     return results, "\n".join(said), load(out)
 
 
+@pytest.mark.slow
 def test_every_cell_ends_once_and_what_is_saved_is_what_was_measured(ran: tuple[Results, str, Results]) -> None:
     results, printed, saved = ran
     assert saved == results
@@ -78,6 +80,7 @@ def test_every_cell_ends_once_and_what_is_saved_is_what_was_measured(ran: tuple[
             assert one.seconds is one.seconds_per_image is one.peak is None
 
 
+@pytest.mark.slow
 def test_a_painted_cell_says_how_it_was_measured(ran: tuple[Results, str, Results]) -> None:
     known = ran[0].by_name()
     auto = known["presets/tiny-random/auto/2 steps"]
@@ -86,7 +89,7 @@ def test_a_painted_cell_says_how_it_was_measured(ran: tuple[Results, str, Result
     assert auto.seconds.min <= auto.seconds.median <= auto.seconds.max
     assert auto.steps_ran == 1, "the default strength drops one step"
     assert set(auto.stages) == {"encode_prompt", "vae_encode", "denoise", "vae_decode"}
-    assert sum(spread.median for spread in auto.stages.values()) == pytest.approx(auto.seconds.median, rel=0.5)
+    assert 0 < sum(spread.min for spread in auto.stages.values()) <= auto.seconds.max, "each stage is a part of it"
     assert {entry.name for entry in auto.ledger} >= set(Tuning.model_fields)
     assert 0 < auto.matmul_fraction < 10
     assert known["batch/tiny-random/2"].seconds_per_image == known["batch/tiny-random/2"].seconds.median / 2
@@ -98,6 +101,7 @@ def test_a_painted_cell_says_how_it_was_measured(ran: tuple[Results, str, Result
     assert cold["imports"] + sum(cold[name] for name in cold if name.startswith("load: ")) < cold["to first image"]
 
 
+@pytest.mark.slow
 def test_results_become_the_table_that_forecasts_use(ran: tuple[Results, str, Results]) -> None:
     made = estimates.table([("here.json", ran[0])])
     assert [(row.preset, row.batch, row.source) for row in made.rows] == [
@@ -105,7 +109,8 @@ def test_results_become_the_table_that_forecasts_use(ran: tuple[Results, str, Re
         ("auto", 2, "here.json"),
     ]
     row = made.rows[0]
-    assert row.cold_start == pytest.approx(ran[0].by_name()["cold/tiny-random/read 1"].parts["to first image"], abs=5)
+    parts = ran[0].by_name()["cold/tiny-random/read 1"].parts
+    assert row.cold_start == parts["to first image"] - parts["second batch"]
     found = forecast(JobOptions(model="tiny-random"), [Work(10, 10)], [], card=ran[0].device.name, table=made)
     assert found.gpu_seconds == pytest.approx(
         row.cold_start + 10 * (made.rows[1].step_seconds + made.rows[1].other_seconds)
@@ -126,7 +131,9 @@ def test_listing_the_cells_needs_no_torch_and_nothing_that_is_not_light(module: 
         "heavy = {'torch', 'diffusers', 'boto3', 'pyarrow', 'cv2', 'airflow', 'click', 'jinja2'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert "auto" in done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from inpaint_ops.records import STAGES, Output, now
 from inpaint_ops.report import facts
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
+from tests.support.waiting import wait_until
 from tests.synthetic_run import START, make_plan, put_finished_run, put_plan, put_record, put_word, record
 
 
@@ -247,9 +247,7 @@ class TestCatalogue:
         catalogue = Browser(workspace, keep=False).catalogue
         assert catalogue.page(RunQuery()).entries[0].state == "waiting"
         put_word(workspace, "live", 0, rows=5, done=2)
-        deadline = time.monotonic() + 10
-        while catalogue.page(RunQuery()).entries[0].done != 2:
-            assert time.monotonic() < deadline
+        wait_until(lambda: catalogue.page(RunQuery()).entries[0].done == 2)
 
     def test_a_run_that_was_given_up_long_ago_costs_nothing_where_it_is_not_shown(self, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("given-up", 5, shard_rows=5, created=now() - timedelta(days=30)))

@@ -13,74 +13,46 @@ from typing import Any
 import psutil
 import pytest
 
-from demo.cluster import Broker, Cluster, Database, can_rename_hosts, gpu_uuid
+from demo.cluster import Cluster, can_rename_hosts, gpu_uuid
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.config import Settings
 from inpaint_ops.device import Lease
 from inpaint_ops.records import Record, RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
-from tests.statsd import StatsdListener
-from tests.test_airflow import put_manifest, records, wait_until
+from tests.statsd import Heard, StatsdListener
+from tests.support.airflow import DAG, put_manifest, records
+from tests.support.cluster import HOUSEKEEPING, ClusterSite
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(
         not can_rename_hosts(), reason="machines need UTS namespaces: be root, or allow user namespaces"
     ),
-    pytest.mark.timeout(900),
+    pytest.mark.cluster,
 ]
 
-DAG = "inpaint_manifest"
-HOUSEKEEPING = "inpaint_housekeeping"
-STORE = "s3://inpaint/cluster/"
 ROWS, SHARD_ROWS = 45, 5
 
 
 @pytest.fixture(scope="module")
-def workspace(object_store: ObjectStoreServer) -> Workspace:
-    client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
-    return Workspace.open(Settings(), store=STORE, s3_client=lambda: client)
+def workspace(cluster_site: ClusterSite) -> Workspace:
+    return Workspace(Settings(), cluster_site.root, cluster_site.direct)
 
 
 @pytest.fixture(scope="module")
-def metrics() -> Iterator[StatsdListener]:
-    with StatsdListener() as listener:
-        yield listener
+def metrics(cluster_site: ClusterSite) -> StatsdListener:
+    return cluster_site.metrics
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    object_store: ObjectStoreServer, metrics: StatsdListener, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    environment = metrics.environment | {
-        "INPAINT_STORE": STORE,
-        "INPAINT_MODEL": "tiny-random",
-        "INPAINT_LEASE_TIMEOUT": "3",
-        "INPAINT_DEADLINE_HOURS": "0.01",
-        "INPAINT_PROGRESS_INTERVAL": "2",
-        "INPAINT_INBOX_SCHEDULE": "@yearly",
-    }
-    home = tmp_path_factory.mktemp("cluster")
-    with Database() as database, Broker() as broker:
-        stack = Cluster(
-            home,
-            database=database,
-            broker=broker,
-            store=object_store.env,
-            environment=environment,
-            gpu_slots=3,
-        )
-        try:
-            stack.start()
-            stack.add_machine("cpu-1", "default", gpus=0)
-            stack.add_machine("gpu-1", "gpu")
-            stack.add_machine("gpu-2", "gpu")
-            stack.wait_for_dags(DAG, HOUSEKEEPING)
-            for dag in (DAG, HOUSEKEEPING):
-                stack.unpause(dag)
-            yield stack
-        finally:
-            stack.stop()
+def cluster(cluster_site: ClusterSite) -> Iterator[Cluster]:
+    """The cluster with machines that paint: one GPU each, and three seconds of waiting for it."""
+    stack = cluster_site.cluster
+    for name in ("gpu-1", "gpu-2"):
+        stack.add_machine(name, "gpu", INPAINT_LEASE_TIMEOUT="3")
+    yield stack
+    for name in {"gpu-1", "gpu-2", "gpu-3"} & stack.processes.keys():
+        stack.kill_machine(name)
 
 
 @dataclass
@@ -92,6 +64,7 @@ class Night:
     at: datetime
     records_at_death: dict[int, Record]
     before_join: dict[int, Record]
+    metrics: Heard
 
 
 def hosts(found: dict[int, Record]) -> dict[str, list[Record]]:
@@ -114,25 +87,25 @@ def half_way(found: dict[int, Record], host: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def night(cluster: Cluster, workspace: Workspace, say: Callable[[str], None]) -> Night:
+def night(cluster: Cluster, workspace: Workspace, metrics: StatsdListener, say: Callable[[str], None]) -> Night:
     rows = [
         {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": f"cup-{index}", "steps": 12}
         for index in range(ROWS)
     ]
     manifest = put_manifest(workspace, "night.jsonl", rows)
-    started = time.monotonic()
+    started, heard = time.monotonic(), len(metrics.samples)
     run_id = cluster.trigger(DAG, {"manifest": manifest, "run": "night", "shard_rows": SHARD_ROWS, "batch_size": 1})
-    wait_until(lambda: {"gpu-1", "gpu-2"} <= set(hosts(records(workspace, "night"))), 240)
+    wait_until(lambda: {"gpu-1", "gpu-2"} <= set(hosts(records(workspace, "night"))), pause=0.2)
     before_join = records(workspace, "night")
-    cluster.add_machine("gpu-3", "gpu")
-    wait_until(lambda: half_way(records(workspace, "night"), "gpu-1"), 240)
+    cluster.add_machine("gpu-3", "gpu", INPAINT_LEASE_TIMEOUT="3")
+    wait_until(lambda: half_way(records(workspace, "night"), "gpu-1"), pause=0.2)
     cluster.kill_machine("gpu-1")
     at = datetime.now(UTC)
     at_death = records(workspace, "night")
-    state = cluster.wait_for_run(DAG, run_id, timeout=480)
+    state = cluster.wait_for_run(DAG, run_id)
     assert state == "success", cluster.task_instances(DAG, run_id)
     say(f"cluster: {ROWS} rows in {ROWS // SHARD_ROWS} shards, a machine killed, in {time.monotonic() - started:.0f} s")
-    return Night(run_id, "gpu-1", at, at_death, before_join)
+    return Night(run_id, "gpu-1", at, at_death, before_join, Heard(metrics.samples[heard:]))
 
 
 def test_every_row_ends_once_though_a_machine_is_killed_half_way(night: Night, workspace: Workspace) -> None:
@@ -224,7 +197,8 @@ def test_a_machine_knows_neither_the_database_nor_the_stores_secret(
     assert object_store.secret_key not in everything
 
 
-def test_the_run_can_be_scraped(night: Night, metrics: StatsdListener, workspace: Workspace) -> None:
+def test_the_run_can_be_scraped(night: Night, workspace: Workspace) -> None:
+    metrics = night.metrics
     everything = records(workspace, "night")
     lost = [record for record in night.records_at_death.values() if record.attempt in half_attempts(night, everything)]
     images = metrics.total("airflow.inpaint_ops_images_total", status="done")
@@ -266,7 +240,7 @@ def test_a_task_that_finds_no_free_gpu_waits_says_so_and_leaves_it_to_a_retry(
             instances = cluster.task_instances(DAG, run_id)
             return next((ti for ti in instances if ti["state"] == "up_for_retry"), None)
 
-        instance = wait_until(first_try, 180)
+        instance = wait_until(first_try, pause=0.2)
         # The log follows the state: it is put into the store when the try's process ends.
         text = wait_until(lambda: "waiting for" in (log := cluster.task_log(DAG, instance)) and log)
     finally:
@@ -274,7 +248,7 @@ def test_a_task_that_finds_no_free_gpu_waits_says_so_and_leaves_it_to_a_retry(
             lease.release()
     assert re.search(r"waiting for a device: held are GPU-gpu-[23]-0 by pid \d+ on ", text)
     assert "DeviceBusyError: no free device after 3 s" in text, "a transient error: Airflow tries again"
-    assert cluster.wait_for_run(DAG, run_id, timeout=240) == "success"
+    assert cluster.wait_for_run(DAG, run_id) == "success"
     (record,) = records(workspace, "busy").values()
     assert record.status == "done"
 

@@ -543,6 +543,16 @@ def test_timings_memory_and_what_was_measured(make: Callable[..., Engine]) -> No
     assert entry.measured["rows_per_batch"] == 2
 
 
+def test_what_was_spent_compiling_is_no_painting(make: Callable[..., Engine]) -> None:
+    spent = iter([0.0, 1000.0, 1000.0, 1000.0])  # before and after each batch: the first one compiles
+    engine = make(compile_seconds=lambda: next(spent))
+    painted = [result for row in (1, 2) for result in engine.paint([item(row)])]
+    stages = ("encode_prompt", "vae_encode", "denoise", "vae_decode")
+    total = sum(getattr(result.timings, stage) for result in painted for stage in stages)
+    assert engine.compiling == 1000
+    assert engine.busy == pytest.approx(total - 1000)
+
+
 def test_an_upcast_vae_is_cast_back_even_when_it_fails() -> None:
     pipe = instantiate("tiny-random", dtype=torch.float16)
     pipe.vae.register_to_config(force_upcast=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Event, Fatal, Job, Phase
 from inpaint_ops.supervisor.commands import job_command
 from inpaint_ops.supervisor.state import RowState
+from tests.support.waiting import PATIENCE, wait_until
 from tests.test_device import MIG, PLAIN, pretend
 
 
@@ -50,20 +50,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     started: list[Worker] = []
 
-    def make(lease_timeout: float = 60, leases: str = "") -> Worker:
+    def make(lease_timeout: float = PATIENCE, leases: str = "") -> Worker:
         started.append(Worker(tmp_path / f"worker-{len(started)}", lease_timeout, leases))
         return started[-1]
 
     yield make
     for worker in started:
         worker.process.kill()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def held(tmp_path: Path, workers: list[Worker]) -> dict[str, int]:

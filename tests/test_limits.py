@@ -66,7 +66,7 @@ def bodiless(object_store: ObjectStoreServer, proxy: FaultProxy) -> Callable[[],
     proxy.on(Fault.TRICKLE, path="too-large", times=1000, seconds=3600)
 
     def client() -> object:
-        return make_s3_client(object_store.session(), endpoint_url=proxy.url, attempts=1, read_timeout=1.0)
+        return make_s3_client(object_store.session(), endpoint_url=proxy.url, attempts=1, read_timeout=5.0)
 
     return client
 

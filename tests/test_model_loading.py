@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from demo.ports import claim_port
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.device import describe
 from inpaint_ops.errors import ModelError
@@ -25,6 +26,7 @@ from inpaint_ops.model import LoadedModel, load, pull, random_weights, verify
 from inpaint_ops.model.sources import PINNED, cached_models
 from inpaint_ops.protocol import Job
 from inpaint_ops.tuning import Tuning
+from tests.support.waiting import PATIENCE, wait_until
 
 CPU = describe("cpu")
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -269,7 +271,7 @@ class Hub(BaseHTTPRequestHandler):
             self.stall_once.discard(name)
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            self.over.wait(60)
+            self.over.wait()
         elif self.command == "GET":
             self.wfile.write(body[start:])
 
@@ -311,7 +313,7 @@ def start_pull(
 
 def test_pulling_fetches_once_what_is_needed_and_then_loads_offline(hub: type[Hub], tmp_path: Path) -> None:
     racing = [start_pull(tmp_path / "cache") for _ in range(10)]
-    said = [process.communicate(timeout=120) for process in racing]
+    said = [process.communicate(timeout=PATIENCE) for process in racing]
     assert [process.returncode for process in racing] == [0] * 10, said
     folder = tmp_path / "cache" / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
     assert said[0][0].strip() == str(folder)
@@ -320,7 +322,7 @@ def test_pulling_fetches_once_what_is_needed_and_then_loads_offline(hub: type[Hu
     assert not [name for name in hub.asked if name.endswith((".bin", ".md"))]
 
     offline = start_pull(tmp_path / "cache", HF_HUB_OFFLINE="1")
-    assert offline.communicate(timeout=60)[0].strip() == str(folder)
+    assert offline.communicate(timeout=PATIENCE)[0].strip() == str(folder)
     for revision in (None, "main", COMMIT):
         model = loaded("owner/tiny", tmp_path / "cache", revision=revision)
         assert model.identity.revision == COMMIT
@@ -333,14 +335,14 @@ def test_pulling_fetches_once_what_is_needed_and_then_loads_offline(hub: type[Hu
 
 def test_a_partial_download_is_found_and_completed(hub: type[Hub], tmp_path: Path) -> None:
     first = start_pull(tmp_path / "cache")
-    assert first.wait(60) == 0
+    assert first.wait(PATIENCE) == 0
     folder = tmp_path / "cache" / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
     (folder / UNET).resolve().unlink()
     (folder / UNET).unlink()
     with pytest.raises(ModelError, match="unet"):
         loaded("owner/tiny", tmp_path / "cache")
     hub.asked.clear()
-    assert start_pull(tmp_path / "cache").wait(60) == 0
+    assert start_pull(tmp_path / "cache").wait(PATIENCE) == 0
     assert hub.asked == [UNET]
     loaded("owner/tiny", tmp_path / "cache")
 
@@ -350,16 +352,17 @@ def test_a_download_that_was_killed_goes_on_where_it_stopped(hub: type[Hub], tmp
     half = (hub.folder / UNET).stat().st_size // 2
     small_chunks = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 65536; "
     first = start_pull(tmp_path / "cache", before=small_chunks)
-    deadline = time.monotonic() + 60
     blobs = tmp_path / "cache" / "hub" / "models--owner--tiny" / "blobs"
-    while not any(path.stat().st_size > half // 2 for path in blobs.glob("*.inpaint_ops-part")):
-        assert time.monotonic() < deadline
+
+    def half_way() -> bool:
         assert first.poll() is None, first.communicate()
-        time.sleep(0.05)
+        return any(path.stat().st_size > half // 2 for path in blobs.glob("*.inpaint_ops-part"))
+
+    wait_until(half_way)
     first.kill()
     first.communicate()
     second = start_pull(tmp_path / "cache")
-    said = second.communicate(timeout=60)
+    said = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, said
     assert hub.asked.count(UNET) == 2
     (resumed,) = (text for text in hub.ranges if text.startswith(UNET))
@@ -370,13 +373,13 @@ def test_a_download_that_was_killed_goes_on_where_it_stopped(hub: type[Hub], tmp
 def test_the_disks_room_is_asked_before_a_byte_is_fetched(hub: type[Hub], tmp_path: Path) -> None:
     full = "import shutil; shutil.disk_usage = lambda _: type('Usage', (), {'free': 1_000_000})(); "
     process = start_pull(tmp_path / "cache", before=full)
-    assert "needs 0.0 GB more" in process.communicate(timeout=60)[1]
+    assert "needs 0.0 GB more" in process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 1
     assert hub.asked == []
 
 
 def test_the_list_names_what_is_whole_and_what_is_not(hub: type[Hub], tmp_path: Path) -> None:
-    assert start_pull(tmp_path / "cache").wait(60) == 0
+    assert start_pull(tmp_path / "cache").wait(PATIENCE) == 0
     random_weights.ensure("tiny-random", tmp_path / "cache")
     tiny, built = cached_models(tmp_path / "cache")
     assert (tiny.name, tiny.revision, tiny.problem, tiny.random) == ("owner/tiny", COMMIT, "", False)
@@ -399,23 +402,24 @@ def test_the_list_names_what_is_whole_and_what_is_not(hub: type[Hub], tmp_path: 
 
 def test_offline_says_what_is_missing(hub: type[Hub], tmp_path: Path) -> None:
     absent = start_pull(tmp_path / "cache", HF_HUB_OFFLINE="1")
-    assert "owner/tiny is not in the cache" in absent.communicate(timeout=60)[1]
-    assert start_pull(tmp_path / "cache").wait(60) == 0
+    assert "owner/tiny is not in the cache" in absent.communicate(timeout=PATIENCE)[1]
+    assert start_pull(tmp_path / "cache").wait(PATIENCE) == 0
     folder = tmp_path / "cache" / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     part = start_pull(tmp_path / "cache", HF_HUB_OFFLINE="1")
-    assert "vae has no safetensors weights" in part.communicate(timeout=60)[1]
+    assert "vae has no safetensors weights" in part.communicate(timeout=PATIENCE)[1]
     assert part.returncode != 0
 
 
 def test_pulling_what_the_hub_has_not_is_one_clear_line(hub: type[Hub], tmp_path: Path) -> None:
     unknown = start_pull(tmp_path, "owner/unknown")
-    assert "the hub has no owner/unknown" in unknown.communicate(timeout=60)[1]
-    nobody = start_pull(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert "cannot fetch owner/tiny" in nobody.communicate(timeout=60)[1]
+    assert "the hub has no owner/unknown" in unknown.communicate(timeout=PATIENCE)[1]
+    with closing(claim_port()) as nobodys:
+        nobody = start_pull(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{nobodys.port}")
+        assert "cannot fetch owner/tiny" in nobody.communicate(timeout=PATIENCE)[1]
     (hub.folder / UNET).unlink()
     pickled = start_pull(tmp_path)
-    assert "no safetensors for unet" in pickled.communicate(timeout=60)[1]
+    assert "no safetensors for unet" in pickled.communicate(timeout=PATIENCE)[1]
     assert hub.asked == []
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -145,7 +146,7 @@ def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    words = [process.communicate(timeout=120)[0] for process in started]
+    words = [process.communicate(timeout=PATIENCE)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
     assert "".join(words).count("built") == 1
     folders = list((tmp_path / "random").iterdir())

@@ -119,7 +119,7 @@ ended = threading.Event()
 worker = WorkerProcess.start(
     cwd=Path.cwd(), on_event=print, on_exit=lambda _: ended.set(), command=[sys.executable, "-c", LOOK]
 )
-ended.wait(60)
+ended.wait()
 print(*worker._tail, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
 """
 

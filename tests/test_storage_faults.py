@@ -6,6 +6,7 @@ import http.server
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from demo.object_store import ObjectStoreServer
+from demo.ports import claim_port
 from inpaint_ops.errors import (
     AccessDeniedError,
     CredentialsExpiredError,
@@ -52,7 +54,7 @@ class TestReading:
     def test_a_broken_body_is_read_again(
         self, flaky_storage: Flaky, proxy: FaultProxy, stored: Location, fault: Fault, tmp_path: Path
     ) -> None:
-        storage = flaky_storage(read_timeout=0.3)
+        storage = flaky_storage(read_timeout=2.0)  # a stalled body is given up after this
         proxy.on(fault, path="input.png")
         assert storage.get(stored) == BODY
         proxy.on(fault, path="input.png", times=2)
@@ -222,9 +224,11 @@ class TestCredentials:
     def test_an_endpoint_where_nobody_listens_is_named(
         self, object_store: ObjectStoreServer, s3_prefix: Location
     ) -> None:
-        client = make_s3_client(object_store.session(), endpoint_url="http://127.0.0.1:9", attempts=1)
-        with pytest.raises(StorageUnavailableError, match="AWS_ENDPOINT_URL"):
-            Storage(writable=[s3_prefix], s3_client=lambda: client).get(s3_prefix.join("a"))
+        with closing(claim_port()) as nobodys:
+            endpoint = f"http://127.0.0.1:{nobodys.port}"
+            client = make_s3_client(object_store.session(), endpoint_url=endpoint, attempts=1)
+            with pytest.raises(StorageUnavailableError, match="AWS_ENDPOINT_URL"):
+                Storage(writable=[s3_prefix], s3_client=lambda: client).get(s3_prefix.join("a"))
 
     def test_an_endpoint_that_is_not_s3_is_no_crash(self, object_store: ObjectStoreServer, s3_prefix: Location) -> None:
         class Web(http.server.BaseHTTPRequestHandler):

@@ -8,8 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,15 +17,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from demo.object_store import ObjectStoreServer
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def listeners(pid: int) -> set[tuple[str, int]]:
@@ -59,7 +51,7 @@ def test_two_started_at_once_share_nothing_and_listen_on_loopback_alone(tmp_path
             ports = []
             pids = [server._process.pid for server in servers if server._process]
             for server, pid in zip(servers, pids, strict=True):
-                wait_for(partial(lambda pid: len(listeners(pid)) >= 10, pid))  # its admin part comes after S3
+                wait_until(partial(lambda pid: len(listeners(pid)) >= 10, pid))  # its admin part comes after S3
                 heard = listeners(pid)
                 assert {address for address, _ in heard} == {"0100007F"}
                 ports.append({port for _, port in heard})
@@ -85,7 +77,7 @@ def test_objects_outlive_the_server(tmp_path: Path) -> None:
         server.client().put_object(Bucket="inpaint", Key="k", Body=b"kept")
         assert server._process is not None
         os.killpg(server._process.pid, signal.SIGKILL)
-        wait_for(lambda: not server.alive)
+        wait_until(lambda: not server.alive)
     with ObjectStoreServer(tmp_path) as server:
         assert server.client().get_object(Bucket="inpaint", Key="k")["Body"].read() == b"kept"
 
@@ -96,7 +88,7 @@ def test_the_command_runs_until_it_is_ended_and_takes_the_server_along(tmp_path:
     command = [sys.executable, "-m", "demo.object_store", "--data", str(tmp_path / "data"), "--bucket", "demo"]
     process = subprocess.Popen([*command, "--env-file", str(env_file)], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
-        wait_for(env_file.exists)
+        wait_until(env_file.exists)
         assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
         env = dict(line.split("=", 1) for line in env_file.read_text().splitlines())
         session = boto3.session.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"])
@@ -105,8 +97,8 @@ def test_the_command_runs_until_it_is_ended_and_takes_the_server_along(tmp_path:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 1
         process.send_signal(ending)
-        assert process.wait(30) == (0 if ending is signal.SIGTERM else -signal.SIGKILL)
-        wait_for(lambda: not _runs(int(children[0])))
+        assert process.wait(PATIENCE) == (0 if ending is signal.SIGTERM else -signal.SIGKILL)
+        wait_until(lambda: not _runs(int(children[0])))
         assert env_file.exists() == (ending is signal.SIGKILL)
     finally:
         process.kill()

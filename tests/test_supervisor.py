@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,11 @@ from inpaint_ops.records import Record, ShardProgress, WorkerReport
 from inpaint_ops.runs import Workspace, finish, prepare
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import Progress, ShardRun, commands
+from tests.support.waiting import wait_until
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
+STALL = 4.0
+"""Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
 
 
 class Bench:
@@ -117,13 +119,6 @@ class Bench:
                 os.kill(note["pid"], 0)
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_every_row_ends_once_and_a_second_try_adds_nothing(tmp_path: Path, batch: int) -> None:
     bench = Bench(tmp_path, ["ok", "fail", "ok", "ok", "ok", "ok", "ok"])
@@ -160,7 +155,13 @@ def test_a_try_with_nothing_left_to_do_removes_what_a_killed_one_left(tmp_path: 
 
 def drained(bench: Bench, work: ShardRun, when: Callable[[], bool]) -> str:
     """Run it, have it drained as soon as `when` holds, and return what it says."""
-    watcher = threading.Thread(target=lambda: (wait_until(when), work.drain()))
+
+    def watch() -> None:
+        wait_until(when)
+        work.drain()
+        bench.journal.with_name("drained").touch()  # what a slow row waits for
+
+    watcher = threading.Thread(target=watch)
     watcher.start()
     with pytest.raises(DrainedError) as caught:
         work.run()
@@ -228,7 +229,7 @@ def test_two_poison_rows_in_one_batch_are_both_found(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_stops_moving_is_killed_and_its_row_set_aside(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, ["ok", "hang", "ok"], stall_timeout=1.0)
+    bench = Bench(tmp_path, ["ok", "hang", "ok"], stall_timeout=STALL)
     bench.shard_run().run()
     assert bench.statuses() == ["done", "failed", "done"]
     error = bench.records()[2].error
@@ -373,7 +374,7 @@ def word(bench: Bench) -> ShardProgress:
 
 
 def test_how_far_a_shard_is_lies_in_the_store_while_it_goes_and_after(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=2.0)
+    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=STALL)
     seen: list[ShardProgress] = []
     bench.shard_run(on_progress=lambda _: seen.append(word(bench))).run()
     assert any(said.phase == "painting" for said in seen)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import time
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, expect, sync_playwright
 
-from demo.airflow_stack import USER, AirflowStack
-from demo.object_store import ObjectStoreServer
-from demo.photos import make_demo
-from inpaint_ops.config import Settings
-from inpaint_ops.locations import Location
-from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from demo.airflow_stack import USER
+from tests.fault_proxy import Fault
+from tests.support.airflow import DAG, PREFIX, STORE, STRANGER, Site, put_manifest
+from tests.support.chromium import find
+from tests.support.waiting import PATIENCE, wait_until
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DAG = "inpaint_manifest"
-STORE = "s3://inpaint/ui/"
-PREFIX = "/airflow"
-STRANGER = "stranger"
+CHROMIUM = find()
 QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -42,64 +36,24 @@ VIEWS = {
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "has_touch": True},
 }
 
-expect.set_options(timeout=30_000)  # a busy machine is no failure
+expect.set_options(timeout=1000 * PATIENCE)
 
 pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
 
 
-class Site:
-    """An Airflow with the pages, behind a prefix."""
-
-    def __init__(self, stack: AirflowStack, workspace: Workspace) -> None:
-        self.stack = stack
-        self.workspace = workspace
-        self.url = stack.url
-        self.pages = f"{self.url}/inpaint"
-
-    def put_manifest(self, name: str) -> str:
-        inbox = Location(self.workspace.store.bucket, f"{self.workspace.store.key}inbox/")
-        manifest = make_demo(lambda key, data: self.workspace.storage.put(inbox.join(key), data) and None)
-        return self.workspace.storage.put(inbox.join(name), manifest).location.uri
-
-    def token(self, user: str) -> str:
-        passwords = json.loads((self.stack.home / "passwords.json").read_text())
-        reply = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": passwords[user]}, timeout=60)
-        return str(reply.raise_for_status().json()["access_token"])
-
-
-@pytest.fixture(scope="module")
-def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    home = tmp_path_factory.mktemp("airflow")
-    client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
-    environment = object_store.env | {
-        "INPAINT_STORE": STORE,
-        "INPAINT_MODEL": "tiny-random",
-        "INPAINT_SHARD_ROWS": "5",
-        "INPAINT_FAILURE_THRESHOLD": "0.25",
-        "INPAINT_SCRATCH": str(home / "scratch"),
-        "INPAINT_RETRY_SECONDS": "1",
-        "INPAINT_PROGRESS_INTERVAL": "1",
-        "INPAINT_INBOX_SCHEDULE": "@yearly",
-        "HF_HOME": str(home / "cache"),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{STRANGER}:",
-    }
-    stack = AirflowStack(home / "home", environment, prefix=PREFIX)
-    try:
-        stack.start()
-        stack.wait_for_dags(DAG)
-        stack.unpause(DAG)
-        yield Site(stack, Workspace.open(Settings(), store=STORE, s3_client=lambda: client))
-    finally:
-        stack.stop()
+def token(site: Site, user: str) -> str:
+    passwords = json.loads((site.stack.home / "passwords.json").read_text())
+    reply = httpx.post(f"{site.url}/auth/token", json={"username": user, "password": passwords[user]}, timeout=PATIENCE)
+    return str(reply.raise_for_status().json()["access_token"])
 
 
 @pytest.fixture(scope="module")
 def finished(site: Site) -> str:
     """A DAG run that is over: 8 rows done, one failed, one rejected."""
-    manifest = site.put_manifest("finished.jsonl")
+    manifest = put_manifest(site.workspace, "finished.jsonl")
     run_id = site.stack.trigger(DAG, {"manifest": manifest, "run": "finished-night", "steps": 4})
     assert site.stack.wait_for_run(DAG, run_id) == "success", site.stack.task_logs(DAG, run_id)[-3000:]
     return run_id
@@ -108,21 +62,27 @@ def finished(site: Site) -> str:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=1000 * PATIENCE)
         yield browser
         browser.close()
+
+
+def patient(context: BrowserContext) -> BrowserContext:
+    """A busy machine is no failure."""
+    context.set_default_timeout(1000 * PATIENCE)
+    return context
 
 
 @pytest.fixture(scope="module")
 def session(chromium: Browser, site: Site) -> dict[str, Any]:
     """Somebody logs in by the form, as people do; returns what their browser keeps."""
-    context = chromium.new_context()
+    context = patient(chromium.new_context())
     page = context.new_page()
     page.goto(f"{site.url}/")
     page.locator("input[name=username]").fill(USER)
     page.locator("input[name=password]").fill(site.stack.password)
     page.get_by_role("button", name=re.compile("sign in", re.IGNORECASE)).click()
-    expect(page.get_by_role("link", name="Inpainting").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("link", name="Inpainting").first).to_be_visible()
     state: dict[str, Any] = context.storage_state()
     context.close()
     return state
@@ -151,7 +111,7 @@ class Watched:
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, session: dict[str, Any], site: Site, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = chromium.new_context(storage_state=session, accept_downloads=True, **VIEWS[request.param])
+    context = patient(chromium.new_context(storage_state=session, accept_downloads=True, **VIEWS[request.param]))
     watched = Watched(context, site.stack.url)
     yield watched
     context.close()
@@ -176,8 +136,8 @@ def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: 
     page.goto(f"{site.url}/")
     page.get_by_role("link", name="Inpainting").first.click()
     runs = inside(page)
-    expect(runs.get_by_role("heading", name="Inpainting")).to_be_visible(timeout=30_000)
-    row = runs.get_by_role("row").filter(has_text="finished-night")
+    expect(runs.get_by_role("heading", name="Inpainting")).to_be_visible()
+    row = runs.get_by_role("row").filter(has=page.get_by_role("link", name="finished-night", exact=True))
     expect(row).to_contain_text("VALID")
     page.screenshot(path=shots / "airflow-runs.png")
     page.evaluate("document.documentElement.classList.replace('light', 'dark')")
@@ -186,7 +146,7 @@ def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: 
     runs.get_by_label("Name or manifest").fill("no such run")
     expect(runs.get_by_text("No run is like that")).to_be_visible()
     runs.get_by_label("Name or manifest").fill("finished")
-    row.get_by_role("link", name="finished-night").click()
+    row.get_by_role("link", name="finished-night", exact=True).click()
     expect(runs.get_by_role("heading", name="finished-night")).to_be_visible()
     expect(runs.get_by_text("RANDOM WEIGHTS", exact=True)).to_be_visible()
     expect(runs.locator(".thumb img").first).to_be_visible()
@@ -196,11 +156,11 @@ def test_a_dag_run_and_a_task_have_their_tab(window: Watched, site: Site, finish
     page = window.page
     page.goto(f"{site.url}/dags/{DAG}/runs/{finished}")
     page.get_by_role("link", name="Inpainting").last.click()
-    expect(inside(page).get_by_role("heading", name="finished-night")).to_be_visible(timeout=30_000)
+    expect(inside(page).get_by_role("heading", name="finished-night")).to_be_visible()
     page.screenshot(path=shots / "airflow-dag-run.png")
     page.goto(f"{site.url}/dags/{DAG}/runs/{finished}/tasks/inpaint/mapped/1")
     page.get_by_role("link", name="Inpainting").last.click()
-    expect(inside(page).get_by_text("You look at shard 00001")).to_be_visible(timeout=30_000)
+    expect(inside(page).get_by_text("You look at shard 00001")).to_be_visible()
     expect(inside(page).locator(".thumb")).to_have_count(4)
 
 
@@ -213,7 +173,7 @@ def test_a_task_links_to_its_results_and_report(window: Watched, site: Site, fin
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Report']}")
     expect(page.get_by_role("heading", name="Inpainting run finished-night")).to_be_visible()
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Worker log']}")
-    expect(page.get_by_text(re.compile("worker [0-9]+: tiny-random on")).first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile("worker [0-9]+: tiny-random on")).first).to_be_visible()
 
 
 def test_airflow_tells_of_the_summary_where_it_shows_assets(site: Site, finished: str) -> None:
@@ -233,7 +193,7 @@ def test_the_slider_the_mask_the_zoom_and_the_arrow_keys(
     viewer = page.get_by_role("dialog")
     expect(viewer.get_by_role("heading", name="coffee")).to_be_visible()
     for kind in ("before", "after"):
-        expect(page.locator(f"#view-{kind}")).to_have_js_property("naturalWidth", 600, timeout=30_000)
+        expect(page.locator(f"#view-{kind}")).to_have_js_property("naturalWidth", 600)
     slider = viewer.get_by_label("Before ↔ after")
     clip = "el => getComputedStyle(el).clipPath"
     assert "50%" in page.locator("#view-before").evaluate(clip)
@@ -290,23 +250,30 @@ def test_failures_are_filtered_grouped_and_downloaded(window: Watched, site: Sit
 
 
 def test_progress_moves_and_the_page_turns_into_the_verdict(window: Watched, site: Site, shots: Path) -> None:
-    manifest = site.put_manifest("going.jsonl")
-    run_id = site.stack.trigger(DAG, {"manifest": manifest, "run": "going-on", "steps": 60, "batch_size": 1})
+    """The run waits for the page: it goes on when the page has shown how far it is, twice."""
+    gates = [threading.Event(), threading.Event()]
+    for gate, nth, times in zip(gates, (3, 5), (2, 1000), strict=True):
+        wait = partial(gate.wait, PATIENCE)
+        path = "/runs/going-on/records/0"
+        site.proxy.on(Fault.DELAY, method="PUT", path=path, nth=nth, times=times, seconds=0, before=wait)
     page = window.page
-    deadline = time.monotonic() + 120
-    while page.goto(f"{site.pages}/runs/going-on/").status != 200:  # type: ignore[union-attr]
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    seen: set[int] = set()
-    while len(seen - {0}) < 2:
-        with_done = page.locator("#live-done")
-        if with_done.count():
-            seen.add(int(with_done.inner_text()))
-        assert time.monotonic() < deadline, f"{seen}; {site.stack.task_logs(DAG, run_id)[-2000:]}"
-        page.wait_for_timeout(250)
-    page.screenshot(path=shots / "live-light.png")
-    expect(page.locator(".thumb").first).to_be_visible(timeout=30_000)
-    expect(page.get_by_text("VALID", exact=True)).to_be_visible(timeout=240_000)
+    try:
+        manifest = put_manifest(site.workspace, "going.jsonl")
+        site.stack.trigger(DAG, {"manifest": manifest, "run": "going-on", "batch_size": 1})
+        wait_until(lambda: page.goto(f"{site.pages}/runs/going-on/").status == 200, pause=0.5)  # type: ignore[union-attr]
+        done = page.locator("#live-done")
+        expect(done).to_have_text(re.compile("[1-9]"))
+        first = done.inner_text()
+        gates[0].set()
+        expect(done).not_to_have_text(re.compile(f"^(0|{first})?$"))
+        second = done.inner_text()
+        assert int(second) > int(first)
+        page.screenshot(path=shots / "live-light.png")
+    finally:
+        for gate in gates:
+            gate.set()
+    expect(page.locator(".thumb").first).to_be_visible()
+    expect(page.get_by_text("VALID", exact=True)).to_be_visible()
     expect(page.get_by_role("heading", name="Run the failed rows again")).to_be_visible()
 
 
@@ -355,15 +322,15 @@ def test_every_page_is_accessible_and_looks_right(
 
 
 def test_the_anonymous_and_those_without_the_right_are_refused(chromium: Browser, site: Site, finished: str) -> None:
-    context = chromium.new_context()
+    context = patient(chromium.new_context())
     page = context.new_page()
     for path in ("/", "/runs/finished-night/", "/static/main.js", "/api/runs/finished-night/rows/1/pictures/result"):
         reply = page.goto(f"{site.pages}{path}")
         assert reply is not None
         assert reply.status == 401, path
         assert "finished-night" not in reply.text()
-        headers = {"Authorization": f"Bearer {site.token(STRANGER)}"}
-        assert httpx.get(f"{site.pages}{path}", headers=headers).status_code == 403, path
+        headers = {"Authorization": f"Bearer {token(site, STRANGER)}"}
+        assert httpx.get(f"{site.pages}{path}", headers=headers, timeout=PATIENCE).status_code == 403, path
     context.close()
 
 

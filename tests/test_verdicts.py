@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from test_device_health import pretend_health
-from test_supervisor import Bench, Flaky, wait_until
+from test_supervisor import STALL, Bench, Flaky
 from test_ui_app import app, sign_in
 
 from demo.object_store import ObjectStoreServer
@@ -27,6 +27,7 @@ from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import make_s3_client
 from tests.fault_proxy import Fault, FaultProxy
+from tests.support.waiting import wait_until
 
 __all__ = ["app"]
 
@@ -91,7 +92,7 @@ def test_a_worker_that_was_killed_and_replaced_is_told_though_every_row_is_done(
 
 
 def test_a_worker_that_stalled_is_told(tmp_path: Path, told: Told) -> None:
-    bench = Bench(tmp_path, ["hang", "ok"], stall_timeout=1.0)
+    bench = Bench(tmp_path, ["hang", "ok"], stall_timeout=STALL)
     bench.shard_run().run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 2})
@@ -193,7 +194,7 @@ def test_a_stage_ten_times_slower_than_its_median_is_told_with_its_row(tmp_path:
 def test_requests_that_the_store_made_us_repeat_are_told(
     tmp_path: Path, told: Told, object_store: ObjectStoreServer, proxy: FaultProxy, s3_prefix: Location
 ) -> None:
-    client = make_s3_client(object_store.session(), endpoint_url=proxy.url, attempts=3, read_timeout=2.0)
+    client = make_s3_client(object_store.session(), endpoint_url=proxy.url, attempts=3, read_timeout=30.0)
     bench = Bench(tmp_path, ["ok"] * 4, store=s3_prefix.uri, s3_client=lambda: client)
     proxy.on(Fault.SLOW_DOWN, method="PUT", path="/images/")
     proxy.on(Fault.LOST_REPLY, method="PUT", path="/records/")

@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from inpaint_ops import worker
 from inpaint_ops.device import Lease
 from inpaint_ops.errors import DeviceBusyError
 from inpaint_ops.leases import own_folder
+from inpaint_ops.model import random_weights
 from inpaint_ops.model.compiled import FOLDER
 from inpaint_ops.protocol import (
     Begun,
@@ -42,10 +43,7 @@ from inpaint_ops.protocol import (
     parse_event,
 )
 from inpaint_ops.records import Model
-
-pytestmark = pytest.mark.timeout(180)
-PATIENCE = 120
-"""Seconds after which a test gives up: a start takes 10 to 15 s on two busy cores."""
+from tests.support.waiting import PATIENCE
 
 
 @dataclass
@@ -113,7 +111,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Talk]]:
 
 
 def job(folder: Path, **options: Any) -> Job:
-    return Job(model="tiny-random", device="cpu", expected_rows=8, scratch=str(folder), lease_timeout=0, **options)
+    chosen = {"model": "tiny-random", "device": "cpu", "expected_rows": 8, "lease_timeout": 0} | options
+    return Job(scratch=str(folder), **chosen)
 
 
 def picture(folder: Path, row: int, size: tuple[int, int], **options: Any) -> Item:
@@ -366,23 +365,37 @@ def test_serve_is_a_plain_function_of_its_pipes() -> None:
     assert isinstance(parse_event(events.getvalue()), Fatal)
 
 
-@pytest.mark.timeout(1200)
+def one_block(folder: Path) -> str:
+    """A model of one kind of transformer block, so that one graph is compiled: ten seconds of C++ each."""
+    tiny = random_weights.RECIPES["tiny-random"]
+    blocks = {
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(random_weights.RECIPES, "one-block", replace(tiny, unet={**tiny.unet, **blocks}))
+        return str(random_weights.build("one-block", folder))
+
+
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_has_compiled(
     start: Callable[..., Talk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Callable[[str], None]
 ) -> None:
-    """Two real workers, one after the other, on one fresh model cache. The first one compiles for half a minute."""
+    """Two real workers, one after the other, on one fresh model cache. What is found there is counted, not timed."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "model_cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    model = one_block(tmp_path / "one-block")
     seconds, byes = [], []
     for life in (1, 2):
         talk = start()
         rows = [picture(tmp_path, 10 * life + row, (64, 64)) for row in (1, 2, 3)]
         # batches of two, of which the last one has a single row
-        talk.send(job(tmp_path, tuning_overrides={"compile": "regional", "batch_size": 2}, prompts=("a boat",)))
+        overrides = {"compile": "regional", "batch_size": 2}
+        talk.send(job(tmp_path, model=model, tuning_overrides=overrides, prompts=("a boat",)))
         talk.until(lambda talk=talk: talk.all(Ready))
         talk.send(*rows, End())
-        byes.append(talk.until(lambda talk=talk: talk.all(Bye), 4 * PATIENCE)[0])
+        byes.append(talk.until(lambda talk=talk: talk.all(Bye), 2 * PATIENCE)[0])
         assert talk.process.wait(PATIENCE) == 0
         done = sorted(talk.all(Done), key=lambda event: event.batch.id)
         assert [event.batch.size for event in done] == [2, 2, 1]
@@ -399,9 +412,7 @@ def test_a_second_process_finds_what_the_first_has_compiled(
     assert str(folders[0]) in compiled[1].reason
     costs = [bye.cold_start.compile for bye in byes]
     say(f"first image {seconds[0]:.1f} s compiling, {seconds[1]:.1f} s with its cache: {seconds[0] / seconds[1]:.1f}x")
-    assert costs[0] > costs[1] > 0
-    assert all(bye.busy < 0.5 * cost for bye, cost in zip(byes, costs, strict=True)), "compiling is no painting"
-    assert seconds[0] >= 3 * seconds[1], seconds
+    assert all(cost > 0 for cost in costs), "what compiling took is known"
 
 
 def test_the_encoders_are_gone_and_the_ledger_says_so(start: Callable[..., Talk], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from inpaint_ops.model.random_weights import ensure
 from tests.faults.catalogue import FAULTS
 from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
+from tests.support.cluster import started
 
 AnyFault = Fault | Apart | Outage
 BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- it ends -->"
@@ -53,7 +54,8 @@ def main() -> int:
             seeds = range(given.first, given.first + given.trials)
             commands = beside.submit(_run, faults, seeds, given.at_once, server, base, report)
             if cluster:  # in this thread: what it starts dies with the thread that started it
-                run_cluster_trials(cluster, given.trials, server, base / "cluster", report, first=given.first)
+                with started(server, base / "cluster") as site:
+                    run_cluster_trials(cluster, given.trials, site, report, first=given.first)
             commands.result()
     lines = rows([*faults, *cluster], outcomes)
     print(table(lines))

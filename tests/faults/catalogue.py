@@ -302,7 +302,7 @@ def _then_refused(trial: Trial) -> None:
         trial.findings.add(f"a run of another manifest was not refused ({code})")
 
 
-_SOON = {"INPAINT_STALL_TIMEOUT": "10", "INPAINT_START_TIMEOUT": "60", "INPAINT_LEASE_TIMEOUT": "10"}
+_SOON = {"INPAINT_STALL_TIMEOUT": "30"}
 
 FAULTS: tuple[Fault, ...] = (
     Fault("worker killed", "SIGKILL of the worker", _worker_gets(signal.SIGKILL)),

@@ -19,47 +19,31 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
 from demo.cluster import Broker, Cluster, Database
-from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
 from tests.fault_proxy import Exchange, FaultProxy
 from tests.faults.evidence import Findings, look_at_store, look_at_traffic
 from tests.faults.job import BATCH, STEPS, Home, Job, put_job
 from tests.faults.trial import Outcome
+from tests.support.airflow import DAG
+from tests.support.cluster import SLOTS, ClusterSite
 
-DAG = "inpaint_manifest"
-ROWS, WIDTH = 4, 3
-PAINTER = "gpu-1"
+ROWS, WIDTH = 4, SLOTS
+PAINTER = "painter"
 
-FAST = {
-    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "30",
-    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
-    "INPAINT_RETRY_SECONDS": "1",
-}
-"""How soon Airflow looks for what died, in seconds; in place of the compose file's 5, 45, 10, 75, 15 and 10, and of
-Airflow's own 300 and 30. The times to recover that the suite prints depend on these; that a run recovers does not."""
-
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds after which a DAG run that has not ended counts as hung."""
 
 IN_A_TASK = ("loading", "before image", "after image", "before record", "after record")
@@ -243,7 +227,7 @@ class Site:
     def _look_at_painter(self) -> list[str]:
         """No process of a task lives, no lease is held. What is just ending gets a moment."""
         problems = []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while (left := self._left_behind()) and time.monotonic() < deadline:
             self.keep_up()
             time.sleep(0.2)
@@ -339,7 +323,7 @@ def _note_errors(flights: Sequence[Flight], errors: Mapping[str, BaseException])
 
 def _kill_task(task: psutil.Process) -> bool:
     task.kill()
-    psutil.wait_procs([task], timeout=10)
+    psutil.wait_procs([task], timeout=120)
     return False
 
 
@@ -347,7 +331,7 @@ def _kill_supervisor(task: psutil.Process) -> bool:
     supervisor = task.parent()
     assert supervisor is not None
     supervisor.kill()
-    psutil.wait_procs([supervisor, task], timeout=10)
+    psutil.wait_procs([supervisor, task], timeout=120)
     return False
 
 
@@ -455,7 +439,7 @@ class ReplacedManifest:
 
 def _log_when(site: Site, instance: dict[str, Any], words: str) -> str:
     """A task's log, once it has these words: it follows the state, when the try's process ends."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 120
     text = ""
     while words not in text and time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
@@ -491,62 +475,30 @@ CLUSTER_FAULTS: tuple[Apart | Outage, ...] = (
 
 
 @contextlib.contextmanager
-def started(server: ObjectStoreServer, folder: Path) -> Iterator[Site]:
-    """A cluster with one machine for plans and reports, and one with two slots that paints."""
-    root = Location(server.bucket, f"faults/cluster-{os.getpid()}/")
-    direct = Storage(writable=[root], s3_client=lambda: make_s3_client(server.session(), endpoint_url=server.endpoint))
-    environment = FAST | {
-        "INPAINT_STORE": root.uri,
-        "INPAINT_MODEL": "tiny-random",
-        "INPAINT_LEASE_TIMEOUT": "60",
-        "INPAINT_PREFETCH": "4",
-        "INPAINT_INBOX_SCHEDULE": "@yearly",
-        "HF_HOME": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    with FaultProxy(server.endpoint) as proxy, Database() as database, Broker() as broker:
-        cluster = Cluster(
-            folder / "home",
-            database=database,
-            broker=broker,
-            store=server.env | {"AWS_ENDPOINT_URL": proxy.url},
-            environment=environment,
-            gpu_slots=WIDTH,
-        )
-        pulling = subprocess.Popen(
-            [sys.executable, "-m", "inpaint_ops.cli", "models", "pull", "tiny-random"],
-            env=os.environ | {"HF_HOME": str(folder / "cache")},
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            cluster.start()
-            cluster.add_machine("cpu-1", "default", concurrency=WIDTH, gpus=0)
-            cluster.add_machine(PAINTER, "gpu", concurrency=WIDTH, gpus=WIDTH)
-            cluster.wait_for_dags(DAG)
-            cluster.unpause(DAG)
-            if pulling.wait(300) != 0:
-                raise RuntimeError("tiny-random could not be built")
-            yield Site(cluster, database, broker, proxy, direct, root)
-        finally:
-            pulling.kill()
-            cluster.stop()
+def painting(base: ClusterSite) -> Iterator[Site]:
+    """The cluster with one machine of `WIDTH` slots that paints; it goes again, and all else is up."""
+    base.cluster.add_machine(PAINTER, "gpu", concurrency=WIDTH, gpus=WIDTH, INPAINT_LEASE_TIMEOUT="60")
+    site = Site(base.cluster, base.database, base.broker, base.proxy, base.direct, base.root)
+    try:
+        yield site
+    finally:
+        site.keep_up()
+        base.cluster.kill_machine(PAINTER)
 
 
 def run_cluster_trials(
     faults: Sequence[Apart | Outage],
     trials: int,
-    server: ObjectStoreServer,
-    folder: Path,
+    base: ClusterSite,
     report: Callable[[Outcome], None],
     *,
     first: int = 1,
 ) -> None:
-    """Start a cluster in `folder`, put each of `faults` to so many trials, the `first` of that number, and `report`
-    each outcome.
+    """Put each of `faults` to so many trials, the `first` of that number, on this cluster; `report` each outcome.
 
     A trial that fails, or a round that cannot be flown, does not stop the others.
     """
-    with started(server, folder) as site:
+    with painting(base) as site:
         apart = [fault for fault in faults if not isinstance(fault, Outage)]
         for round_ in _packed([(fault, seed) for seed in range(first, first + trials) for fault in apart]):
             flights = [site.prepare(fault.name, seed) for fault, seed in round_]

@@ -135,11 +135,11 @@ def look_at_machine(home: Home, findings: Findings) -> None:
 
 
 def _processes(home: Home) -> list[psutil.Process]:
-    """Those with the trial's TMPDIR in their environment; one that is just being reaped gets a moment."""
+    """Those with the trial's TMPDIR in their environment; one that is just being reaped gets its time."""
     mine = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get("TMPDIR") == str(home.temporary):
                 mine.append(process)
-    _, alive = psutil.wait_procs(mine, timeout=5)
+    _, alive = psutil.wait_procs(mine, timeout=60)
     return alive

@@ -17,6 +17,9 @@ AT_ONCE = 3
 """Trials that run at a time: each waits for most of its time, a minute's outage for all of it."""
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first one may wait for all
+
+
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
     """Every fault's trial, begun; the slow ones first, so that none is left alone at the end."""

@@ -7,24 +7,23 @@ from collections.abc import Callable
 import pytest
 
 from demo.cluster import can_rename_hosts
-from demo.object_store import ObjectStoreServer
 from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
 from tests.faults.trial import Outcome
+from tests.support.cluster import ClusterSite
 
 pytestmark = [
     pytest.mark.skipif(
         not can_rename_hosts(), reason="machines need UTS namespaces: be root, or allow user namespaces"
     ),
-    pytest.mark.timeout(1500),
+    pytest.mark.cluster,
+    pytest.mark.timeout(3600),  # the first one waits for all
 ]
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
-) -> dict[str, Outcome]:
+def outcomes(cluster_site: ClusterSite, say: Callable[[str], None]) -> dict[str, Outcome]:
     found: list[Outcome] = []
-    run_cluster_trials(CLUSTER_FAULTS, 1, object_store, tmp_path_factory.mktemp("faults") / "cluster", found.append)
+    run_cluster_trials(CLUSTER_FAULTS, 1, cluster_site, found.append)
     for outcome in found:
         say(f"{outcome.fault} ({outcome.moment}): over {outcome.seconds:.0f} s later")
     return {outcome.fault: outcome for outcome in found}

@@ -27,7 +27,7 @@ from tests.faults.job import MOMENTS, Home, Job, command, put_job
 TRIES = 4
 """How often a scheduler starts the task: as the DAG's, once and three retries."""
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds after which a try that has not ended counts as hung."""
 
 

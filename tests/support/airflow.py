@@ -1,0 +1,117 @@
+"""The one real Airflow of a test session, and what its tests ask of it.
+
+It runs behind a path prefix as behind a proxy, finds its store by a connection, and reaches that store through a fault
+proxy, so that a test can hold a run at a request of its choice. Tests use run names and folders of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from demo.airflow_stack import USER, AirflowStack
+from demo.object_store import ObjectStoreServer
+from demo.photos import make_demo
+from inpaint_ops.config import Settings
+from inpaint_ops.locations import parse
+from inpaint_ops.records import Record
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import make_s3_client
+from tests.fault_proxy import FaultProxy
+
+DAG = "inpaint_manifest"
+STORE = "s3://inpaint/airflow/"
+INBOX = f"{STORE}inbox {{{{ 7*191 }}}}/"
+JOBS = f"{STORE}jobs {{{{ 7*191 }}}}/"
+"""Every manifest's URI holds a template, so each test here sees to it that none is rendered on its way."""
+
+PREFIX = "/airflow"
+STRANGER = "stranger"
+"""A user of Airflow without any role."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """An Airflow with the pages; the store as its tasks see it (`proxy`), and directly (`workspace`)."""
+
+    stack: AirflowStack
+    workspace: Workspace
+    proxy: FaultProxy
+
+    @property
+    def url(self) -> str:
+        """Airflow's own address, prefix included."""
+        return self.stack.url
+
+    @property
+    def pages(self) -> str:
+        """Where our pages begin."""
+        return f"{self.url}/inpaint"
+
+
+@pytest.fixture(scope="session")
+def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Airflow, healthy and with its DAGs running; started once per session."""
+    home = tmp_path_factory.mktemp("airflow")
+    client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
+    workspace = Workspace.open(Settings(), store=STORE, s3_client=lambda: client)
+    with FaultProxy(object_store.endpoint) as proxy:
+        connection = {
+            "conn_type": "aws",
+            "login": object_store.access_key,
+            "password": object_store.secret_key,
+            "extra": {"endpoint_url": proxy.url, "region_name": "us-east-1"},
+        }
+        environment = {
+            "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # the demo uses the SDK's own settings
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{STRANGER}:",
+            "INPAINT_S3_CONN_ID": "inpaint_s3",
+            "INPAINT_STORE": STORE,
+            "INPAINT_INBOX": INBOX,
+            "INPAINT_MODEL": "tiny-random",
+            "INPAINT_SHARD_ROWS": "5",
+            "INPAINT_FAILURE_THRESHOLD": "0.25",
+            "INPAINT_SCRATCH": str(home / "scratch"),
+            "INPAINT_RETRY_SECONDS": "1",
+            "INPAINT_PROGRESS_INTERVAL": "1",
+            "INPAINT_INBOX_SCHEDULE": "@yearly",
+            "OMP_NUM_THREADS": "1",
+        }
+        stack = AirflowStack(home / "home", environment, prefix=PREFIX)
+        try:
+            stack.start()
+            dags = (DAG, "inpaint_inbox", "model_cache")
+            stack.wait_for_dags(*dags)
+            for dag in dags:
+                stack.unpause(dag)
+            yield Site(stack, workspace, proxy)
+        finally:
+            stack.stop()
+
+
+def put_manifest(
+    workspace: Workspace, name: str, rows: list[dict[str, Any]] | None = None, *, folder: str = JOBS
+) -> str:
+    """The demo's photos beside a manifest: all ten rows, or `rows` over its photos.
+
+    Only what lies in the folder INBOX is claimed by whoever looks into the inbox.
+    """
+    where = parse(folder)
+    manifest = make_demo(lambda key, data: workspace.storage.put(where.join(key), data) and None)
+    if rows is not None:
+        manifest = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return workspace.storage.put(where.join(name), manifest).location.uri
+
+
+def records(workspace: Workspace, run: str) -> dict[int, Record]:
+    """A run's records by row; each row has one."""
+    found = [
+        Record.model_validate_json(workspace.storage.get(info.location))
+        for info in workspace.storage.list(workspace.layout(run).records)
+    ]
+    assert len({record.row for record in found}) == len(found), "one record a row"
+    return {record.row: record for record in found}
