@@ -231,7 +231,8 @@ def look_at(cast: Cast, role: str, run: str) -> None:
 
     app = create_app(Browser(cast.workspace(role), keep=False))
     app.dependency_overrides[may_read_runs.dependency] = lambda: None
-    with TestClient(app) as client:
+    with TestClient(app) as client, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
         api = f"/api/runs/{run}"
         paths = (
             "/", f"/runs/{run}/", f"/runs/{run}/report.html", "/runs/stopped/", f"{api}/rows",

@@ -53,6 +53,7 @@ def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     """The pages under Airflow's own simple auth manager; only its database is left out."""
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
+    monkeypatch.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
     made = create_app(Browser(workspace, keep=False))
     made.dependency_overrides[_get_session] = lambda: None
     return made
