@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -91,6 +92,7 @@ class WorkerProcess:
     fault: str = ""
     """Why `distrust` killed it. What it sent before may still be on its way to `on_event`."""
 
+    _commands: queue.SimpleQueue[bytes | None] = field(default_factory=queue.SimpleQueue)
     _gone: threading.Event = field(default_factory=threading.Event)
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -134,6 +136,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                bufsize=0,
                 pass_fds=(events_write,),
                 cwd=cwd,
                 env=environment,
@@ -152,9 +155,10 @@ class WorkerProcess:
             name="worker-events",
             daemon=True,
         )
-        worker._threads += [printed, events]
-        printed.start()
-        events.start()
+        commands = threading.Thread(target=worker._send_commands, name="worker-commands", daemon=True)
+        worker._threads += [printed, events]  # not the third: a process that the worker detached may hold it up
+        for thread in (printed, events, commands):
+            thread.start()
         return worker
 
     @property
@@ -163,11 +167,11 @@ class WorkerProcess:
         return self.process.pid
 
     def send(self, message: Model) -> None:
-        """Send a command. A worker that is gone is not an error here: its exit is told by `on_exit`."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(dump(message).encode())
-            self.process.stdin.flush()
+        """Send a command, without waiting for the worker to read it: one that does not read is found by its silence.
+
+        A worker that is gone is not an error here: its exit is told by `on_exit`.
+        """
+        self._commands.put(dump(message).encode())
 
     def distrust(self, why: str) -> None:
         """End a worker that broke the protocol, without waiting for its end; `why` is one line. Safe in any thread."""
@@ -185,11 +189,9 @@ class WorkerProcess:
         self._gone.set()
         self._end_now()
         self.process.wait()
+        self._commands.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
-        with contextlib.suppress(BrokenPipeError):
-            assert self.process.stdin is not None
-            self.process.stdin.close()
 
     def describe_exit(self, returncode: int) -> str:
         """How the worker ended, in words, with the last line that it printed."""
@@ -207,6 +209,14 @@ class WorkerProcess:
 
     def _has_ended(self) -> bool:
         return self.process.poll() is not None
+
+    def _send_commands(self) -> None:
+        """Write commands until the worker is gone or `kill` says that there are no more; then close the pipe."""
+        assert self.process.stdin is not None
+        with self.process.stdin as pipe, contextlib.suppress(BrokenPipeError):
+            while (command := self._commands.get()) is not None:
+                while command:
+                    command = command[os.write(pipe.fileno(), command) :]
 
     def _relay_output(self) -> None:
         """What it prints, into the log, in bounded pieces without control characters; beyond MAX_PRINTED_BYTES or

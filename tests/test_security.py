@@ -125,7 +125,7 @@ print(*worker._tail, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
 
 
 def test_a_worker_cannot_read_the_keys_out_of_the_process_that_started_it() -> None:
-    """By the flag `dumpable`, 0 in the supervisor and 1 in the worker; a worker of root has no capability left."""
+    """By the kernel's flag `dumpable`, 0 in the supervisor and 1 in the worker, and by root's worker's lost rights."""
     done = subprocess.run(
         [sys.executable, "-c", STARTS_A_WORKER],
         env=os.environ | {"AWS_SECRET_ACCESS_KEY": "canarySecret"}, capture_output=True, text=True, check=True,

@@ -423,6 +423,8 @@ def main() -> None:
     if liar.attack == "done before ready":
         liar.done({"row": 1, "output": "o"}, b"")
     liar.ready(**{"device uuid": {"device": {"kind": "cuda", "name": "d", "uuid": "--help"}}}.get(liar.attack, {}))
+    if liar.attack == "deaf":
+        time.sleep(3600)
     for line in sys.stdin:
         command = json.loads(line)
         if command["kind"] == "end":
