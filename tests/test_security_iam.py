@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -145,25 +145,27 @@ class Cast:
         return {call_of(method, path) for method, path in self.proxies[role].requests}
 
 
-@pytest.fixture(scope="module")
-def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
-    folder = tmp_path_factory.mktemp("iam")
+@contextmanager
+def casting(folder: Path) -> Iterator[Cast]:
+    """A server of its own for each of those who look at everything that lies in it."""
     policies = {role: (POLICIES / f"{role}.json").read_text() for role in ROLES}
     policies |= {name: json.dumps(less) for name, less in LESS.items()}
     with ExitStack() as stack:
-        patched = stack.enter_context(pytest.MonkeyPatch.context())
-        for name in [name for name in os.environ if name.startswith(("AWS_", "INPAINT_"))]:
-            patched.delenv(name)
-        patched.setenv("HF_HOME", str(folder / "hub"))
-        patched.setenv("INPAINT_SCRATCH", str(folder / "scratch"))
         server = stack.enter_context(ObjectStoreServer(folder / "data", policies=policies))
         yield Cast(server, {role: stack.enter_context(FaultProxy(server.endpoint)) for role in ROLES})
+
+
+@pytest.fixture(scope="module")
+def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
+    with casting(tmp_path_factory.mktemp("iam")) as those:
+        yield those
 
 
 @dataclass(frozen=True)
 class Night:
     """What came of it: the good run, the runs that the pages listed, what housekeeping removed, and what it left."""
 
+    cast: Cast
     summary: RunSummary
     listed: set[str]
     removed: dict[str, int]
@@ -171,7 +173,12 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def night(cast: Cast) -> Night:
+def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    with casting(tmp_path_factory.mktemp("night")) as cast:
+        yield whole_job(cast)
+
+
+def whole_job(cast: Cast) -> Night:
     """The whole job, each step with the key of its role; replies are lost on the way, so that keys are read back."""
     submitter = cast.client("submit")
     for name, body in (("photos/a", picture()), ("photos/b", picture()), ("masks/a", picture(False))):
@@ -220,7 +227,7 @@ def night(cast: Cast) -> Night:
     owner.create_multipart_upload(Bucket="inpaint", Key="inbox/half.png")
     removed = clean_up(cast, "housekeeping")
     left = [item["Key"] for item in owner.list_objects_v2(Bucket="inpaint")["Contents"]]
-    return Night(summary, {entry.run for entry in page.entries}, removed, left)
+    return Night(cast, summary, {entry.run for entry in page.entries}, removed, left)
 
 
 def look_at(cast: Cast, role: str, run: str) -> None:
@@ -259,9 +266,9 @@ def test_the_whole_job_works_with_a_key_for_each_role(night: Night) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_call_is_covered_and_every_right_is_used(cast: Cast, night: Night, role: str) -> None:
+def test_every_call_is_covered_and_every_right_is_used(night: Night, role: str) -> None:
     """Least privilege, both ways: of the calls that the proxies saw, and of each pair of action and resource."""
-    calls = cast.calls(role)
+    calls = night.cast.calls(role)
     statements = policy(role)["Statement"]
     assert not [call for call in calls if not any(grants(statement, call) for statement in statements)]
     for statement in statements:

@@ -18,7 +18,7 @@ GROUPS = {
     "tests/test_airflow.py": "airflow",
     "tests/test_ui_browser.py": "airflow",
 }
-LONGEST_FIRST = ("cluster", "airflow")
+LONGEST_FIRST = ("cluster", "airflow", "tests/faults/test_faults.py", "tests/test_security_iam.py")
 """Begun before all others: whatever is begun last keeps one process busy while the other has nothing left to do."""
 
 
