@@ -6,8 +6,9 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk import Param, dag, get_current_context
 from inpaint_ops_airflow import airflow_errors, open_workspace
+from inpaint_ops_operators import plain_task
 
 DAYS = {
     "runs": (90, "A run goes when nothing of it has changed for so many days."),
@@ -33,7 +34,7 @@ DAYS = {
     doc_md=__doc__,
 )
 def inpaint_housekeeping() -> None:
-    @task
+    @plain_task
     def store() -> dict[str, Any]:
         """Runs, claims and uploads of the store."""
         from inpaint_ops.housekeeping import in_the_store, retention, sweep
@@ -44,7 +45,7 @@ def inpaint_housekeeping() -> None:
             found = in_the_store(workspace, retention(**{name: params[name] for name in DAYS}))
             return sweep(found, dry_run=params["dry_run"])
 
-    @task(queue="gpu")
+    @plain_task(queue="gpu")
     def model_cache() -> dict[str, Any]:
         """Models in the cache of the GPU machine that this happens to run on."""
         from inpaint_ops.config import load_settings

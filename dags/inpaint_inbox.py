@@ -6,9 +6,9 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import Variable, dag, task
+from airflow.sdk import Variable, dag
 from inpaint_ops_airflow import airflow_errors, open_workspace
+from inpaint_ops_operators import PlainTrigger, plain_task
 
 INSTALLATION = "inpaint_ops_installation"
 """The Airflow variable that tells this Airflow from another one that watches the same inbox."""
@@ -22,7 +22,7 @@ INSTALLATION = "inpaint_ops_installation"
     doc_md=__doc__,
 )
 def inpaint_inbox() -> None:
-    @task(retries=2, retry_delay=timedelta(seconds=10))
+    @plain_task(retries=2, retry_delay=timedelta(seconds=10))
     def claim() -> list[dict[str, Any]]:
         from uuid import uuid4
 
@@ -39,14 +39,14 @@ def inpaint_inbox() -> None:
             for claim in claims
         ]
 
-    TriggerDagRunOperator.partial(
+    PlainTrigger.partial(
         task_id="trigger",
         trigger_dag_id="inpaint_manifest",
         logical_date=None,
         skip_when_already_exists=True,  # a claim found again: its run is there already
         retries=2,
         retry_delay=timedelta(seconds=10),
-        map_index_template="{{ task.conf['run'] }}",
+        map_index_template="{{ run_label }}",
     ).expand_kwargs(claim())
 
 

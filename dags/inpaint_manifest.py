@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.decorators.python import _PythonDecoratedOperator
 from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, get_current_context
-from airflow.sdk.bases.decorator import task_decorator_factory
 from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace, run_name
-from inpaint_ops_links import LINKS
 from inpaint_ops_metrics import count_rejected, deadline_missed, emit
+from inpaint_ops_operators import painting_task
 
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
 """Before the first retry of a task; doubled before each further one."""
@@ -34,7 +31,7 @@ PARAMS = {
         default="",
         type="string",
         minLength=1,
-        pattern=r"^(s3://[^/]+/|/|file:///).+\.(jsonl|ndjson|csv|parquet)$",
+        pattern=r"^(s3://[^/]+/|/|file:///).+\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$",
         title="Manifest",
         description="URI of a .jsonl, .csv or .parquet manifest, for example s3://bucket/inbox/night.jsonl.",
     ),
@@ -117,17 +114,6 @@ RESULTS = Asset("inpaint_results")
 """Has an event for each good run, with its summary: Airflow shows it, and what comes after may be scheduled by it."""
 
 
-class PaintingOperator(_PythonDecoratedOperator):
-    """A TaskFlow task with links to the run's results and report."""
-
-    operator_extra_links = LINKS
-
-
-def painting_task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`@task` with those links."""
-    return task_decorator_factory(python_callable=function, decorated_operator_class=PaintingOperator, **options)
-
-
 @dag(
     schedule=None,
     catchup=False,
@@ -188,14 +174,15 @@ def inpaint_manifest() -> None:
         return asdict(result)
 
     @painting_task(trigger_rule="all_done", outlets=[RESULTS])
-    def report(shards: list[str] | None) -> dict[str, Any]:
+    def report() -> dict[str, Any]:
         from inpaint_ops.errors import ConfigError
         from inpaint_ops.runs import check_good, finish
 
         context = get_current_context()
         name = run_name(context["params"], context["run_id"])
         with airflow_errors():
-            if shards is None:  # a refused plan: the run of this name is somebody else's, and may be under way
+            if context["ti"].xcom_pull(task_ids="plan") is None:
+                # The plan was refused: the run of this name is somebody else's, and may be under way.
                 raise ConfigError("nothing was planned here, so there is nothing to report: see the task `plan`")
             workspace = open_workspace()
             summary = finish(workspace, name)
@@ -208,7 +195,7 @@ def inpaint_manifest() -> None:
         return said
 
     shards = plan()
-    inpaint.expand(shard=shards) >> report(shards)
+    [shards, inpaint.expand(shard=shards)] >> report()
 
 
 inpaint_manifest()

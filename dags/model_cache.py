@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import Param, dag, get_current_context, task
+from airflow.sdk import Param, dag, get_current_context
+from inpaint_ops_operators import plain_task
 
 
 @dag(
@@ -20,7 +21,7 @@ from airflow.sdk import Param, dag, get_current_context, task
     doc_md=__doc__,
 )
 def model_cache() -> None:
-    @task(queue="gpu", retries=2, retry_delay=timedelta(minutes=1), execution_timeout=timedelta(hours=2))
+    @plain_task(queue="gpu", retries=2, retry_delay=timedelta(minutes=1), execution_timeout=timedelta(hours=2))
     def fetch() -> str:
         """Runs in a process of its own: verifying a model imports torch, and Airflow's processes never do."""
         import subprocess

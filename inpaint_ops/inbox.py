@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Literal
 
-from inpaint_ops.errors import ObjectExistsError
+from inpaint_ops.errors import ObjectExistsError, one_line
 from inpaint_ops.layout import run_name_from
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Model, now
@@ -23,6 +24,10 @@ from inpaint_ops.storage import ObjectInfo
 log = logging.getLogger(__name__)
 
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
+
+
+_NEVER_IN_A_NAME = re.compile(r"[{}%\\]")
+"""What template languages, URLs and format strings give a meaning to, and the backslash, which no key may hold."""
 
 
 class Claim(Model):
@@ -37,15 +42,23 @@ class Claim(Model):
 
 
 def waiting(workspace: Workspace) -> list[ObjectInfo]:
-    """The manifests directly below the inbox, oldest first."""
+    """The manifests directly below the inbox, oldest first. One whose name is refused is left out, with a warning."""
     inbox = parse(workspace.settings.inbox_prefix if workspace.settings.inbox else f"{workspace.store.uri}inbox/")
     found = [
         info
         for info in workspace.storage.list(inbox)
         if "/" not in info.location.key.removeprefix(inbox.key)
         and PurePosixPath(info.location.name).suffix.lower() in MANIFEST_SUFFIXES
+        and _is_plain(info.location.name)
     ]
     return sorted(found, key=lambda info: (info.modified, info.location.key))
+
+
+def _is_plain(name: str) -> bool:
+    if name.isprintable() and not _NEVER_IN_A_NAME.search(name):
+        return True
+    log.warning("%s is not taken: its name holds a control character or one of {}%%\\; rename it", one_line(repr(name)))
+    return False
 
 
 def claim_all(workspace: Workspace, claimant: str) -> list[Claim]:
@@ -71,5 +84,5 @@ def _claim(workspace: Workspace, info: ObjectInfo, claimant: str) -> Claim | Non
     except ObjectExistsError:
         standing = Claim.model_validate_json(workspace.storage.get(place))
         return standing if standing.claimant == claimant else None
-    log.info("claimed %s as run %s", claim.manifest, claim.run)
+    log.info("claimed %s as run %s", one_line(claim.manifest), claim.run)
     return claim

@@ -162,3 +162,32 @@ def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlive
     assert _python(tmp_path, program, **settings).strip().splitlines()[-1] == said
     fields = Settings.model_fields
     assert (fields["tries"].default, fields["shard_timeout"].default) == (4, 21600)
+
+
+OPERATORS = """
+import json, sys
+sys.path[:0] = [{plugins!r}, {dags!r}]
+from pathlib import Path
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag({dags!r})
+assert not bag.import_errors, bag.import_errors
+for dag in bag.dags.values():
+    for task in dag.tasks:
+        kinds = [task, getattr(task, "operator_class", task)]
+        fields = sorted({{field for kind in kinds for field in kind.template_fields}})
+        print(json.dumps([dag.dag_id, task.task_id, fields, task.map_index_template, task.doc_md]))
+    print(json.dumps([dag.dag_id, None, [], None, dag.doc_md]))
+"""
+
+
+def test_no_field_of_any_operator_is_a_template(tmp_path: Path) -> None:
+    """Airflow renders template fields after it has filled in what earlier tasks returned, names of files included."""
+    import json
+
+    program = OPERATORS.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    found = [json.loads(line) for line in _python(tmp_path, program).splitlines() if line.startswith("[")]
+    assert {name for _, name, *_ in found} >= {"plan", "inpaint", "report", "claim", "trigger", "fetch", "store"}
+    for dag, name, fields, map_index_template, doc in found:
+        assert fields == [], f"{dag}.{name}: {fields} would be rendered: take the task from inpaint_ops_operators"
+        assert map_index_template in (None, "{{ shard_label }}", "{{ run_label }}"), f"{dag}.{name}"
+        assert "{" not in (doc or ""), f"{dag}.{name}: its doc_md holds a template"
