@@ -186,7 +186,7 @@ class RowBook:
         self._move(number, RowPhase.LEFT)
 
     def skip(self, numbers: Iterable[int]) -> list[int]:
-        """Another attempt has recorded these rows. Returns those that had not gone further than READY: they end here."""
+        """Another attempt has recorded these rows. Returns those that were READY at the furthest: they end here."""
         before = (RowPhase.WAITING, RowPhase.DOWNLOADING, RowPhase.READY)
         skipped = [number for number in numbers if number in self._rows and self._rows[number].phase in before]
         for number in skipped:

@@ -1,4 +1,8 @@
-"""One try of one shard: the loop that keeps downloads ahead, the worker fed, and every row on its way to a record."""
+"""One attempt at one shard: the loop that keeps downloads ahead, the worker fed, and every row on its way to a record.
+
+The row book (`rows.py`) decides which row is where and which one goes next, and does nothing else. What takes time is
+done in threads (`transfers.py`) and comes back as a message (`messages.py`): the loop waits for messages alone.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,7 @@ import queue
 import shutil
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,22 +32,14 @@ from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.recorder import Recorder
-from inpaint_ops.records import ErrorInfo, FaultKind, Record, ShardProgress, now
+from inpaint_ops.records import ErrorInfo, FaultKind, ShardProgress, now
 from inpaint_ops.scratch import scratch_folder, sweep
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.commands import item_command, job_command
+from inpaint_ops.supervisor.messages import Downloaded, Exited, FromWorker, Message, Recorded, RecordsListed, RowFiles
+from inpaint_ops.supervisor.progress import Progress, ShardResult, Tally
+from inpaint_ops.supervisor.rows import RowBook, RowPhase
 from inpaint_ops.supervisor.session import WorkerSession
-from inpaint_ops.supervisor.state import (
-    Downloaded,
-    Exited,
-    FromWorker,
-    Message,
-    Progress,
-    Recorded,
-    RowState,
-    ShardResult,
-    Tally,
-)
 from inpaint_ops.supervisor.transfers import Transfers
 
 log = logging.getLogger(__name__)
@@ -55,7 +50,7 @@ GOODBYE_SECONDS = 60.0
 
 @dataclass(slots=True)
 class ShardRun:
-    """One try of one shard. Call `run` once, from the main thread: the worker dies with the thread that starts it."""
+    """One attempt at one shard. Call `run` once, from the main thread: a worker dies with the thread that starts it."""
 
     storage: Storage
     layout: RunLayout
@@ -69,21 +64,18 @@ class ShardRun:
 
     attempt: str = field(init=False)
     _recorder: Recorder = field(init=False)
-    _scratch: Path = field(init=False)
+    _transfers: Transfers = field(init=False)
     _inbox: queue.Queue[Message] = field(init=False, default_factory=queue.Queue)
-    _states: dict[int, RowState] = field(init=False, default_factory=dict)
-    _todo: deque[int] = field(init=False, default_factory=deque)
-    _downloading: set[int] = field(init=False, default_factory=set)
-    _ready: deque[int] = field(init=False, default_factory=deque)
-    _recording: set[int] = field(init=False, default_factory=set)
-    _leftover: dict[int, str] = field(init=False, default_factory=dict)
+    _scratch: Path = field(init=False)
+    _book: RowBook = field(init=False)
+    _files: dict[int, RowFiles] = field(init=False, default_factory=dict)
+    _left: dict[int, str] = field(init=False, default_factory=dict)
+    """Rows that are left to another attempt, and why."""
     _session: WorkerSession | None = field(init=False, default=None)
     _sessions: int = field(init=False, default=0)
-    _deaths: int = field(init=False, default=0)
     _warnings: list[str] = field(init=False, default_factory=list)
     _tally: Tally = field(init=False, default_factory=Tally)
     _drained_by: float | None = field(init=False, default=None)
-    _transfers: Transfers = field(init=False)
 
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
@@ -91,6 +83,7 @@ class ShardRun:
             self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated
         )
         self._transfers = Transfers(self.storage, self.settings, self._inbox.put)
+        self._book = RowBook((), window=self.settings.prefetch)
 
     def run(self) -> ShardResult:
         """Bring every row of the shard to a record.
@@ -110,9 +103,9 @@ class ShardRun:
                 self._work(missing)
             except InpaintOpsError as error:
                 self._recorder.leave_word(error)
-                self._recorder.store_progress(self._word("stopped"))
+                self._recorder.store_progress(self._snapshot("stopped"))
                 raise
-        self._recorder.store_progress(self._word("finished"))
+        self._recorder.store_progress(self._snapshot("finished"))
         return ShardResult(
             self.shard,
             self._tally.done,
@@ -123,7 +116,7 @@ class ShardRun:
         )
 
     def drain(self) -> None:
-        """Have `run` come to an end: no row is begun any more, and those in the worker's hands get the grace time.
+        """Have `run` come to an end: no further row is begun, and those in the worker get the grace time.
 
         Safe to call from a signal handler. The second call takes what is left of the grace.
         """
@@ -133,83 +126,87 @@ class ShardRun:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _work(self, missing: Iterable[AcceptedRow]) -> None:
+    def _work(self, missing: Sequence[AcceptedRow]) -> None:
         with scratch_folder(self.settings.scratch, f"{self.layout.run}-{self.attempt}") as self._scratch:
-            for row in missing:
-                self._states[row.row] = RowState(row, self._scratch / f"{row.row:07d}")
-                self._todo.append(row.row)
+            self._files = {row.row: RowFiles(row, self._scratch / f"{row.row:07d}") for row in missing}
+            self._book = RowBook(self._files, window=self.settings.prefetch)
             try:
                 self._start_worker()
                 self._loop()
-                self._say_goodbye()
+                self._end_worker()
                 self.on_progress(self._progress())
             finally:
                 if self._session is not None:
                     self._session.process.kill()
                 self._transfers.close()
-        waiting = len(self._states) + len(self._leftover)
+        waiting = self._book.open_count + len(self._left)
         if self._drained_by is not None and waiting:
             raise DrainedError(f"shard {self.shard}: told to stop; {waiting} rows are handed back to another try")
-        if self._leftover:
-            number, error = next(iter(self._leftover.items()))
+        if self._left:
+            number, error = next(iter(self._left.items()))
             raise ShardIncompleteError(
-                f"shard {self.shard}: {len(self._leftover)} rows wait for another try; row {number}: {error}"
+                f"shard {self.shard}: {len(self._left)} rows wait for another try; row {number}: {error}"
             )
 
     def _loop(self) -> None:
-        """Until every row has ended, or the worker's hands are empty after `drain`."""
-        told = started = time.monotonic()
-        self._tell()
-        while self._states and not self._is_drained():
+        """Until every row has ended, or, after `drain`, the worker is empty."""
+        published = started = time.monotonic()
+        self._publish()
+        while self._book.open_count and not self._is_drained():
             if self._drained_by is None:
                 self._start_downloads()
                 self._feed_worker()
-            due = told + self.settings.progress_interval - time.monotonic()
+            due = published + self.settings.progress_interval - time.monotonic()
             with contextlib.suppress(queue.Empty):
                 self._handle(self._inbox.get(timeout=min(max(due, 0.05), 1.0)))
             self._check_worker_moves()
             self._check_time(started)
-            if time.monotonic() >= told + self.settings.progress_interval:
-                told = time.monotonic()
+            if time.monotonic() >= published + self.settings.progress_interval:
+                published = time.monotonic()
                 self.on_progress(self._progress())
-                self._tell()
+                self._publish()
 
     def _is_drained(self) -> bool:
         """Whether all is done that `drain` leaves to do, or its time is up."""
         if self._drained_by is None:
             return False
         session = self._session
-        in_hands = session.rows if session is not None and session.hello is not None else ()
-        if session is not None and in_hands:
+        has_rows = session is not None and session.ready is not None and self._worker_has_rows()
+        if session is not None and has_rows:
             session.flush()
-        return not (in_hands or self._recording) or time.monotonic() >= self._drained_by
+        return not (has_rows or self._book.in_phase(RowPhase.RECORDING)) or time.monotonic() >= self._drained_by
 
     def _handle(self, message: Message) -> None:
-        current = self._session.number if self._session else None
+        session = self._session
+        current = session.number if session else None
         match message:
             case Downloaded():
                 self._on_downloaded(message)
             case Recorded():
                 self._on_recorded(message)
-            case FromWorker(number, event) if number == current and self._session is not None:
-                self._session.last_sign = time.monotonic()
-                self._on_event(self._session, event)
-            case Exited(number, returncode) if number == current and self._session is not None:
-                self._on_death(self._session, returncode)
+            case RecordsListed(number, rows) if number == current and session is not None:
+                self._on_records_listed(session, rows)
+            case FromWorker(number, event) if number == current and session is not None:
+                session.last_sign = time.monotonic()
+                self._on_event(session, event)
+            case Exited(number, returncode) if number == current and session is not None:
+                self._on_worker_exit(session, returncode)
             case _:
-                pass  # the last words of a worker that is gone
+                pass  # from a worker that is gone
+
+    # -- what it tells others -------------------------------------------------------------------------------------
 
     def _progress(self) -> Progress:
         phase = self._session.phase if self._session else "finishing"
-        return self._tally.progress(self.shard, rows=len(self.rows), left=len(self._states), phase=phase)
+        return self._tally.progress(self.shard, rows=len(self.rows), left=self._book.open_count, phase=phase)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         """Store how far the shard is."""
-        self._transfers.say(partial(self._recorder.store_progress, self._word()))
+        self._transfers.publish(partial(self._recorder.store_progress, self._snapshot()))
 
-    def _word(self, phase: str | None = None) -> ShardProgress:
+    def _snapshot(self, phase: str | None = None) -> ShardProgress:
         progress, session = self._progress(), self._session
-        painting = session is not None and session.hello is not None and bool(session.rows)
+        painting = session is not None and session.ready is not None and self._worker_has_rows()
         return ShardProgress(
             shard=self.shard,
             attempt=self.attempt,
@@ -220,7 +217,7 @@ class ShardRun:
             images_per_second=progress.images_per_second,
             seconds_left=None if phase else progress.seconds_left,
             worker_silent=time.monotonic() - session.last_sign if session and painting and not phase else None,
-            device=session.hello.device.name if session and session.hello else "",
+            device=session.ready.device.name if session and session.ready else "",
             interval=self.settings.progress_interval,
             updated_at=now(),
         )
@@ -236,29 +233,25 @@ class ShardRun:
 
     # -- downloads ------------------------------------------------------------------------------------------------
 
-    def _held(self) -> int:
-        """Rows whose files are here or on their way: what bounds the scratch folder."""
-        in_worker = len(self._session.rows) if self._session else 0
-        return len(self._downloading) + len(self._ready) + in_worker + len(self._recording)
-
     def _start_downloads(self) -> None:
-        while self._todo and self._held() < self.settings.prefetch:
-            number = self._todo.popleft()
-            self._downloading.add(number)
-            self._transfers.download(self._states[number])
+        while (number := self._book.next_download()) is not None:
+            self._transfers.download(self._files[number])
 
     def _on_downloaded(self, message: Downloaded) -> None:
-        self._downloading.discard(message.row)
-        state = self._states.get(message.row)
-        if state is None:
+        number = message.row
+        if number not in self._book.in_phase(RowPhase.DOWNLOADING):
+            self._remove_files(number)  # another attempt has recorded it meanwhile
             return
-        state.download = message.seconds
+        self._files[number].download = message.seconds
         if message.error is None:
-            self._ready.append(message.row)
+            self._book.downloaded(number)
         else:
-            self._fail(state, ErrorInfo.of(message.error, "download"))
+            self._fail(number, ErrorInfo.of(message.error, "download"))
 
     # -- the worker -----------------------------------------------------------------------------------------------
+
+    def _worker_has_rows(self) -> bool:
+        return bool(self._book.in_phase(RowPhase.IN_WORKER))
 
     def _start_worker(self) -> None:
         self._sessions += 1
@@ -267,7 +260,7 @@ class ShardRun:
         self._session = WorkerSession.start(
             number,
             folder=folder,
-            job=job_command(self.job, self.settings, self._states.values(), folder),
+            job=job_command(self.job, self.settings, [self._files[row] for row in self._book.open_rows()], folder),
             on_event=lambda event: self._inbox.put(FromWorker(number, event)),
             on_exit=lambda code: self._inbox.put(Exited(number, code)),
             command=self.worker_command,
@@ -275,15 +268,11 @@ class ShardRun:
 
     def _feed_worker(self) -> None:
         session = self._session
-        if session is None:
+        if session is None or not session.may_paint:
             return
-        while self._ready and session.may_take(self._states[self._ready[0]]):
-            state = self._states[self._ready.popleft()]
-            session.give(state, item_command(state, self.job))
-        nothing_on_its_way = not self._downloading and not self._todo and not self._ready
-        window_full = self._held() >= self.settings.prefetch
-        suspect_inside = any(state.alone for state in session.rows.values())
-        if nothing_on_its_way or window_full or suspect_inside:
+        while (number := self._book.next_for_worker()) is not None:
+            session.give(item_command(self._files[number], self.job))
+        if self._worker_has_rows() and self._book.no_more_to_come:
             session.flush()
 
     def _on_event(self, session: WorkerSession, event: Event) -> None:
@@ -294,18 +283,15 @@ class ShardRun:
             case Ready():
                 self._on_ready(session, event)
             case Begun():
-                for number in event.rows:
-                    if number in session.rows:
-                        session.rows[number].begun = True
+                self._book.begun(event.rows)
                 if event.stage == "paint":
                     self._tally.begin()
             case Done():
                 self._on_done(session, event)
             case Failed():
-                state = session.take_back(event.row)
-                if state is not None:
-                    self._deaths = 0
-                    self._fail(state, event.error, event)
+                if self._book.is_in_worker(event.row):
+                    session.flushed = False
+                    self._fail(event.row, event.error, event)
             case Warn():
                 if event.fault is None:
                     self._warn(event.message)
@@ -315,16 +301,16 @@ class ShardRun:
                 session.bye = event
             case Fatal():
                 error = _our_error(event.error)
-                if session.hello is None or not isinstance(error, DeviceLostError):
+                if session.ready is None or not isinstance(error, DeviceLostError):
                     raise error
                 session.device_lost = event.error.message
             case Step():
                 pass  # a sign of life, noted already
 
     def _on_ready(self, session: WorkerSession, event: Ready) -> None:
-        self._skip_recorded()
-        session.hello = event
+        session.ready = event
         session.phase = "painting"
+        self._transfers.message(partial(self._list_records, session.number))
         session.look_at_device(self._transfers.background)
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total
         log.info("worker %d: %s on %s, ready after %.1f s", session.process.pid, name, device, seconds)
@@ -334,19 +320,21 @@ class ShardRun:
             if not entry.matches:
                 log.warning("%s: %s asked, %s in force: %s", entry.name, entry.requested, entry.effective, entry.reason)
 
-    def _skip_recorded(self) -> None:
-        """Drop rows that another try, which held the device until now, has ended meanwhile."""
-        with contextlib.suppress(InpaintOpsError):  # painting them again is a waste, and no harm
-            for number in self._recorder.recorded_rows() & (set(self._states) - self._recording):
-                for waiting in (self._todo, self._ready):
-                    with contextlib.suppress(ValueError):
-                        waiting.remove(number)
-                self._tally.skipped += 1
-                self._forget(number)
+    def _list_records(self, session: int) -> RecordsListed:
+        """What has a record by now: another attempt may have held the device until the worker got it."""
+        with contextlib.suppress(InpaintOpsError):  # painting a row again wastes time and does no harm
+            return RecordsListed(session, frozenset(self._recorder.recorded_rows()))
+        return RecordsListed(session, frozenset())
+
+    def _on_records_listed(self, session: WorkerSession, rows: frozenset[int]) -> None:
+        for number in self._book.skip(rows):
+            self._tally.skipped += 1
+            self._remove_files(number)
+        session.may_paint = True
 
     def _check_worker_moves(self) -> None:
         session = self._session
-        silent = session.silence(self.settings) if session else None
+        silent = session.silence(self.settings, has_rows=self._worker_has_rows()) if session else None
         if session is not None and silent is not None:
             what = f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}'"
             self._fault("worker_stalled", what)
@@ -354,58 +342,51 @@ class ShardRun:
             session.process.kill()  # its exit comes through the inbox
 
     def _check_time(self, started: float) -> None:
-        """Stop at the time limit, whatever the worker does: rows without a record wait, on the last try as well, for
-        they have not failed.
+        """Stop at the time limit, whatever the worker does: rows without a record wait, on the last attempt as well,
+        for they have not failed.
         """
-        limit = self.settings.shard_timeout
-        if time.monotonic() < started + limit or not self._states:
+        limit, left = self.settings.shard_timeout, self._book.open_count
+        if time.monotonic() < started + limit or not left:
             return
         if self._session is not None:
             self._session.process.kill()
-            self._keep_report(self._session, "killed: the try was out of time")
+            self._store_report(self._session, "killed: the try was out of time")
             self._session = None
         raise ShardTimeoutError(
-            f"shard {self.shard}: {len(self._states)} rows were not done within {limit:g} s, the limit "
+            f"shard {self.shard}: {left} rows were not done within {limit:g} s, the limit "
             "(INPAINT_SHARD_TIMEOUT); another try does only them"
         )
 
-    def _on_death(self, session: WorkerSession, returncode: int) -> None:
+    def _on_worker_exit(self, session: WorkerSession, returncode: int) -> None:
         """A worker is gone before its work is done: find out which row it was, and go on without that one."""
         self._session = None
         how = session.device_lost or session.process.describe_exit(returncode)
         kind = WorkerStalledError if session.process.stalled else WorkerDiedError
-        suspects = [state for state in session.rows.values() if state.begun]
-        bystanders = [state for state in session.rows.values() if not state.begun]
+        end = self._book.worker_ended(session.device if session.device_lost else "")
         if not session.process.stalled:
-            what = f"worker {session.process.pid} ended ({how}) with {len(suspects)} rows in its hands"
+            what = f"worker {session.process.pid} ended ({how}) with {len(end.suspects)} rows in its hands"
             self._fault("worker_died", what)
-        self._keep_report(session, how)
-        if len(suspects) == 1 and suspects[0].is_to_blame(session.device_lost and session.device):
+        self._store_report(session, how)
+        if end.blamed is not None:
             error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
             info = ErrorInfo.of(error, "worker").model_copy(update={"permanent": True})
-            self._record_failure(suspects[0], info, None)
-            self._deaths = 0
-        else:
-            self._deaths += 1
-            for state in suspects:
-                state.alone, state.begun = True, False
-            self._ready.extendleft(state.row.row for state in reversed(suspects))
-        self._ready.extend(state.row.row for state in bystanders)
-        if self._deaths >= self.settings.worker_deaths:
-            many = "1 worker" if self._deaths == 1 else f"{self._deaths} workers"
+            self._write_failure(end.blamed, info, None)
+        ended = self._book.fruitless_workers
+        if ended >= self.settings.worker_deaths:
+            many = "1 worker" if ended == 1 else f"{ended} workers"
             raise kind(
                 f"{many} in a row ended without finishing a row, the limit (INPAINT_WORKER_DEATHS); the last: {how}"
             )
-        if self._drained_by is None and (self._todo or self._ready or self._downloading):
+        if self._drained_by is None and self._book.has_work:
             self._start_worker()
 
-    def _say_goodbye(self) -> None:
+    def _end_worker(self) -> None:
         """Let the worker end by itself, so that its report holds what it measured."""
         session = self._session
         if session is None:
             return
         deadline, how = time.monotonic() + GOODBYE_SECONDS, "killed: it did not end when asked"
-        if session.rows:  # drained, and its rows have outlasted the grace
+        if self._worker_has_rows():  # drained, and its rows have outlasted the grace
             deadline, how = time.monotonic(), "killed: told to stop"
         else:
             session.end()
@@ -421,72 +402,82 @@ class ShardRun:
         self._session = None
         if how != "clean" and self._drained_by is None:
             self._fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
-        self._keep_report(session, how)
+        self._store_report(session, how)
 
-    def _keep_report(self, session: WorkerSession, how: str) -> None:
-        for text in session.device_warnings():
-            self._warn(text)
-        report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._warnings)
-        if report is not None:
-            self._recorder.store_worker(f"{self.attempt}-{session.number}", report)
+    def _store_report(self, session: WorkerSession, how: str) -> None:
+        """Keep what the worker said of itself, and what became of its card; in a thread, since both take a moment."""
+
+        def store() -> None:
+            for text in session.device_warnings():
+                self._warn(text)
+            report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._warnings)
+            if report is not None:
+                self._recorder.store_worker(f"{self.attempt}-{session.number}", report)
+
+        self._transfers.keep(store)
 
     # -- how rows end ---------------------------------------------------------------------------------------------
 
     def _on_done(self, session: WorkerSession, event: Done) -> None:
-        state = session.take_back(event.row)
-        if state is None or session.hello is None:
+        if not self._book.is_in_worker(event.row) or session.ready is None:
             return
-        self._deaths = 0
+        session.flushed = False
+        self._book.finished(event.row)
         self._tally.painted += 1
         session.painted += 1
+        files = self._files[event.row]
         write = partial(
             self._recorder.store_done,
-            state.row,
+            files.row,
             event,
-            session.hello.worker,
+            session.ready.worker,
             batch_id=f"{self.attempt}-{session.number}-{event.batch.id}",
-            download=state.download,
+            download=files.download,
         )
-        self._record(event.row, write)
+        self._transfers.record(event.row, write)
 
-    def _fail(self, state: RowState, error: ErrorInfo, event: Failed | None = None) -> None:
-        """A transient error leaves the row to another try of the shard, unless this is the last."""
+    def _fail(self, number: int, error: ErrorInfo, event: Failed | None = None) -> None:
+        """A transient error leaves the row to another attempt at the shard, unless this is the last."""
         if error.permanent or (self.final_attempt and self._drained_by is None):
-            self._record_failure(state, error, event)
+            if event is None:
+                self._book.record(number)
+            else:
+                self._book.finished(number)
+            self._write_failure(number, error, event)
         else:
-            log.warning("row %d (%s): %s; it waits for another try", state.row.row, state.row.id, error.message)
-            self._leftover[state.row.row] = error.message
-            self._forget(state.row.row)
+            log.warning("row %d (%s): %s; it waits for another try", number, self._files[number].row.id, error.message)
+            self._leave(number, error.message)
 
-    def _record_failure(self, state: RowState, error: ErrorInfo, event: Failed | None) -> None:
-        log.warning("row %d (%s) failed at %s: %s", state.row.row, state.row.id, error.stage, error.message)
-        worker = self._session.hello.worker if event and self._session and self._session.hello else None
-        write = partial(self._recorder.store_failed, state.row, error, event, worker, download=state.download)
-        self._record(state.row.row, write)
+    def _leave(self, number: int, why: str) -> None:
+        self._book.leave(number)
+        self._left[number] = why
+        self._remove_files(number)
 
-    def _record(self, number: int, write: Callable[[], Record]) -> None:
-        """Write a row's end; how that went comes back through the inbox."""
-        self._recording.add(number)
+    def _write_failure(self, number: int, error: ErrorInfo, event: Failed | None) -> None:
+        files = self._files[number]
+        log.warning("row %d (%s) failed at %s: %s", number, files.row.id, error.stage, error.message)
+        worker = self._session.ready.worker if event and self._session and self._session.ready else None
+        write = partial(self._recorder.store_failed, files.row, error, event, worker, download=files.download)
         self._transfers.record(number, write)
 
     def _on_recorded(self, message: Recorded) -> None:
-        self._recording.discard(message.row)
         if message.error is not None:
-            # Nothing could be stored of this row: only another try can end it.
+            # Nothing could be stored of this row: only another attempt can end it.
             info = ErrorInfo.of(message.error, "upload")
             log.warning("row %d: its result could not be stored: %s", message.row, info.message)
             if info.permanent:
                 raise message.error
-            self._leftover[message.row] = info.message
-        elif message.status == "done":
+            self._leave(message.row, info.message)
+            return
+        self._book.recorded(message.row)
+        if message.status == "done":
             self._tally.done += 1
         else:
             self._tally.failed += 1
-        self._forget(message.row)
+        self._remove_files(message.row)
 
-    def _forget(self, number: int) -> None:
-        state = self._states.pop(number)
-        shutil.rmtree(state.folder, ignore_errors=True)
+    def _remove_files(self, number: int) -> None:
+        shutil.rmtree(self._files[number].folder, ignore_errors=True)
 
 
 def _our_error(error: ErrorInfo) -> InpaintOpsError:
