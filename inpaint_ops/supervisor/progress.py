@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from inpaint_ops.recorder import Recorder
+from inpaint_ops.records import FaultKind, ShardProgress, now
+from inpaint_ops.supervisor.session import WorkerSession
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +69,54 @@ class Tally:
             rate = self.painted / max(time.monotonic() - self._began, 1e-6)
         seconds = left / rate if rate else None
         return Progress(shard, rows, self.done + self.skipped, self.failed, phase, rate, seconds)
+
+
+@dataclass(slots=True)
+class Reporter:
+    """What one attempt has to say about itself: how far it is, its warnings, and the faults that it recovered from."""
+
+    recorder: Recorder
+    rows: int
+    interval: float
+    """Seconds between two snapshots."""
+    tally: Tally = field(default_factory=Tally)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        """Keep a warning for the run's report, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            log.warning("shard %s: %s", self.recorder.shard, message)
+
+    def fault(self, kind: FaultKind, what: str) -> None:
+        """Count a fault that the attempt goes on after."""
+        self.recorder.faults.add(kind, what)
+        log.warning("shard %s: %s", self.recorder.shard, what)
+
+    def progress(self, session: WorkerSession | None, left: int) -> Progress:
+        """How far the shard is, with `left` rows to go."""
+        phase = session.phase if session else "finishing"
+        return self.tally.progress(self.recorder.shard, rows=self.rows, left=left, phase=phase)
+
+    def snapshot(
+        self, session: WorkerSession | None, left: int, *, painting: bool, phase: str | None = None
+    ) -> ShardProgress:
+        """What is stored for the pages; `phase` is given where the attempt is over, `painting` where rows are in a
+        worker that is ready.
+        """
+        progress = self.progress(session, left)
+        silent = time.monotonic() - session.last_sign if session and painting and not phase else None
+        return ShardProgress(
+            shard=self.recorder.shard,
+            attempt=self.recorder.attempt,
+            rows=progress.rows,
+            done=progress.done,
+            failed=progress.failed,
+            phase=phase or progress.phase,
+            images_per_second=progress.images_per_second,
+            seconds_left=None if phase else progress.seconds_left,
+            worker_silent=silent,
+            device=session.ready.device.name if session and session.ready else "",
+            interval=self.interval,
+            updated_at=now(),
+        )

@@ -32,12 +32,12 @@ from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.recorder import Recorder
-from inpaint_ops.records import ErrorInfo, FaultKind, ShardProgress, now
+from inpaint_ops.records import ErrorInfo, ShardProgress
 from inpaint_ops.scratch import scratch_folder, sweep
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import Downloaded, Exited, FromWorker, Message, Recorded, RecordsListed, RowFiles
-from inpaint_ops.supervisor.progress import Progress, ShardResult, Tally
+from inpaint_ops.supervisor.progress import Progress, Reporter, ShardResult
 from inpaint_ops.supervisor.rows import RowBook, RowPhase
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.transfers import Transfers
@@ -73,8 +73,7 @@ class ShardRun:
     """Rows that are left to another attempt, and why."""
     _session: WorkerSession | None = field(init=False, default=None)
     _sessions: int = field(init=False, default=0)
-    _warnings: list[str] = field(init=False, default_factory=list)
-    _tally: Tally = field(init=False, default_factory=Tally)
+    _reporter: Reporter = field(init=False)
     _drained_by: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -82,6 +81,7 @@ class ShardRun:
         self._recorder = Recorder(
             self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated
         )
+        self._reporter = Reporter(self._recorder, len(self.rows), self.settings.progress_interval)
         self._transfers = Transfers(self.storage, self.settings, self._inbox.put)
         self._book = RowBook((), window=self.settings.prefetch)
 
@@ -97,7 +97,7 @@ class ShardRun:
         recorded = self._transfers.patiently(self._recorder.recorded_rows)
         self._recorder.note_killed_try()
         missing = [row for row in self.rows if row.row not in recorded]
-        self._tally.skipped = len(self.rows) - len(missing)
+        self._reporter.tally.skipped = len(self.rows) - len(missing)
         if missing:
             try:
                 self._work(missing)
@@ -106,14 +106,8 @@ class ShardRun:
                 self._recorder.store_progress(self._snapshot("stopped"))
                 raise
         self._recorder.store_progress(self._snapshot("finished"))
-        return ShardResult(
-            self.shard,
-            self._tally.done,
-            self._tally.failed,
-            self._tally.skipped,
-            self._sessions,
-            time.monotonic() - started,
-        )
+        tally, seconds = self._reporter.tally, time.monotonic() - started
+        return ShardResult(self.shard, tally.done, tally.failed, tally.skipped, self._sessions, seconds)
 
     def drain(self) -> None:
         """Have `run` come to an end: no further row is begun, and those in the worker get the grace time.
@@ -197,39 +191,16 @@ class ShardRun:
     # -- what it tells others -------------------------------------------------------------------------------------
 
     def _progress(self) -> Progress:
-        phase = self._session.phase if self._session else "finishing"
-        return self._tally.progress(self.shard, rows=len(self.rows), left=self._book.open_count, phase=phase)
+        return self._reporter.progress(self._session, self._book.open_count)
+
+    def _snapshot(self, phase: str | None = None) -> ShardProgress:
+        session = self._session
+        painting = session is not None and session.ready is not None and self._worker_has_rows()
+        return self._reporter.snapshot(session, self._book.open_count, painting=painting, phase=phase)
 
     def _publish(self) -> None:
         """Store how far the shard is."""
         self._transfers.publish(partial(self._recorder.store_progress, self._snapshot()))
-
-    def _snapshot(self, phase: str | None = None) -> ShardProgress:
-        progress, session = self._progress(), self._session
-        painting = session is not None and session.ready is not None and self._worker_has_rows()
-        return ShardProgress(
-            shard=self.shard,
-            attempt=self.attempt,
-            rows=progress.rows,
-            done=progress.done,
-            failed=progress.failed,
-            phase=phase or progress.phase,
-            images_per_second=progress.images_per_second,
-            seconds_left=None if phase else progress.seconds_left,
-            worker_silent=time.monotonic() - session.last_sign if session and painting and not phase else None,
-            device=session.ready.device.name if session and session.ready else "",
-            interval=self.settings.progress_interval,
-            updated_at=now(),
-        )
-
-    def _warn(self, message: str) -> None:
-        if message not in self._warnings:
-            self._warnings.append(message)
-            log.warning("shard %s: %s", self.shard, message)
-
-    def _fault(self, kind: FaultKind, what: str) -> None:
-        self._recorder.faults.add(kind, what)
-        log.warning("shard %s: %s", self.shard, what)
 
     # -- downloads ------------------------------------------------------------------------------------------------
 
@@ -285,7 +256,7 @@ class ShardRun:
             case Begun():
                 self._book.begun(event.rows)
                 if event.stage == "paint":
-                    self._tally.begin()
+                    self._reporter.tally.begin()
             case Done():
                 self._on_done(session, event)
             case Failed():
@@ -294,9 +265,9 @@ class ShardRun:
                     self._fail(event.row, event.error, event)
             case Warn():
                 if event.fault is None:
-                    self._warn(event.message)
+                    self._reporter.warn(event.message)
                 else:
-                    self._fault(event.fault, event.message)
+                    self._reporter.fault(event.fault, event.message)
             case Bye():
                 session.bye = event
             case Fatal():
@@ -328,7 +299,7 @@ class ShardRun:
 
     def _on_records_listed(self, session: WorkerSession, rows: frozenset[int]) -> None:
         for number in self._book.skip(rows):
-            self._tally.skipped += 1
+            self._reporter.tally.skipped += 1
             self._remove_files(number)
         session.may_paint = True
 
@@ -337,7 +308,7 @@ class ShardRun:
         silent = session.silence(self.settings, has_rows=self._worker_has_rows()) if session else None
         if session is not None and silent is not None:
             what = f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}'"
-            self._fault("worker_stalled", what)
+            self._reporter.fault("worker_stalled", what)
             session.process.stalled = True
             session.process.kill()  # its exit comes through the inbox
 
@@ -365,7 +336,7 @@ class ShardRun:
         end = self._book.worker_ended(session.device if session.device_lost else "")
         if not session.process.stalled:
             what = f"worker {session.process.pid} ended ({how}) with {len(end.suspects)} rows in its hands"
-            self._fault("worker_died", what)
+            self._reporter.fault("worker_died", what)
         self._store_report(session, how)
         if end.blamed is not None:
             error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
@@ -401,7 +372,7 @@ class ShardRun:
         session.process.kill()
         self._session = None
         if how != "clean" and self._drained_by is None:
-            self._fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
+            self._reporter.fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
         self._store_report(session, how)
 
     def _store_report(self, session: WorkerSession, how: str) -> None:
@@ -409,8 +380,8 @@ class ShardRun:
 
         def store() -> None:
             for text in session.device_warnings():
-                self._warn(text)
-            report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._warnings)
+                self._reporter.warn(text)
+            report = session.report(how, attempt=self.attempt, shard=self.shard, warnings=self._reporter.warnings)
             if report is not None:
                 self._recorder.store_worker(f"{self.attempt}-{session.number}", report)
 
@@ -423,7 +394,7 @@ class ShardRun:
             return
         session.flushed = False
         self._book.finished(event.row)
-        self._tally.painted += 1
+        self._reporter.tally.painted += 1
         session.painted += 1
         files = self._files[event.row]
         write = partial(
@@ -471,9 +442,9 @@ class ShardRun:
             return
         self._book.recorded(message.row)
         if message.status == "done":
-            self._tally.done += 1
+            self._reporter.tally.done += 1
         else:
-            self._tally.failed += 1
+            self._reporter.tally.failed += 1
         self._remove_files(message.row)
 
     def _remove_files(self, number: int) -> None:
