@@ -26,6 +26,7 @@ from inpaint_ops.errors import (
     ShardTimeoutError,
     WorkerDiedError,
     WorkerStalledError,
+    error_class,
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
@@ -453,9 +454,7 @@ class ShardRun:
 
 def _our_error(error: ErrorInfo) -> InpaintOpsError:
     """The worker's fatal error as an exception of the same class, where it is one of ours."""
-    found: list[type[InpaintOpsError]] = [InpaintOpsError]
-    for kind in found:
-        if kind.__name__ == error.type:
-            return kind(error.message)
-        found.extend(kind.__subclasses__())
+    kind = error_class(error.type)
+    if kind is not None:
+        return kind(error.message)
     return WorkerDiedError(f"the worker gave up: {error.type}: {error.message}")
