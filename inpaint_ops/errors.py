@@ -1,7 +1,19 @@
 """One exception tree; permanent or transient is a property of the class.
 
 A *permanent* error comes back however often the work is tried again: the row is recorded as failed, the task is not
-retried. A *transient* one may pass: it is retried, first here, then by the scheduler.
+retried. A *transient* one may pass (marked ~): it is retried, first here, then by the scheduler.
+
+    InpaintOpsError
+      ConfigError  ManifestError  RowError  RunConflictError  RunNotGoodError
+      ImageError -> MaskError
+      ModelError  PromptError  NonFiniteImageError
+      StorageError -> ForbiddenLocationError  ObjectNotFoundError  ObjectExistsError  AccessDeniedError
+                      ObjectTooLargeError  ~StorageUnavailableError -> ~CredentialsExpiredError
+      ~ScratchFullError
+      ~DeviceError -> ~DeviceBusyError  ~DeviceLostError  DeviceOutOfMemoryError
+      ~WorkerError -> ~WorkerDiedError  ~WorkerStalledError  ~DrainedError  ~ShardTimeoutError  ~ShardIncompleteError
+
+Each class has a `cure`: what a person does about rows that ended with it.
 """
 
 from __future__ import annotations
@@ -35,6 +47,8 @@ class InpaintOpsError(Exception):
 
     permanent: ClassVar[bool] = True
     exit_code: ClassVar[int] = 1
+    cure: ClassVar[str] = "Follow the message, then run failed.jsonl."
+    """What a person does about rows that ended with it."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(str(message)))
@@ -56,6 +70,13 @@ class ManifestError(InpaintOpsError):
     exit_code = 2
 
 
+class RowError(InpaintOpsError):
+    """A row of a manifest cannot be worked on: a field is missing, unknown or out of range."""
+
+    cure = "Correct the line in the manifest, then run the corrected lines as a manifest of their own."
+    exit_code = 2
+
+
 class RunConflictError(InpaintOpsError):
     """The run's name is taken by another manifest or by other parameters."""
 
@@ -71,9 +92,13 @@ class RunNotGoodError(InpaintOpsError):
 class ImageError(InpaintOpsError):
     """A source image or a mask cannot be used: unreadable, truncated, oversized, of a kind that is not supported."""
 
+    cure = "Open the image: replace or re-export it, then run failed.jsonl."
+
 
 class MaskError(ImageError):
     """The mask does not fit its image, or masks nothing."""
+
+    cure = "Make the mask the size of its image, white where it should be painted, then run failed.jsonl."
 
 
 class PreviewError(ImageError):
@@ -103,6 +128,7 @@ class PreviewBusyError(InpaintOpsError):
 class ModelError(InpaintOpsError):
     """The model cannot be found or loaded, or is not an SDXL inpainting model."""
 
+    cure = "Check the model with `inpaint-ops models`, then run failed.jsonl."
     exit_code = 2
 
 
@@ -113,16 +139,20 @@ class PromptError(InpaintOpsError):
 class StorageError(InpaintOpsError):
     """The base of what the object store answers."""
 
+    cure = "Check the store, then run failed.jsonl."
+
 
 class ForbiddenLocationError(StorageError):
     """A key or URI lies outside the prefixes that may be read or written."""
 
+    cure = "Move the object under an allowed prefix, or add its prefix to INPAINT_ALLOWED_PREFIXES."
     exit_code = 2
 
 
 class ObjectNotFoundError(StorageError):
     """No object has this key."""
 
+    cure = "Upload the missing object or correct its key, then run failed.jsonl."
     exit_code = 2
 
 
@@ -133,11 +163,14 @@ class ObjectExistsError(StorageError):
 class AccessDeniedError(StorageError):
     """The store knows us and refuses, or does not know our credentials."""
 
+    cure = "Give the storage credentials the right to read and write here, then run failed.jsonl."
     exit_code = 2
 
 
 class ObjectTooLargeError(StorageError):
     """The object is larger than the limit that the caller set."""
+
+    cure = "Shrink the file, or raise the limit that the message names, then run failed.jsonl."
 
 
 class DamagedObjectError(StorageError):
@@ -147,6 +180,7 @@ class DamagedObjectError(StorageError):
 class StorageUnavailableError(StorageError):
     """The store did not answer, or broke off, on every try; or it will not have this machine's clock."""
 
+    cure = "The store did not answer: run failed.jsonl when it does."
     permanent = False
 
 
@@ -163,6 +197,7 @@ class ScratchFullError(InpaintOpsError):
 class DeviceError(InpaintOpsError):
     """The base of what a device does to us."""
 
+    cure = "Check the machine with `inpaint-ops doctor`, then run failed.jsonl."
     permanent = False
 
 
@@ -177,6 +212,7 @@ class DeviceLostError(DeviceError):
 class DeviceOutOfMemoryError(DeviceError):
     """A batch did not fit the device's memory, at any size that may be tried."""
 
+    cure = "Use a smaller batch, the low-memory tuning or a larger card, then run failed.jsonl."
     permanent = True
 
 
@@ -187,15 +223,20 @@ class NonFiniteImageError(InpaintOpsError):
 class WorkerError(InpaintOpsError):
     """The base of what happens to a worker process."""
 
+    cure = "Look at the worker's log, then run failed.jsonl."
     permanent = False
 
 
 class WorkerDiedError(WorkerError):
     """The worker process ended before its work did."""
 
+    cure = "Look at the row's image and at the worker's log: the row may kill it. Then run failed.jsonl."
+
 
 class WorkerStalledError(WorkerError):
     """The worker process was alive and made no progress for too long; it has been killed."""
+
+    cure = "Look at its log; raise INPAINT_STALL_TIMEOUT if it was slow; then run failed.jsonl."
 
 
 class WorkerProtocolError(WorkerError):
@@ -211,6 +252,18 @@ class DrainedError(WorkerError):
 class ShardTimeoutError(WorkerError):
     """A try of a shard has taken as long as it may. Transient: another try does only what is left, so it gets on."""
 
+    cure = "Raise INPAINT_SHARD_TIMEOUT or make shards smaller, then run it again: it does what is left."
+
 
 class ShardIncompleteError(WorkerError):
     """Rows of a shard have no record yet, for a transient reason: another try does only those."""
+
+
+def error_class(name: str) -> type[InpaintOpsError] | None:
+    """The class of this name, as a record or another process gives it; None where it is none of ours."""
+    found: list[type[InpaintOpsError]] = [InpaintOpsError]
+    for kind in found:
+        if kind.__name__ == name:
+            return kind
+        found.extend(kind.__subclasses__())
+    return None

@@ -14,7 +14,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Event, Fatal, Job, Phase
 from inpaint_ops.supervisor.commands import job_command
-from inpaint_ops.supervisor.state import RowState
+from inpaint_ops.supervisor.messages import RowFiles
 from tests.support.waiting import PATIENCE, wait_until
 from tests.test_device import MIG, PLAIN, pretend
 
@@ -126,7 +126,7 @@ def test_workers_lease_in_the_folder_that_the_setting_names(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("INPAINT_LEASES", str(tmp_path / "machine"))
     row = AcceptedRow(row=1, id="a", image="s3://b/a.png", mask="s3://b/m.png", prompt="a boat")
-    job = job_command(JobOptions(model="tiny-random"), load_settings(), [RowState(row, tmp_path)], tmp_path)
+    job = job_command(JobOptions(model="tiny-random"), load_settings(), [RowFiles(row, tmp_path)], tmp_path)
     leases = job.leases
     late = start(leases=leases)
     wait_until(lambda: late.exits)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from inpaint_ops import errors
+from inpaint_ops.errors import error_class
 from inpaint_ops.records import BATCH_STAGES, STAGES, ErrorInfo, Record, RunSummary, WorkerReport
 from inpaint_ops.report.stages import stage_seconds
 from inpaint_ops.report.summary import conversions, error_type
@@ -27,27 +27,6 @@ STAGE_LABELS: dict[str, str] = {
     "encode": "Encode image",
     "upload": "Upload",
 }
-
-CURES: dict[str, str] = {
-    "RowError": "Correct the line in the manifest, then run the corrected lines as a manifest of their own.",
-    "ImageError": "Open the image: replace or re-export it, then run failed.jsonl.",
-    "MaskError": "Make the mask the size of its image, white where it should be painted, then run failed.jsonl.",
-    "ObjectNotFoundError": "Upload the missing object or correct its key, then run failed.jsonl.",
-    "ForbiddenLocationError": "Move the object under an allowed prefix, or add its prefix to INPAINT_ALLOWED_PREFIXES.",
-    "AccessDeniedError": "Give the storage credentials the right to read and write here, then run failed.jsonl.",
-    "ObjectTooLargeError": "Shrink the file, or raise the limit that the message names, then run failed.jsonl.",
-    "StorageUnavailableError": "The store did not answer: run failed.jsonl when it does.",
-    "StorageError": "Check the store, then run failed.jsonl.",
-    "DeviceOutOfMemoryError": "Use a smaller batch, the low-memory tuning or a larger card, then run failed.jsonl.",
-    "DeviceError": "Check the machine with `inpaint-ops doctor`, then run failed.jsonl.",
-    "WorkerDiedError": "Look at the row's image and at the worker's log: the row may kill it. Then run failed.jsonl.",
-    "WorkerStalledError": "Look at its log; raise INPAINT_STALL_TIMEOUT if it was slow; then run failed.jsonl.",
-    "ShardTimeoutError": "Raise INPAINT_SHARD_TIMEOUT or make shards smaller, then run it again: it does what is left.",
-    "WorkerError": "Look at the worker's log, then run failed.jsonl.",
-    "ModelError": "Check the model with `inpaint-ops models`, then run failed.jsonl.",
-    "InpaintOpsError": "Follow the message, then run failed.jsonl.",
-}
-"""What to do, by error class; a class that is not here has its nearest ancestor's cure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +164,8 @@ def cure(error: ErrorInfo | None) -> str:
     """What to do about rows that ended with `error`."""
     if error is None:
         return "The records hold no reason: look at the worker's log."
-    if error.type in CURES:
-        return CURES[error.type]
-    known = getattr(errors, error.type, None)
-    for base in known.__mro__ if isinstance(known, type) else ():
-        if base.__name__ in CURES:
-            return CURES[base.__name__]
+    if (known := error_class(error.type)) is not None:
+        return known.cure
     if error.permanent:
         return "Not an error that inpaint_ops foresees: look at the worker's log, and report it with the row."
     return "It may pass on another try: run failed.jsonl."

@@ -9,10 +9,10 @@ from inpaint_ops.config import Settings
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
 from inpaint_ops.received import OUTPUT, Expected
-from inpaint_ops.supervisor.state import RowState
+from inpaint_ops.supervisor.messages import RowFiles
 
 
-def job_command(options: JobOptions, settings: Settings, states: Collection[RowState], folder: Path) -> Job:
+def job_command(options: JobOptions, settings: Settings, files: Collection[RowFiles], folder: Path) -> Job:
     """What to load and how, for the rows to come; `folder` is the worker's own."""
     return Job(
         model=options.model,
@@ -22,8 +22,8 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
         tuning_overrides=options.tuning_overrides,
         use_xformers=options.use_xformers,
         scheduler=options.scheduler,
-        expected_rows=len(states),
-        prompts=_prompts(states),
+        expected_rows=len(files),
+        prompts=_prompts(files),
         max_pixels=settings.max_pixels,
         scratch=str(folder),
         leases=settings.leases,
@@ -31,15 +31,15 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
     )
 
 
-def item_command(state: RowState, options: JobOptions) -> Item:
+def item_command(files: RowFiles, options: JobOptions) -> Item:
     """One row, whose files lie in its folder."""
-    row = state.row
+    row = files.row
     return Item(
         row=row.row,
         id=row.id,
-        image=str(state.folder / "image"),
-        mask=str(state.folder / "mask"),
-        output=str(state.folder / OUTPUT),
+        image=str(files.folder / "image"),
+        mask=str(files.folder / "mask"),
+        output=str(files.folder / OUTPUT),
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         **parameters(row, options).model_dump(),
@@ -51,13 +51,13 @@ def item_command(state: RowState, options: JobOptions) -> Item:
     )
 
 
-def expected_output(state: RowState, settings: Settings, owner: int) -> Expected:
+def expected_output(files: RowFiles, settings: Settings, owner: int) -> Expected:
     """What the worker, which runs as the user `owner`, must leave in a row's folder."""
-    return Expected(state.folder, state.row.format, settings.max_pixels, owner, state.size)
+    return Expected(files.folder, files.row.format, settings.max_pixels, owner, files.size)
 
 
-def _prompts(states: Collection[RowState]) -> tuple[str, ...] | None:
+def _prompts(files: Collection[RowFiles]) -> tuple[str, ...] | None:
     """Every text that the rows to come will bring, once each; None where they are too many to keep."""
-    rows = [state.row for state in states]
+    rows = [one.row for one in files]
     texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
     return tuple(texts) if len(texts) <= MAX_PROMPTS else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inpaint_ops.errors import WorkerProtocolError
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Ready, Step, Warn
-from inpaint_ops.supervisor.state import RowState
+from inpaint_ops.supervisor.rows import BookedRow
 
 MAX_EVENTS_BETWEEN = 10_000
 """Events, signs of life above all, without one that brings the work on. A batch of one row has at most 500 steps, and
@@ -27,7 +27,7 @@ class Conduct:
     _since: int = 0
     _warnings: int = 0
 
-    def check(self, event: Event, rows: Mapping[int, RowState]) -> None:
+    def check(self, event: Event, rows: Mapping[int, BookedRow]) -> None:
         """Take note of `event`; `rows` are those in the worker's hands. Raises WorkerProtocolError where it is out of
         turn, of a row that the worker does not have, or one too many without any work done.
         """

@@ -1,10 +1,10 @@
-"""One worker's life, from its start to its report: which rows are in its hands, and when it last gave a sign."""
+"""One worker's life, from its start to its report: what it said of itself, and when it was last heard of."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,21 +18,23 @@ from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Bye, End, Event, Flush, Item, Job, Ready
 from inpaint_ops.records import WorkerReport, now
 from inpaint_ops.supervisor.conduct import Conduct
-from inpaint_ops.supervisor.state import RowState
+from inpaint_ops.supervisor.rows import BookedRow
 
 
 @dataclass(slots=True)
 class WorkerSession:
-    """A started worker, the `number`th of its shard's try."""
+    """A started worker, the `number`th of its shard's attempt."""
 
     number: int
     process: WorkerProcess
-    rows: dict[int, RowState] = field(default_factory=dict)
-    hello: Ready | None = None
+    ready: Ready | None = None
+    may_paint: bool = False
+    """It is ready, and the rows that other attempts have recorded by then are known."""
     bye: Bye | None = None
     phase: str = "starting a worker"
     painted: int = 0
     flushed: bool = False
+    """It was told to paint what it holds, and nothing has changed since."""
     device_lost: str = ""
     last_sign: float = field(default_factory=time.monotonic)
     is_distrusted: bool = False
@@ -72,16 +74,16 @@ class WorkerSession:
     @property
     def device(self) -> str:
         """What names its device."""
-        return self.hello.device.uuid or self.hello.device.name if self.hello is not None else ""
+        return self.ready.device.uuid or self.ready.device.name if self.ready is not None else ""
 
-    def heed(self, event: Event) -> bool:
-        """Whether an event may be acted on: a sign of life then. The worker that sent one out of turn is killed, and
-        nothing that it said afterwards counts.
+    def heed(self, event: Event, rows: Mapping[int, BookedRow]) -> bool:
+        """Whether an event may be acted on: a sign of life then. The worker that sent one out of turn, or of a row that
+        is not among the `rows` in it, is killed, and nothing that it said afterwards counts.
         """
         if self.is_distrusted:
             return False
         try:
-            self.conduct.check(event, self.rows)
+            self.conduct.check(event, rows)
         except WorkerProtocolError as error:
             self.distrust(str(error))
             return False
@@ -93,53 +95,39 @@ class WorkerSession:
         self.is_distrusted = True
         self.process.distrust(why)
 
-    def greet(self, event: Ready) -> None:
+    def set_ready(self, event: Ready) -> None:
         """It is ready. Which process it is, where and since when is known here, whatever it says."""
         worker = event.worker.model_copy(
             update={"pid": self.process.pid, "host": socket.gethostname(), "started_at": self.process.started_at}
         )
-        self.hello = event.model_copy(update={"worker": worker})
+        self.ready = event.model_copy(update={"worker": worker})
         self.phase = "painting"
 
-    def may_take(self, state: RowState) -> bool:
-        """A suspect goes in alone; the others only while no suspect is inside."""
-        if self.hello is None:
-            return False
-        if state.alone:
-            return not self.rows
-        return not any(other.alone for other in self.rows.values())
-
-    def give(self, state: RowState, item: Item) -> None:
-        """Put a row into the worker's hands."""
-        self.rows[state.row.row] = state
+    def give(self, item: Item) -> None:
+        """Send it a row."""
         self.flushed = False
         self.process.send(item)
 
-    def take_back(self, number: int) -> RowState | None:
-        """Take a row out of the worker's hands; None if it is not there."""
-        self.flushed = False
-        return self.rows.pop(number, None)
-
     def flush(self) -> None:
         """Have it paint what it holds, once: nothing further comes for now."""
-        if self.rows and not self.flushed:
+        if not self.flushed:
             self.flushed = True
             self.process.send(Flush())
 
     def end(self) -> None:
         """Ask it to say goodbye; one that is still loading is killed."""
-        if self.hello is None:
+        if self.ready is None:
             self.process.kill()
         else:
             self.conduct.is_asked_to_end = True
             self.process.send(End())
 
-    def silence(self, settings: Settings) -> float | None:
+    def silence(self, settings: Settings, *, has_rows: bool) -> float | None:
         """Seconds since its last sign of life, where that is too long; None while it is idle or in time."""
-        if self.hello is not None and not self.rows:
+        if self.ready is not None and not has_rows:
             self.last_sign = time.monotonic()
             return None
-        limit = settings.stall_timeout if self.hello else settings.start_timeout + settings.lease_timeout
+        limit = settings.stall_timeout if self.ready else settings.start_timeout + settings.lease_timeout
         silent = time.monotonic() - self.last_sign
         return silent if silent > limit and not self.process.stalled else None
 
@@ -147,31 +135,31 @@ class WorkerSession:
         self, background: Callable[[Callable[[], DeviceHealth | None]], Future[DeviceHealth | None]]
     ) -> None:
         """Ask for the condition of its card, now that it has one; the answer is for `device_warnings`."""
-        if self.hello is not None and self.hello.device.kind == "cuda":
-            self._health = background(partial(device_health, self.hello.device.uuid))
+        if self.ready is not None and self.ready.device.kind == "cuda":
+            self._health = background(partial(device_health, self.ready.device.uuid))
 
     def device_warnings(self) -> list[str]:
         """What became of its card meanwhile; asks the driver, so it takes a moment."""
-        if self.hello is None or self._health is None:
+        if self.ready is None or self._health is None:
             return []
         before = self._health.result()
-        lived = (now() - self.hello.worker.started_at).total_seconds()
-        return health_warnings(before, device_health(self.hello.device.uuid), lived)
+        lived = (now() - self.ready.worker.started_at).total_seconds()
+        return health_warnings(before, device_health(self.ready.device.uuid), lived)
 
     def report(self, how: str, *, attempt: str, shard: str, warnings: Sequence[str]) -> WorkerReport | None:
         """What the worker said of itself; None if it never got ready."""
-        hello, bye = self.hello, self.bye
-        if hello is None:
+        ready, bye = self.ready, self.bye
+        if ready is None:
             return None
         return WorkerReport(
-            worker=hello.worker,
-            device=hello.device,
-            model=hello.model,
-            tuning=hello.tuning,
-            ledger=bye.ledger if bye else hello.ledger,
-            cold_start=bye.cold_start if bye else hello.cold_start,
-            load=hello.load,
-            versions=hello.versions,
+            worker=ready.worker,
+            device=ready.device,
+            model=ready.model,
+            tuning=ready.tuning,
+            ledger=bye.ledger if bye else ready.ledger,
+            cold_start=bye.cold_start if bye else ready.cold_start,
+            load=ready.load,
+            versions=ready.versions,
             finished_at=now(),
             busy=bye.busy if bye else 0.0,
             painted=bye.painted if bye else self.painted,

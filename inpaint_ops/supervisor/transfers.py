@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -23,14 +23,14 @@ from inpaint_ops.received import source_size
 from inpaint_ops.records import Record
 from inpaint_ops.scratch import patiently, room_for
 from inpaint_ops.storage import Storage
-from inpaint_ops.supervisor.state import Downloaded, Recorded, RowState
+from inpaint_ops.supervisor.messages import Downloaded, Message, Recorded, RowFiles
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Transfers:
-    """Downloads in one pool of threads and uploads in another, so that neither waits for the other.
+    """Downloads in one pool of threads, uploads in another and all else in a third, so that none waits for the others.
 
     A store that does not answer, expired credentials and a full disk are waited out, for `patience` seconds, so that an
     outage of some minutes costs no loaded model. Nothing is waited for once `stop` is set.
@@ -38,18 +38,21 @@ class Transfers:
 
     storage: Storage
     settings: Settings
-    tell: Callable[[Downloaded | Recorded], None]
+    tell: Callable[[Message], None]
     identity: Identity | None = None
     """The user to whom a row's folder is given, where workers have one of their own."""
     stop: threading.Event = field(default_factory=threading.Event)
     _downloads: ThreadPoolExecutor = field(init=False)
     _uploads: ThreadPoolExecutor = field(init=False)
-    _word: Future[None] | None = field(init=False, default=None)
+    _others: ThreadPoolExecutor = field(init=False)
+    _snapshot: Future[None] | None = field(init=False, default=None)
+    _kept: list[Future[None]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         threads = self.settings.transfer_threads
         self._downloads = ThreadPoolExecutor(threads, thread_name_prefix="download")
         self._uploads = ThreadPoolExecutor(threads, thread_name_prefix="upload")
+        self._others = ThreadPoolExecutor(2, thread_name_prefix="background")
 
     def patiently(self, call: Callable[[], T]) -> T:
         """What `call` returns, once what may pass has passed. Raises what it raises."""
@@ -63,49 +66,58 @@ class Transfers:
 
         return patiently(once, (StorageUnavailableError, ScratchFullError), self.settings.patience, self.stop)
 
-    def download(self, state: RowState) -> None:
+    def download(self, files: RowFiles) -> None:
         """Bring a row's image and mask into its folder; a Downloaded tells how it went."""
-        self._downloads.submit(self._download, state)
+        self._downloads.submit(self._download, files)
 
     def record(self, number: int, write: Callable[[], Record]) -> None:
         """Write a row's end; a Recorded tells how it went."""
         self._uploads.submit(self._record, number, write)
 
-    def say(self, word: Callable[[], None]) -> None:
-        """Call `word` in an upload thread; left out while the last one is still on its way."""
-        if self._word is None or self._word.done():
-            self._word = self._uploads.submit(word)
+    def publish(self, snapshot: Callable[[], None]) -> None:
+        """Call `snapshot` in an upload thread; left out while the one before is still on its way."""
+        if self._snapshot is None or self._snapshot.done():
+            self._snapshot = self._uploads.submit(snapshot)
+
+    def keep(self, call: Callable[[], None]) -> None:
+        """Call it in a background thread; `close` waits until it is done."""
+        self._kept.append(self._others.submit(call))
+
+    def message(self, call: Callable[[], Message]) -> None:
+        """Call it in a background thread, and pass on the message that it returns."""
+        self._others.submit(lambda: self.tell(call()))
 
     def background(self, call: Callable[[], T]) -> Future[T]:
-        """Call it in an upload thread: something that takes a moment and moves nothing."""
-        return self._uploads.submit(call)
+        """Call it in a background thread: something that takes a moment and moves no row."""
+        return self._others.submit(call)
 
     def close(self) -> None:
-        """Wait for what is under way; what has not begun is dropped."""
+        """Wait for what is under way and what was to be kept; what else has not begun is dropped."""
         self.stop.set()
-        for pool in (self._downloads, self._uploads):
+        wait(self._kept)
+        for pool in (self._downloads, self._uploads, self._others):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _download(self, state: RowState) -> None:
+    def _download(self, files: RowFiles) -> None:
         started = time.monotonic()
         error: BaseException | None = None
         try:
-            for name, uri in (("image", state.row.image), ("mask", state.row.mask)):
-                self.patiently(partial(self._fetch, state, name, uri))
-            state.size = source_size(state.folder / "image")
+            for name, uri in (("image", files.row.image), ("mask", files.row.mask)):
+                self.patiently(partial(self._fetch, files, name, uri))
+            files.size = source_size(files.folder / "image")
             if self.identity is not None:
-                self.identity.give(state.folder)
+                self.identity.give(files.folder)
         except BaseException as failure:  # it must reach the main thread, whatever it is
             error = failure
-        self.tell(Downloaded(state.row.row, time.monotonic() - started, error))
+        self.tell(Downloaded(files.row.row, time.monotonic() - started, error))
 
-    def _fetch(self, state: RowState, name: str, uri: str) -> None:
+    def _fetch(self, files: RowFiles, name: str, uri: str) -> None:
         try:
-            with room_for(state.folder):
-                state.folder.mkdir(exist_ok=True)
-                self.storage.download(uri, state.folder / name, max_bytes=self.settings.max_image_bytes)
+            with room_for(files.folder):
+                files.folder.mkdir(exist_ok=True)
+                self.storage.download(uri, files.folder / name, max_bytes=self.settings.max_image_bytes)
                 if self.identity is not None:
-                    (state.folder / name).chmod(0o644)
+                    (files.folder / name).chmod(0o644)
         except InpaintOpsError as failure:
             limit = " (INPAINT_MAX_IMAGE_BYTES)" if isinstance(failure, ObjectTooLargeError) else ""
             raise type(failure)(f"{name}: {failure}{limit}") from failure
