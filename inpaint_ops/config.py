@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(default=4000, ge=1, description="Characters of a prompt.")
     max_image_bytes: int = Field(default=200 * 2**20, ge=1, description="Bytes of one image or mask file.")
     max_pixels: int = Field(default=100_000_000, ge=64, description="Pixels of one image or mask.")
+    mask_resize: Literal["off", "nearest"] = Field(
+        default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
+    )
     max_row_bytes: int = Field(default=2**20, ge=1, description="Bytes of a line of a JSONL manifest.")
 
     tries: int = Field(default=4, ge=1, le=100, description="Tries of a shard, the first included.")

@@ -49,6 +49,7 @@ class Job(Model):
         description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
     )
     max_pixels: int = 100_000_000
+    mask_resize: Literal["off", "nearest"] = "off"
     scratch: str = Field(description="A folder that the worker may write to.")
     lease_timeout: float = 900
 
@@ -68,6 +69,8 @@ class Item(Model):
     steps: int
     guidance_scale: float
     strength: float
+    mask_channel: Literal["auto", "luma", "alpha", "red", "green", "blue"] = "auto"
+    mask_threshold: int | None = None
     mask_invert: bool = False
     mask_dilate: int = 0
     mask_blur: float = 0.0

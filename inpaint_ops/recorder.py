@@ -185,6 +185,8 @@ class Recorder:
             strength=chosen.strength,
             source=row.image,
             mask=row.mask,
+            mask_channel=row.mask_channel,
+            mask_threshold=row.mask_threshold,
             mask_invert=row.mask_invert,
             started_at=started_at,
             finished_at=now(),

@@ -123,9 +123,13 @@ class Record(Model):
     guidance_scale: float | None = None
     strength: float | None = None
     working_size: tuple[int, int] | None = Field(default=None, description="Width and height that the model painted.")
-    conversions: tuple[str, ...] = Field(default=(), description="What the source or the output format did not keep.")
+    conversions: tuple[str, ...] = Field(
+        default=(), description="What the source, the mask or the output format did not keep or was taken for."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
+    mask_channel: str = "auto"
+    mask_threshold: int | None = None
     mask_invert: bool = False
     batch: Batch | None = None
     timings: Timings = Timings()

@@ -1,7 +1,7 @@
 """Decode, orient, mask, place on the working size, composite, encode: bytes and arrays in, values out.
 
     source = decode_source(image_bytes, max_pixels=...)
-    mask = decode_mask(mask_bytes, size=source.size, max_pixels=...)
+    mask = read_mask(mask_bytes, size=source.size, max_pixels=...).weights
     placement = place(source.size, mask, native=1024)
     rgb, working_mask = to_working(source, mask, placement)      # what the model gets
     pixels = composite(source, mask, placement, painted)         # painted: what it gives back
@@ -21,7 +21,8 @@ from inpaint_ops.images.encoding import (
     output_conversions,
     thumbnail,
 )
-from inpaint_ops.images.masks import decode_mask
+from inpaint_ops.images.mask_meaning import MaskChannel
+from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_sizes
 from inpaint_ops.images.reading import Source, decode_source
 
@@ -31,6 +32,8 @@ __all__ = [
     "MEDIA_TYPES",
     "Crop",
     "Format",
+    "Mask",
+    "MaskChannel",
     "Placement",
     "Source",
     "composite",
@@ -39,6 +42,7 @@ __all__ = [
     "encode",
     "output_conversions",
     "place",
+    "read_mask",
     "thumbnail",
     "to_working",
     "working_sizes",

@@ -24,6 +24,7 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
         expected_rows=len(states),
         prompts=_prompts(states),
         max_pixels=settings.max_pixels,
+        mask_resize=settings.mask_resize,
         scratch=str(folder),
         lease_timeout=settings.lease_timeout,
     )
@@ -41,6 +42,8 @@ def item_command(state: RowState, options: JobOptions) -> Item:
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         **parameters(row, options).model_dump(),
+        mask_channel=row.mask_channel,
+        mask_threshold=row.mask_threshold,
         mask_invert=row.mask_invert,
         mask_dilate=row.mask_dilate,
         mask_blur=row.mask_blur,

@@ -14,8 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from inpaint_ops import images
@@ -51,7 +49,7 @@ class _Decoded:
 
     item: Item
     source: images.Source
-    mask: NDArray[np.uint8]
+    mask: images.Mask
     placement: images.Placement
     paint: PaintItem
     timings: Timings
@@ -174,16 +172,19 @@ class Shift:
             self._say(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
             source = images.decode_source(Path(item.image).read_bytes(), max_pixels=limit)
-            mask = images.decode_mask(
+            mask = images.read_mask(
                 Path(item.mask).read_bytes(),
                 size=source.size,
                 max_pixels=limit,
+                channel=item.mask_channel,
+                threshold=item.mask_threshold,
+                resize=self._job.mask_resize == "nearest",
                 invert=item.mask_invert,
                 dilate=item.mask_dilate,
                 blur=item.mask_blur,
             )
-            placement = images.place(source.size, mask, native=self._loaded.native_size, crop=item.crop)
-            rgb, working_mask = images.to_working(source, mask, placement)
+            placement = images.place(source.size, mask.weights, native=self._loaded.native_size, crop=item.crop)
+            rgb, working_mask = images.to_working(source, mask.weights, placement)
             key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength)
             paint = PaintItem(item.row, key, rgb, working_mask, item.prompt, item.negative_prompt, item.seed)
             timings = Timings(decode=time.perf_counter() - clock)
@@ -199,7 +200,7 @@ class Shift:
             assert result.image is not None and result.batch is not None and result.memory is not None
             self._say(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            pixels = images.composite(row.source, row.mask, row.placement, result.image)
+            pixels = images.composite(row.source, row.mask.weights, row.placement, result.image)
             composited = time.perf_counter()
             data = images.encode(pixels, format=item.format, icc=row.source.icc)
             _write(Path(item.output), data)
@@ -215,7 +216,9 @@ class Shift:
                 extension=images.EXTENSIONS[item.format],
                 steps=result.steps,
                 working_size=row.placement.working,
-                conversions=row.source.conversions + images.output_conversions(row.source, item.format),
+                conversions=(
+                    row.source.conversions + row.mask.conversions + images.output_conversions(row.source, item.format)
+                ),
                 batch=result.batch,
                 timings=_joined(
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
