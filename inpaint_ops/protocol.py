@@ -50,6 +50,8 @@ class Job(Model):
     )
     max_pixels: int = 100_000_000
     mask_resize: Literal["off", "nearest"] = "off"
+    alpha: Literal["fill", "keep"] = "fill"
+    unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker may write to.")
     lease_timeout: float = 900
 
@@ -149,6 +151,7 @@ class Done(Model):
     steps: int = Field(description="Denoising steps that really ran.")
     working_size: tuple[int, int]
     conversions: tuple[str, ...] = ()
+    change: float | None = Field(default=None, description="How much the masked part changed, in 8-bit levels.")
     batch: Batch
     timings: Timings
     memory: Memory
@@ -162,6 +165,7 @@ class Failed(Model):
     kind: Literal["failed"] = "failed"
     row: int
     error: ErrorInfo
+    change: float | None = Field(default=None, description="How much the masked part changed, if it got that far.")
     timings: Timings = Timings()
     started_at: datetime
     finished_at: datetime

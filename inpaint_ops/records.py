@@ -126,6 +126,9 @@ class Record(Model):
     conversions: tuple[str, ...] = Field(
         default=(), description="What the source, the mask or the output format did not keep or was taken for."
     )
+    change: float | None = Field(
+        default=None, description="How much the masked part changed, as it is seen, in 8-bit levels (0 to 255)."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
     mask_channel: str = "auto"

@@ -820,11 +820,11 @@ def test_colours_under_transparent_pixels_survive() -> None:
         assert np.array_equal(decode(encode(pixels, format=format, icc=None)).pixels, pixels)
 
 
-def test_alpha_is_the_sources_own_under_the_mask_too() -> None:
+def test_alpha_is_the_sources_own_under_the_mask_too_where_that_is_wanted() -> None:
     for data in (file_of(noise(64, 64, 4)), file_of(noise(64, 64, 2)), png(noise(64, 64, 4, dtype=np.uint16), bits=16)):
         source = decode(data)
         mask = np.full((64, 64), 255, np.uint8)
-        out = composite(source, mask, place((64, 64), mask, native=64), noise(64, 64, seed=5))
+        out = composite(source, mask, place((64, 64), mask, native=64), noise(64, 64, seed=5), alpha="keep")
         assert np.array_equal(out[..., -1], source.pixels[..., -1])
         assert not np.array_equal(out[..., 0], source.pixels[..., 0])
 

@@ -11,7 +11,7 @@ The promise: in a lossless format `out[mask == 0] == in[mask == 0]`, bit for bit
 network I/O, no torch. What cannot be used is an ImageError or a MaskError, of one line.
 """
 
-from inpaint_ops.images.compositing import composite
+from inpaint_ops.images.compositing import Alpha, composite
 from inpaint_ops.images.encoding import (
     EXTENSIONS,
     LOSSLESS,
@@ -23,6 +23,7 @@ from inpaint_ops.images.encoding import (
 )
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
+from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_sizes
 from inpaint_ops.images.reading import Source, decode_source
 
@@ -30,12 +31,15 @@ __all__ = [
     "EXTENSIONS",
     "LOSSLESS",
     "MEDIA_TYPES",
+    "Alpha",
     "Crop",
     "Format",
     "Mask",
     "MaskChannel",
     "Placement",
     "Source",
+    "alpha_conversions",
+    "check_changed",
     "composite",
     "decode_mask",
     "decode_source",
@@ -45,5 +49,6 @@ __all__ = [
     "read_mask",
     "thumbnail",
     "to_working",
+    "visible_change",
     "working_sizes",
 ]

@@ -25,6 +25,8 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
         prompts=_prompts(states),
         max_pixels=settings.max_pixels,
         mask_resize=settings.mask_resize,
+        alpha=settings.alpha,
+        unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),
         lease_timeout=settings.lease_timeout,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from inpaint_ops import images
-from inpaint_ops.errors import InpaintOpsError, ScratchFullError
+from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
 from inpaint_ops.scratch import patiently, room_for
@@ -200,7 +200,9 @@ class Shift:
             assert result.image is not None and result.batch is not None and result.memory is not None
             self._say(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            pixels = images.composite(row.source, row.mask.weights, row.placement, result.image)
+            pixels = images.composite(row.source, row.mask.weights, row.placement, result.image, alpha=self._job.alpha)
+            change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
+            images.check_changed(change, self._job.unchanged_threshold)
             composited = time.perf_counter()
             data = images.encode(pixels, format=item.format, icc=row.source.icc)
             _write(Path(item.output), data)
@@ -217,8 +219,13 @@ class Shift:
                 steps=result.steps,
                 working_size=row.placement.working,
                 conversions=(
-                    row.source.conversions + row.mask.conversions + images.output_conversions(row.source, item.format)
+                    row.source.conversions
+                    + row.mask.conversions
+                    + result.notes
+                    + images.alpha_conversions(row.source.pixels, pixels)
+                    + images.output_conversions(row.source, item.format)
                 ),
+                change=change,
                 batch=result.batch,
                 timings=_joined(
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
@@ -236,7 +243,16 @@ class Shift:
         if not isinstance(error, InpaintOpsError):
             log.error("row %d: %s failed", item.row, stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
-        self._say(Failed(row=item.row, error=info, timings=timings, started_at=started_at, finished_at=now()))
+        self._say(
+            Failed(
+                row=item.row,
+                error=info,
+                change=error.change if isinstance(error, UnchangedError) else None,
+                timings=timings,
+                started_at=started_at,
+                finished_at=now(),
+            )
+        )
 
 
 def _write(path: Path, data: bytes) -> None:
