@@ -72,6 +72,10 @@ class Settings(BaseSettings):
         le=255,
         description="A row whose masked part changed by less, in 8-bit levels, fails as unchanged; 0: none does.",
     )
+    metadata: Literal["safe", "keep", "strip"] = Field(
+        default="safe",
+        description="Of texts, EXIF and XMP: safe keeps all but location, serial numbers and thumbnails; keep; strip.",
+    )
     alpha: Literal["fill", "keep"] = Field(
         default="fill", description="Where a transparent part is painted, alpha rises to the mask's weight, or is kept."
     )

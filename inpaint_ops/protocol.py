@@ -51,6 +51,7 @@ class Job(Model):
     max_pixels: int = 100_000_000
     mask_resize: Literal["off", "nearest"] = "off"
     alpha: Literal["fill", "keep"] = "fill"
+    metadata: Literal["safe", "keep", "strip"] = "safe"
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker may write to.")
     lease_timeout: float = 900

@@ -209,11 +209,6 @@ def test_orientations_that_do_not_exist_are_ignored() -> None:
     assert np.array_equal(decode(file_of(noise(H, W), exif=exif(9))).pixels, noise(H, W))
 
 
-def test_dropped_metadata_is_said() -> None:
-    assert any("metadata" in line for line in decode(file_of(noise(H, W), exif=exif(1))).conversions)
-    assert any("metadata" in line for line in decode(file_of(noise(H, W), "WEBP", xmp=b"<x/>")).conversions)
-
-
 def test_a_picture_with_others_behind_it_is_read_as_its_first() -> None:
     first, second = Image.fromarray(smooth(H, W)), Image.fromarray(noise(H, W))
     source = decode(file_of(first, "MPO", save_all=True, append_images=[second], quality=95))

@@ -19,6 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import png, tiff
+from inpaint_ops.images.metadata import NOTHING, Metadata, Policy, exif_of, read_metadata
 
 _OPENERS: tuple[tuple[str, Callable[[bytes], bool], type[ImageFile.ImageFile]], ...] = (
     ("png", lambda data: data.startswith(png.SIGNATURE), PngImageFile),
@@ -58,6 +59,7 @@ class Pixels:
     icc: bytes | None
     format: str
     conversions: tuple[str, ...]
+    metadata: Metadata = NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +76,7 @@ class Source:
         icc: the embedded ICC profile.
         format: the container that it came in: png, jpeg, webp, tiff or bmp.
         conversions: one sentence for each thing that was converted or dropped on the way in.
+        metadata: what goes on to the output besides the pixels.
     """
 
     pixels: np.ndarray
@@ -81,6 +84,7 @@ class Source:
     icc: bytes | None
     format: str
     conversions: tuple[str, ...]
+    metadata: Metadata = NOTHING
 
     @property
     def width(self) -> int:
@@ -98,28 +102,32 @@ class Source:
         return self.width, self.height
 
 
-def decode_source(data: bytes, *, max_pixels: int) -> Source:
+def decode_source(data: bytes, *, max_pixels: int, metadata: Policy = "safe") -> Source:
     """Decode a source image: PNG, JPEG, WebP, TIFF or BMP; gray, RGB or palette, with or without alpha, 8 or 16 bits.
 
     Args:
         data: the whole file.
         max_pixels: the most pixels that it may have; checked from the header, before anything is decoded.
+        metadata: what becomes of texts, EXIF and XMP: `safe` keeps all but location, serial numbers and thumbnails.
 
     Raises ImageError when the file is none of these, damaged or cut off, animated or of several pages, too large, or of
     a kind that cannot be kept (CMYK, 32-bit, float).
     """
-    decoded = read_pixels(data, what="image", max_pixels=max_pixels)
+    decoded = read_pixels(data, what="image", max_pixels=max_pixels, metadata=metadata)
     rgb = to_rgb(decoded.array)
     rgb.setflags(write=False)
-    return Source(decoded.array, rgb, decoded.icc, decoded.format, decoded.conversions)
+    return Source(decoded.array, rgb, decoded.icc, decoded.format, decoded.conversions, decoded.metadata)
 
 
-def read_pixels(data: bytes, *, what: str, max_pixels: int) -> Pixels:
-    """Decode one picture; `what` ("image", "mask") begins its errors. Raises ImageError, as `decode_source`."""
+def read_pixels(data: bytes, *, what: str, max_pixels: int, metadata: Policy | None = None) -> Pixels:
+    """Decode one picture; `what` ("image", "mask") begins its errors. Without a policy, metadata is not looked at.
+
+    Raises ImageError, as `decode_source`.
+    """
     for name, matches, opener in _OPENERS:
         if matches(data):
             with _one_line_errors(what, name):
-                return _read(data, name, opener, max_pixels)
+                return _read(data, name, opener, max_pixels, metadata)
     if not data:
         raise ImageError(f"the {what} is empty (0 bytes): upload it again")
     raise ImageError(
@@ -141,7 +149,7 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
         raise ImageError(f"the {what} ({name}) cannot be decoded ({reason}): {png.AGAIN}") from error
 
 
-def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels: int) -> Pixels:
+def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels: int, policy: Policy | None) -> Pixels:
     with opener(BytesIO(data)) as image:  # reads the header
         _check_size(image.size, max_pixels)
         if name == "jpeg" and data.count(b"\xff\xda") > _MOST_SCANS:
@@ -151,7 +159,7 @@ def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels:
         conversions: list[str] = []
         icc: bytes | None = image.info.get("icc_profile") or None
         if isinstance(image, TiffImageFile):
-            array = _tiff_array(image, data, max_pixels, conversions)
+            array, orientation = _tiff_array(image, data, max_pixels, conversions)
         else:
             array = (
                 _png_array(image, data, conversions) if isinstance(image, PngImageFile) else _array(image, conversions)
@@ -161,16 +169,12 @@ def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels:
                 array = np.ascontiguousarray(_TURNS[orientation][1](array))
         if "mp" in image.info:
             conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
-        if _has_metadata(image):
-            conversions.append("EXIF and XMP metadata are not kept")
+        metadata = NOTHING
+        if policy is not None:
+            size = array.shape[1], array.shape[0]
+            metadata = read_metadata(image, data, policy=policy, orientation=orientation, size=size, said=conversions)
     array.setflags(write=False)
-    return Pixels(array, icc, name, tuple(conversions))
-
-
-def _has_metadata(image: ImageFile.ImageFile) -> bool:
-    """Whether there is EXIF (a TIFF's is tag 34665) or XMP (tag 700) to lose."""
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else ()
-    return bool({"exif", "xmp"} & image.info.keys()) or 34665 in tags or 700 in tags
+    return Pixels(array, icc, name, tuple(conversions), metadata)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -185,7 +189,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def _orientation(image: Image.Image, conversions: list[str]) -> int:
     """The EXIF orientation, 1 when there is none; recorded when it will turn the pixels."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = exif_of(image).get(_EXIF_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error):
         conversions.append("EXIF data is damaged: its orientation, if it had one, was not applied")
         return 1
@@ -220,12 +224,12 @@ def _png_array(image: PngImageFile, data: bytes, conversions: list[str]) -> np.n
     return np.dstack((array, alpha))
 
 
-def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions: list[str]) -> np.ndarray:
-    """The pixels of a TIFF; Pillow and OpenCV both apply its orientation themselves."""
+def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions: list[str]) -> tuple[np.ndarray, int]:
+    """The pixels of a TIFF, and its orientation; Pillow and OpenCV both apply it themselves."""
     tags = dict(image.tag_v2)
     tiff.check_tags(tags, file_bytes=len(data), max_pixels=max_pixels)
     upright = image.size
-    _orientation(image, conversions)
+    orientation = _orientation(image, conversions)
     if tiff.is_16_bit_colour(tags):
         array = _decode_16_bit(data)
         if array.shape[2] == 4 and tiff.has_unnamed_channel(tags):
@@ -241,7 +245,7 @@ def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions:
         conversions.append("a channel that is neither colour nor alpha was dropped")
     if (array.shape[1], array.shape[0]) != upright:
         raise ImageError(f"was not decoded at the size that its header names: {png.AGAIN}")
-    return array
+    return array, orientation
 
 
 def _decode_16_bit(data: bytes) -> np.ndarray:

@@ -26,6 +26,7 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
         max_pixels=settings.max_pixels,
         mask_resize=settings.mask_resize,
         alpha=settings.alpha,
+        metadata=settings.metadata,
         unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),
         lease_timeout=settings.lease_timeout,

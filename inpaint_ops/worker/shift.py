@@ -171,7 +171,7 @@ class Shift:
         try:
             self._say(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
-            source = images.decode_source(Path(item.image).read_bytes(), max_pixels=limit)
+            source = images.decode_source(Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata)
             mask = images.read_mask(
                 Path(item.mask).read_bytes(),
                 size=source.size,
@@ -204,7 +204,7 @@ class Shift:
             change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
             images.check_changed(change, self._job.unchanged_threshold)
             composited = time.perf_counter()
-            data = images.encode(pixels, format=item.format, icc=row.source.icc)
+            data = images.encode(pixels, format=item.format, icc=row.source.icc, metadata=row.source.metadata)
             _write(Path(item.output), data)
             done = Done(
                 row=item.row,
