@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         le=255,
         description="A row whose masked part changed by less, in 8-bit levels, fails as unchanged; 0: none does.",
     )
+    frames: Literal["one", "first"] = Field(
+        default="one", description="Animations and files of several pages: refused (one), or their first is taken."
+    )
     metadata: Literal["safe", "keep", "strip"] = Field(
         default="safe",
         description="Of texts, EXIF and XMP: safe keeps all but location, serial numbers and thumbnails; keep; strip.",

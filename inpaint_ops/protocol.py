@@ -52,6 +52,7 @@ class Job(Model):
     mask_resize: Literal["off", "nearest"] = "off"
     alpha: Literal["fill", "keep"] = "fill"
     metadata: Literal["safe", "keep", "strip"] = "safe"
+    frames: Literal["one", "first"] = "one"
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker may write to.")
     lease_timeout: float = 900

@@ -437,18 +437,14 @@ def test_a_tiff_whose_pages_run_in_a_circle_is_read_once() -> None:
 
 def test_several_frames_or_pages_are_refused() -> None:
     frames = [Image.fromarray(noise(H, W, seed=seed)) for seed in range(3)]
-    for format in ("PNG", "WEBP", "TIFF"):
+    for format in ("PNG", "WEBP", "TIFF", "GIF", "AVIF"):
         with pytest.raises(ImageError, match="several frames or pages: export"):
             decode(file_of(frames[0], format, save_all=True, append_images=frames[1:]))
-    with pytest.raises(ImageError, match="no PNG, JPEG, WebP, TIFF or BMP"):
-        decode(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(file_of(Image.new("CMYK", (W, H)), "JPEG"), id="cmyk jpeg"),
-        pytest.param(file_of(Image.new("CMYK", (W, H)), "TIFF"), id="cmyk tiff"),
         pytest.param(file_of(Image.new("F", (W, H)), "TIFF"), id="float"),
         pytest.param(file_of(Image.new("I", (W, H)), "TIFF"), id="32-bit"),
         pytest.param(file_of(Image.new("LAB", (W, H)), "TIFF"), id="lab"),

@@ -55,6 +55,15 @@ def output_conversions(source: Source, format: Format) -> tuple[str, ...]:
     return tuple(said)
 
 
+def check_output_size(size: tuple[int, int], format: Format) -> None:
+    """Raise ImageError when the format cannot hold a (width, height): to be asked before anything is painted."""
+    if max(size) > _LONGEST_SIDE[format]:
+        raise ImageError(
+            f"the output is {size[0]}x{size[1]} and {format} ends at {_LONGEST_SIDE[format]} pixels a side: "
+            "choose png or tiff"
+        )
+
+
 def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: Metadata = NOTHING) -> bytes:
     """Encode pixels.
 
@@ -67,12 +76,7 @@ def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: M
 
     Raises ImageError when the format cannot hold an image of this size.
     """
-    height, width = pixels.shape[:2]
-    if max(height, width) > _LONGEST_SIDE[format]:
-        raise ImageError(
-            f"the output is {width}x{height} and {format} ends at {_LONGEST_SIDE[format]} pixels a side: "
-            "choose png or tiff"
-        )
+    check_output_size((pixels.shape[1], pixels.shape[0]), format)
     if icc and _loses_profile(pixels, icc, format):
         icc = None
     if pixels.dtype == np.uint16 and format == "png":

@@ -7,29 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import png, tiff
+from inpaint_ops.images import cmyk, jpeg, png, tiff
+from inpaint_ops.images.formats import Format, format_of
 from inpaint_ops.images.metadata import NOTHING, Metadata, Policy, exif_of, read_metadata
 
-_OPENERS: tuple[tuple[str, Callable[[bytes], bool], type[ImageFile.ImageFile]], ...] = (
-    ("png", lambda data: data.startswith(png.SIGNATURE), PngImageFile),
-    ("jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), JpegImageFile),
-    ("webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", WebPImageFile),
-    ("tiff", lambda data: data[:4] in (b"II*\0", b"MM\0*"), TiffImageFile),
-    ("bmp", lambda data: data.startswith(b"BM"), BmpImageFile),
-)
-"""What we read. A plugin is opened by its own class and never by `Image.open`: no other plugin can then be reached, the
-cap on pixels is ours and not the process-wide one, and a JPEG with pictures behind it (MPO) is still a JPEG."""
+Frames = Literal["one", "first"]
 
 _MOST_SCANS = 100
 """Passes over the picture that a progressive JPEG may make; encoders write about ten. Each costs as much as the whole
@@ -74,7 +65,7 @@ class Source:
             alpha). What the output must equal wherever the mask is 0.
         rgb: (H, W, 3) uint8, read-only: what the model sees. Transparent pixels lie on white; 16 bits are scaled to 8.
         icc: the embedded ICC profile.
-        format: the container that it came in: png, jpeg, webp, tiff or bmp.
+        format: the container that it came in: png, jpeg, webp, tiff, bmp, gif, jpeg2000, avif or heif.
         conversions: one sentence for each thing that was converted or dropped on the way in.
         metadata: what goes on to the output besides the pixels.
     """
@@ -102,36 +93,41 @@ class Source:
         return self.width, self.height
 
 
-def decode_source(data: bytes, *, max_pixels: int, metadata: Policy = "safe") -> Source:
-    """Decode a source image: PNG, JPEG, WebP, TIFF or BMP; gray, RGB or palette, with or without alpha, 8 or 16 bits.
+def decode_source(data: bytes, *, max_pixels: int, metadata: Policy = "safe", frames: Frames = "one") -> Source:
+    """Decode a source image: PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC; gray, RGB, CMYK or palette, with
+    or without alpha, 8 or 16 bits.
 
     Args:
         data: the whole file.
         max_pixels: the most pixels that it may have; checked from the header, before anything is decoded.
         metadata: what becomes of texts, EXIF and XMP: `safe` keeps all but location, serial numbers and thumbnails.
+        frames: "first" takes the first of several frames or pages; "one" refuses such a file.
 
     Raises ImageError when the file is none of these, damaged or cut off, animated or of several pages, too large, or of
-    a kind that cannot be kept (CMYK, 32-bit, float).
+    a kind that cannot be kept (32-bit, float).
     """
-    decoded = read_pixels(data, what="image", max_pixels=max_pixels, metadata=metadata)
+    decoded = read_pixels(data, what="image", max_pixels=max_pixels, metadata=metadata, frames=frames)
     rgb = to_rgb(decoded.array)
     rgb.setflags(write=False)
     return Source(decoded.array, rgb, decoded.icc, decoded.format, decoded.conversions, decoded.metadata)
 
 
-def read_pixels(data: bytes, *, what: str, max_pixels: int, metadata: Policy | None = None) -> Pixels:
+def read_pixels(
+    data: bytes, *, what: str, max_pixels: int, metadata: Policy | None = None, frames: Frames = "one"
+) -> Pixels:
     """Decode one picture; `what` ("image", "mask") begins its errors. Without a policy, metadata is not looked at.
 
     Raises ImageError, as `decode_source`.
     """
-    for name, matches, opener in _OPENERS:
-        if matches(data):
-            with _one_line_errors(what, name):
-                return _read(data, name, opener, max_pixels, metadata)
+    found = format_of(data)
+    if found is not None:
+        with _one_line_errors(what, found.name):
+            return _read(data, found, max_pixels, metadata, frames)
     if not data:
         raise ImageError(f"the {what} is empty (0 bytes): upload it again")
     raise ImageError(
-        f"the {what} is no PNG, JPEG, WebP, TIFF or BMP file (it begins with {data[:12]!r}): convert it to PNG"
+        f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC file (it begins with "
+        f"{data[:12]!r}): convert it to PNG"
     )
 
 
@@ -149,16 +145,33 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
         raise ImageError(f"the {what} ({name}) cannot be decoded ({reason}): {png.AGAIN}") from error
 
 
-def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels: int, policy: Policy | None) -> Pixels:
-    with opener(BytesIO(data)) as image:  # reads the header
+def _read(data: bytes, found: Format, max_pixels: int, policy: Policy | None, frames: Frames) -> Pixels:
+    if found.name == "tiff":
+        tiff.check_kind(data)
+    with found.open_with()(BytesIO(data)) as image:  # reads the header
         _check_size(image.size, max_pixels)
-        if name == "jpeg" and data.count(b"\xff\xda") > _MOST_SCANS:
-            raise ImageError(f"has more than {_MOST_SCANS} scans: save it anew")
-        if getattr(image, "is_animated", False):
-            raise ImageError("has several frames or pages: export the one to paint as a file of its own")
+        if found.name == "jpeg":
+            if data.count(b"\xff\xda") > _MOST_SCANS:
+                raise ImageError(f"has more than {_MOST_SCANS} scans: save it anew")
+            jpeg.check_complete(data, colours=len(image.getbands()))
         conversions: list[str] = []
+        if getattr(image, "is_animated", False):
+            if frames != "first":
+                raise ImageError(
+                    "has several frames or pages: export the one to paint as a file of its own, "
+                    "or set INPAINT_FRAMES=first"
+                )
+            conversions.append("of several frames or pages the first was taken (INPAINT_FRAMES=first)")
         icc: bytes | None = image.info.get("icc_profile") or None
-        if isinstance(image, TiffImageFile):
+        if image.mode == "CMYK":
+            if isinstance(image, TiffImageFile):
+                tiff.check_tags(dict(image.tag_v2), file_bytes=len(data), max_pixels=max_pixels)
+                tiff.is_16_bit_colour(dict(image.tag_v2))  # which is refused for CMYK
+            array, icc = cmyk.to_srgb(image, icc, conversions)
+            orientation = _orientation(image, conversions)
+            if orientation in _TURNS and not isinstance(image, TiffImageFile):
+                array = np.ascontiguousarray(_TURNS[orientation][1](array))
+        elif isinstance(image, TiffImageFile):
             array, orientation = _tiff_array(image, data, max_pixels, conversions)
         else:
             array = (
@@ -167,6 +180,8 @@ def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels:
             orientation = _orientation(image, conversions)  # a PNG's may stand behind its pixels
             if orientation in _TURNS:
                 array = np.ascontiguousarray(_TURNS[orientation][1](array))
+        if found.bits_at is not None and array.dtype == np.uint8 and found.bits_at.search(data):
+            conversions.append(f"more than 8 bits a channel became 8: {found.name} is read in 8")
         if "mp" in image.info:
             conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
         metadata = NOTHING
@@ -174,7 +189,7 @@ def _read(data: bytes, name: str, opener: type[ImageFile.ImageFile], max_pixels:
             size = array.shape[1], array.shape[0]
             metadata = read_metadata(image, data, policy=policy, orientation=orientation, size=size, said=conversions)
     array.setflags(write=False)
-    return Pixels(array, icc, name, tuple(conversions), metadata)
+    return Pixels(array, icc, found.name, tuple(conversions), metadata)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

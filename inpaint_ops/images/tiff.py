@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,35 @@ from inpaint_ops.errors import ImageError
 from inpaint_ops.images.png import AGAIN
 
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR, EXTRA_SAMPLES = 258, 262, 274, 277, 284, 338
-_EXIF_IFD, _GPS_IFD = 34665, 34853
+_SAMPLE_FORMAT, _EXIF_IFD, _GPS_IFD = 339, 34665, 34853
+_BITS = {1, 2, 4, 8, 16}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _STRIP_BYTES = 1 << 20
 _BLOCKS = ((273, 279), (324, 325))
 """The tags that hold (offsets, byte counts) of strips and of tiles."""
+
+
+def check_kind(data: bytes) -> None:
+    """Raise ImageError for kinds that Pillow cannot open, or calls damaged: BigTIFF, float and 32-bit samples."""
+    if data[2:4] in (b"+\0", b"\0+"):
+        raise ImageError("is a BigTIFF, which is not supported: save it as a plain TIFF (up to 4 GB) or as PNG")
+    try:
+        tags = ImageFileDirectory_v2(ifh=data[:8])
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kinds = _numbers(tags.get(BITS_PER_SAMPLE, 1)), _numbers(tags.get(_SAMPLE_FORMAT))
+    except Exception:  # foreign bytes: the decoder says what is wrong
+        return
+    if 3 in kinds:
+        raise ImageError(
+            f"holds {bits[0]}-bit float samples, which are not supported: convert it to 16-bit integers "
+            "(with 1.0 as 65535)"
+        )
+    if not set(bits) <= _BITS and all(isinstance(value, int) for value in bits):
+        raise ImageError(
+            f"has {'/'.join(map(str, bits[:4]))} bits a sample, which is not supported: convert it to 8 or 16 bits"
+        )
 
 
 def check_tags(tags: Mapping[int, Any], *, file_bytes: int, max_pixels: int) -> None:
@@ -40,11 +65,6 @@ def check_tags(tags: Mapping[int, Any], *, file_bytes: int, max_pixels: int) -> 
     tile = tags.get(322), tags.get(323)
     if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(max_pixels, 1 << 20):  # type: ignore[operator]
         raise ImageError("has tiles larger than the limit on pixels: save it without tiles")
-    bits = _numbers(tags.get(BITS_PER_SAMPLE, 1))
-    if not set(bits) <= {1, 2, 4, 8, 16}:
-        raise ImageError(
-            f"has {'/'.join(map(str, bits))} bits a sample, which is not supported: convert it to 8 or 16 bits"
-        )
 
 
 def is_16_bit_colour(tags: Mapping[int, Any]) -> bool:

@@ -27,6 +27,7 @@ def job_command(options: JobOptions, settings: Settings, states: Collection[RowS
         mask_resize=settings.mask_resize,
         alpha=settings.alpha,
         metadata=settings.metadata,
+        frames=settings.frames,
         unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),
         lease_timeout=settings.lease_timeout,

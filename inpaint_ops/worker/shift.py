@@ -171,7 +171,10 @@ class Shift:
         try:
             self._say(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
-            source = images.decode_source(Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata)
+            source = images.decode_source(
+                Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames
+            )
+            images.check_output_size(source.size, item.format)
             mask = images.read_mask(
                 Path(item.mask).read_bytes(),
                 size=source.size,

@@ -36,6 +36,7 @@ from inpaint_ops.images import (
     to_working,
     working_sizes,
 )
+from inpaint_ops.images.metadata import NOTHING, Metadata, Policy
 from inpaint_ops.images.png import SIGNATURE
 from inpaint_ops.images.reading import read_pixels, to_rgb
 from inpaint_ops.locations import Location, parse
@@ -252,11 +253,15 @@ def source(data: bytes) -> None:
         assert decoded.rgb.shape == (height, width, 3) and decoded.rgb.dtype == np.uint8
         for said in decoded.conversions:
             check_line(said)
-        _check_kept(decoded.pixels, decoded.icc)
+        _check_kept(decoded.pixels, decoded.icc, decoded.metadata)
+        for policy in get_args(Policy):
+            held = decode_source(raw, max_pixels=MAX_PIXELS, metadata=policy)
+            for written in ("webp", "tiff", "jpeg"):
+                encode(held.pixels, format=written, icc=held.icc, metadata=held.metadata)
 
 
-def _check_kept(pixels: np.ndarray[Any, Any], icc: bytes | None) -> None:
-    back = decode_source(encode(pixels, format="png", icc=icc), max_pixels=MAX_PIXELS)
+def _check_kept(pixels: np.ndarray[Any, Any], icc: bytes | None, metadata: Metadata = NOTHING) -> None:
+    back = decode_source(encode(pixels, format="png", icc=icc, metadata=metadata), max_pixels=MAX_PIXELS)
     assert back.pixels.dtype == pixels.dtype and np.array_equal(back.pixels, pixels), "a PNG holds every pixel"
 
 
