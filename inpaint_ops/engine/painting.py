@@ -268,6 +268,8 @@ class Engine:
         try:
             with in_float32(self._pipe):
                 results, failure = self._attempt([row])
+        except DeviceLostError:
+            raise
         except Exception as error:  # no memory, or a part that cannot be cast
             log.warning("row %d could not be painted again in float32: %s", row.row, error)
             return bad

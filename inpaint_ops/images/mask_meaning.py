@@ -33,6 +33,10 @@ _THIRD_SHARE, _THIRD_PIXELS = 0.02, 9
 _MIXED_SHARE = 0.25
 _ONE_COLOUR, _ONE_COLOUR_WIDTH = 0.98, 24
 """Opaque pixels are of one colour when this share of them lies within this many levels of their median."""
+_SAMPLE = 1 << 16
+"""Pixels from which a median is taken, about."""
+_STRIPE = 1 << 18
+"""Pixels compared at a time: bounds the memory."""
 _BLACK_AND_WHITE = 0.9
 _FEW_COLOURS = 8
 """A drawing has at most this many colours (of 4096) for 95 % of its pixels; a photo has more."""
@@ -178,7 +182,8 @@ def _number_of_colours(seen: np.ndarray) -> int:
 
 def _by_colour(rgb: np.ndarray, said: list[str]) -> np.ndarray:
     """The plane that an opaque RGB mask means: its luma, or how much a pixel has of the one colour drawn with."""
-    chroma = rgb.max(axis=2) - rgb.min(axis=2)
+    red, green, blue = cv2.split(rgb)  # several times quicker than along the last axis
+    chroma = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     if chroma.max() <= _CHROMA:
         return _luma(rgb)
     bins = _bins(rgb.reshape(-1, 3)).reshape(rgb.shape[:2])
@@ -233,23 +238,29 @@ def _commonest(rgb: np.ndarray, bins: np.ndarray, where: np.ndarray) -> np.ndarr
 
 
 def _median(pixels: np.ndarray) -> np.ndarray:
-    """The colour in the middle, channel by channel: (C,) int16 of (N, C) uint8."""
-    middle: np.ndarray = np.median(pixels, axis=0).astype(np.int16)
+    """The colour in the middle, channel by channel: (C,) int16 of (N, C) uint8, of a sample where they are many."""
+    middle: np.ndarray = np.median(pixels[:: 1 + len(pixels) // _SAMPLE], axis=0).astype(np.int16)
     return middle
 
 
 def _distance(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    far: np.ndarray = np.abs(rgb.astype(np.int16) - colour).max(axis=2)
-    return far
+    scalar = (*(float(value) for value in colour), 0.0)
+    red, green, blue = cv2.split(cv2.absdiff(rgb, scalar))  # type: ignore[call-overload]
+    return cv2.max(cv2.max(red, green), blue)
 
 
 def _off_the_line(rgb: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a pixel is no blend of the two colours, and how much it has of the second: (H, W) bool, (H, W) uint8."""
     line = (second - first).astype(np.float32)
-    offset = rgb.astype(np.float32) - first
-    share = np.clip(offset @ line / float(line @ line), 0, 1)
-    off = np.abs(offset - share[..., None] * line).max(axis=2) > _OFF_THE_LINE
-    return off, np.rint(share * 255).astype(np.uint8)
+    off, share = np.empty(rgb.shape[:2], bool), np.empty(rgb.shape[:2], np.uint8)
+    rows = max(1, _STRIPE // rgb.shape[1])
+    for y in range(0, len(rgb), rows):
+        offset = rgb[y : y + rows].astype(np.float32) - first
+        part = np.clip(offset @ line / float(line @ line), 0, 1)
+        apart = np.abs(offset - part[..., None] * line) > _OFF_THE_LINE
+        off[y : y + rows] = apart[..., 0] | apart[..., 1] | apart[..., 2]
+        share[y : y + rows] = np.rint(part * 255)
+    return off, share
 
 
 def _several_colours(rgb: np.ndarray, bins: np.ndarray) -> str:
