@@ -68,6 +68,25 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(default=4000, ge=1, description="Characters of a prompt.")
     max_image_bytes: int = Field(default=200 * 2**20, ge=1, description="Bytes of one image or mask file.")
     max_pixels: int = Field(default=100_000_000, ge=64, description="Pixels of one image or mask.")
+    unchanged_threshold: float = Field(
+        default=2.0,
+        ge=0,
+        le=255,
+        description="A row whose masked part changed by less, in 8-bit levels, fails as unchanged; 0: none does.",
+    )
+    frames: Literal["one", "first"] = Field(
+        default="one", description="Animations and files of several pages: refused (one), or their first is taken."
+    )
+    metadata: Literal["safe", "keep", "strip"] = Field(
+        default="safe",
+        description="Of texts, EXIF and XMP: safe keeps all but location, serial numbers and thumbnails; keep; strip.",
+    )
+    alpha: Literal["fill", "keep"] = Field(
+        default="fill", description="Where a transparent part is painted, alpha rises to the mask's weight, or is kept."
+    )
+    mask_resize: Literal["off", "nearest"] = Field(
+        default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
+    )
     max_row_bytes: int = Field(default=2**20, ge=1, description="Bytes of a row of a manifest.")
     check_image_bytes: int = Field(
         default=2**30, ge=0, description="Bytes of finished images that a report reads again, to compare their digests."

@@ -17,6 +17,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
 from inpaint_ops.device_health import device_health, health_warnings
 from inpaint_ops.errors import InpaintOpsError, UnsafePathError
+from inpaint_ops.images.formats import FORMATS
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.private_folder import read_bounded, trusted_folder
 from inpaint_ops.records import Model
@@ -46,6 +47,7 @@ def diagnose(settings: Settings, store: str | None = None) -> list[Check]:
     return [
         _interpreter(),
         *_model_stack(),
+        *_formats(),
         *_devices(),
         *_attention(),
         _model(settings),
@@ -75,6 +77,15 @@ def _model_stack() -> Iterator[Check]:
     else:
         yield Check(
             name="xformers", state="ok", detail=f"{importlib.metadata.version('xformers')} (probed by each worker)"
+        )
+
+
+def _formats() -> Iterator[Check]:
+    names = ", ".join(one.name for one in FORMATS if one.is_there)
+    yield Check(name="image formats", state="ok", detail=f"read here: {names}")
+    if missing := ", ".join(one.name for one in FORMATS if not one.is_there):
+        yield Check(
+            name="image formats", state="warning", detail=f"not read here: {missing}; pip install inpaint-ops[formats]"
         )
 
 

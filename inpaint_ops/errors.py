@@ -220,6 +220,21 @@ class NonFiniteImageError(InpaintOpsError):
     """The model's output holds NaN or infinity: half precision overflowed, or the weights are broken."""
 
 
+class FlatImageError(InpaintOpsError):
+    """The model painted black, or one flat colour that nothing around it has: its output overflowed, or is broken."""
+
+
+class UnchangedError(InpaintOpsError):
+    """What was painted hardly differs from the source: the row would be done in name only.
+
+    `change` is how much it differs, in 8-bit levels.
+    """
+
+    def __init__(self, message: object = "", *, change: float = 0.0) -> None:
+        super().__init__(message)
+        self.change = change
+
+
 class WorkerError(InpaintOpsError):
     """The base of what happens to a worker process."""
 

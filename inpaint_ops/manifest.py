@@ -69,6 +69,10 @@ class Row(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
     strength: float | None = Field(default=None, gt=0, le=1)
+    mask_channel: Literal["auto", "luma", "alpha", "red", "green", "blue"] = "auto"
+    mask_threshold: int | None = Field(
+        default=None, ge=0, le=255, description="Levels from here on are painted wholly; 0: levels are weights."
+    )
     mask_invert: bool = False
     mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
     mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")

@@ -50,6 +50,11 @@ class Job(Model):
         description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
     )
     max_pixels: int = 100_000_000
+    mask_resize: Literal["off", "nearest"] = "off"
+    alpha: Literal["fill", "keep"] = "fill"
+    metadata: Literal["safe", "keep", "strip"] = "safe"
+    frames: Literal["one", "first"] = "one"
+    unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker alone may write to.")
     leases: str = Field(
         default="", description="The folder of leases that users share; empty: the worker's user's own."
@@ -72,6 +77,8 @@ class Item(Model):
     steps: int
     guidance_scale: float
     strength: float
+    mask_channel: Literal["auto", "luma", "alpha", "red", "green", "blue"] = "auto"
+    mask_threshold: int | None = None
     mask_invert: bool = False
     mask_dilate: int = 0
     mask_blur: float = 0.0
@@ -167,6 +174,9 @@ class Done(Model):
     steps: int = Field(ge=0, le=10_000, description="Denoising steps that really ran.")
     working_size: tuple[Pixels, Pixels]
     conversions: tuple[str, ...] = Field(default=(), max_length=100)
+    change: float | None = Field(
+        default=None, ge=0, le=255, description="How much the masked part changed, in 8-bit levels."
+    )
     batch: Batch
     timings: Timings
     memory: Memory
@@ -180,6 +190,9 @@ class Failed(Model):
     kind: Literal["failed"] = "failed"
     row: RowNumber
     error: ErrorInfo
+    change: float | None = Field(
+        default=None, ge=0, le=255, description="How much the masked part changed, if it got that far."
+    )
     timings: Timings = Timings()
     started_at: Moment
     finished_at: Moment

@@ -173,6 +173,7 @@ class Recorder:
             steps=event.steps,
             working_size=event.working_size,
             conversions=event.conversions,
+            change=event.change,
             batch=event.batch.model_copy(update={"id": batch_id}),
             timings=event.timings.model_copy(update={"download": download, "upload": time.monotonic() - started}),
             memory=event.memory,
@@ -193,7 +194,8 @@ class Recorder:
         """Commit the record of a row that has no image. Raises StorageError."""
         timings = (event.timings if event else Timings()).model_copy(update={"download": download})
         started_at = event.started_at if event else now()
-        record = self._record(row, "failed", started_at, error=error, timings=timings, worker=worker)
+        change = event.change if event else None
+        record = self._record(row, "failed", started_at, error=error, change=change, timings=timings, worker=worker)
         self._commit(record)
         return record
 
@@ -255,6 +257,8 @@ class Recorder:
             strength=chosen.strength,
             source=row.image,
             mask=row.mask,
+            mask_channel=row.mask_channel,
+            mask_threshold=row.mask_threshold,
             mask_invert=row.mask_invert,
             started_at=started_at,
             finished_at=now(),

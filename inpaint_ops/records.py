@@ -153,9 +153,16 @@ class Record(Model):
     working_size: tuple[Count, Count] | None = Field(
         default=None, description="Width and height that the model painted."
     )
-    conversions: tuple[str, ...] = Field(default=(), description="What the source or the output format did not keep.")
+    conversions: tuple[str, ...] = Field(
+        default=(), description="What the source, the mask or the output format did not keep or was taken for."
+    )
+    change: Number | None = Field(
+        default=None, description="How much the masked part changed, as it is seen, in 8-bit levels (0 to 255)."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
+    mask_channel: str = "auto"
+    mask_threshold: int | None = None
     mask_invert: bool = False
     batch: Batch | None = None
     timings: Timings = Timings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -56,6 +57,7 @@ def mask_array(height: int, width: int, box: tuple[int, int, int, int] | None = 
     return mask
 
 
+@cache
 def icc(space: str = "sRGB") -> bytes:
     """A small profile: sRGB, or a copy of it that claims to be for gray."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -209,11 +209,6 @@ def test_orientations_that_do_not_exist_are_ignored() -> None:
     assert np.array_equal(decode(file_of(noise(H, W), exif=exif(9))).pixels, noise(H, W))
 
 
-def test_dropped_metadata_is_said() -> None:
-    assert any("metadata" in line for line in decode(file_of(noise(H, W), exif=exif(1))).conversions)
-    assert any("metadata" in line for line in decode(file_of(noise(H, W), "WEBP", xmp=b"<x/>")).conversions)
-
-
 def test_a_picture_with_others_behind_it_is_read_as_its_first() -> None:
     first, second = Image.fromarray(smooth(H, W)), Image.fromarray(noise(H, W))
     source = decode(file_of(first, "MPO", save_all=True, append_images=[second], quality=95))
@@ -442,18 +437,14 @@ def test_a_tiff_whose_pages_run_in_a_circle_is_read_once() -> None:
 
 def test_several_frames_or_pages_are_refused() -> None:
     frames = [Image.fromarray(noise(H, W, seed=seed)) for seed in range(3)]
-    for format in ("PNG", "WEBP", "TIFF"):
+    for format in ("PNG", "WEBP", "TIFF", "GIF", "AVIF"):
         with pytest.raises(ImageError, match="several frames or pages: export"):
             decode(file_of(frames[0], format, save_all=True, append_images=frames[1:]))
-    with pytest.raises(ImageError, match="no PNG, JPEG, WebP, TIFF or BMP"):
-        decode(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(file_of(Image.new("CMYK", (W, H)), "JPEG"), id="cmyk jpeg"),
-        pytest.param(file_of(Image.new("CMYK", (W, H)), "TIFF"), id="cmyk tiff"),
         pytest.param(file_of(Image.new("F", (W, H)), "TIFF"), id="float"),
         pytest.param(file_of(Image.new("I", (W, H)), "TIFF"), id="32-bit"),
         pytest.param(file_of(Image.new("LAB", (W, H)), "TIFF"), id="lab"),
@@ -508,7 +499,7 @@ def test_masks_of_every_kind_mean_the_same() -> None:
 
 
 def test_gray_levels_are_weights() -> None:
-    levels = np.tile(np.arange(W, dtype=np.uint8), (H, 1))
+    levels = np.tile(np.arange(W, dtype=np.uint8) * 7, (H, 1))
     assert np.array_equal(weights(file_of(levels)), levels)
     assert np.array_equal(weights(file_of(levels), invert=True), 255 - levels)
 
@@ -552,7 +543,7 @@ def test_dilation_grows_the_mask_in_a_circle() -> None:
 
 def test_dilation_reaches_the_frame_and_keeps_soft_weights() -> None:
     soft = mask_array(H, W, (0, 0, 3, 3), value=90)
-    got = weights(file_of(soft), dilate=2)
+    got = weights(file_of(soft), dilate=2, threshold=0)
     assert got.max() == 90 and (got > 0).sum() > 9
     faint_and_full = np.maximum(mask_array(H, W, (30, 3, 35, 9), value=40), mask_array(H, W, (1, 1, 4, 4)))
     grown = weights(file_of(faint_and_full), dilate=2)
@@ -820,11 +811,11 @@ def test_colours_under_transparent_pixels_survive() -> None:
         assert np.array_equal(decode(encode(pixels, format=format, icc=None)).pixels, pixels)
 
 
-def test_alpha_is_the_sources_own_under_the_mask_too() -> None:
+def test_alpha_is_the_sources_own_under_the_mask_too_where_that_is_wanted() -> None:
     for data in (file_of(noise(64, 64, 4)), file_of(noise(64, 64, 2)), png(noise(64, 64, 4, dtype=np.uint16), bits=16)):
         source = decode(data)
         mask = np.full((64, 64), 255, np.uint8)
-        out = composite(source, mask, place((64, 64), mask, native=64), noise(64, 64, seed=5))
+        out = composite(source, mask, place((64, 64), mask, native=64), noise(64, 64, seed=5), alpha="keep")
         assert np.array_equal(out[..., -1], source.pixels[..., -1])
         assert not np.array_equal(out[..., 0], source.pixels[..., 0])
 

@@ -264,9 +264,9 @@ def test_no_number_in_parquet_is_nan_or_infinite() -> None:
 
 
 def test_the_numeric_fields_are_known() -> None:
-    assert {"seed", "steps", "guidance_scale", "strength", "mask_dilate", "mask_blur", "crop"} == {*NUMERIC} - {
-        "mask_invert"
-    }
+    assert {"seed", "steps", "guidance_scale", "strength", "mask_threshold", "mask_dilate", "mask_blur", "crop"} == {
+        *NUMERIC
+    } - {"mask_invert"}
 
 
 @pytest.mark.parametrize(

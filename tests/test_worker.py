@@ -222,10 +222,10 @@ def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path:
                     raise torch.AcceleratorError("CUDA error: device-side assert triggered")
                 return embed(self, rows, embeds)
 
-            def encode_or_not(pixels, *, format, icc):
+            def encode_or_not(pixels, *, format, **more):
                 if format == "tiff":
                     raise ZeroDivisionError("no such pixels")
-                return encode(pixels, format=format, icc=icc)
+                return encode(pixels, format=format, **more)
 
             Engine._denoise, images.encode = denoise, encode_or_not
             worker.main()

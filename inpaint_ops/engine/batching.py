@@ -51,6 +51,8 @@ class PaintResult:
     batch: Batch | None = None
     timings: Timings = field(default_factory=Timings)
     memory: Memory | None = None
+    notes: tuple[str, ...] = ()
+    """What was done otherwise than asked for, a sentence each."""
 
 
 class Batcher(Generic[T]):

@@ -10,18 +10,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch._dynamo.exc import TorchDynamoException
 
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
+from inpaint_ops.engine.decoding import decode_checked
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
-from inpaint_ops.errors import DeviceLostError, DeviceOutOfMemoryError, NonFiniteImageError
+from inpaint_ops.engine.safer import can_widen, dtypes_of, in_float32
+from inpaint_ops.errors import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    FlatImageError,
+    NonFiniteImageError,
+)
 from inpaint_ops.records import Batch, LedgerEntry, Memory, Timings
 
 log = logging.getLogger(__name__)
@@ -186,8 +192,9 @@ class Engine:
 
         Out of memory halves `batch_size` for good and tries the same rows again; a single row that does not fit is
         tried once more with what `relieve` gives, and then fails with DeviceOutOfMemoryError. Where compiling fails,
-        the model goes on without. Any other exception makes the rows go on one by one, so that the guilty row alone
-        fails with it.
+        the model goes on without. A patch that is not finite, or flat for no reason, is decoded again in float32; if
+        that does not help, its row is painted again in float32; then it fails with what was wrong with the first one.
+        Any other exception makes the rows go on one by one, so that the guilty row alone fails with it.
 
         Raises ValueError for rows of several keys, and DeviceLostError where the device's context is lost: then no
         later batch in this process can work.
@@ -217,7 +224,12 @@ class Engine:
             alone = max(0, alone - 1)
             for _ in rows:
                 waiting.popleft()
-            yield from results if failure is None else [PaintResult(rows[0].row, None, failure)]
+            if failure is not None:
+                yield PaintResult(rows[0].row, None, failure)
+                continue
+            for row, result in zip(rows, results, strict=True):
+                is_bad = isinstance(result.error, NonFiniteImageError | FlatImageError)
+                yield self._in_float32(row, result) if is_bad else result
 
     def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
         """Results, or the exception, bare of its traceback: that one's frames would hold the batch's tensors."""
@@ -247,6 +259,29 @@ class Engine:
         self._on_out_of_memory(f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory")
         return results, None
 
+    def _in_float32(self, row: PaintItem, bad: PaintResult) -> PaintResult:
+        """Once more in float32, the row by itself; what was wrong at first where that cannot be or does not help."""
+        if not can_widen(self._pipe):
+            return bad
+        fixed, self._fixed_size = self._fixed_size, False
+        was = dtypes_of(self._pipe)
+        try:
+            with in_float32(self._pipe):
+                results, failure = self._attempt([row])
+        except DeviceLostError:
+            raise
+        except Exception as error:  # no memory, or a part that cannot be cast
+            log.warning("row %d could not be painted again in float32: %s", row.row, error)
+            return bad
+        finally:
+            self._fixed_size = fixed
+            self._free()
+        if failure is not None or results[0].error is not None:
+            return bad
+        note = f"painted again in float32, since the first patch was not finite or flat ({was})"
+        log.warning("row %d was %s", row.row, note)
+        return replace(results[0], notes=(*results[0].notes, note))
+
     def _filled(self, rows: int) -> int:
         """Rows that the model gets to see where `rows` are painted."""
         return max(rows, self.batch_size) if self._fixed_size else rows
@@ -273,11 +308,14 @@ class Engine:
         try:
             began = self._clock()
             embeds = self._prompts.embed(filled, guided=self._guided(key), device=self._device)
+            embeds = {
+                name: value if value is None else value.to(self._pipe.unet.dtype) for name, value in embeds.items()
+            }
             embedded = self._clock()
             with self._marked_encodes() as encodes:
                 latents, steps = self._denoise(filled, embeds)
             denoised = self._clock()
-            images, finite = self._decode(latents)
+            images = decode_checked(self._pipe, latents, rows)
             decoded = self._clock()
         finally:
             # A `force_upcast` VAE is cast to float32 and back: an exception in between must not leave it there.
@@ -295,19 +333,20 @@ class Engine:
         compiling = self._compile_seconds() - compiled_before
         self._compiling += compiling
         self._batches.append((key, len(rows), timings, decoded - began - compiling))
-        self.painted += sum(finite[: len(rows)])
+        self.painted += sum(error is None for _, error, _ in images)
         batch = Batch(id=f"{self._started:05d}", size=len(rows))
         return [
             PaintResult(
                 row=item.row,
-                image=image if ok else None,
-                error=None if ok else self._not_finite(item),
+                image=image if error is None else None,
+                error=error,
                 steps=steps,
                 batch=batch,
                 timings=timings,
                 memory=memory,
+                notes=said,
             )
-            for item, image, ok in zip(rows, images, finite, strict=False)  # what filled the batch up is dropped
+            for item, (image, error, said) in zip(rows, images, strict=True)
         ]
 
     def _guided(self, key: BatchKey) -> bool:
@@ -344,35 +383,6 @@ class Engine:
             **embeds,
         ).images
         return latents, ran
-
-    def _decode(self, latents: torch.Tensor) -> tuple[list[NDArray[np.uint8]], list[bool]]:
-        """Images (height, width, 3) uint8 of latents, and whether each is finite.
-
-        As the end of StableDiffusionXLInpaintPipeline.__call__ (diffusers 0.42.1), less its watermark. Slicing and
-        tiling are the VAE's own affair.
-        """
-        vae = self._pipe.vae
-        if vae.config.force_upcast and vae.dtype == torch.float16:
-            vae.to(torch.float32)  # the SDXL VAE overflows in float16; `_paint` casts it back
-        latents = latents.to(vae.dtype)
-        mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
-        if mean is not None and std is not None:
-            mean = torch.tensor(mean).view(1, -1, 1, 1).to(latents)
-            std = torch.tensor(std).view(1, -1, 1, 1).to(latents)
-            latents = latents * std / vae.config.scaling_factor + mean
-        else:
-            latents = latents / vae.config.scaling_factor
-        decoded = vae.decode(latents, return_dict=False)[0]
-        finite = torch.isfinite(decoded).flatten(1).all(dim=1).tolist()
-        pixels = (decoded.float() / 2 + 0.5).nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
-        images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return list(images), finite
-
-    def _not_finite(self, item: PaintItem) -> NonFiniteImageError:
-        dtypes = f"UNet {self._pipe.unet.dtype}, VAE {self._pipe.vae.dtype}".replace("torch.", "")
-        return NonFiniteImageError(
-            f"the model painted NaN or infinity for row {item.row} ({dtypes}): use dtype bfloat16 or float32"
-        )
 
     @contextmanager
     def _marked_encodes(self) -> Iterator[list[float]]:

@@ -1,7 +1,7 @@
 """Decode, orient, mask, place on the working size, composite, encode: bytes and arrays in, values out.
 
     source = decode_source(image_bytes, max_pixels=...)
-    mask = decode_mask(mask_bytes, size=source.size, max_pixels=...)
+    mask = read_mask(mask_bytes, size=source.size, max_pixels=...).weights
     placement = place(source.size, mask, native=1024)
     rgb, working_mask = to_working(source, mask, placement)      # what the model gets
     pixels = composite(source, mask, placement, painted)         # painted: what it gives back
@@ -11,17 +11,20 @@ The promise: in a lossless format `out[mask == 0] == in[mask == 0]`, bit for bit
 network I/O, no torch. What cannot be used is an ImageError or a MaskError, of one line.
 """
 
-from inpaint_ops.images.compositing import composite
+from inpaint_ops.images.compositing import Alpha, composite
 from inpaint_ops.images.encoding import (
     EXTENSIONS,
     LOSSLESS,
     MEDIA_TYPES,
     Format,
+    check_output_size,
     encode,
     output_conversions,
     thumbnail,
 )
-from inpaint_ops.images.masks import decode_mask
+from inpaint_ops.images.mask_meaning import MaskChannel
+from inpaint_ops.images.masks import Mask, decode_mask, read_mask
+from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_sizes
 from inpaint_ops.images.reading import Source, decode_source
 
@@ -29,17 +32,25 @@ __all__ = [
     "EXTENSIONS",
     "LOSSLESS",
     "MEDIA_TYPES",
+    "Alpha",
     "Crop",
     "Format",
+    "Mask",
+    "MaskChannel",
     "Placement",
     "Source",
+    "alpha_conversions",
+    "check_changed",
+    "check_output_size",
     "composite",
     "decode_mask",
     "decode_source",
     "encode",
     "output_conversions",
     "place",
+    "read_mask",
     "thumbnail",
     "to_working",
+    "visible_change",
     "working_sizes",
 ]

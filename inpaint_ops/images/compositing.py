@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from PIL import Image
 
@@ -13,15 +15,23 @@ _STRIPE = 1 << 18
 """Pixels blended at a time: what the 32-bit intermediates may cost is a few megabytes."""
 
 
-def composite(source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray) -> np.ndarray:
+Alpha = Literal["fill", "keep"]
+"""What becomes of alpha under the mask: `fill` lays what was painted over the source, so that alpha rises to the mask's
+weight at least; `keep` leaves alpha as it is, and what is painted under alpha 0 is not seen."""
+
+
+def composite(
+    source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray, *, alpha: Alpha = "fill"
+) -> np.ndarray:
     """Put what was painted into the source, at the source's own size and depth.
 
     Args:
-        source: the source; its alpha stays as it is, under the mask too.
+        source: the source.
         mask: (H, W) uint8 weights of `decode_mask`. Where it is 0 the result is the source's own value, bit for bit;
             where it is 255 it is the painted value; between, the rounded blend of the two.
         placement: of `place`, for the same source and mask.
         painted: (h, w, 3) uint8, the whole canvas at the working size.
+        alpha: what becomes of the source's alpha under the mask.
 
     Painted colour becomes gray for a gray source (Rec. 601, as Pillow: L = 0.299 R + 0.587 G + 0.114 B), and is scaled
     by 257 for a 16-bit one. Where the box was reduced to fit the canvas it is enlarged again by cubic interpolation.
@@ -58,7 +68,10 @@ def composite(source: Source, mask: np.ndarray, placement: Placement, painted: n
     rows = max(1, _STRIPE // (x1 - x0))
     for y in range(0, y1 - y0, rows):
         stripe = slice(y, y + rows)
-        _blend(planes[stripe], patch[stripe], weights[stripe])
+        if alpha == "fill" and out.ndim == 3 and out.shape[2] in (2, 4):
+            _lay_over(out[y0:y1, x0:x1][stripe], patch[stripe], weights[stripe, :, 0])
+        else:
+            _blend(planes[stripe], patch[stripe], weights[stripe])
     return out
 
 
@@ -66,3 +79,23 @@ def _blend(kept: np.ndarray, painted: np.ndarray, weights: np.ndarray) -> None:
     """Blend into `kept`, rounded to nearest, in whole numbers: 65535 x 255 fits 32 bits, and 0 and 255 are exact."""
     share = weights.astype(np.uint32)
     kept[...] = (kept * (255 - share) + painted * share + 127) // 255
+
+
+def _lay_over(kept: np.ndarray, painted: np.ndarray, weights: np.ndarray) -> None:
+    """Lay what was painted, as opaque as the mask's weight, over pixels with straight alpha, in place.
+
+    Porter and Duff's "over" (1984): alpha becomes w + a (1 - w), and colour the mean of both, weighted by what each
+    shows. Opaque pixels come out as `_blend` makes them, exactly; weight 0 changes nothing.
+    """
+    top = int(np.iinfo(kept.dtype).max)
+    opaque = kept[..., -1] == top
+    colours = kept[..., :-1]
+    blended = colours.copy()
+    _blend(blended, painted, weights[..., None])
+    colours[opaque] = blended[opaque]
+    seen = ~opaque & (weights > 0)
+    share = weights[seen].astype(np.float64)[:, None] / 255
+    below = kept[seen][:, -1:].astype(np.float64) / top * (1 - share)
+    alpha = share + below
+    mixed = (painted[seen] * share + kept[seen][:, :-1] * below) / alpha
+    kept[seen] = np.rint(np.concatenate((mixed, alpha * top), axis=1)).astype(kept.dtype)

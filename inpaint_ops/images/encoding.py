@@ -12,6 +12,7 @@ from PIL import Image
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import png, tiff
+from inpaint_ops.images.metadata import NOTHING, Metadata, lost, png_chunks, save_options
 from inpaint_ops.images.placing import resize
 from inpaint_ops.images.reading import Source, read_pixels, to_8_bit, to_rgb
 
@@ -48,12 +49,22 @@ def output_conversions(source: Source, format: Format) -> tuple[str, ...]:
         said.append("16-bit gray with alpha became RGBA of equal channels, which more readers of tiff understand")
     if source.icc and _loses_profile(source.pixels, source.icc, format):
         said.append("the gray ICC profile was dropped, since gray became RGB")
+    said += lost(source.metadata, format)
     if format == "jpeg":
         said.append(f"jpeg is lossy (quality {_JPEG_QUALITY}): unmasked pixels are close to the source's, not equal")
     return tuple(said)
 
 
-def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None) -> bytes:
+def check_output_size(size: tuple[int, int], format: Format) -> None:
+    """Raise ImageError when the format cannot hold a (width, height): to be asked before anything is painted."""
+    if max(size) > _LONGEST_SIDE[format]:
+        raise ImageError(
+            f"the output is {size[0]}x{size[1]} and {format} ends at {_LONGEST_SIDE[format]} pixels a side: "
+            "choose png or tiff"
+        )
+
+
+def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: Metadata = NOTHING) -> bytes:
     """Encode pixels.
 
     Args:
@@ -61,21 +72,19 @@ def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None) -> bytes:
         format: png, webp and tiff lose nothing but what `output_conversions` says; jpeg is written at quality 95
             without chroma subsampling.
         icc: a profile to embed, or None.
+        metadata: what else to embed, as far as the format can hold it.
 
     Raises ImageError when the format cannot hold an image of this size.
     """
-    height, width = pixels.shape[:2]
-    if max(height, width) > _LONGEST_SIDE[format]:
-        raise ImageError(
-            f"the output is {width}x{height} and {format} ends at {_LONGEST_SIDE[format]} pixels a side: "
-            "choose png or tiff"
-        )
+    check_output_size((pixels.shape[1], pixels.shape[0]), format)
     if icc and _loses_profile(pixels, icc, format):
         icc = None
     if pixels.dtype == np.uint16 and format == "png":
-        return png.write_16_bit(pixels, icc=icc)
+        return png.with_chunks(png.write_16_bit(pixels, icc=icc), png_chunks(metadata, has_icc=icc is not None))
     if pixels.dtype == np.uint16 and format == "tiff":
-        return tiff.write_16_bit(_to_rgba(pixels) if _is_gray(pixels) and _has_alpha(pixels) else pixels, icc=icc)
+        wide = _to_rgba(pixels) if _is_gray(pixels) and _has_alpha(pixels) else pixels
+        data = tiff.write_16_bit(wide, icc=icc, resolution=metadata.resolution, xmp=metadata.xmp)
+        return tiff.with_exif(data, metadata.exif) if metadata.exif else data
     eight = to_8_bit(pixels)
     if format == "jpeg" and _has_alpha(eight):
         eight = to_rgb(eight)[..., 0] if _is_gray(eight) else to_rgb(eight)
@@ -84,10 +93,14 @@ def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None) -> bytes:
     options: dict[Format, dict[str, Any]] = {
         "png": {"compress_level": png.LEVEL},
         "webp": {"lossless": True, "exact": True, "method": 4},  # exact: colours under transparent pixels are kept
-        "tiff": {"compression": "tiff_adobe_deflate", "tiffinfo": {317: 2}},  # horizontal differences: a third smaller
+        "tiff": {"compression": "tiff_adobe_deflate"},
         "jpeg": {"quality": _JPEG_QUALITY, "subsampling": 0},
     }
-    return _save(eight, format, icc_profile=icc, **options[format])
+    if format == "png":
+        data = _save(eight, format, icc_profile=icc, **options[format])
+        return png.with_chunks(data, png_chunks(metadata, has_icc=icc is not None))
+    data = _save(eight, format, icc_profile=icc, **options[format], **save_options(metadata, format))
+    return tiff.with_exif(data, metadata.exif) if format == "tiff" and metadata.exif else data
 
 
 def thumbnail(

@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from inpaint_ops.errors import MaskError
-from inpaint_ops.images.reading import read_pixels, to_8_bit
+from inpaint_ops.images.mask_meaning import MaskChannel, weights_of
+from inpaint_ops.images.reading import read_pixels
 
 MAX_DILATE = 512
 """Pixels; the manifest's own limit."""
 MAX_BLUR = 256.0
 """Sigma in pixels; the manifest's own limit."""
 
-_JPEG_NOISE = 16
-"""JPEG rings around sharp edges: levels this close to black or white are taken for black or white."""
 _SMALL_SIGMA = 8.0
 """Wider Gaussians are taken at a reduced size: the same curve, at a cost that does not grow with sigma."""
 
 
-def decode_mask(
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A mask that is ready to use.
+
+    Attributes:
+        weights: (H, W) uint8: 0 keeps the source bit for bit, 255 is wholly painted. Never all 0.
+        conversions: a sentence for each reading beyond "white is painted and black is kept".
+    """
+
+    weights: np.ndarray
+    conversions: tuple[str, ...]
+
+
+def read_mask(
     data: bytes,
     *,
     size: tuple[int, int],
     max_pixels: int,
+    channel: MaskChannel = "auto",
+    threshold: int | None = None,
     invert: bool = False,
     dilate: int = 0,
     blur: float = 0.0,
-) -> np.ndarray:
-    """Decode a mask, and shape it: invert, then dilate, then feather.
+    resize: bool = False,
+) -> Mask:
+    """Decode a mask, find out what it means, and shape it: invert, then dilate, then feather.
 
-    White is painted and black is kept; gray is a blend. A mask with alpha counts by luminance times alpha, so that
-    white strokes on a transparent ground work. Colour counts by its luma (Rec. 601); 16 bits are scaled to 8. JPEG
-    levels up to 16 count as black and from 239 as white, since JPEG leaves noise around every edge.
+    White is painted and black is kept; gray is a blend. What else a mask may look like (drawn in a colour, or on a
+    transparent ground, or with other levels) says `weights_of`; colour counts by its luma (Rec. 601), and 16 bits are
+    scaled to 8.
 
     Args:
         data: the whole file, of any kind that `decode_source` takes.
         size: (width, height) of the upright source.
         max_pixels: the most pixels that the mask may have; checked from its header.
+        channel: what of the mask counts; "auto" finds it out.
+        threshold: levels from there on are painted wholly, all others not at all; 0: levels are weights as they stand;
+            None: what the levels mean is found out.
         invert: swap black and white.
         dilate: grow the mask by this many source pixels, in a circle, 0 to 512. What is grown has the mask's highest
             weight.
@@ -48,11 +67,10 @@ def decode_mask(
             weight rises from the edge and is full about 2 sigma inside. A pixel outside never gets a weight, and a
             pixel inside never loses all of its own; strokes thinner than about 3 sigma come out faint, so dilate them.
             The frame's own border is no edge.
+        resize: a mask of another size and the source's aspect is scaled (nearest pixel) instead of refused.
 
-    Returns:
-        (H, W) uint8 weights: 0 keeps the source bit for bit, 255 is wholly painted.
-
-    Raises MaskError when the mask has another size than the source or masks nothing; ImageError when it cannot be read.
+    Raises MaskError when the mask has another size than the source, masks nothing, or could mean two things; ImageError
+    when it cannot be read.
     """
     if not 0 <= dilate <= MAX_DILATE:
         raise MaskError(f"the mask cannot grow by {dilate} pixels: give mask_dilate from 0 to {MAX_DILATE}")
@@ -60,28 +78,45 @@ def decode_mask(
         raise MaskError(f"the mask cannot be feathered by {blur}: give mask_blur from 0 to {MAX_BLUR:g}")
     decoded = read_pixels(data, what="mask", max_pixels=max_pixels)
     height, width = decoded.array.shape[:2]
-    if (width, height) != size:
+    fits = (width, height) == size
+    if not fits and not (resize and _same_aspect((width, height), size)):
         raise MaskError(_another_size((width, height), size))
-    weights = _levels(decoded.array)
-    if decoded.format == "jpeg":
-        weights = cv2.LUT(weights, _JPEG_LEVELS)
+    weights, said = weights_of(decoded, channel=channel, threshold=threshold)
+    if not fits:
+        weights = cv2.resize(weights, size, interpolation=cv2.INTER_NEAREST)
+        said += (f"the mask was scaled from {width}x{height} to the image's {size[0]}x{size[1]}, by nearest pixel",)
+    if not weights.any():
+        raise MaskError(_nothing(invert, channel, threshold))
     if invert:
         weights = 255 - weights
-    if not weights.any():
-        ground = "white" if invert else "black or transparent"
-        raise MaskError(
-            f"the mask masks nothing, every pixel of it is {ground}: paint what to replace, or change mask_invert"
-        )
+        if not weights.any():
+            raise MaskError(
+                "the mask masks nothing: all of it is white, and mask_invert makes it black: "
+                "leave out mask_invert, or paint what to keep in white"
+            )
     if dilate:
         weights = _dilated(weights, dilate)
     if blur:
         weights = _feathered(weights, blur)
-    return weights
+    return Mask(weights, said)
 
 
-_JPEG_LEVELS = np.arange(256, dtype=np.uint8)
-_JPEG_LEVELS[: _JPEG_NOISE + 1] = 0
-_JPEG_LEVELS[255 - _JPEG_NOISE :] = 255
+def decode_mask(data: bytes, **options: Any) -> np.ndarray:
+    """The weights of `read_mask`, which has the same arguments: (H, W) uint8."""
+    return read_mask(data, **options).weights
+
+
+def _nothing(invert: bool, channel: MaskChannel, threshold: int | None) -> str:
+    """A mask without any white is refused when it is to be inverted, too: it would cover the whole image."""
+    if threshold:
+        return f"the mask masks nothing: no level of it reaches mask_threshold {threshold}: give a lower one"
+    ground = "transparent" if channel == "alpha" else "black"
+    if invert:
+        return (
+            f"the mask masks nothing, every pixel of it is {ground}, and mask_invert would paint the whole image: "
+            "paint what to keep in white"
+        )
+    return f"the mask masks nothing, every pixel of it is {ground}: paint what to replace in white"
 
 
 def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -95,6 +130,11 @@ def counted_from(mask: np.ndarray) -> int:
     return 128 if mask.max() >= 128 else 1
 
 
+def _same_aspect(mask: tuple[int, int], source: tuple[int, int]) -> bool:
+    """Whether one size is the other scaled, up to the pixel that rounding takes."""
+    return abs(mask[0] * source[1] - mask[1] * source[0]) <= max(*source, *mask)
+
+
 def _another_size(mask: tuple[int, int], source: tuple[int, int]) -> str:
     sizes = f"the mask is {mask[0]}x{mask[1]} and the image is {source[0]}x{source[1]}"
     if mask == source[::-1]:
@@ -102,21 +142,8 @@ def _another_size(mask: tuple[int, int], source: tuple[int, int]) -> str:
             f"{sizes} once upright, so the mask is turned by 90 degrees: "
             "draw it on the image as viewers show it, with the EXIF orientation applied"
         )
-    return f"{sizes}: make the mask the size of the image"
-
-
-def _levels(pixels: np.ndarray) -> np.ndarray:
-    eight = to_8_bit(pixels)
-    if eight.ndim == 2:
-        return eight
-    channels = eight.shape[2]
-    if channels == 2:
-        luma = np.ascontiguousarray(eight[..., 0])
-    else:
-        luma = np.asarray(Image.fromarray(np.ascontiguousarray(eight[..., :3])).convert("L"))
-    if channels == 3:
-        return luma
-    return cv2.multiply(luma, np.ascontiguousarray(eight[..., -1]), scale=1 / 255)
+    scaled = ", or set INPAINT_MASK_RESIZE=nearest to have it scaled" if _same_aspect(mask, source) else ""
+    return f"{sizes}: make the mask the size of the image{scaled}"
 
 
 def _window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:

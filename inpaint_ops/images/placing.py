@@ -115,7 +115,7 @@ def place(size: Size, mask: np.ndarray, *, native: int, crop: Crop = "none") -> 
         raise ValueError(f"the mask is {mask.shape[1]}x{mask.shape[0]} and the source {width}x{height}")
     bounds = mask_bounds(mask)
     if bounds == (0, 0, 0, 0):
-        raise MaskError("the mask masks nothing: paint what to replace in white, or set mask_invert")
+        raise MaskError("the mask masks nothing: paint what to replace in white")
     sizes = working_sizes(native)
     margin = _margin(crop, size, bounds, native, sizes)
     box = (0, 0, width, height) if margin is None else _surroundings(bounds, margin, size, native, sizes)

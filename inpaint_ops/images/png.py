@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +117,25 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise ImageError(f"has a damaged {kind.decode('latin-1')} chunk (its checksum is wrong): {AGAIN}")
         yield kind, view[at + 8 : end]
         at = end + 4
+
+
+def ancillary(data: bytes, kinds: Collection[bytes]) -> list[tuple[bytes, bytes]]:
+    """The chunks of these kinds, in order, as (kind, body), of a file that `check_complete` has passed."""
+    found, at = [], len(SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"IEND":
+            break
+        if kind in kinds:
+            found.append((kind, data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
+def with_chunks(data: bytes, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The file with these chunks behind its header."""
+    end = len(SIGNATURE) + 25
+    return b"".join((data[:end], *(_chunk(kind, body) for kind, body in chunks), data[end:]))
 
 
 def write_16_bit(pixels: np.ndarray, *, icc: bytes | None) -> bytes:

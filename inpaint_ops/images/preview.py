@@ -73,7 +73,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 def _small(data: bytes, longest: int, max_pixels: int) -> Image.Image:
     """Gray or RGB, upright, on white."""
-    with opened(data, what="image", max_pixels=max_pixels) as (image, _):
+    with opened(data, what="image", max_pixels=max_pixels, frames="first") as (image, _):
         if isinstance(image, JpegImageFile):
             image.draft(image.mode, (2 * longest, 2 * longest))  # at 1/2, 1/4 or 1/8, but twice as large as needed
         if not isinstance(image, TiffImageFile):
@@ -95,6 +95,8 @@ def _shrunk(image: Image.Image, longest: int) -> Image.Image:
         wide = cv2.resize(np.asarray(image).astype(np.uint16, copy=False), size, interpolation=cv2.INTER_AREA)
         return Image.fromarray(cv2.convertScaleAbs(wide, alpha=1 / 257))
     factor = max(1, math.floor(0.5 / scale))
+    if image.mode == "CMYK":  # close enough for a thumbnail: no profile is applied
+        image = image.convert("RGB")
     if image.mode in ("P", "PA", "1") or "transparency" in image.info:
         transparent = image.mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if transparent else "L" if image.mode == "1" else "RGB")

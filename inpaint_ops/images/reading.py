@@ -7,28 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import costs, png, tiff
+from inpaint_ops.images import cmyk, costs, jpeg, png, tiff
+from inpaint_ops.images.formats import Format, format_of
+from inpaint_ops.images.metadata import NOTHING, Metadata, Policy, exif_of, read_metadata
 
-_OPENERS: tuple[tuple[str, Callable[[bytes], bool], type[ImageFile.ImageFile]], ...] = (
-    ("png", lambda data: data.startswith(png.SIGNATURE), PngImageFile),
-    ("jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), JpegImageFile),
-    ("webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", WebPImageFile),
-    ("tiff", lambda data: data[:4] in (b"II*\0", b"MM\0*"), TiffImageFile),
-    ("bmp", lambda data: data.startswith(b"BM"), BmpImageFile),
-)
-"""What we read. A plugin is opened by its own class and never by `Image.open`: no other plugin can then be reached, the
-cap on pixels is ours and not the process-wide one, and a JPEG with pictures behind it (MPO) is still a JPEG."""
+Frames = Literal["one", "first"]
 
 _BEFORE_OPENING = {"png": costs.check_chunks, "jpeg": costs.check_segments, "tiff": costs.check_directory}
 _MODES = {"1", "L", "LA", "RGB", "RGBA", "P", "PA", "I;16", "I;16L", "I;16B"}
@@ -56,6 +48,7 @@ class Pixels:
     icc: bytes | None
     format: str
     conversions: tuple[str, ...]
+    metadata: Metadata = NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +63,9 @@ class Source:
             alpha). What the output must equal wherever the mask is 0.
         rgb: (H, W, 3) uint8, read-only: what the model sees. Transparent pixels lie on white; 16 bits are scaled to 8.
         icc: the embedded ICC profile.
-        format: the container that it came in: png, jpeg, webp, tiff or bmp.
+        format: the container that it came in: png, jpeg, webp, tiff, bmp, gif, jpeg2000, avif or heif.
         conversions: one sentence for each thing that was converted or dropped on the way in.
+        metadata: what goes on to the output besides the pixels.
     """
 
     pixels: np.ndarray
@@ -79,6 +73,7 @@ class Source:
     icc: bytes | None
     format: str
     conversions: tuple[str, ...]
+    metadata: Metadata = NOTHING
 
     @property
     def width(self) -> int:
@@ -96,51 +91,67 @@ class Source:
         return self.width, self.height
 
 
-def decode_source(data: bytes, *, max_pixels: int) -> Source:
-    """Decode a source image: PNG, JPEG, WebP, TIFF or BMP; gray, RGB or palette, with or without alpha, 8 or 16 bits.
+def decode_source(data: bytes, *, max_pixels: int, metadata: Policy = "safe", frames: Frames = "one") -> Source:
+    """Decode a source image: PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC; gray, RGB, CMYK or palette, with
+    or without alpha, 8 or 16 bits.
 
     Args:
         data: the whole file.
         max_pixels: the most pixels that it may have; checked from the header, before anything is decoded.
+        metadata: what becomes of texts, EXIF and XMP: `safe` keeps all but location, serial numbers and thumbnails.
+        frames: "first" takes the first of several frames or pages; "one" refuses such a file.
 
     Raises ImageError when the file is none of these, damaged or cut off, animated or of several pages, too large, or of
-    a kind that cannot be kept (CMYK, 32-bit, float).
+    a kind that cannot be kept (32-bit, float).
     """
-    decoded = read_pixels(data, what="image", max_pixels=max_pixels)
+    decoded = read_pixels(data, what="image", max_pixels=max_pixels, metadata=metadata, frames=frames)
     rgb = to_rgb(decoded.array)
     rgb.setflags(write=False)
-    return Source(decoded.array, rgb, decoded.icc, decoded.format, decoded.conversions)
+    return Source(decoded.array, rgb, decoded.icc, decoded.format, decoded.conversions, decoded.metadata)
 
 
-def read_pixels(data: bytes, *, what: str, max_pixels: int) -> Pixels:
-    """Decode one picture; `what` ("image", "mask") begins its errors. Raises ImageError, as `decode_source`."""
-    with opened(data, what=what, max_pixels=max_pixels) as (image, name):
-        return _read(image, data, name, max_pixels)
+def read_pixels(
+    data: bytes, *, what: str, max_pixels: int, metadata: Policy | None = None, frames: Frames = "one"
+) -> Pixels:
+    """Decode one picture; `what` ("image", "mask") begins its errors. Without a policy, metadata is not looked at.
+
+    Raises ImageError, as `decode_source`.
+    """
+    with opened(data, what=what, max_pixels=max_pixels, frames=frames) as (image, found):
+        return _read(image, data, found, max_pixels, metadata)
 
 
 @contextmanager
-def opened(data: bytes, *, what: str, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
-    """One picture, opened and found to be no larger, longer or costlier than it may be, and not yet decoded; and the
-    name of its format. What is raised within becomes an ImageError that begins with `what`.
+def opened(
+    data: bytes, *, what: str, max_pixels: int, frames: Frames = "one"
+) -> Iterator[tuple[ImageFile.ImageFile, Format]]:
+    """One picture, opened and found to be no larger, longer or costlier than it may be, and not yet decoded; and its
+    format. What is raised within becomes an ImageError that begins with `what`.
     """
-    for name, matches, opener in _OPENERS:
-        if matches(data):
-            with _one_line_errors(what, name):
-                if check := _BEFORE_OPENING.get(name):
-                    check(data)
-                with opener(BytesIO(data)) as image:  # reads the header
-                    _check_size(image.size, max_pixels)
-                    costs.check_cost(image, data)
-                    if isinstance(image, TiffImageFile):
-                        costs.check_blocks(image.tag_v2, image.size, data)
-                    if getattr(image, "is_animated", False):
-                        raise ImageError("has several frames or pages: export the one to paint as a file of its own")
-                    yield image, name
-                    return
+    found = format_of(data)
+    if found is not None:
+        with _one_line_errors(what, found.name):
+            if check := _BEFORE_OPENING.get(found.name):
+                check(data)
+            if found.name == "tiff":
+                tiff.check_kind(data)
+            with found.open_with()(BytesIO(data)) as image:  # reads the header
+                _check_size(image.size, max_pixels)
+                costs.check_cost(image, data)
+                if isinstance(image, TiffImageFile):
+                    costs.check_blocks(image.tag_v2, image.size, data)
+                if getattr(image, "is_animated", False) and frames != "first":
+                    raise ImageError(
+                        "has several frames or pages: export the one to paint as a file of its own, "
+                        "or set INPAINT_FRAMES=first"
+                    )
+                yield image, found
+                return
     if not data:
         raise ImageError(f"the {what} is empty (0 bytes): upload it again")
     raise ImageError(
-        f"the {what} is no PNG, JPEG, WebP, TIFF or BMP file (it begins with {data[:12]!r}): convert it to PNG"
+        f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC file (it begins with "
+        f"{data[:12]!r}): convert it to PNG"
     )
 
 
@@ -158,28 +169,38 @@ def _one_line_errors(what: str, name: str) -> Iterator[None]:
         raise ImageError(f"the {what} ({name}) cannot be decoded ({reason}): {png.AGAIN}") from error
 
 
-def _read(image: ImageFile.ImageFile, data: bytes, name: str, max_pixels: int) -> Pixels:
+def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: int, policy: Policy | None) -> Pixels:
+    if found.name == "jpeg":
+        jpeg.check_complete(data, colours=len(image.getbands()))
     conversions: list[str] = []
+    if getattr(image, "is_animated", False):
+        conversions.append("of several frames or pages the first was taken (INPAINT_FRAMES=first)")
     icc: bytes | None = image.info.get("icc_profile") or None
-    if isinstance(image, TiffImageFile):
-        array = _tiff_array(image, data, max_pixels, conversions)
+    if image.mode == "CMYK":
+        if isinstance(image, TiffImageFile):
+            tiff.check_tags(dict(image.tag_v2), file_bytes=len(data), max_pixels=max_pixels)
+            tiff.is_16_bit_colour(dict(image.tag_v2))  # which is refused for CMYK
+        array, icc = cmyk.to_srgb(image, icc, conversions)
+        orientation = _orientation(image, conversions)
+        if orientation in _TURNS and not isinstance(image, TiffImageFile):
+            array = np.ascontiguousarray(_TURNS[orientation][1](array))
+    elif isinstance(image, TiffImageFile):
+        array, orientation = _tiff_array(image, data, max_pixels, conversions)
     else:
         array = _png_array(image, data, conversions) if isinstance(image, PngImageFile) else _array(image, conversions)
         orientation = _orientation(image, conversions)  # a PNG's may stand behind its pixels
         if orientation in _TURNS:
             array = np.ascontiguousarray(_TURNS[orientation][1](array))
+    if found.bits_at is not None and array.dtype == np.uint8 and found.bits_at.search(data):
+        conversions.append(f"more than 8 bits a channel became 8: {found.name} is read in 8")
     if "mp" in image.info:
         conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
-    if _has_metadata(image):
-        conversions.append("EXIF and XMP metadata are not kept")
+    metadata = NOTHING
+    if policy is not None:
+        size = array.shape[1], array.shape[0]
+        metadata = read_metadata(image, data, policy=policy, orientation=orientation, size=size, said=conversions)
     array.setflags(write=False)
-    return Pixels(array, icc, name, tuple(conversions))
-
-
-def _has_metadata(image: ImageFile.ImageFile) -> bool:
-    """Whether there is EXIF (a TIFF's is tag 34665) or XMP (tag 700) to lose."""
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else ()
-    return bool({"exif", "xmp"} & image.info.keys()) or 34665 in tags or 700 in tags
+    return Pixels(array, icc, found.name, tuple(conversions), metadata)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -194,7 +215,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def _orientation(image: Image.Image, conversions: list[str]) -> int:
     """The EXIF orientation, 1 when there is none; recorded when it will turn the pixels."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = exif_of(image).get(_EXIF_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error):
         conversions.append("EXIF data is damaged: its orientation, if it had one, was not applied")
         return 1
@@ -227,12 +248,12 @@ def _png_array(image: PngImageFile, data: bytes, conversions: list[str]) -> np.n
     return cv2.merge((*cv2.split(array), alpha))
 
 
-def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions: list[str]) -> np.ndarray:
-    """The pixels of a TIFF; Pillow and OpenCV both apply its orientation themselves."""
+def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions: list[str]) -> tuple[np.ndarray, int]:
+    """The pixels of a TIFF, and its orientation; Pillow and OpenCV both apply it themselves."""
     tags = dict(image.tag_v2)
     tiff.check_tags(tags, file_bytes=len(data), max_pixels=max_pixels)
     upright = image.size
-    _orientation(image, conversions)
+    orientation = _orientation(image, conversions)
     if tiff.is_16_bit_colour(tags):
         array = _decode_16_bit(data)
         if array.shape[2] == 4 and tiff.has_unnamed_channel(tags):
@@ -248,7 +269,7 @@ def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions:
         conversions.append("a channel that is neither colour nor alpha was dropped")
     if (array.shape[1], array.shape[0]) != upright:
         raise ImageError(f"was not decoded at the size that its header names: {png.AGAIN}")
-    return array
+    return array, orientation
 
 
 def _decode_16_bit(data: bytes) -> np.ndarray:

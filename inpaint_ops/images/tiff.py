@@ -8,18 +8,46 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images.png import AGAIN
 
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR, EXTRA_SAMPLES = 258, 262, 274, 277, 284, 338
+_SAMPLE_FORMAT, _EXIF_IFD, _GPS_IFD = 339, 34665, 34853
+_BITS = {1, 2, 4, 8, 16}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _STRIP_BYTES = 1 << 20
 _BLOCKS = ((273, 279), (324, 325))
 """The tags that hold (offsets, byte counts) of strips and of tiles."""
+
+
+def check_kind(data: bytes) -> None:
+    """Raise ImageError for kinds that Pillow cannot open, or calls damaged: BigTIFF, float and 32-bit samples."""
+    if data[2:4] in (b"+\0", b"\0+"):
+        raise ImageError("is a BigTIFF, which is not supported: save it as a plain TIFF (up to 4 GB) or as PNG")
+    try:
+        tags = ImageFileDirectory_v2(ifh=data[:8])
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kinds = _numbers(tags.get(BITS_PER_SAMPLE, 1)), _numbers(tags.get(_SAMPLE_FORMAT))
+    except Exception:  # foreign bytes: the decoder says what is wrong
+        return
+    if 3 in kinds:
+        raise ImageError(
+            f"holds {bits[0]}-bit float samples, which are not supported: convert it to 16-bit integers "
+            "(with 1.0 as 65535)"
+        )
+    if not set(bits) <= _BITS and all(isinstance(value, int) for value in bits):
+        raise ImageError(
+            f"has {'/'.join(map(str, bits[:4]))} bits a sample, which is not supported: convert it to 8 or 16 bits"
+        )
 
 
 def check_tags(tags: Mapping[int, Any], *, file_bytes: int, max_pixels: int) -> None:
@@ -37,11 +65,6 @@ def check_tags(tags: Mapping[int, Any], *, file_bytes: int, max_pixels: int) -> 
     tile = tags.get(322), tags.get(323)
     if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(max_pixels, 1 << 20):  # type: ignore[operator]
         raise ImageError("has tiles larger than the limit on pixels: save it without tiles")
-    bits = _numbers(tags.get(BITS_PER_SAMPLE, 1))
-    if not set(bits) <= {1, 2, 4, 8, 16}:
-        raise ImageError(
-            f"has {'/'.join(map(str, bits))} bits a sample, which is not supported: convert it to 8 or 16 bits"
-        )
 
 
 def is_16_bit_colour(tags: Mapping[int, Any]) -> bool:
@@ -82,12 +105,20 @@ def _numbers(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple) else (value,)
 
 
-def write_16_bit(pixels: np.ndarray, *, icc: bytes | None) -> bytes:
+def write_16_bit(
+    pixels: np.ndarray,
+    *,
+    icc: bytes | None,
+    resolution: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
+) -> bytes:
     """Encode 16-bit pixels: deflate with horizontal differences, strips of about 1 MiB.
 
     Args:
         pixels: (H, W) or (H, W, C) uint16; C is 3 or 4 (straight alpha).
         icc: a profile to embed, or None.
+        resolution: pixels per inch, (across, down), or None.
+        xmp: an XMP packet to embed, or None.
 
     Pillow writes 16-bit gray alone; OpenCV 5 writes no ICC profile and leaves the alpha channel undeclared.
     """
@@ -104,7 +135,7 @@ def write_16_bit(pixels: np.ndarray, *, icc: bytes | None) -> bytes:
         counts.append(len(packed))
         body += packed
         body += b"\0" * (len(body) % 2)
-    short, long, undefined = 3, 4, 7
+    byte, short, long, rational, undefined = 1, 3, 4, 5, 7
     entries: list[tuple[int, int, list[int] | bytes]] = [
         (256, long, [width]),
         (257, long, [height]),
@@ -115,12 +146,16 @@ def write_16_bit(pixels: np.ndarray, *, icc: bytes | None) -> bytes:
         (SAMPLES_PER_PIXEL, short, [channels]),
         (278, long, [rows]),
         (279, long, counts),
+        *[(tag, rational, _ratio(value)) for tag, value in zip((282, 283), resolution or (), strict=False)],
         (PLANAR, short, [1]),
+        *([(296, short, [2])] if resolution else []),  # the resolution's unit is the inch
         (317, short, [2]),  # horizontal differences
     ]
     if channels == 4:
         entries.append((EXTRA_SAMPLES, short, [2]))  # straight alpha
     entries.append((339, short, [1] * channels))  # unsigned
+    if xmp:
+        entries.append((700, byte, xmp))
     if icc:
         entries.append((34675, undefined, icc))
     directory = bytearray(struct.pack("<H", len(entries)))
@@ -136,6 +171,49 @@ def write_16_bit(pixels: np.ndarray, *, icc: bytes | None) -> bytes:
             body += b"\0" * (len(body) % 2)
         else:
             inline = raw.ljust(4, b"\0")
-        directory += struct.pack("<HHI", tag, kind, len(values)) + inline
+        count = len(values) // 2 if kind == rational else len(values)
+        directory += struct.pack("<HHI", tag, kind, count) + inline
     struct.pack_into("<2sHI", body, 0, b"II", 42, len(body))
     return bytes(body + directory + b"\0\0\0\0")
+
+
+def _ratio(value: float) -> list[int]:
+    return [min(2**32 - 1, round(value * 1000)), 1000]
+
+
+def with_exif(data: bytes, exif: bytes) -> bytes:
+    """A little-endian TIFF of ours with an EXIF block's tags, which libtiff does not write: a new directory at its end.
+
+    Tags that the file has stand.
+    """
+    found = Image.Exif()
+    found.load(exif)
+    body = bytearray(data)
+    (at,) = struct.unpack("<I", body[4:8])
+    entries = {entry[:2]: entry for entry in _entries(body, at)}
+
+    def append(values: Mapping[int, Any]) -> int:
+        body.extend(b"\0" * (len(body) % 2))
+        directory = ImageFileDirectory_v2(ifh=bytes(body[:8]))
+        for tag, value in values.items():
+            directory[tag] = value
+        start = len(body)
+        body.extend(directory.tobytes(start))
+        return start
+
+    for tag in (_EXIF_IFD, _GPS_IFD):
+        if values := dict(found.get_ifd(tag)):
+            entry = struct.pack("<HHII", tag, 4, 1, append(values))
+            entries.setdefault(entry[:2], entry)
+    if own := {tag: found[tag] for tag in found if tag not in (_EXIF_IFD, _GPS_IFD)}:
+        for entry in _entries(body, append(own)):
+            entries.setdefault(entry[:2], entry)
+    body.extend(b"\0" * (len(body) % 2))
+    struct.pack_into("<I", body, 4, len(body))
+    ordered = sorted(entries.values(), key=lambda entry: int.from_bytes(entry[:2], "little"))
+    return bytes(body + struct.pack("<H", len(ordered)) + b"".join(ordered) + bytes(4))
+
+
+def _entries(body: bytearray, at: int) -> list[bytes]:
+    (count,) = struct.unpack_from("<H", body, at)
+    return [bytes(body[at + 2 + 12 * index : at + 14 + 12 * index]) for index in range(count)]

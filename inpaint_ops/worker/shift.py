@@ -14,12 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from inpaint_ops import images
-from inpaint_ops.errors import InpaintOpsError, ScratchFullError
+from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
 from inpaint_ops.scratch import patiently, room_for
@@ -51,7 +49,7 @@ class _Decoded:
 
     item: Item
     source: images.Source
-    mask: NDArray[np.uint8]
+    mask: images.Mask
     placement: images.Placement
     paint: PaintItem
     timings: Timings
@@ -173,17 +171,23 @@ class Shift:
         try:
             self._say(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
-            source = images.decode_source(Path(item.image).read_bytes(), max_pixels=limit)
-            mask = images.decode_mask(
+            source = images.decode_source(
+                Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames
+            )
+            images.check_output_size(source.size, item.format)
+            mask = images.read_mask(
                 Path(item.mask).read_bytes(),
                 size=source.size,
                 max_pixels=limit,
+                channel=item.mask_channel,
+                threshold=item.mask_threshold,
+                resize=self._job.mask_resize == "nearest",
                 invert=item.mask_invert,
                 dilate=item.mask_dilate,
                 blur=item.mask_blur,
             )
-            placement = images.place(source.size, mask, native=self._loaded.native_size, crop=item.crop)
-            rgb, working_mask = images.to_working(source, mask, placement)
+            placement = images.place(source.size, mask.weights, native=self._loaded.native_size, crop=item.crop)
+            rgb, working_mask = images.to_working(source, mask.weights, placement)
             key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength)
             paint = PaintItem(item.row, key, rgb, working_mask, item.prompt, item.negative_prompt, item.seed)
             timings = Timings(decode=time.perf_counter() - clock)
@@ -199,9 +203,11 @@ class Shift:
             assert result.image is not None and result.batch is not None and result.memory is not None
             self._say(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            pixels = images.composite(row.source, row.mask, row.placement, result.image)
+            pixels = images.composite(row.source, row.mask.weights, row.placement, result.image, alpha=self._job.alpha)
+            change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
+            images.check_changed(change, self._job.unchanged_threshold)
             composited = time.perf_counter()
-            data = images.encode(pixels, format=item.format, icc=row.source.icc)
+            data = images.encode(pixels, format=item.format, icc=row.source.icc, metadata=row.source.metadata)
             _write(Path(item.output), data)
             done = Done(
                 row=item.row,
@@ -215,7 +221,14 @@ class Shift:
                 extension=images.EXTENSIONS[item.format],
                 steps=result.steps,
                 working_size=row.placement.working,
-                conversions=row.source.conversions + images.output_conversions(row.source, item.format),
+                conversions=(
+                    row.source.conversions
+                    + row.mask.conversions
+                    + result.notes
+                    + images.alpha_conversions(row.source.pixels, pixels)
+                    + images.output_conversions(row.source, item.format)
+                ),
+                change=change,
                 batch=result.batch,
                 timings=_joined(
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
@@ -233,7 +246,16 @@ class Shift:
         if not isinstance(error, InpaintOpsError):
             log.error("row %d: %s failed", item.row, stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
-        self._say(Failed(row=item.row, error=info, timings=timings, started_at=started_at, finished_at=now()))
+        self._say(
+            Failed(
+                row=item.row,
+                error=info,
+                change=error.change if isinstance(error, UnchangedError) else None,
+                timings=timings,
+                started_at=started_at,
+                finished_at=now(),
+            )
+        )
 
 
 def _write(path: Path, data: bytes) -> None:

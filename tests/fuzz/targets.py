@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet  # noqa: F401 - so that no forked reader has to
@@ -26,6 +26,7 @@ from inpaint_ops import parquet, runs
 from inpaint_ops.errors import ImageError, InpaintOpsError, ManifestError, MaskError
 from inpaint_ops.images import (
     LOSSLESS,
+    MaskChannel,
     Source,
     composite,
     decode_mask,
@@ -35,6 +36,7 @@ from inpaint_ops.images import (
     to_working,
     working_sizes,
 )
+from inpaint_ops.images.metadata import NOTHING, Metadata, Policy
 from inpaint_ops.images.png import SIGNATURE
 from inpaint_ops.images.reading import read_pixels, to_rgb
 from inpaint_ops.locations import Location, parse
@@ -255,12 +257,19 @@ def source(data: bytes) -> None:
         assert decoded.rgb.shape == (height, width, 3) and decoded.rgb.dtype == np.uint8
         for said in decoded.conversions:
             check_line(said)
-        _check_kept(decoded.pixels, decoded.icc)
+        _check_kept(decoded.pixels, decoded.icc, decoded.metadata)
+        for policy in get_args(Policy):
+            held = decode_source(raw, max_pixels=MAX_PIXELS, metadata=policy)
+            for written in ("webp", "tiff", "jpeg"):
+                encode(held.pixels, format=written, icc=held.icc, metadata=held.metadata)
 
 
-def _check_kept(pixels: np.ndarray[Any, Any], icc: bytes | None) -> None:
-    back = decode_source(encode(pixels, format="png", icc=icc), max_pixels=MAX_PIXELS)
+def _check_kept(pixels: np.ndarray[Any, Any], icc: bytes | None, metadata: Metadata = NOTHING) -> None:
+    back = decode_source(encode(pixels, format="png", icc=icc, metadata=metadata), max_pixels=MAX_PIXELS)
     assert back.pixels.dtype == pixels.dtype and np.array_equal(back.pixels, pixels), "a PNG holds every pixel"
+
+
+CHANNELS = get_args(MaskChannel)
 
 
 def mask(data: bytes) -> None:
@@ -268,13 +277,16 @@ def mask(data: bytes) -> None:
     if len(data) < 4:
         return
     invert, dilate, blur = bool(data[0] & 1), data[1] % 64, data[2] / 8
+    read: dict[str, Any] = {
+        "channel": CHANNELS[(data[0] >> 1) % len(CHANNELS)], "threshold": data[3] if data[0] & 0x80 else None
+    }  # fmt: skip
     for raw in _variants(data[4:]):
         try:
             pixels = read_pixels(raw, what="mask", max_pixels=MAX_PIXELS).array
             size = (pixels.shape[1], pixels.shape[0])
-            drawn = decode_mask(raw, size=size, max_pixels=MAX_PIXELS, invert=invert)
-            grown = decode_mask(raw, size=size, max_pixels=MAX_PIXELS, invert=invert, dilate=dilate)
-            soft = decode_mask(raw, size=size, max_pixels=MAX_PIXELS, invert=invert, dilate=dilate, blur=blur)
+            drawn = decode_mask(raw, size=size, max_pixels=MAX_PIXELS, invert=invert, **read)
+            grown = decode_mask(raw, size=size, max_pixels=MAX_PIXELS, invert=invert, **read, dilate=dilate)
+            soft = decode_mask(raw, size=size, max_pixels=MAX_PIXELS, invert=invert, **read, dilate=dilate, blur=blur)
         except ImageError as error:
             check_line(str(error))
             continue

@@ -1,0 +1,237 @@
+"""Formats that are read: what each keeps, what it says of what it cannot keep, and damage that decoders paint over."""
+
+from __future__ import annotations
+
+import itertools
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from inpaint_ops import doctor
+from inpaint_ops.errors import ImageError
+from inpaint_ops.images import Source, check_output_size, decode_source, formats
+from tests.pictures import MAX_PIXELS, file_of, noise, smooth
+
+PIXELS = smooth(60, 90)
+
+
+def decode(data: bytes, **options: Any) -> Source:
+    return decode_source(data, max_pixels=MAX_PIXELS, **options)
+
+
+def photo(height: int = 256, width: int = 256) -> Image.Image:
+    return Image.fromarray((smooth(height, width) // 2 + noise(height, width) // 4).astype(np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------ damaged JPEG
+
+WHOLE = {
+    "plain": file_of(photo(), "JPEG", quality=90),
+    "progressive": file_of(photo(), "JPEG", quality=90, progressive=True),
+    "gray": file_of(photo().convert("L"), "JPEG"),
+    "gray progressive": file_of(photo().convert("L"), "JPEG", progressive=True),
+    "CMYK": file_of(photo().convert("CMYK"), "JPEG"),
+    "RGB inside": file_of(photo(), "JPEG", keep_rgb=True),
+    "4:2:0 progressive": file_of(photo(), "JPEG", subsampling=2, progressive=True),
+    "restart markers": file_of(photo(), "JPEG", restart_marker_rows=1),
+    "optimized": file_of(photo(), "JPEG", optimize=True, quality=30),
+    "with padding behind it": file_of(photo(), "JPEG") + bytes(100),
+    "with another picture behind it": file_of(photo(), "JPEG") * 2,
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_whole_jpeg_passes(kind: str) -> None:
+    assert decode(WHOLE[kind]).size == (256, 256)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WHOLE if "behind" not in kind])
+@pytest.mark.parametrize("keep", [0.4, 0.6, 0.9])
+def test_a_jpeg_that_was_cut_and_closed_is_refused(kind: str, keep: float) -> None:
+    data = WHOLE[kind]
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        decode(data[: int(len(data) * keep)] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("kind", ["plain", "gray", "CMYK", "4:2:0 progressive"])
+def test_a_jpeg_with_a_block_of_zeros_is_refused(kind: str) -> None:
+    data, middle = WHOLE[kind], len(WHOLE[kind]) // 2
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        decode(data[:middle] + bytes(2048) + data[middle + 2048 :])
+
+
+@pytest.mark.parametrize("kind", ["progressive", "gray progressive", "4:2:0 progressive"])
+def test_a_jpeg_without_its_last_scans_is_refused_after_each_of_them(kind: str) -> None:
+    data = WHOLE[kind]
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    tables = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xc4"]
+    assert len(starts) > 3
+    for before, start in itertools.pairwise(starts):
+        cut = max((at for at in tables if before < at < start), default=start)
+        with pytest.raises(ImageError, match="lacks its last scans"):
+            decode(data[:cut] + b"\xff\xd9")
+
+
+# ------------------------------------------------------------------------------------------------------------- CMYK
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "TIFF"])
+def test_cmyk_without_a_profile_becomes_rgb_by_the_plain_formula(format_: str) -> None:
+    inks = np.zeros((64, 64, 4), np.uint8)
+    inks[:, :32] = (255, 0, 0, 0)  # cyan
+    inks[:, 32:] = (0, 0, 0, 128)
+    source = decode(file_of(Image.fromarray(inks, "CMYK"), format_))
+    assert np.abs(source.pixels[10, 10].astype(int) - (0, 255, 255)).max() <= 4
+    assert np.abs(source.pixels[10, 50].astype(int) - 127).max() <= 4
+    assert any("without a profile, by the plain formula" in sentence for sentence in source.conversions)
+    assert source.icc is not None and source.icc[16:20] == b"RGB "
+    assert source.icc == decode(file_of(Image.fromarray(inks, "CMYK"), format_)).icc
+
+
+def test_a_profile_that_is_not_for_cmyk_is_said_to_be_of_no_use() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = decode(file_of(photo().convert("CMYK"), "JPEG", icc_profile=profile))
+    assert any("profile cannot be used" in sentence for sentence in source.conversions)
+    assert source.pixels.shape == (256, 256, 3)
+
+
+# ---------------------------------------------------------------------------------------------------- other formats
+
+
+def test_a_gif_is_read_and_of_an_animation_the_first_frame_where_that_is_wanted() -> None:
+    frames = [Image.fromarray(noise(40, 60, seed=seed)).quantize(32) for seed in range(3)]
+    first = np.asarray(frames[0].convert("RGB"))
+    assert np.array_equal(decode(file_of(frames[0], "GIF")).pixels, first)
+    animated = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"several frames or pages.*INPAINT_FRAMES=first"):
+        decode(animated)
+    source = decode(animated, frames="first")
+    assert np.array_equal(source.pixels, first)
+    assert any("the first was taken" in sentence for sentence in source.conversions)
+
+
+@pytest.mark.parametrize("format_", ["WEBP", "TIFF", "PNG", "AVIF"])
+def test_the_first_frame_or_page_of_any_format_is_taken_where_that_is_wanted(format_: str) -> None:
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    options = {"lossless": True} if format_ == "WEBP" else {"quality": 100} if format_ == "AVIF" else {}
+    source = decode(file_of(frames[0], format_, save_all=True, append_images=frames[1:], **options), frames="first")
+    assert np.abs(source.rgb.astype(int) - PIXELS).max() <= 6
+    assert any("the first was taken" in sentence for sentence in source.conversions)
+
+
+def test_jpeg_2000_and_avif_are_read() -> None:
+    exact = decode(file_of(PIXELS, "JPEG2000", irreversible=False))
+    assert exact.format == "jpeg2000" and np.array_equal(exact.pixels, PIXELS) and exact.conversions == ()
+    gray = noise(30, 40, 1, dtype=np.uint16)
+    wide = decode(file_of(gray, "JPEG2000", irreversible=False))
+    assert np.array_equal(wide.pixels, gray) and wide.conversions == ()
+    avif = decode(file_of(PIXELS, "AVIF", quality=95))
+    assert avif.format == "avif" and np.abs(avif.pixels.astype(int) - PIXELS).mean() < 3
+
+
+@pytest.mark.parametrize("turn", [3, 6, 8])
+def test_the_orientation_of_an_avif_is_applied_once(turn: int) -> None:
+    exif = Image.Exif()
+    exif[274] = turn
+    with Image.open(BytesIO(file_of(PIXELS, "AVIF", quality=95))) as plain:
+        plain.load()
+    source = decode(file_of(PIXELS, "AVIF", quality=95, exif=exif.tobytes()))
+    expected = np.rot90(PIXELS, {3: 2, 6: -1, 8: 1}[turn])
+    assert source.pixels.shape == expected.shape
+    assert np.abs(source.pixels.astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("format_", ["GIF", "JPEG2000", "AVIF"])
+def test_the_limit_on_pixels_holds_for_every_format(format_: str) -> None:
+    data = file_of(photo(20, 30), format_)
+    assert decode_source(data, max_pixels=600).size == (30, 20)
+    with pytest.raises(ImageError, match="more than the limit of 599"):
+        decode_source(data, max_pixels=599)
+
+
+def test_heic_is_read_with_the_extra() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = BytesIO()
+    heif.from_pillow(Image.fromarray(PIXELS)).save(buffer, quality=95)
+    source = decode(buffer.getvalue())
+    assert source.format == "heif" and np.abs(source.pixels.astype(int) - PIXELS).mean() < 4
+    with pytest.raises(ImageError, match="more than the limit of 599"):
+        decode_source(buffer.getvalue(), max_pixels=599)
+
+
+def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImageError, match=r"the image \(heif\) is of a format that is not read here.*inpaint-ops\[formats\]"
+    ):
+        decode(b"\0\0\0\x18ftypheic" + bytes(100))
+    said = {(check.state, check.detail) for check in doctor._formats()}
+    assert any(state == "ok" and "avif" in detail and "heif" not in detail for state, detail in said)
+    assert any(state == "warning" and "heif" in detail for state, detail in said)
+
+
+@pytest.mark.parametrize(
+    "start", [b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic"]
+)
+def test_damaged_files_of_every_format_are_an_image_error(start: bytes) -> None:
+    for length in (0, 30, 500):
+        with pytest.raises(ImageError) as caught:
+            decode(start + noise(1, length, 1).tobytes() if length else start)
+        assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------- own words
+
+
+def tiff_of(bits: int, sample_format: int, *, big: bool = False) -> bytes:
+    """The header of a TIFF of such samples, with a few bytes of pixels."""
+    tags = [
+        (256, 4),
+        (257, 4),
+        (258, bits),
+        (259, 1),
+        (262, 1),
+        (273, 200),
+        (277, 1),
+        (278, 4),
+        (279, 64),
+        (339, sample_format),
+    ]
+    if big:
+        return b"II+\0\x08\0\0\0" + bytes(300)
+    entries = b"".join(
+        tag.to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
+        for tag, value in tags
+    )
+    return b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(300)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (tiff_of(32, 3), "holds 32-bit float samples.*16-bit integers"),
+        (tiff_of(16, 3), "holds 16-bit float samples"),
+        (tiff_of(64, 3), "holds 64-bit float samples"),
+        (tiff_of(32, 1), "has 32 bits a sample.*convert it to 8 or 16 bits"),
+        (tiff_of(8, 1, big=True), "is a BigTIFF.*save it as a plain TIFF"),
+    ],
+)
+def test_sound_files_that_are_not_read_are_not_called_damaged(data: bytes, says: str) -> None:
+    with pytest.raises(ImageError, match=says) as caught:
+        decode(data)
+    assert "damaged" not in str(caught.value)
+
+
+def test_what_an_output_format_cannot_hold_is_known_before_painting() -> None:
+    check_output_size((16_383, 10), "webp")
+    with pytest.raises(ImageError, match="webp ends at 16383"):
+        check_output_size((16_384, 10), "webp")
+
+
+def test_bombs_of_other_formats_are_refused_by_their_header() -> None:
+    gif = b"GIF89a" + (65_535).to_bytes(2, "little") * 2 + b"\x80\0\0" + bytes(6) + b"," + bytes(4)
+    with pytest.raises(ImageError, match="65535x65535, more than the limit"):
+        decode(gif + (65_535).to_bytes(2, "little") * 2 + b"\0\x02\x01\0\0;")

@@ -1,0 +1,73 @@
+"""The outcome of rows through the real worker process, and the settings on their way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from inpaint_ops.supervisor.state import RowState
+from PIL import Image
+
+from inpaint_ops.config import load_settings
+from inpaint_ops.manifest import AcceptedRow
+from inpaint_ops.planning import job_options
+from inpaint_ops.protocol import Done, End, Failed, Item
+from inpaint_ops.supervisor.commands import item_command, job_command
+from tests.test_worker import Talk, job, picture, pixels, start  # noqa: F401 - `start` is a fixture
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def masked(item: Item, mask: np.ndarray) -> Item:
+    Image.fromarray(mask).save(item.mask)
+    return item
+
+
+def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
+    start: Callable[..., Talk],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    square = np.zeros((64, 64), np.uint8)
+    square[16:48, 16:48] = 1
+    rows = [
+        masked(picture(tmp_path, 1, (64, 64)), square),  # counts 0 and 1
+        masked(picture(tmp_path, 2, (64, 64), mask_threshold=0), square),  # a blend of 1/255, on purpose
+        masked(picture(tmp_path, 3, (64, 64)), square),
+        masked(picture(tmp_path, 4, (128, 128)), square),  # of half the size
+        masked(picture(tmp_path, 5, (64, 64), mask_channel="green"), np.dstack([square * 0, square, square * 255])),
+    ]
+    cutout = np.dstack((pixels(rows[2].image), np.zeros((64, 64), np.uint8)))
+    Image.fromarray(cutout).save(rows[2].image)
+    talk = start()
+    talk.send(job(tmp_path, unchanged_threshold=2.0, mask_resize="nearest"), *rows, End())
+    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
+
+    (failed,) = talk.all(Failed)
+    assert (failed.row, failed.error.type, failed.error.permanent) == (2, "UnchangedError", True)
+    assert (
+        failed.change is not None and 0 < failed.change < 2 and f"by {failed.change:.2f} of 255" in failed.error.message
+    )
+    assert not Path(rows[1].output).exists()
+    done = {event.row: event for event in talk.all(Done)}
+    for row in (1, 3, 5):
+        before, after = pixels(rows[row - 1].image), pixels(done[row].output)
+        assert np.array_equal(after[square == 0], before[square == 0]) and done[row].change > 10
+        assert any("two levels are 0 and 1" in sentence for sentence in done[row].conversions)
+    assert (pixels(done[3].output)[square > 0][:, 3] == 255).all()
+    assert any("alpha rose" in sentence for sentence in done[3].conversions)
+    assert any("scaled from 64x64 to the image's 128x128" in sentence for sentence in done[4].conversions)
+
+
+def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
+    settings = load_settings(alpha="keep", unchanged_threshold=0.5, mask_resize="nearest")
+    options = job_options(settings)
+    row = AcceptedRow(
+        row=1, id="a", image="s3://b/a", mask="s3://b/m", prompt="x", mask_channel="red", mask_threshold=7
+    )  # fmt: skip
+    state = RowState(row, tmp_path)
+    sent = job_command(options, settings, [state], tmp_path)
+    assert (sent.alpha, sent.unchanged_threshold, sent.mask_resize) == ("keep", 0.5, "nearest")
+    item = item_command(state, options)
+    assert (item.mask_channel, item.mask_threshold) == ("red", 7)
