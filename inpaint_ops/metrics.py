@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inpaint_ops.errors import InpaintOpsError
-from inpaint_ops.frozen import row_bytes
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record
+from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import ObjectInfo
-from inpaint_ops.stored import Leftovers, listed, read_each
+from inpaint_ops.storage.stored import Leftovers, listed, read_each
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from bench import cells, cpu, estimates, gpu, program, tables
 from bench.cells import PARTS, Cell
 from bench.results import CellResult, Results, Spread, load, load_all, with_fractions
 from bench.schedule import Costs, keep
-from inpaint_ops.forecasting import JobOptions, Work, benchmark_table, forecast
 from inpaint_ops.records import DeviceInfo, Memory, now
+from inpaint_ops.runs.forecasting import JobOptions, Work, benchmark_table, forecast
 from inpaint_ops.tuning import PRESETS, Tuning
 from tests.support.waiting import PATIENCE
 

@@ -11,17 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from inpaint_ops.device import (
-    Lease,
-    Tier,
-    describe,
-    environment_for,
-    host_slots,
-    tier,
-    visible_devices,
-)
+from inpaint_ops.device import Lease, Tier, describe, environment_for, host_slots, tier, visible_devices
+from inpaint_ops.device.lease_files import LOSS_SECONDS
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
-from inpaint_ops.leases import LOSS_SECONDS
 from inpaint_ops.records import DeviceInfo
 
 QUERY = """\

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from inpaint_ops import device_health as module
-from inpaint_ops.device_health import DeviceHealth, device_health, health_warnings
-from inpaint_ops.doctor import _devices
+from inpaint_ops.cli.doctor import _devices
+from inpaint_ops.device import health as module
+from inpaint_ops.device.health import DeviceHealth, device_health, health_warnings
 
 CARD = """\
 <?xml version="1.0" ?>

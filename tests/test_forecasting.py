@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.config import DEFAULT_MODEL, Settings
-from inpaint_ops.forecasting import (
+from inpaint_ops.layout import experience_prefix
+from inpaint_ops.locations import Location
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.records import DeviceInfo, Forecast, Pace
+from inpaint_ops.report import compared, render_page
+from inpaint_ops.runs import Workspace, finish, make_plan, prepare
+from inpaint_ops.runs.forecasting import (
     Benchmark,
     BenchmarkTable,
     Experience,
@@ -18,12 +24,6 @@ from inpaint_ops.forecasting import (
     experience_key,
     forecast,
 )
-from inpaint_ops.layout import experience_prefix
-from inpaint_ops.locations import Location
-from inpaint_ops.planning import JobOptions
-from inpaint_ops.records import DeviceInfo, Forecast, Pace
-from inpaint_ops.report import compared, render_page
-from inpaint_ops.runs import Workspace, finish, make_plan, prepare
 from tests.test_report import a_run
 
 JOB = JobOptions(model="m")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.config import load_settings
-from inpaint_ops.leases import own_folder
+from inpaint_ops.device.lease_files import own_folder
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Event, Fatal, Job, Phase
 from inpaint_ops.supervisor.commands import job_command
 from inpaint_ops.supervisor.messages import RowFiles
+from inpaint_ops.supervisor.worker_process import WorkerProcess
 from tests.support.waiting import PATIENCE, wait_until
 from tests.test_device import MIG, PLAIN, pretend
 

@@ -134,7 +134,8 @@ def test_a_row_too_many_ends_the_reading_of_a_jsonl(monkeypatch: pytest.MonkeyPa
     read_lines: list[str] = []
     loads = json.loads
     monkeypatch.setattr(
-        "inpaint_ops.manifest.json.loads", lambda text, **options: (read_lines.append(text), loads(text, **options))[1]
+        "inpaint_ops.manifest.formats.json.loads",
+        lambda text, **options: (read_lines.append(text), loads(text, **options))[1],
     )
     with pytest.raises(ManifestError, match=r"m.jsonl: more than 2 rows") as caught:
         read("m.jsonl", (json.dumps(ROW) + "\n").encode() * 1000, max_rows=2)
@@ -238,9 +239,9 @@ def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "a.png").write_bytes(b"pixels")
     (tmp_path / "m.jsonl").write_text(json.dumps(ROW) + "\n")
     command = (sys.executable, str(SCRIPT), "--journal", str(tmp_path / "journal"))
-    monkeypatch.setattr("inpaint_ops.process.WORKER_COMMAND", command)
+    monkeypatch.setattr("inpaint_ops.supervisor.worker_process.WORKER_COMMAND", command)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr("inpaint_ops.cli.time.sleep", pauses.append)
+    monkeypatch.setattr("inpaint_ops.cli.main.time.sleep", pauses.append)
 
     def run(model: str, **settings: str) -> tuple[Result, RunSummary]:
         for name, value in settings.items():

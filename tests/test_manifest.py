@@ -19,10 +19,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inpaint_ops import manifest, naming
+from inpaint_ops import manifest
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, Row, is_valid_id, read_manifest, to_jsonl
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, Row, is_valid_id, naming, read_manifest, to_jsonl
 from tests.fuzz.targets import CORPUS
 
 GOOD = {"image": "photos/a.png", "mask": "masks/a.png", "prompt": "a cup"}

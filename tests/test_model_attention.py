@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings
 from inpaint_ops.device import describe
-from inpaint_ops.doctor import diagnose
 from inpaint_ops.model import attention, ledger, random_weights
 from inpaint_ops.tuning import PROBES, Tuning
 

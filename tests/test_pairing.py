@@ -6,7 +6,7 @@ import pytest
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import parse
-from inpaint_ops.pairing import pair, read_prompts
+from inpaint_ops.manifest.pairing import pair, read_prompts
 
 IMAGES = [parse(f"s3://b/i/{name}") for name in ("b.jpg", "a.png", "lonely.png", "notes.txt")]
 MASKS = [parse(f"s3://b/m/{name}") for name in ("a_mask.png", "b.png", "orphan.png")]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.errors import ScratchFullError, StorageUnavailableError
-from inpaint_ops.scratch import patiently, room_for, scratch_folder, sweep
+from inpaint_ops.machine.scratch import patiently, room_for, scratch_folder, sweep
 
 OWNER = """
 import sys
 from pathlib import Path
-from inpaint_ops.scratch import scratch_folder
+from inpaint_ops.machine.scratch import scratch_folder
 with scratch_folder(Path(sys.argv[1]), "theirs") as folder:
     (folder / "image").write_bytes(b"pixels")
     print("ready", flush=True)

@@ -106,7 +106,7 @@ def test_a_models_name_is_never_an_option(tmp_path: Path) -> None:
 STARTS_A_WORKER = """
 import ctypes, os, sys, threading
 from pathlib import Path
-from inpaint_ops.process import WorkerProcess
+from inpaint_ops.supervisor.worker_process import WorkerProcess
 LOOK = '''
 import ctypes, os
 try:

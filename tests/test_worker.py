@@ -22,8 +22,8 @@ from PIL import Image
 
 from inpaint_ops import worker
 from inpaint_ops.device import Lease
+from inpaint_ops.device.lease_files import own_folder
 from inpaint_ops.errors import DeviceBusyError
-from inpaint_ops.leases import own_folder
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.compiled import FOLDER
 from inpaint_ops.protocol import (

@@ -26,7 +26,7 @@ from inpaint_ops.layout import check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Amount, Bytes, Count, Model, Moment, now
 from inpaint_ops.runs import Workspace
-from inpaint_ops.stored import parse_model
+from inpaint_ops.storage.stored import parse_model
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from inpaint_ops.errors import InpaintOpsError
-from inpaint_ops.private_folder import open_file, private_folder, read_bounded, replace_file
+from inpaint_ops.machine.private_folder import open_file, private_folder, read_bounded, replace_file
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from inpaint_ops.records import Record, RunSummary, ShardProgress, now
 from inpaint_ops.report.facts import cure
 from inpaint_ops.report.page import FAILURES_PER_GROUP, ShownGroup
 from inpaint_ops.runs import Workspace
+from inpaint_ops.runs.attempts import notes_of
 from inpaint_ops.storage import Storage
-from inpaint_ops.stored import SUMMARY_BYTES, Leftovers, listed, read_each, read_model
-from inpaint_ops.tries import notes_of
+from inpaint_ops.storage.stored import SUMMARY_BYTES, Leftovers, listed, read_each, read_model
 
 REFRESH_SECONDS = 2.0
 """A run is asked for its state no more often than this, however many people look."""

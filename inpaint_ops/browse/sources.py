@@ -13,7 +13,6 @@ import numpy as np
 
 from inpaint_ops.browse.table import RecordTable, timings_bytes
 from inpaint_ops.config import Settings
-from inpaint_ops.counted import why_not
 from inpaint_ops.errors import (
     DamagedObjectError,
     ObjectNotFoundError,
@@ -21,12 +20,13 @@ from inpaint_ops.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from inpaint_ops.frozen import row_bytes
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record
+from inpaint_ops.run_files.counted import why_not
+from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.stored import Leftovers, listed, parse_model
+from inpaint_ops.storage.stored import Leftovers, listed, parse_model
 
 _FIRST_CHUNK = 256 * 2**10
 _CHUNK = 8 * 2**20

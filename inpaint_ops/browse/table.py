@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inpaint_ops.columns import read_columns
+from inpaint_ops.browse.columns import read_columns
 from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.records import BATCH_STAGES, STAGES, Model, Record, RunSummary, StageStats
 from inpaint_ops.report import TIMINGS_SCHEMA, timings_table

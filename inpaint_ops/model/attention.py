@@ -24,8 +24,8 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inpaint_ops.errors import UnsafePathError
+from inpaint_ops.machine.private_folder import read_bounded, replace_file, trusted_folder
 from inpaint_ops.model.tuned import in_short, probe_xformers
-from inpaint_ops.private_folder import read_bounded, replace_file, trusted_folder
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 

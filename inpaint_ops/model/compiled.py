@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inpaint_ops.errors import UnsafePathError
-from inpaint_ops.private_folder import trusted_folder
+from inpaint_ops.machine.private_folder import trusted_folder
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
 

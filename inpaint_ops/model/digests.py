@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from inpaint_ops.errors import ModelError, UnsafePathError
-from inpaint_ops.private_folder import read_bounded, replace_file, trusted_folder
+from inpaint_ops.machine.private_folder import read_bounded, replace_file, trusted_folder
 
 KNOWN = "weights.sha256"
 """The file in a model's folder that says what its weight files hash to."""

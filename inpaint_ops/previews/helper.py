@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from inpaint_ops import limited_process
 from inpaint_ops.errors import PreviewBusyError, PreviewError
+from inpaint_ops.machine import limited_process
+from inpaint_ops.machine.limited_process import close_to_others
 from inpaint_ops.previews.messages import Job, Limits, Reply, Request
-from inpaint_ops.process import close_to_others
 
 HOST = "inpaint_ops.previews.host"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")

@@ -17,9 +17,9 @@ from typing import IO
 import cv2
 from PIL import Image
 
-from inpaint_ops import limited_process
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images.preview import mask_layer, mask_overlay, preview
+from inpaint_ops.machine import limited_process
 from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from inpaint_ops.config import Settings
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
-from inpaint_ops.received import OUTPUT, Expected
 from inpaint_ops.supervisor.messages import RowFiles
+from inpaint_ops.supervisor.received import OUTPUT, Expected
 
 
 def job_command(options: JobOptions, settings: Settings, files: Collection[RowFiles], folder: Path) -> Job:

@@ -6,8 +6,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import FaultKind, ShardProgress, now
+from inpaint_ops.supervisor.recorder import Recorder
 from inpaint_ops.supervisor.session import WorkerSession
 
 log = logging.getLogger(__name__)

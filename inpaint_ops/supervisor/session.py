@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
-from inpaint_ops.confinement import Identity
-from inpaint_ops.device_health import DeviceHealth, device_health, health_warnings
+from inpaint_ops.device.health import DeviceHealth, device_health, health_warnings
 from inpaint_ops.errors import WorkerProtocolError
-from inpaint_ops.process import WorkerProcess
 from inpaint_ops.protocol import Bye, End, Event, Flush, Item, Job, Ready
 from inpaint_ops.records import WorkerReport, now
 from inpaint_ops.supervisor.conduct import Conduct
+from inpaint_ops.supervisor.confinement import Identity
 from inpaint_ops.supervisor.rows import BookedRow
+from inpaint_ops.supervisor.worker_process import WorkerProcess
 
 
 @dataclass(slots=True)

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 from inpaint_ops.config import Settings
-from inpaint_ops.confinement import Identity, identity
 from inpaint_ops.errors import (
     DeviceLostError,
     DrainedError,
@@ -29,18 +28,19 @@ from inpaint_ops.errors import (
     WorkerStalledError,
     error_class,
 )
-from inpaint_ops.frozen import row_bytes
 from inpaint_ops.layout import RunLayout
+from inpaint_ops.machine.scratch import remove, scratch_folder, sweep
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
-from inpaint_ops.recorder import Recorder
 from inpaint_ops.records import ErrorInfo, ShardProgress
-from inpaint_ops.scratch import remove, scratch_folder, sweep
+from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.commands import expected_output, item_command, job_command
+from inpaint_ops.supervisor.confinement import Identity, identity
 from inpaint_ops.supervisor.messages import Downloaded, Exited, FromWorker, Message, Recorded, RecordsListed, RowFiles
 from inpaint_ops.supervisor.progress import Progress, Reporter, ShardResult
+from inpaint_ops.supervisor.recorder import Recorder
 from inpaint_ops.supervisor.rows import RowBook, RowPhase
 from inpaint_ops.supervisor.session import WorkerSession
 from inpaint_ops.supervisor.transfers import Transfers

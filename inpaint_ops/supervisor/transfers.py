@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeVar
 
 from inpaint_ops.config import Settings
-from inpaint_ops.confinement import Identity
 from inpaint_ops.errors import (
     CredentialsExpiredError,
     InpaintOpsError,
@@ -19,11 +18,12 @@ from inpaint_ops.errors import (
     ScratchFullError,
     StorageUnavailableError,
 )
-from inpaint_ops.received import source_size
+from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.records import Record
-from inpaint_ops.scratch import patiently, room_for
 from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor.confinement import Identity
 from inpaint_ops.supervisor.messages import Downloaded, Message, Recorded, RowFiles
+from inpaint_ops.supervisor.received import source_size
 
 T = TypeVar("T")
 

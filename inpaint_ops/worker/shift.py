@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from inpaint_ops import images
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
+from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
-from inpaint_ops.scratch import patiently, room_for
 from inpaint_ops.worker.studio import Studio
 
 if TYPE_CHECKING:

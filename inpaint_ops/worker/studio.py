@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint_ops import device, tuning
+from inpaint_ops.device.lease_files import LeaseFolder
 from inpaint_ops.errors import ConfigError
-from inpaint_ops.leases import LeaseFolder
-from inpaint_ops.private_folder import private_folder
+from inpaint_ops.machine.private_folder import private_folder
+from inpaint_ops.machine.scratch import room_for
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
-from inpaint_ops.scratch import room_for
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Engine

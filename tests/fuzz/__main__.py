@@ -14,8 +14,8 @@ MANIFEST = ["inpaint_ops.manifest", "inpaint_ops.locations", "inpaint_ops.errors
 GUIDED_BY = {
     "jsonl": MANIFEST,
     "csv": MANIFEST,
-    "parquet": [*MANIFEST, "inpaint_ops.parquet"],
-    "prompts": ["inpaint_ops.pairing", "inpaint_ops.errors"],
+    "parquet": [*MANIFEST, "inpaint_ops.manifest.parquet"],
+    "prompts": ["inpaint_ops.manifest.pairing", "inpaint_ops.errors"],
     "keys": MANIFEST[1:],
     "source": ["inpaint_ops.images", "PIL"],
     "mask": ["inpaint_ops.images", "PIL"],

@@ -22,7 +22,7 @@ import pyarrow.parquet  # noqa: F401 - so that no forked reader has to
 from PIL import Image
 from pydantic import ValidationError
 
-from inpaint_ops import parquet, runs
+from inpaint_ops import runs
 from inpaint_ops.errors import ImageError, InpaintOpsError, ManifestError, MaskError
 from inpaint_ops.images import (
     LOSSLESS,
@@ -45,10 +45,11 @@ from inpaint_ops.manifest import (
     ManifestLimits,
     ParsedManifest,
     is_valid_id,
+    parquet,
     read_manifest,
     to_jsonl,
 )
-from inpaint_ops.pairing import read_prompts
+from inpaint_ops.manifest.pairing import read_prompts
 from inpaint_ops.previews import Job
 from inpaint_ops.previews.host import make as make_preview
 from inpaint_ops.previews.messages import MAX_REPLY

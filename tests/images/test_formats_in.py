@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from inpaint_ops import doctor
+from inpaint_ops.cli import doctor
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import Source, check_output_size, decode_source, formats
 from tests.pictures import MAX_PIXELS, file_of, noise, smooth

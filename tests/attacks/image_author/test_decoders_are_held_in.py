@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from inpaint_ops import limited_process
 from inpaint_ops.errors import PreviewError
+from inpaint_ops.machine import limited_process
 from inpaint_ops.previews import Helper, Job, Limits
 from inpaint_ops.previews.helper import Whole
 from tests.attacks.conftest import Scripted

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from inpaint_ops import galleries
 from inpaint_ops.config import Settings
-from inpaint_ops.galleries import make_gallery
 from inpaint_ops.images import reading
 from inpaint_ops.previews import Helper, Job, Limits, Preview
 from inpaint_ops.records import Output, Record
 from inpaint_ops.report import render_page
 from inpaint_ops.runs import Workspace
+from inpaint_ops.runs import gallery as galleries
+from inpaint_ops.runs.gallery import make_gallery
 from tests.attacks.costly_files import black_png, padded_bmp
 from tests.pictures import file_of, mask_file, smooth
 from tests.synthetic_run import put_finished_run, record

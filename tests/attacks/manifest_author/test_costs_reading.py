@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inpaint_ops import manifest, manifest_text, naming, packed
+from inpaint_ops import manifest
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, read_manifest
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, naming, packed, read_manifest
+from inpaint_ops.manifest import text as manifest_text
 from inpaint_ops.planning import JobOptions, reject_rows_without_steps, split_rows
 
 MIB = 2**20

@@ -12,8 +12,8 @@ import pytest
 
 from attacks.neighbour.conftest import NOBODY, Neighbour, plant
 from inpaint_ops.device import Lease
+from inpaint_ops.device.lease_files import LeaseFolder, own_folder
 from inpaint_ops.errors import ConfigError, DeviceBusyError, UnsafePathError
-from inpaint_ops.leases import LeaseFolder, own_folder
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint_ops import confinement, process
 from inpaint_ops.config import load_settings
-from inpaint_ops.confinement import PASSED_ON, identity
 from inpaint_ops.errors import ConfigError
-from inpaint_ops.process import worker_environment
+from inpaint_ops.supervisor import confinement
+from inpaint_ops.supervisor import worker_process as process
+from inpaint_ops.supervisor.confinement import PASSED_ON, identity
+from inpaint_ops.supervisor.worker_process import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 KNOWN = {name for names in PASSED_ON.values() for name in names}
@@ -113,7 +114,7 @@ if depth:  # one more process, with a canary in its environment
     done = subprocess.run([sys.executable, "-c", sys.argv[4], str(depth - 1), *sys.argv[2:]], check=True)
     sys.exit(done.returncode)
 from pathlib import Path
-from inpaint_ops.process import WorkerProcess
+from inpaint_ops.supervisor.worker_process import WorkerProcess
 ended = threading.Event()
 worker = WorkerProcess.start(cwd=Path.cwd(), on_event=print, on_exit=lambda _: ended.set(),
                              command=[sys.executable, "-I", program, "3"])
@@ -199,7 +200,7 @@ def test_a_worker_has_no_tcp_and_no_signals_and_may_move_files(tmp_path: Path) -
     import socket
     import threading
 
-    from inpaint_ops.process import WorkerProcess
+    from inpaint_ops.supervisor.worker_process import WorkerProcess
     from inpaint_ops.worker import launch
 
     version = launch._libc.syscall(launch._SYS_CREATE_RULESET, None, 0, launch._CREATE_RULESET_VERSION)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inpaint_ops.errors import WorkerProtocolError, WorkerStalledError
-from inpaint_ops.pipes import LineTooLongError, printed_pieces, whole_lines
-from inpaint_ops.process import MAX_PENDING, MAX_PRINTED_BYTES, MAX_PRINTED_LINES, WorkerProcess
 from inpaint_ops.protocol import MAX_ITEMS, Event, Item, Job, bounded, parse_event
 from inpaint_ops.runs import finish
+from inpaint_ops.supervisor.pipes import LineTooLongError, printed_pieces, whole_lines
+from inpaint_ops.supervisor.worker_process import MAX_PENDING, MAX_PRINTED_BYTES, MAX_PRINTED_LINES, WorkerProcess
 from tests.attacks.worker.bench import SCRIPT, Attacked
 from tests.test_supervisor import wait_until
 

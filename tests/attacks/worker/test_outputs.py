@@ -12,7 +12,7 @@ import pytest
 from inpaint_ops.errors import ImageError, WorkerProtocolError
 from inpaint_ops.images import Format, decode_source, encode
 from inpaint_ops.images.header import read_file_header
-from inpaint_ops.received import Expected, receive, source_size
+from inpaint_ops.supervisor.received import Expected, receive, source_size
 from tests.attacks.worker.bench import SECRET, Attacked
 from tests.attacks.worker.hostile import FILES, LIES, png
 from tests.pictures import noise

@@ -13,7 +13,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from inpaint_ops.counted import check_image, why_not
 from inpaint_ops.errors import (
     DamagedObjectError,
     InpaintOpsError,
@@ -28,7 +27,6 @@ from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions, parameters
 from inpaint_ops.protocol import Done, Failed
-from inpaint_ops.received import OUTPUT, Expected, Received, receive
 from inpaint_ops.records import (
     ErrorInfo,
     Fault,
@@ -43,8 +41,10 @@ from inpaint_ops.records import (
     WorkerReport,
     now,
 )
+from inpaint_ops.run_files.counted import check_image, why_not
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.stored import NOTE_BYTES, Leftovers, each, listed, read_model
+from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, read_model
+from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive
 
 log = logging.getLogger(__name__)
 

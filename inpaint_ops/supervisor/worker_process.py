@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import queue
@@ -21,9 +20,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from inpaint_ops.confinement import Identity, worker_environment
 from inpaint_ops.errors import escaped, one_line
-from inpaint_ops.pipes import (
+from inpaint_ops.machine.limited_process import close_to_others
+from inpaint_ops.protocol import Event, dump, parse_event
+from inpaint_ops.records import Model, now
+from inpaint_ops.supervisor.confinement import Identity, worker_environment
+from inpaint_ops.supervisor.pipes import (
     MAX_EVENT_BYTES,
     MAX_PRINTED_PIECE,
     LineTooLongError,
@@ -31,11 +33,7 @@ from inpaint_ops.pipes import (
     read_pipe,
     whole_lines,
 )
-from inpaint_ops.protocol import Event, dump, parse_event
-from inpaint_ops.records import Model, now
 from inpaint_ops.worker import launch
-
-__all__ = ["WORKER_COMMAND", "WorkerProcess", "close_to_others", "worker_environment"]
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +47,6 @@ MAX_PRINTED_BYTES = 4 * 2**20
 """Bytes that one worker may print into the log; what comes after is counted and dropped."""
 MAX_PRINTED_LINES = 20_000
 """Lines likewise."""
-
-
-def close_to_others() -> None:
-    """Have the kernel refuse other processes of this user, the worker among them, this one's environment and memory,
-    and write no core file of it: here are the store's keys. Root may look all the same.
-
-    prctl(2), PR_SET_DUMPABLE; a program started by exec is open again. Airflow does the same for its tasks.
-    """
-    pr_set_dumpable = 4
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 0, 0, 0, 0)
 
 
 NVIDIA_DRIVER, UNIFIED_MEMORY = Path("/proc/driver/nvidia"), Path("/dev/nvidia-uvm")

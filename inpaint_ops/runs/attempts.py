@@ -11,14 +11,7 @@ from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
 from inpaint_ops.records import ErrorInfo, Fault, Model, ShardProgress, TryFaults, WorkerReport
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.stored import (
-    NOTE_BYTES,
-    WORKER_REPORT_BYTES,
-    Leftovers,
-    listed,
-    read_each,
-    smallest_first,
-)
+from inpaint_ops.storage.stored import NOTE_BYTES, WORKER_REPORT_BYTES, Leftovers, listed, read_each, smallest_first
 
 _NAME = re.compile(r"([0-9]{5,9})(?:-[A-Za-z0-9._-]{1,80})?\.json")
 _TOTAL_BYTES = 128 * 2**20

@@ -10,7 +10,7 @@ from typing import Any
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest_text import CsvError, NotUtf8Error, csv_records
+from inpaint_ops.manifest.text import CsvError, NotUtf8Error, csv_records
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 _RECORD_BYTES = 2**20

@@ -15,7 +15,7 @@ from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import Plan, Shard
 from inpaint_ops.storage import Storage
-from inpaint_ops.stored import Leftovers, parse_model, read_model
+from inpaint_ops.storage.stored import Leftovers, parse_model, read_model
 
 _PLAN_BYTES = 2**20
 _BYTES_PER_REJECTED_ROW = 16

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
-from inpaint_ops.device_health import device_health, health_warnings
+from inpaint_ops.device.health import device_health, health_warnings
 from inpaint_ops.errors import InpaintOpsError, UnsafePathError
 from inpaint_ops.images.formats import FORMATS
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.private_folder import read_bounded, trusted_folder
+from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
 from inpaint_ops.records import Model
 from inpaint_ops.storage import Storage, probe_conditional_put
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe

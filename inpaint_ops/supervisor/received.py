@@ -21,7 +21,7 @@ from typing import BinaryIO
 from inpaint_ops.errors import ImageError, WorkerProtocolError
 from inpaint_ops.images import EXTENSIONS, MEDIA_TYPES, Format
 from inpaint_ops.images.header import FileHeader, read_file_header
-from inpaint_ops.scratch import room_for
+from inpaint_ops.machine.scratch import room_for
 
 OUTPUT = "output"
 """The name of a row's output, in the row's folder."""

@@ -1,4 +1,4 @@
-"""Columns of a Parquet file of the store, read in a process of its own: `python -m inpaint_ops.columns`.
+"""Columns of a Parquet file of the store, read in a process of its own: `python -m inpaint_ops.browse.columns`.
 
 As with manifests (`parquet`): a file may be made so that its reader dies, or unpacks it to any size. What comes back is
 Arrow's own stream, of the very columns and types that were asked for.
@@ -14,9 +14,9 @@ import sys
 import tempfile
 from typing import Any
 
-from inpaint_ops import limited_process
 from inpaint_ops.errors import DamagedObjectError
-from inpaint_ops.parquet import limit
+from inpaint_ops.machine import limited_process
+from inpaint_ops.manifest.parquet import limit
 
 _CPU_SECONDS = 60
 _WALL_SECONDS = 600
@@ -36,7 +36,7 @@ def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> 
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
         file.write(data)
         file.seek(0)
-        command = [sys.executable, "-m", "inpaint_ops.columns", str(max_bytes), str(max_rows), wanted]
+        command = [sys.executable, "-m", "inpaint_ops.browse.columns", str(max_bytes), str(max_rows), wanted]
         try:
             code = subprocess.run(
                 command, stdin=file, stdout=out, stderr=said, env=limited_process.environment(),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpaint_ops.device import nvidia_smi, visible_devices
+from inpaint_ops.device.cards import nvidia_smi, visible_devices
 
 KERNEL_LOG = Path("/dev/kmsg")
 """Where the driver's Xid messages are; who may read it is the system's choice (`kernel.dmesg_restrict`)."""

@@ -1,4 +1,6 @@
-"""Parquet to JSON lines, in a process of its own: `python -m inpaint_ops.parquet MAX_BYTES MAX_ROW_BYTES MAX_ROWS`.
+"""Parquet to JSON lines, in a process of its own.
+
+The process is `python -m inpaint_ops.manifest.parquet MAX_BYTES MAX_ROW_BYTES MAX_ROWS`.
 
 pyarrow 26 ends its process at some files whose metadata makes no sense, and one of a kilobyte can unpack to any size,
 so it is read where neither hurts: under a limit of memory and of time, and without credentials.
@@ -20,8 +22,8 @@ from typing import IO, Any
 
 from pydantic_core import to_jsonable_python
 
-from inpaint_ops import limited_process
-from inpaint_ops.limited_process import how_it_ended
+from inpaint_ops.machine import limited_process
+from inpaint_ops.machine.limited_process import how_it_ended
 
 SECONDS = 600
 """Of the processor, at most: 200 000 rows take three."""
@@ -44,7 +46,7 @@ def read_lines(
         file.write(data)
         file.seek(0)
         reader = limited_process.start(
-            "inpaint_ops.parquet",
+            "inpaint_ops.manifest.parquet",
             *map(str, (max_bytes, max_row_bytes, max_rows or 0)),
             stdin=file,
             stdout=subprocess.PIPE,

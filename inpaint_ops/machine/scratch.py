@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError
-from inpaint_ops.private_folder import trusted_folder
+from inpaint_ops.machine.private_folder import trusted_folder
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

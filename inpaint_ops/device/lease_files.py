@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inpaint_ops.errors import ConfigError, one_line
-from inpaint_ops.private_folder import open_file, private_folder, read_bounded, trusted_folder
+from inpaint_ops.machine.private_folder import open_file, private_folder, read_bounded, trusted_folder
 
 LOSS_SECONDS = 3600.0
 """How long a device's failure is held against it."""

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import StorageError
-from inpaint_ops.frozen import row_bytes
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record
+from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.stored import Leftovers, each, listed, read_each, smallest_first
+from inpaint_ops.storage.stored import Leftovers, each, listed, read_each, smallest_first
 
 log = logging.getLogger(__name__)
 

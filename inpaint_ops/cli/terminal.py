@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
@@ -17,3 +19,13 @@ def say(text: str, *, err: bool = False) -> None:
 def say_json(value: object) -> None:
     """Print a line of JSON for scripts, in ASCII: it may end on a terminal too."""
     click.echo(json.dumps(value))
+
+
+def say_json_lines(fields: dict[str, Any], name: str, lines: Iterable[str]) -> int:
+    """Print a JSON object whose last field is a list, line by line: each row may have one. Returns how many."""
+    click.echo(f"{json.dumps(fields)[:-1]}, {json.dumps(name)}: [", nl=False)
+    count = 0
+    for count, line in enumerate(lines, 1):
+        click.echo(f"{', ' if count > 1 else ''}{json.dumps(line)}", nl=False)
+    click.echo("]}")
+    return count

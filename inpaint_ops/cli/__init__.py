@@ -1,0 +1,5 @@
+"""The command line: `inpaint-ops run | plan | validate | manifest | doctor | models | report`."""
+
+from inpaint_ops.cli.main import main
+
+__all__ = ["main"]

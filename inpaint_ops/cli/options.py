@@ -1,0 +1,100 @@
+"""Options that several commands share, and how a command ends: one line for an error, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn, get_args
+
+import click
+
+from inpaint_ops.cli.terminal import say, say_json
+from inpaint_ops.config import Scheduler, Settings, parse_fields
+from inpaint_ops.errors import ConfigError, InpaintOpsError
+from inpaint_ops.locations import parse
+from inpaint_ops.planning import JobOptions, job_options
+from inpaint_ops.runs import Workspace
+
+EXIT_NOT_ALL_DONE = 3
+
+
+def _fail(error: InpaintOpsError, *, as_json: bool) -> NoReturn:
+    if as_json:
+        say_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    say(f"inpaint-ops: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def as_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into one line and an exit code."""
+
+    @wraps(function)
+    def wrapped(**options: Any) -> None:
+        try:
+            function(**options)
+        except InpaintOpsError as error:
+            _fail(error, as_json=bool(options.get("as_json")))
+        except KeyboardInterrupt:
+            say("inpaint-ops: interrupted; the same command goes on where this one stopped", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def json_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the flag `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")(function)
+
+
+def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a job: model, tuning, quality and so on."""
+    options = [
+        click.option("--model", help="A hub id, a folder, or tiny-random, mid-random, sdxl-random [INPAINT_MODEL]."),
+        click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
+        click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="One field of the tuning, over the preset [INPAINT_TUNING_SET].",
+        ),
+        click.option(
+            "--scheduler",
+            type=click.Choice(get_args(Scheduler)),
+            help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
+        ),
+        click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
+        click.option(
+            "--quality", type=click.Choice(["good", "high", "best"]), help="20, 30 or 50 steps; default high."
+        ),
+        click.option("--steps", type=click.IntRange(1, 500), help="Steps for rows that name none; beats --quality."),
+        click.option("--guidance-scale", type=click.FloatRange(0, 50), help="Default 7.5."),
+        click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Default 0.9999."),
+        click.option("--row-limit", type=click.IntRange(1), help="Only the first rows."),
+        click.option("--shard-rows", type=click.IntRange(1), help="Rows in a shard [INPAINT_SHARD_ROWS]."),
+        click.option("--failure-threshold", type=click.FloatRange(0, 1), help="Share of rows that may fail."),
+        click.option("--allow", multiple=True, metavar="PREFIX", help="A further prefix that rows may read from."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
+    """The job that the options choose, over the settings. Raises ConfigError."""
+    try:
+        overrides = parse_fields(chosen.pop("overrides"))
+    except ValueError as error:
+        raise ConfigError(f"--set {error}") from None
+    return job_options(settings, tuning_overrides=overrides, **chosen)
+
+
+def workspace_of(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:
+    """The workspace at `out`, which may read beside `manifest` and below `allow` too. Raises ConfigError."""
+    readable = list(allow)
+    if manifest is not None:
+        readable.append(parse(manifest).parent.uri)
+    return Workspace.open(settings, store=out, also_readable=readable)

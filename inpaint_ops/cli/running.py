@@ -1,0 +1,162 @@
+"""inpaint-ops run | plan | report."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, job_of, job_options_of, json_option, workspace_of
+from inpaint_ops.cli.terminal import say, say_json, say_json_lines
+from inpaint_ops.config import load_settings
+from inpaint_ops.device import local_card
+from inpaint_ops.errors import DrainedError, InpaintOpsError
+from inpaint_ops.layout import check_run_name, run_name_from
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.records import RunSummary
+from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
+from inpaint_ops.supervisor import Progress
+
+_LONGEST_PAUSE = 600.0
+
+
+@click.command()
+@click.argument("manifest")
+@click.option("--out", metavar="PREFIX", help="Where runs land: a folder or s3://bucket/prefix [INPAINT_STORE].")
+@click.option("--run", "run_name", help="The run's name; default: the manifest's. The same name and manifest resume.")
+@job_options_of
+@json_option
+@as_command
+def run(
+    manifest: str, out: str | None, run_name: str | None, allow: tuple[str, ...], as_json: bool, **chosen: Any
+) -> None:
+    """Paint every row of MANIFEST (a path or URI of .jsonl, .csv or .parquet).
+
+    Exit code 0: all rows done; 1: an internal error; 2: usage or configuration; 3: some rows failed or were rejected.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    settings = load_settings(progress_interval=1.0)  # for the bar; a task's log wants it less often
+    workspace = workspace_of(settings, out, manifest, allow)
+    name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
+    job = job_of(settings, chosen)
+    plan = prepare(workspace, manifest, name, job, card=local_card(job.device))
+    with tqdm(total=plan.rows, unit="row", disable=as_json or None, initial=plan.rejected) as bar:
+        base = plan.rejected
+        for shard in plan.shards:
+
+            def show(progress: Progress, base: int = base) -> None:
+                bar.n = base + progress.done + progress.failed
+                bar.set_postfix_str(
+                    f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase
+                )
+
+            try:
+                _paint_with_retries(workspace, name, shard.name, show)
+            except InpaintOpsError:
+                with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is told anyway
+                    finish(workspace, name)
+                raise
+            base += shard.rows
+            bar.n = base
+            bar.refresh()
+    summary = finish(workspace, name)
+    layout = workspace.layout(name)
+    if as_json:
+        say_json(summary.model_dump(mode="json"))
+    else:
+        _print_summary(summary, layout.root)
+    if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:
+        sys.exit(EXIT_NOT_ALL_DONE)
+
+
+def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callable[[Progress], None]) -> None:
+    tries, pause = workspace.settings.tries, workspace.settings.retry_seconds
+    for attempt in range(1, tries + 1):
+        try:
+            paint(workspace, run, shard, final_attempt=attempt == tries, on_progress=show)
+            return
+        except InpaintOpsError as error:
+            if error.permanent or attempt == tries or isinstance(error, DrainedError):
+                raise
+            say(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
+            time.sleep(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
+
+
+def _print_summary(summary: RunSummary, root: Location) -> None:
+    counts = summary.counts
+    say(f"{summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}")
+    for line in (*summary.reasons, *summary.warnings):
+        say(f"  - {line}")
+    if summary.images_per_second:
+        warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
+        say(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
+    say(f"  {root}  (report.html, run.json, images/, failed.jsonl)")
+
+
+@click.command()
+@click.argument("manifest")
+@click.option("--out", metavar="PREFIX", help="Where the run would land [INPAINT_STORE].")
+@click.option(
+    "--devices", type=click.IntRange(1), default=1, show_default=True, help="Devices that would share the shards."
+)
+@click.option("--card", metavar="NAME", help="What will paint, as nvidia-smi names it; default: this machine's.")
+@job_options_of
+@json_option
+@as_command
+def plan(
+    manifest: str,
+    out: str | None,
+    devices: int,
+    card: str | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing."""
+    settings = load_settings()
+    workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
+    job = job_of(settings, chosen)
+    card = card or local_card(job.device)
+    made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
+    if as_json:
+        body = made.model_dump(mode="json")
+        del body["rejected_rows"]
+        say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
+        return
+    say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
+    for row in parsed.rejected:
+        say(f"  {row.error.message}")
+    for shard in made.shards[:20]:
+        say(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
+    if len(made.shards) > 20:
+        say(f"  ... and {len(made.shards) - 20} more")
+    if made.forecast is not None:
+        say(f"forecast: {made.forecast.in_words()}")
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--out", metavar="PREFIX", help="Where runs are [INPAINT_STORE].")
+@click.option("--allow", multiple=True, metavar="PREFIX", help="A prefix that the gallery's sources lie under.")
+@json_option
+@as_command
+def report(run_name: str, out: str | None, allow: tuple[str, ...], as_json: bool) -> None:
+    """Rebuild RUN's summary, tables and page from its records. Exit code 3 if rows failed or were rejected."""
+    workspace = workspace_of(load_settings(), out, None, allow)
+    plan_of_run = workspace.plan(run_name)
+    if plan_of_run is not None:
+        workspace = workspace_of(load_settings(), out, plan_of_run.manifest, allow)
+    summary = finish(workspace, run_name)
+    if as_json:
+        say_json(summary.model_dump(mode="json"))
+    else:
+        _print_summary(summary, workspace.layout(run_name).root)
+    if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:
+        sys.exit(EXIT_NOT_ALL_DONE)

@@ -1,0 +1,36 @@
+"""The devices of this machine: which there are, their condition, and the lease that keeps one process per device.
+
+Importing this package imports no torch.
+"""
+
+from inpaint_ops.device.cards import (
+    GB,
+    Tier,
+    VisibleDevice,
+    describe,
+    environment_for,
+    host_slots,
+    local_card,
+    nvidia_smi,
+    tier,
+    visible_devices,
+)
+from inpaint_ops.device.lease import (
+    MAX_LOSSES,
+    Lease,
+)
+
+__all__ = [
+    "GB",
+    "MAX_LOSSES",
+    "Lease",
+    "Tier",
+    "VisibleDevice",
+    "describe",
+    "environment_for",
+    "host_slots",
+    "local_card",
+    "nvidia_smi",
+    "tier",
+    "visible_devices",
+]

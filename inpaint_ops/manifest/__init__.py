@@ -1,0 +1,39 @@
+"""What the user wrote: rows, read from JSONL, CSV or Parquet, and separated into accepted and rejected.
+
+A bad row is rejected with its line, the field and the cure; the others go on. Only a file that cannot be read at all
+raises ManifestError.
+"""
+
+from inpaint_ops.manifest.formats import (
+    ManifestLimits,
+)
+from inpaint_ops.manifest.reading import (
+    read_manifest,
+)
+from inpaint_ops.manifest.rows import (
+    MAX_SEED,
+    STEPS,
+    AcceptedRow,
+    ParsedManifest,
+    Quality,
+    RejectedRow,
+    Row,
+    is_valid_id,
+    to_jsonl,
+    write_jsonl,
+)
+
+__all__ = [
+    "MAX_SEED",
+    "STEPS",
+    "AcceptedRow",
+    "ManifestLimits",
+    "ParsedManifest",
+    "Quality",
+    "RejectedRow",
+    "Row",
+    "is_valid_id",
+    "read_manifest",
+    "to_jsonl",
+    "write_jsonl",
+]

@@ -1,0 +1,212 @@
+"""Raw rows to accepted and rejected ones, each with a unique id."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+import pydantic
+
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError, one_line
+from inpaint_ops.locations import Location, has_scheme, parse
+from inpaint_ops.manifest import parquet
+from inpaint_ops.manifest.formats import (
+    _NAME_SHOWN,
+    BadRowError,
+    ManifestLimits,
+    read_csv,
+    read_jsonl,
+    read_parquet,
+    shortened,
+)
+from inpaint_ops.manifest.naming import Names
+from inpaint_ops.manifest.packed import PackedLines, PackedRows
+from inpaint_ops.manifest.rows import (
+    _ID_BYTES,
+    ParsedManifest,
+    RejectedRow,
+    Row,
+    is_valid_id,
+    pack_rejected,
+    pack_row,
+    unpack_rejected,
+    unpack_row,
+)
+from inpaint_ops.records import ErrorInfo
+
+_PROMPT_KEPT = 4000
+"""Characters of a rejected row's prompt that its record shows."""
+
+
+def read_manifest(
+    data: bytes,
+    *,
+    location: Location,
+    is_allowed: Callable[[Location], bool],
+    limits: ManifestLimits | None = None,
+    row_limit: int | None = None,
+) -> ParsedManifest:
+    """Read a manifest's bytes; the format is told by the name's ending (`.jsonl`, `.ndjson`, `.csv`, `.parquet`).
+
+    `location` is where the manifest lies: relative keys are below its folder. `is_allowed` says of a location whether
+    rows may read it. `row_limit` keeps the first rows only. Raises ManifestError when the file as a whole is unusable.
+    """
+    limits = limits or ManifestLimits()
+    if len(data) > limits.max_bytes:
+        raise ManifestError(
+            f"{location.name}: {len(data)} bytes, the limit is {limits.max_bytes} (INPAINT_MAX_MANIFEST_BYTES)"
+        )
+    strict = True
+    match PurePosixPath(location.name).suffix.lower():
+        case ".jsonl" | ".ndjson":
+            rows = read_jsonl(data, limits)
+        case ".csv":
+            rows, strict = read_csv(data, location.name, limits), False
+        case ".parquet":
+            rows = read_parquet(data, location.name, limits, limits.max_rows if row_limit is None else None)
+        case suffix:
+            raise ManifestError(
+                f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet"
+            )
+    read = _Reading()
+    for number, raw in rows:
+        if row_limit is not None and read.rows >= row_limit:
+            break
+        if read.rows >= limits.max_rows:
+            raise _too_many_rows(location.name, limits.max_rows)
+        read.add(number, _validate(number, raw, location, is_allowed, limits, strict=strict))
+        del raw  # 30 times its text, so not while the next one is read
+    if not read.rows:
+        raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
+    return read.parsed()
+
+
+class _Reading:
+    """The rows of a manifest that were read so far, packed. Ids come last: what an author wrote goes before a stem."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._names = Names()
+        self._accepted, self._rejected = PackedLines(), PackedLines()
+        self._wanted = PackedLines()
+        """Of each row, a mark and a name: the author's own, a stem to be made unique, a rejected row's."""
+
+    def add(self, number: int, row: Row | RejectedRow) -> None:
+        """Keep a row. An id that an author wrote is the first row's that has it; further rows are rejected."""
+        self.rows += 1
+        if isinstance(row, Row) and row.id is not None:
+            owner = self._names.claim(row.id, number)
+            if owner is not None:
+                message = f"id: {row.id!r} is already that of row {owner}: give each row its own"
+                row = _reject(number, {"prompt": row.prompt}, message, "id")
+        if isinstance(row, RejectedRow):
+            self._rejected.append(pack_rejected(row))
+            self._wanted.append(b"!row-%d" % number)
+        else:
+            self._accepted.append(pack_row(row, number))
+            self._wanted.append(f"~{_stem(row.image)}".encode() if row.id is None else f"={row.id}".encode())
+
+    def parsed(self) -> ParsedManifest:
+        """The rows, each with an id that no other has."""
+        ids, bad_ids = PackedLines(), PackedLines()
+        for wanted in self._wanted.lines():
+            mark, name = wanted[:1], wanted[1:]
+            unique = name if mark == b"=" else self._names.give(name.decode()).encode()
+            (bad_ids if mark == b"!" else ids).append(unique)
+        return ParsedManifest(
+            PackedRows(unpack_row, self._accepted, ids), PackedRows(unpack_rejected, self._rejected, bad_ids)
+        )
+
+
+def _too_many_rows(name: str, limit: int) -> ManifestError:
+    return ManifestError(f"{name}: {parquet.too_many_rows(limit)}")
+
+
+def _validate(
+    number: int,
+    raw: dict[str, Any] | BadRowError,
+    manifest: Location,
+    is_allowed: Callable[[Location], bool],
+    limits: ManifestLimits,
+    *,
+    strict: bool,
+) -> Row | RejectedRow:
+    if isinstance(raw, BadRowError):
+        return _reject(number, {}, str(raw), raw.field)
+    unknown = [key for key, value in raw.items() if key not in Row.model_fields and value is not None]
+    unseen = frozenset(unknown[_EXPLAINED:])  # pydantic would describe each, in 500 bytes
+    present = {key: value for key, value in raw.items() if value is not None and key not in unseen}
+    try:
+        row = Row.model_validate(present, strict=strict)
+        for field in ("prompt", "negative_prompt"):
+            if len(getattr(row, field) or "") > limits.max_prompt_chars:
+                raise BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
+        places = {field: _resolve(getattr(row, field), field, manifest, is_allowed) for field in ("image", "mask")}
+    except pydantic.ValidationError as error:
+        return _reject(number, raw, *_explain(error, more=len(unseen)))
+    except BadRowError as error:
+        return _reject(number, raw, str(error), error.field)
+    return row.model_copy(update=places)
+
+
+def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Location], bool]) -> str:
+    try:
+        location = parse(text) if has_scheme(text) else manifest.parent.join(text)
+    except (ConfigError, ForbiddenLocationError) as error:
+        raise BadRowError(str(error), field) from None
+    if not location.key or location.key.endswith("/"):
+        raise BadRowError(f"{text!r} names a folder, not an object", field)
+    if not is_allowed(location):
+        raise BadRowError(
+            f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES", field
+        )
+    return location.uri
+
+
+_EXPLAINED = 3
+"""Of the things that are wrong with a row; of the others their number is said."""
+
+
+def _explain(error: pydantic.ValidationError, *, more: int) -> tuple[str, str | None]:
+    """One line for all that is wrong with a row, unknown fields first: a typo often explains a missing field."""
+    found = sorted(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
+    shown = [
+        _explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"])
+        for item in found[:_EXPLAINED]
+    ]
+    more += max(0, len(found) - _EXPLAINED)
+    return "; ".join(shown) + (f"; and {more} more" if more else ""), str(found[0]["loc"][0]) if found[0][
+        "loc"
+    ] else None
+
+
+def _explain_one(field: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        short = len(field) <= _NAME_SHOWN  # what is compared is indexed by its letters first
+        near = difflib.get_close_matches(field, list(Row.model_fields), n=1) if short else []
+        hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
+        return f"unknown field {shortened(field)!r}, {hint}"
+    if kind == "missing":
+        return f"{field}: the field is missing"
+    return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
+
+
+def _reject(number: int, raw: dict[str, Any], message: str, field: str | None) -> RejectedRow:
+    text = one_line(f"row {number}: {message}")
+    named = None if field is None else one_line(shortened(field))
+    error = ErrorInfo(type="RowError", stage="validate", message=text, permanent=True, field=named)
+    prompt = raw.get("prompt")
+    return RejectedRow(number, "", error, prompt[:_PROMPT_KEPT] if isinstance(prompt, str) else "")
+
+
+def _stem(key: str) -> str:
+    stem = unicodedata.normalize("NFC", PurePosixPath(key).stem)
+    name = re.sub(r"[^\w.+@=() -]+|\.{2,}", "_", stem).strip(" .")[:60].rstrip(" .")
+    room = _ID_BYTES - len("-2000000")
+    if is_valid_id(name) and len(name.encode()) <= room and name == unicodedata.normalize("NFC", name):
+        return name
+    return "row-" + unicodedata.normalize("NFC", re.sub(r"\W+", "", name))[:40]

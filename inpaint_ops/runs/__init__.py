@@ -1,0 +1,28 @@
+"""The whole job in three calls: `prepare` a run, `paint` each of its shards, `finish` it with a report.
+
+The command line and the DAGs go through these, so what Airflow runs is what a shell runs.
+"""
+
+from inpaint_ops.runs.finishing import (
+    check_good,
+    finish,
+)
+from inpaint_ops.runs.painting import (
+    paint,
+)
+from inpaint_ops.runs.preparing import (
+    make_plan,
+    prepare,
+)
+from inpaint_ops.runs.workspace import (
+    Workspace,
+)
+
+__all__ = [
+    "Workspace",
+    "check_good",
+    "finish",
+    "make_plan",
+    "paint",
+    "prepare",
+]

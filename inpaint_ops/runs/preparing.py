@@ -1,0 +1,165 @@
+"""The first call: a manifest becomes a plan and its shards, frozen in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from inpaint_ops.errors import (
+    ObjectExistsError,
+    RunConflictError,
+    StorageError,
+)
+from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
+from inpaint_ops.locations import parse
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl, write_jsonl
+from inpaint_ops.planning import JobOptions, Plan, parameters, reject_rows_without_steps, split_rows, steps_that_run
+from inpaint_ops.records import (
+    Record,
+    now,
+)
+from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
+from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
+from inpaint_ops.tuning import check_choices
+
+log = logging.getLogger(__name__)
+
+_IO_THREADS = 16
+_RECORDS_AT_ONCE = 256
+
+
+def make_plan(
+    workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None, devices: int = 1
+) -> tuple[Plan, ParsedManifest]:
+    """What a run would do, without writing anything.
+
+    `card` is what will paint, where that is known here, and `devices` how many of it. Raises ConfigError,
+    ManifestError, StorageError.
+    """
+    check_choices(job.tuning, job.tuning_overrides)
+    parsed, digest = workspace.read_manifest(manifest, job.row_limit)
+    parsed = reject_rows_without_steps(parsed, job)
+    shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
+    plan = Plan(
+        run=run,
+        manifest=parse(manifest).uri,
+        manifest_sha256=digest,
+        job=job,
+        rows=parsed.rows,
+        rejected=len(parsed.rejected),
+        rejected_rows=tuple(row.row for row in parsed.rejected),
+        shards=tuple(shard for shard, _ in shards),
+        forecast=forecast(
+            job, [_work(rows, job) for _, rows in shards], _history(workspace, job), card=card, devices=devices
+        ),
+        created_at=now(),
+    )
+    return plan, parsed
+
+
+def _work(rows: Sequence[AcceptedRow], job: JobOptions) -> Work:
+    wishes = (parameters(row, job) for row in rows)
+    return Work(rows=len(rows), steps=sum(steps_that_run(wish.steps, wish.strength) for wish in wishes))
+
+
+_HISTORY = 50
+"""Runs that a forecast looks at, at most: the newest."""
+
+
+def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
+    """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is not
+    there.
+    """
+    left = Leftovers()
+    try:
+        infos = listed(workspace.storage, experience_prefix(workspace.store, experience_key(job)), left)
+        newest = heapq.nlargest(_HISTORY, infos, key=lambda info: info.modified)
+        read = read_each(workspace.storage, newest, Experience, left, max_bytes=NOTE_BYTES)
+        return [experience for _, experience in read]
+    except StorageError as error:
+        log.warning("earlier runs cannot be read, so there is no forecast from them: %s", error)
+        return []
+
+
+def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None) -> Plan:
+    """Freeze the manifest, record the rejected rows, write the shards, and then `plan.json`, which owns the run's name.
+
+    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. Raises RunConflictError
+    for another manifest or other choices, ManifestError, StorageError.
+    """
+    layout = workspace.layout(run)
+    plan, parsed = make_plan(workspace, manifest, run, job, card=card)
+    standing = workspace.plan(run)
+    if standing is not None:
+        return _resumed(standing, plan)
+    storage = workspace.storage
+    with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
+        frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
+        with frozen.open("wb") as out:
+            write_jsonl((row.as_manifest_row() for row in parsed.accepted), out)
+        storage.put(layout.manifest, frozen, content_type=_JSONL)
+    pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
+    for shard, rows in pieces:
+        lines = (row.as_manifest_row() | {"row": row.row} for row in rows)
+        storage.put(layout.shard(shard.name), to_jsonl(lines), content_type=_JSONL)
+    records = _rejected_records(parsed, run)
+    with ThreadPoolExecutor(_IO_THREADS) as pool:
+        while waiting := list(itertools.islice(records, _RECORDS_AT_ONCE)):  # a pool queues all that it is given
+            for _ in pool.map(lambda record: _put_record(storage, layout, record), waiting):
+                pass
+    try:
+        storage.put(layout.plan, plan.model_dump_json(indent=1).encode(), if_absent=True, content_type=_JSON)
+    except ObjectExistsError:
+        standing = workspace.plan(run)
+        if standing is None:
+            raise
+        return _resumed(standing, plan)
+    return plan
+
+
+_JSON = "application/json"
+_JSONL = "application/jsonl"
+
+
+def _resumed(standing: Plan, wanted: Plan) -> Plan:
+    if standing.manifest_sha256 != wanted.manifest_sha256:
+        raise RunConflictError(
+            f"run {wanted.run!r} is of another manifest ({standing.manifest}, {standing.manifest_sha256[:12]}…; now "
+            f"{wanted.manifest_sha256[:12]}…): choose another run name"
+        )
+    ours, theirs = wanted.job.identity(), standing.job.identity()
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise RunConflictError(
+                f"run {wanted.run!r} was started with {name} = {theirs[name]!r}, not {value!r}: choose another run name"
+            )
+    return standing
+
+
+def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:
+    for row in parsed.rejected:
+        moment = now()
+        yield Record(
+            id=row.id,
+            row=row.row,
+            status="rejected",
+            attempt=f"plan-{run}",
+            error=row.error,
+            prompt=row.prompt,
+            started_at=moment,
+            finished_at=moment,
+        )
+
+
+def _put_record(storage: Storage, layout: RunLayout, record: Record) -> None:
+    body = record.model_dump_json().encode()
+    with contextlib.suppress(ObjectExistsError):
+        storage.put(layout.record(REJECTED, record.row), body, if_absent=True, content_type=_JSON)

@@ -1,0 +1,93 @@
+"""The workspace: settings, the store's root, and the guarded storage over both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import (
+    ConfigError,
+    ManifestError,
+    ObjectTooLargeError,
+)
+from inpaint_ops.layout import RunLayout
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest
+from inpaint_ops.planning import Plan
+from inpaint_ops.run_files.frozen import read_plan, read_shard
+from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage.stored import Leftovers
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where runs live and what may be read: settings, the store's root, and the guarded storage over both."""
+
+    settings: Settings
+    store: Location
+    storage: Storage
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        store: str | None = None,
+        also_readable: Iterable[str] = (),
+        s3_client: Callable[[], object] | None = None,
+    ) -> Workspace:
+        """A workspace at `store` (default: INPAINT_STORE). Manifests may read from the store, the inbox,
+        INPAINT_ALLOWED_PREFIXES and `also_readable`. `s3_client` makes the client; default: by the SDK's own settings.
+
+        Raises ConfigError when no store is named.
+        """
+        uri = store or settings.store
+        if not uri:
+            raise ConfigError("no store: set INPAINT_STORE (or --out) to s3://bucket/prefix or a folder")
+        root = parse(uri).as_prefix()
+        readable = [parse(text).as_prefix() for text in (*settings.allowed_prefixes, *also_readable)]
+        if settings.inbox:
+            readable.append(parse(settings.inbox).as_prefix())
+        storage = Storage(
+            readable=readable,
+            writable=[root],
+            s3_client=s3_client or partial(make_s3_client, attempts=settings.storage_tries),  # type: ignore[arg-type]
+            attempts=settings.storage_tries,
+        )
+        return cls(settings, root, storage)
+
+    def layout(self, run: str) -> RunLayout:
+        """Where the run's objects are."""
+        return RunLayout(self.store, run)
+
+    def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
+        """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError."""
+        location = parse(manifest)
+        try:
+            data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
+        except ObjectTooLargeError as error:
+            raise ManifestError(f"{error} (INPAINT_MAX_MANIFEST_BYTES)") from error
+        limits = ManifestLimits(
+            max_rows=self.settings.max_rows,
+            max_bytes=self.settings.max_manifest_bytes,
+            max_prompt_chars=self.settings.max_prompt_chars,
+            max_row_bytes=self.settings.max_row_bytes,
+        )
+        parsed = read_manifest(
+            data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit
+        )
+        return parsed, hashlib.sha256(data).hexdigest()
+
+    def plan(self, run: str) -> Plan | None:
+        """The run's plan, or None if there is no such run. Raises StorageError, where it is damaged too."""
+        return read_plan(self.storage, self.layout(run), self.settings)
+
+    def shard_rows(self, plan: Plan, shard: str) -> list[AcceptedRow]:
+        """The frozen rows of one shard. Raises ConfigError if the plan has none of that name, StorageError."""
+        found = next((one for one in plan.shards if one.name == shard), None)
+        if found is None:
+            raise ConfigError(f"run {plan.run!r} has no shard {shard!r}: it has {len(plan.shards)}, from 00000")
+        return read_shard(self.storage, self.layout(plan.run), found, self.settings, Leftovers())
