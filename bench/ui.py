@@ -26,7 +26,7 @@ from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
-from tests.synthetic_run import START, put_finished_run
+from tests.support.synthetic_run import START, put_finished_run
 
 FIRST_PAGE_MS = 300.0
 """What the first page of the large run may take."""

@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.stores import aws_environment, flaky_storage, object_store, prefix, proxy, s3_client, s3_prefix, storage
 from tests.support import isolation, order, skipped
 from tests.support.airflow import site
 from tests.support.cluster import cluster_site
+from tests.support.stores import (
+    aws_environment,
+    flaky_storage,
+    object_store,
+    prefix,
+    proxy,
+    s3_client,
+    s3_prefix,
+    storage,
+)
 
 __all__ = [
     "aws_environment",

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from test_supervisor import SCRIPT, Bench
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.cli import main
@@ -26,7 +25,8 @@ from inpaint_ops.manifest import ManifestLimits, read_manifest
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import Storage, make_s3_client
-from tests.fault_proxy import Fault, FaultProxy
+from tests.supervisor.test_supervisor import SCRIPT, Bench
+from tests.support.fault_proxy import Fault, FaultProxy
 
 
 def one_line(error: InpaintOpsError | str, setting: str) -> None:

@@ -74,13 +74,13 @@ def test_a_port_on_which_somebody_listens_is_not_claimed() -> None:
 def test_files_of_a_group_share_a_process_and_the_long_ones_come_first() -> None:
     names = [
         "tests/test_a.py::one",
-        "tests/test_airflow.py::two",
+        "tests/dags/test_airflow.py::two",
         "tests/test_a.py::three",
-        "tests/test_cluster.py::four",
+        "tests/dags/test_cluster.py::four",
     ]
     items: list[Any] = [SimpleNamespace(nodeid=name) for name in names]
     assert [item.nodeid for item in order.in_order(items)] == [names[3], names[1], names[0], names[2]]
-    assert order.group("tests/test_ui_browser.py::x") == order.group("tests/test_airflow.py::y")
+    assert order.group("tests/plugins/test_ui_browser.py::x") == order.group("tests/dags/test_airflow.py::y")
     root = Path(__file__).parents[1]
     assert all((root / file).exists() for file in order.GROUPS), "a file that moved takes its group along"
 
@@ -116,17 +116,17 @@ def test_every_reason_to_skip_has_its_cure() -> None:
 @pytest.mark.parametrize(
     ("path", "test"),
     [
-        ("inpaint_ops/storage/s3.py", "tests/test_storage.py"),
-        ("inpaint_ops/device.py", "tests/test_device.py"),
-        ("plugins/inpaint_ops_ui/app.py", "tests/test_ui_app.py"),
+        ("inpaint_ops/storage/s3.py", "tests/storage/test_storage.py"),
+        ("inpaint_ops/device.py", "tests/device/test_device.py"),
+        ("plugins/inpaint_ops_ui/app.py", "tests/plugins/test_ui_app.py"),
         ("tests/test_errors.py", "tests/test_errors.py"),
-        ("docker-compose.yaml", "tests/test_deploy.py"),
+        ("docker-compose.yaml", "tests/deploy/test_deploy.py"),
     ],
 )
 def test_what_changed_picks_the_tests_that_are_about_it(path: str, test: str) -> None:
     found = list(check.picked([path]))
     assert test in found
-    assert "tests/test_pairing.py" not in found
+    assert "tests/manifest/test_pairing.py" not in found
 
 
 def test_what_keeps_the_machine_busy_ends_with_whoever_started_it() -> None:

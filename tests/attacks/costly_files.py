@@ -8,7 +8,7 @@ import zlib
 
 from PIL import Image
 
-from tests.pictures import chunk
+from tests.support.pictures import chunk
 
 
 def rle_bmp(width: int, height: int, body: bytes, bits: int = 8) -> bytes:

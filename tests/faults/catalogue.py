@@ -15,9 +15,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from tests import fault_proxy
 from tests.faults.job import POISON
 from tests.faults.trial import Fault, Trial
+from tests.support import fault_proxy
 
 PUTS = ("before image", "after image", "before record", "after record")
 WORKING = ("painting", *PUTS)

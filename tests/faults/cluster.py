@@ -30,15 +30,15 @@ from typing import Any
 import httpx
 import psutil
 
-from demo.cluster import Broker, Cluster, Database
 from inpaint_ops.locations import Location
 from inpaint_ops.storage import Storage
-from tests.fault_proxy import Exchange, FaultProxy
 from tests.faults.evidence import Findings, look_at_store, look_at_traffic
 from tests.faults.job import BATCH, STEPS, Home, Job, put_job
 from tests.faults.trial import Outcome
 from tests.support.airflow import DAG
 from tests.support.cluster import SLOTS, ClusterSite
+from tests.support.fault_proxy import Exchange, FaultProxy
+from tests.support.machines import Broker, Cluster, Database
 
 ROWS, WIDTH = 4, SLOTS
 PAINTER = "painter"

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from inpaint_ops.errors import StorageError
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.storage import Storage
-from tests.fault_proxy import Exchange
 from tests.faults.job import Home, Job
+from tests.support.fault_proxy import Exchange
 
 
 @dataclass

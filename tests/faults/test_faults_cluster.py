@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from demo.cluster import can_rename_hosts
 from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
 from tests.faults.trial import Outcome
 from tests.support.cluster import ClusterSite
+from tests.support.machines import can_rename_hosts
 
 pytestmark = [
     pytest.mark.skipif(

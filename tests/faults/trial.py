@@ -20,9 +20,9 @@ import psutil
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location
 from inpaint_ops.storage import Storage, make_s3_client
-from tests.fault_proxy import FaultProxy
 from tests.faults.evidence import Findings, look_at_machine, look_at_store, look_at_traffic
 from tests.faults.job import MOMENTS, Home, Job, command, put_job
+from tests.support.fault_proxy import FaultProxy
 
 TRIES = 4
 """How often a scheduler starts the task: as the DAG's, once and three retries."""

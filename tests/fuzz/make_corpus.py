@@ -29,7 +29,7 @@ from inpaint_ops.records import (
 from tests.attacks.costly_files import jpeg_of_scans, jpeg_of_segments, rle_bmp, tiff_of_tiny_tiles
 from tests.fuzz import claims
 from tests.fuzz.targets import CORPUS
-from tests.pictures import exif, file_of, mask_array, noise, png, png_bomb, smooth, stored, tiff
+from tests.support.pictures import exif, file_of, mask_array, noise, png, png_bomb, smooth, stored, tiff
 
 ROW = {"image": "photos/a.png", "mask": "masks/a.png", "prompt": "a cup"}
 FULL = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tests.pictures import Array, file_of, png, tiff
+from tests.support.pictures import Array, file_of, png, tiff
 
 Kind = Callable[[Array, np.random.Generator], tuple[bytes, Array]]
 HEIGHT, WIDTH = 90, 120

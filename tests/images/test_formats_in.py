@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from inpaint_ops.cli import doctor
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import Source, check_output_size, decode_source, formats
-from tests.pictures import MAX_PIXELS, file_of, noise, smooth
+from tests.support.pictures import MAX_PIXELS, file_of, noise, smooth
 
 PIXELS = smooth(60, 90)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from inpaint_ops.errors import MaskError
 from inpaint_ops.images import Mask, place, read_mask
 from tests.images.mask_kinds import EXACT, HEIGHT, LOSSY, WIDTH, drawn_shape, full, photo
-from tests.pictures import MAX_PIXELS, Array, file_of, mask_array, png
+from tests.support.pictures import MAX_PIXELS, Array, file_of, mask_array, png
 
 TIMES = range(10)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.ExifTags import IFD
 
 from inpaint_ops.images import Format, Source, decode_source, encode, output_conversions
-from tests.pictures import MAX_PIXELS, chunk, file_of, icc, noise, png, stored
+from tests.support.pictures import MAX_PIXELS, chunk, file_of, icc, noise, png, stored
 
 FORMATS: tuple[Format, ...] = ("png", "webp", "tiff", "jpeg")
 PIXELS = noise(24, 40)

@@ -20,7 +20,7 @@ from inpaint_ops.images import (
     place,
     visible_change,
 )
-from tests.pictures import MAX_PIXELS, Array, file_of, mask_array, noise, png
+from tests.support.pictures import MAX_PIXELS, Array, file_of, mask_array, noise, png
 
 WHOLE = np.full((64, 64), 255, np.uint8)
 

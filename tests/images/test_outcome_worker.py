@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inpaint_ops.supervisor.state import RowState
 from PIL import Image
 
 from inpaint_ops.config import load_settings
@@ -15,7 +14,8 @@ from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import job_options
 from inpaint_ops.protocol import Done, End, Failed, Item
 from inpaint_ops.supervisor.commands import item_command, job_command
-from tests.test_worker import Talk, job, picture, pixels, start  # noqa: F401 - `start` is a fixture
+from inpaint_ops.supervisor.messages import RowFiles
+from tests.worker.test_worker import Talk, job, picture, pixels, start  # noqa: F401 - `start` is a fixture
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -66,7 +66,7 @@ def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
     row = AcceptedRow(
         row=1, id="a", image="s3://b/a", mask="s3://b/m", prompt="x", mask_channel="red", mask_threshold=7
     )  # fmt: skip
-    state = RowState(row, tmp_path)
+    state = RowFiles(row, tmp_path)
     sent = job_command(options, settings, [state], tmp_path)
     assert (sent.alpha, sent.unchanged_threshold, sent.mask_resize) == ("keep", 0.5, "nearest")
     item = item_command(state, options)

@@ -21,7 +21,7 @@ from inpaint_ops.locations import parse
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
-from tests.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 
 DAG = "inpaint_manifest"
 STORE = "s3://inpaint/airflow/"

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.cluster import Broker, Cluster, Database
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location
 from inpaint_ops.storage import Storage, make_s3_client
-from tests.fault_proxy import FaultProxy
-from tests.statsd import StatsdListener
 from tests.support.airflow import DAG
+from tests.support.fault_proxy import FaultProxy
+from tests.support.machines import Broker, Cluster, Database
+from tests.support.statsd import StatsdListener
 
 HOUSEKEEPING = "inpaint_housekeeping"
 SLOTS = 3

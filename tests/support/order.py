@@ -13,12 +13,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 GROUPS = {
-    "tests/test_cluster.py": "cluster",
+    "tests/dags/test_cluster.py": "cluster",
     "tests/faults/test_faults_cluster.py": "cluster",
-    "tests/test_airflow.py": "airflow",
-    "tests/test_ui_browser.py": "airflow",
+    "tests/dags/test_airflow.py": "airflow",
+    "tests/plugins/test_ui_browser.py": "airflow",
 }
-LONGEST_FIRST = ("cluster", "airflow", "tests/faults/test_faults.py", "tests/test_security_iam.py")
+LONGEST_FIRST = ("cluster", "airflow", "tests/faults/test_faults.py", "tests/security/test_security_iam.py")
 """Begun before all others: whatever is begun last keeps one process busy while the other has nothing left to do."""
 
 

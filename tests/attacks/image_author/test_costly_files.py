@@ -19,7 +19,7 @@ from tests.attacks.costly_files import (
     tiff_of_tiny_tiles,
     tiff_with_tiles_outside,
 )
-from tests.pictures import chunk, file_of, noise, smooth
+from tests.support.pictures import chunk, file_of, noise, smooth
 
 MOST = 100_000_000
 

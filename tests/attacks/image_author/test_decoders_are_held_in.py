@@ -22,7 +22,7 @@ from inpaint_ops.previews import Helper, Job, Limits
 from inpaint_ops.previews.helper import Whole
 from tests.attacks.conftest import Scripted
 from tests.attacks.costly_files import black_png
-from tests.pictures import file_of, smooth
+from tests.support.pictures import file_of, smooth
 
 JOB = Job("picture", 256, 100_000_000)
 Helpers = Callable[..., Helper]

@@ -19,8 +19,8 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.runs import gallery as galleries
 from inpaint_ops.runs.gallery import make_gallery
 from tests.attacks.costly_files import black_png, padded_bmp
-from tests.pictures import file_of, mask_file, smooth
-from tests.synthetic_run import put_finished_run, record
+from tests.support.pictures import file_of, mask_file, smooth
+from tests.support.synthetic_run import put_finished_run, record
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from attacks.neighbour.conftest import NOBODY, Neighbour, plant
 from inpaint_ops.model import attention, compiled, digests, ledger
 from inpaint_ops.protocol import Bye, Done, End, Ready
 from inpaint_ops.tuning import PROBES, AttentionProbe, Tuning
-from tests.test_model_ledger import CPU, fresh, look
-from tests.test_worker import PATIENCE, Talk, job, picture, start
+from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
+from tests.model.test_model_ledger import CPU, fresh, look
+from tests.worker.test_worker import PATIENCE, Talk, job, picture, start
 
 __all__ = ["start"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from attacks.neighbour.conftest import NOBODY, Neighbour, plant
 from inpaint_ops.browse import kept
 from inpaint_ops.browse.browser import Browser
 from inpaint_ops.browse.catalogue import RunEntry, RunQuery, cache_path
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
-from tests.synthetic_run import put_finished_run
+from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
+from tests.support.synthetic_run import put_finished_run
 
 
 @pytest.fixture

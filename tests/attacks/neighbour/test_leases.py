@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from attacks.neighbour.conftest import NOBODY, Neighbour, plant
 from inpaint_ops.device import Lease
 from inpaint_ops.device.lease_files import LeaseFolder, own_folder
 from inpaint_ops.errors import ConfigError, DeviceBusyError, UnsafePathError
+from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from attacks.neighbour.conftest import NOBODY, Neighbour, plant
 from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.machine import private_folder as private_folder_module
 from inpaint_ops.machine.private_folder import open_file, private_folder, read_bounded, replace_file, trusted_folder
+from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
 
 FOLDERS = {
     "their own": 'mkdir -m 700 "$1"',

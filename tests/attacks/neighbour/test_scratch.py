@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from attacks.neighbour.conftest import NOBODY, Neighbour, plant
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.machine.scratch import scratch_folder, sweep
+from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
 
 
 def test_another_users_folder_is_not_taken_for_scratch(shared: Path, neighbour: Neighbour) -> None:

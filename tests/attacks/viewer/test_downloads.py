@@ -15,7 +15,7 @@ from inpaint_ops_ui import downloads
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.pieces import PIECE_BYTES
-from tests.synthetic_run import make_plan, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import make_plan, put_plan, put_record, put_word, record
 
 SIZE = 3 * PIECE_BYTES + 5
 PATH = "/api/runs/night/rows/1/files/source"

@@ -23,7 +23,7 @@ from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
 from tests.attacks.conftest import Scripted
 from tests.attacks.costly_files import padded_bmp
-from tests.synthetic_run import make_plan, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import make_plan, put_plan, put_record, put_word, record
 
 STATIC = Path(route.__file__).parent / "static"
 

@@ -15,7 +15,7 @@ from inpaint_ops.images.header import read_file_header
 from inpaint_ops.supervisor.received import Expected, receive, source_size
 from tests.attacks.worker.bench import SECRET, Attacked
 from tests.attacks.worker.hostile import FILES, LIES, png
-from tests.pictures import noise
+from tests.support.pictures import noise
 
 REFUSED = {
     "missing": "it is not there",

@@ -1,0 +1,308 @@
+"""What the pages show, without Airflow: it is what the store says, and it costs no request a row."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from inpaint_ops.browse import Browser, RowQuery, RunQuery, RunView
+from inpaint_ops.browse.state import STALLED_AFTER, shard_state
+from inpaint_ops.browse.table import RecordTable, worker_parts
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
+from inpaint_ops.records import STAGES, Output, now
+from inpaint_ops.report import facts
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import Storage
+from tests.support.synthetic_run import START, make_plan, put_finished_run, put_plan, put_record, put_word, record
+from tests.support.waiting import wait_until
+
+
+class Counted(Storage):
+    """Storage that counts what it is asked."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.asked: Counter[str] = Counter()
+        self._counting = threading.Lock()
+
+    def _count(self, what: str) -> None:
+        with self._counting:
+            self.asked[what] += 1
+
+    def get(self, *arguments: Any, **options: Any) -> bytes:
+        self._count("get")
+        return super().get(*arguments, **options)
+
+    def list(self, *arguments: Any, **options: Any) -> Any:
+        self._count("list")
+        return super().list(*arguments, **options)
+
+    def stat(self, *arguments: Any, **options: Any) -> Any:
+        self._count("stat")
+        return super().stat(*arguments, **options)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    made = Workspace.open(Settings(scratch=tmp_path / "scratch"), store=str(tmp_path / "store"))
+    return Workspace(made.settings, made.store, Counted(writable=[made.store]))
+
+
+def asked(workspace: Workspace) -> Counter[str]:
+    assert isinstance(workspace.storage, Counted)
+    return workspace.storage.asked
+
+
+def view(workspace: Workspace, run: str) -> RunView:
+    found = RunView.open(workspace, run)
+    assert found is not None
+    return found
+
+
+class TestFinished:
+    def test_fifty_thousand_records_are_paged_filtered_and_sorted(self, workspace: Workspace) -> None:
+        _, records = put_finished_run(workspace, "big", 50_000, failed=set(range(1000, 50_000, 1000)), rejected=3)
+        asked(workspace).clear()
+        run = view(workspace, "big")
+        first = run.page(RowQuery(), 1, 48)
+        assert [found.row for found in first.records] == list(range(1, 49))
+        assert (first.total, first.pages) == (50_000, 1042)
+        assert first.records[0] == records[0]
+        assert sum(asked(workspace).values()) < 12, "the first page reads no more than it shows"
+        assert [found.row for found in run.page(RowQuery(), 1042, 48).records] == list(range(49_969, 50_001))
+        failed = run.page(RowQuery(status="failed"), 1, 10)
+        assert (failed.total, [found.row for found in failed.records]) == (49, list(range(1000, 10_001, 1000)))
+        assert run.page(RowQuery(text="number 49999"), 1, 10).records == (records[49_998],)
+        slowest = run.page(RowQuery(order="slowest"), 1, 5)
+        assert [found.row for found in slowest.records] == [100, 200, 300, 400, 500]
+        shard = run.page(RowQuery(shard_rows=(401, 600)), 1, 48)
+        assert (shard.total, shard.records[0].row) == (200, 401)
+        assert run.page(RowQuery(shard_rows=(49_801, 50_000)), 1, 48).total == 197, "rejected lines are of no shard"
+        assert sum(asked(workspace).values()) < 40, "no request a row"
+
+    def test_the_columns_tell_what_the_report_tells(self, workspace: Workspace) -> None:
+        summary, records = put_finished_run(workspace, "night", 401, failed={7, 9}, rejected=1, shard_rows=150)
+        table = view(workspace, "night").records().table
+        expected = facts(records)
+        assert {part.key: round(part.seconds, 6) for part in table.stage_parts()} == {
+            part.key: round(part.seconds, 6) for part in expected.stage_parts
+        }
+        assert table.stage_stats() == summary.stages
+        assert set(summary.stages) <= set(STAGES)
+        groups = [(group.type, group.cure, len(group.records)) for group in expected.failures]
+        assert [(group.type, group.cure, group.count) for group in view(workspace, "night").failures()] == groups
+        assert [row.record.row for row in expected.slowest[:4]] == [
+            int(table.rows[position]) for position in table.select(RowQuery(order="slowest"), list)[:4]
+        ]
+
+    def test_the_workers_time_is_split_without_a_gap(self, workspace: Workspace) -> None:
+        summary, _ = put_finished_run(workspace, "night", 400)
+        parts = worker_parts(summary, view(workspace, "night").records().table.stage_seconds())
+        assert sum(part.share for part in parts) == pytest.approx(1)
+        assert summary.gpu_seconds_per_image is not None
+        assert sum(part.seconds for part in parts) == pytest.approx(summary.gpu_seconds_per_image * 400)
+        assert {part.key for part in parts} >= {"imports", "load", "painting"}
+
+    def test_throughput_adds_up_to_the_rows_done(self, workspace: Workspace) -> None:
+        put_finished_run(workspace, "night", 403, failed={5})
+        points = view(workspace, "night").records().table.throughput()
+        assert round(sum(point.images_per_second * point.width for point in points)) == 402
+        assert len(points) <= 60
+
+    def test_a_run_that_is_reported_anew_is_read_anew(self, workspace: Workspace) -> None:
+        put_finished_run(workspace, "night", 8, failed={2})
+        run = view(workspace, "night")
+        assert run.page(RowQuery(status="failed"), 1, 10).total == 1
+        put_finished_run(workspace, "night", 8)
+        run.refresh(always=True)
+        assert run.page(RowQuery(status="failed"), 1, 10).total == 0
+
+
+class TestLive:
+    def test_a_run_moves_by_what_its_shards_say(self, workspace: Workspace) -> None:
+        put_plan(workspace, make_plan("live", 30, shard_rows=10, rejected=2))
+        run = view(workspace, "live")
+        assert (run.state.state, run.state.ended) == ("waiting", 2)
+        put_word(workspace, "live", 0, rows=10, done=4, failed=1)
+        put_word(workspace, "live", 1, rows=10, done=2)
+        run.refresh(always=True)
+        state = run.state
+        assert (state.state, state.done, state.failed, state.rejected) == ("running", 6, 1, 2)
+        assert state.images_per_second == 4.0
+        assert state.seconds_left == pytest.approx(21 / 4)
+        assert [shard.state for shard in run.shards] == ["working", "working", "waiting"]
+        before = asked(workspace)["get"]
+        put_word(workspace, "live", 1, rows=10, done=3)
+        run.refresh(always=True)
+        assert run.state.done == 7
+        assert asked(workspace)["get"] == before + 1, "only the word that changed is read"
+
+    def test_only_new_records_are_read(self, workspace: Workspace) -> None:
+        put_plan(workspace, make_plan("live", 30, shard_rows=10))
+        for row in (1, 2, 3):
+            put_record(workspace, "live", record(row, status="failed" if row == 2 else "done"))
+        put_word(workspace, "live", 0, rows=10, done=2, failed=1)
+        run = view(workspace, "live")
+        assert [found.row for found in run.page(RowQuery(), 1, 10).records] == [1, 2, 3]
+        assert [group.count for group in run.failures()] == [1]
+        before = asked(workspace)["get"]
+        put_record(workspace, "live", record(5))
+        put_word(workspace, "live", 0, rows=10, done=3, failed=1)
+        run.refresh(always=True)
+        assert run.page(RowQuery(order="newest"), 1, 10).records[0].row == 5
+        assert run.record(5) == record(5)
+        assert run.record(4) is None
+        assert asked(workspace)["get"] == before + 2, "one record and one word"
+
+    def test_a_run_that_ends_is_read_from_its_results(self, workspace: Workspace) -> None:
+        put_plan(workspace, make_plan("night", 8, shard_rows=10))
+        put_record(workspace, "night", record(1))
+        put_word(workspace, "night", 0, rows=8, done=1)
+        run = view(workspace, "night")
+        assert run.page(RowQuery(), 1, 10).total == 1
+        put_word(workspace, "night", 0, rows=8, done=8, phase="finished")
+        run.refresh(always=True)
+        assert run.state.state == "reporting"
+        put_finished_run(workspace, "night", 8)
+        run.refresh(always=True)
+        assert run.is_finished
+        assert run.page(RowQuery(), 1, 10).total == 8
+
+    @pytest.mark.parametrize(
+        ("said", "age", "state"),
+        [
+            ({}, 20, "working"),
+            ({}, STALLED_AFTER + 1, "stalled"),
+            ({"worker_silent": STALLED_AFTER - 5}, 6, "stalled"),
+            ({"worker_silent": None, "phase": "loading"}, 30, "working"),
+            ({"phase": "finished"}, 900, "finished"),
+            ({"phase": "stopped"}, 900, "stopped"),
+        ],
+    )
+    def test_a_stalled_shard_shows_within_a_minute(
+        self, workspace: Workspace, said: dict[str, Any], age: float, state: str
+    ) -> None:
+        plan = make_plan("live", 10, shard_rows=10)
+        word = put_word(workspace, "live", 0, rows=10, done=1, **said)
+        assert STALLED_AFTER + word.interval <= 60
+        assert shard_state(plan.shards[0], 0, (word, START), START + timedelta(seconds=age)).state == state
+
+
+class TestCatalogue:
+    def test_runs_come_newest_first_and_are_filtered_and_sorted(self, workspace: Workspace) -> None:
+        for index, failed in enumerate([set(), {1, 2, 3}, {1}]):
+            put_finished_run(workspace, f"run-{index}", 12, failed=failed, created=START + timedelta(hours=index))
+        put_plan(workspace, make_plan("waiting", 5, shard_rows=5, created=START + timedelta(hours=9)))
+        catalogue = Browser(workspace, keep=False).catalogue
+
+        def names(**query: Any) -> list[str]:
+            return [entry.run for entry in catalogue.page(RunQuery(**query)).entries]
+
+        assert names() == ["waiting", "run-2", "run-1", "run-0"]
+        assert names(descending=False) == ["run-0", "run-1", "run-2", "waiting"]
+        assert names(verdict="INVALID") == ["run-1"]
+        assert names(state="going") == ["waiting"]
+        assert names(text="RUN-2") == ["run-2"]
+        assert names(order="failed", state="finished") == ["run-1", "run-2", "run-0"]
+        assert names(order="peak_memory")[-1] == "waiting", "what is unknown comes last"
+        first = catalogue.page(RunQuery(), 1, 3)
+        assert (first.total, first.pages, first.unread) == (4, 2, 0)
+        assert [entry.run for entry in catalogue.page(RunQuery(), 2, 3).entries] == ["run-0"]
+
+    def test_finished_runs_are_read_once_and_kept_over_a_restart(self, workspace: Workspace) -> None:
+        for index in range(60):
+            put_finished_run(workspace, f"run-{index:02d}", 4, created=START + timedelta(hours=index))
+        assert Browser(workspace).catalogue.page(RunQuery()).total == 60
+        asked(workspace).clear()
+        again = Browser(workspace).catalogue
+        page = again.page(RunQuery(), size=5)
+        assert (page.total, page.unread) == (60, 0)
+        assert asked(workspace)["get"] <= 10, "only the five that are shown are looked at again"
+        asked(workspace).clear()
+        again.page(RunQuery(), size=5)
+        assert asked(workspace) == {}, "and not a second time right after"
+
+    def test_a_damaged_run_does_not_hide_the_others(self, workspace: Workspace) -> None:
+        put_finished_run(workspace, "good", 4)
+        workspace.storage.put(workspace.layout("bad").plan, b"{")
+        workspace.storage.put(workspace.layout("planless").manifest, b"")
+        page = Browser(workspace, keep=False).catalogue.page(RunQuery())
+        assert (page.total, page.unread) == (2, 0)
+        entries = {entry.run: entry for entry in page.entries}
+        assert entries["good"].state == "finished"
+        assert entries["bad"].state == "unreadable"
+        assert entries["bad"].problem
+
+    def test_a_run_that_goes_on_is_looked_at_again(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("inpaint_ops.browse.catalogue.LIVE_SECONDS", 0.0)
+        put_plan(workspace, make_plan("live", 5, shard_rows=5, created=now()))
+        catalogue = Browser(workspace, keep=False).catalogue
+        assert catalogue.page(RunQuery()).entries[0].state == "waiting"
+        put_word(workspace, "live", 0, rows=5, done=2)
+        wait_until(lambda: catalogue.page(RunQuery()).entries[0].done == 2)
+
+    def test_a_run_that_was_given_up_long_ago_costs_nothing_where_it_is_not_shown(self, workspace: Workspace) -> None:
+        put_plan(workspace, make_plan("given-up", 5, shard_rows=5, created=now() - timedelta(days=30)))
+        put_plan(workspace, make_plan("young", 5, shard_rows=5, created=now()))
+        catalogue = Browser(workspace, keep=False).catalogue
+        assert [entry.state for entry in catalogue.page(RunQuery()).entries] == ["waiting", "waiting"]
+        catalogue._looked.clear()
+        asked(workspace).clear()
+        catalogue.page(RunQuery(text="young"))
+        assert asked(workspace)["stat"] == 1
+
+
+class TestPictures:
+    def png(self, size: tuple[int, int], colour: object = (9, 99, 200)) -> bytes:
+        sink = io.BytesIO()
+        Image.new("RGB" if isinstance(colour, tuple) else "L", size, colour).save(sink, "PNG")  # type: ignore[arg-type]
+        return sink.getvalue()
+
+    def test_pictures_are_small_and_read_once(self, workspace: Workspace) -> None:
+        root = workspace.store
+        for name, body in (("a.png", self.png((900, 600))), ("m.png", self.png((900, 600), 255))):
+            workspace.storage.put(root.join(name), body)
+        row = record(1).model_copy(update={"source": root.join("a.png").uri, "mask": root.join("m.png").uri})
+        pictures = Browser(workspace, keep=False).pictures
+        with Image.open(io.BytesIO(pictures.picture(row, "source", 256))) as small:
+            assert (small.format, small.size) == ("JPEG", (256, 171))
+        with Image.open(io.BytesIO(pictures.picture(row, "mask", 256))) as layer:
+            assert layer.mode == "RGBA"
+            assert layer.getpixel((5, 5))[3] > 100  # type: ignore[index]
+        inverted = row.model_copy(update={"mask_invert": True})
+        with Image.open(io.BytesIO(pictures.picture(inverted, "mask", 256))) as layer:
+            assert layer.getpixel((5, 5))[3] == 0  # type: ignore[index]
+        before = asked(workspace)["get"]
+        pictures.picture(row, "source", 256)
+        assert asked(workspace)["get"] == before
+
+    def test_what_is_kept_is_bounded(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("inpaint_ops.browse.pictures.CACHE_BYTES", 5000)
+        pictures = Browser(workspace, keep=False).pictures
+        for number in range(20):
+            location = workspace.store.join(f"{number}.png")
+            workspace.storage.put(location, self.png((300, 300), (number, 0, 0)))
+            pictures.picture(record(1).model_copy(update={"source": location.uri}), "source", 256)
+        assert 0 < sum(len(data) for data in pictures._kept.values()) <= 5000
+
+    def test_a_picture_outside_of_what_may_be_read_is_refused(self, workspace: Workspace) -> None:
+        pictures = Browser(workspace, keep=False).pictures
+        output = Output(uri="/etc/hostname", sha256="0", bytes=1, width=1, height=1, format="png")
+        with pytest.raises(ForbiddenLocationError):
+            pictures.picture(record(1).model_copy(update={"output": output}), "result", 256)
+        with pytest.raises(ObjectNotFoundError):
+            pictures.picture(record(1, status="failed"), "result", 256)
+
+
+def test_tables_add_up(workspace: Workspace) -> None:
+    together = RecordTable.of([record(1), record(2)]) + RecordTable.of([record(3, status="failed")])
+    assert together.counts == {"done": 2, "failed": 1}
+    assert len(together + RecordTable()) == 3

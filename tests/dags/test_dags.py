@@ -1,0 +1,297 @@
+"""Airflow stays light: parsing the DAGs and the plugins imports no torch, and the forms validate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+PARSE = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{plugins!r}, {dags!r}]
+import airflow.sdk, airflow.providers.standard.operators.trigger_dagrun
+before = set(sys.modules)
+for path in sorted(Path({dags!r}).glob("*.py")):
+    started = time.perf_counter()
+    __import__(path.stem)
+    print(f"parsed {{path.name}} in {{(time.perf_counter() - started) * 1000:.0f}} ms")
+heavy = {{"torch", "diffusers", "transformers", "xformers", "cv2", "boto3", "pyarrow", "numpy"}}
+heavy &= set(sys.modules) - before
+print("heavy:", sorted(heavy))
+"""
+
+
+def _python(tmp_path: Path, program: str, **settings: str) -> str:
+    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"} | settings
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_parsing_the_dags_imports_nothing_heavy(tmp_path: Path, say: Callable[[str], None]) -> None:
+    program = PARSE.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    output = _python(tmp_path, program)
+    lines = [line for line in output.splitlines() if line.startswith("parsed ")]
+    say("; ".join(lines))
+    assert len(lines) == 4
+    assert "heavy: []" in output
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["inpaint_ops.runs", "inpaint_ops.inbox", "inpaint_ops.supervisor", "inpaint_ops.report", "inpaint_ops.cli",
+     "inpaint_ops.worker", "inpaint_ops.cli.doctor"],
+)  # fmt: skip
+def test_no_module_that_airflows_tasks_import_pulls_in_torch(tmp_path: Path, module: str) -> None:
+    output = _python(
+        tmp_path, f"import sys, {module}; print(sorted({{'torch', 'diffusers', 'airflow'}} & set(sys.modules)))"
+    )
+    assert output.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def manifest_dag(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    os.environ.setdefault("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+    sys.path[:0] = [str(REPOSITORY / "plugins"), str(REPOSITORY / "dags")]
+    import inpaint_manifest
+
+    return inpaint_manifest.inpaint_manifest()
+
+
+GOOD = {"manifest": "s3://bucket/inbox/night.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {},
+        {"manifest": "night.jsonl"},
+        {"manifest": "http://example.org/night.jsonl"},
+        {"manifest": "s3://bucket/night.txt"},
+        {**GOOD, "steps": 0},
+        {**GOOD, "steps": "many"},
+        {**GOOD, "quality": "ultra"},
+        {**GOOD, "batch_size": 65},
+        {**GOOD, "tuning": "faster"},
+        {**GOOD, "row_limit": 0},
+        {**GOOD, "failure_threshold": 1.5},
+        {**GOOD, "run": "../other"},
+        {**GOOD, "tuning_overrides": "vae_tiling=true"},
+        {**GOOD, "use_xformers": "perhaps"},
+        {**GOOD, "scheduler": "magic"},
+    ],
+)
+def test_the_trigger_form_refuses_what_cannot_work(manifest_dag: Any, conf: dict[str, Any]) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        _merged(manifest_dag, conf).validate()
+
+
+def _merged(dag: Any, conf: dict[str, Any]) -> Any:
+    import copy
+
+    params = copy.deepcopy(dag.params)
+    params.update(conf)
+    return params
+
+
+def test_the_trigger_form_takes_a_good_job(manifest_dag: Any) -> None:
+    params = _merged(
+        manifest_dag, {**GOOD, "quality": "best", "batch_size": 4, "tuning": "notes", "failure_threshold": 0.1}
+    )
+    assert params.validate()["quality"] == "best"
+
+
+def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_dag: Any) -> None:
+    from inpaint_ops.config import Scheduler, Settings
+    from inpaint_ops.planning import job_options
+
+    assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
+    conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim"}
+    chosen = _merged(manifest_dag, conf).validate()
+    job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
+    assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
+
+
+def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> None:
+    task = manifest_dag.task_dict["inpaint"]
+    assert (task.partial_kwargs["pool"], task.partial_kwargs["queue"], task.partial_kwargs["retries"]) == (
+        "gpu",
+        "gpu",
+        3,
+    )
+    assert task.partial_kwargs["execution_timeout"].total_seconds() == 6 * 3600 + 600
+    assert manifest_dag.task_dict["report"].trigger_rule == "all_done"
+
+
+LIMITS = """
+import sys
+sys.path[:0] = [{plugins!r}, {dags!r}]
+import inpaint_manifest
+task = inpaint_manifest.inpaint_manifest().task_dict["inpaint"].partial_kwargs
+print(inpaint_manifest.TRIES, inpaint_manifest.SHARD_TIMEOUT.total_seconds(), task["retries"],
+      task["execution_timeout"].total_seconds())
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "4 21600.0 3 22200.0"),
+        ({"INPAINT_TRIES": "", "INPAINT_SHARD_TIMEOUT": ""}, "4 21600.0 3 22200.0"),
+        ({"INPAINT_TRIES": "2", "INPAINT_SHARD_TIMEOUT": "60"}, "2 60.0 1 660.0"),
+    ],
+)
+def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlives_it(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    from inpaint_ops.config import Settings
+
+    program = LIMITS.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    assert _python(tmp_path, program, **settings).strip().splitlines()[-1] == said
+    fields = Settings.model_fields
+    assert (fields["tries"].default, fields["shard_timeout"].default) == (4, 21600)
+
+
+def _templates(tmp_path: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """The operators in the folder's DAGs, and what of them Jinja would render."""
+    program = f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'plugins')!r}]\n"
+    program += f"from tests.support.dag_templates import main; main({str(folder)!r})"
+    lines = _python(tmp_path, program).splitlines()
+    looked = [line.removeprefix("looked at ") for line in lines if line.startswith("looked at ")]
+    return looked, [line.removeprefix("found ") for line in lines if line.startswith("found ")]
+
+
+def test_nothing_of_any_dag_is_a_template_that_text_from_outside_could_reach(tmp_path: Path) -> None:
+    looked, found = _templates(tmp_path, REPOSITORY / "dags")
+    assert found == []
+    assert {name.partition(".")[2] for name in looked} == {
+        "plan", "inpaint", "report", "claim", "trigger", "fetch", "store", "model_cache",
+    }  # fmt: skip
+
+
+TEMPLATED = """
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import AsyncCallback, BaseNotifier, BaseOperatorLink, DeadlineAlert, DeadlineReference, dag, task
+from datetime import timedelta
+from inpaint_ops_metrics import deadline_missed
+from inpaint_ops_operators import PlainOperator, PlainTrigger, plain_task
+
+class Linked(PlainOperator):
+    operator_extra_links = (type("Other", (BaseOperatorLink,), {{"name": "x", "get_link": lambda *a, **k: ""}})(),)
+
+class Notifier(BaseNotifier):
+    template_fields = ("message",)
+    message = "x"
+    def notify(self, context): ...
+
+def say(name=None): ...
+
+@dag(dag_id="bad_{number}", schedule=None, {options})
+def bad():
+    @plain_task
+    def names():
+        return ["x"]
+    {body}
+
+bad()
+"""
+
+
+BAD = [
+    ("", "BashOperator(task_id='b', bash_command='echo x')", "bash_command"),
+    ("", "BashOperator.partial(task_id='b').expand(bash_command=names())", "bash_command"),
+    ("", "task(say)(names())", "op_args"),
+    ("", "task(say).expand(name=names())", "op_kwargs"),
+    ("", "TriggerDagRunOperator.partial(task_id='b', trigger_dag_id='x').expand(conf=names())", "conf"),
+    ("", "PlainTrigger.partial(task_id='b', trigger_dag_id='x', map_index_template='{{ task.conf }}')"
+     ".expand(conf=names())", "map_index_template"),
+    ("", "plain_task(say, map_index_template='{{ params.manifest }}').expand(name=names())", "map_index_template"),
+    ("", "plain_task(say, doc_md='{{ params.manifest }}')()", "doc_md"),
+    ("", "plain_task(say, on_failure_callback=Notifier())()", "notifier"),
+    ("", "plain_task(say, email='a@b.c')()", "e-mails"),
+    ("", "Linked(task_id='b', python_callable=say)", "link"),
+    ("doc_md='{{ params }}'", "names()", "doc_md"),
+    ("render_template_as_native_obj=True", "names()", "sandbox"),
+    ("params={'x': '{{ conn }}'}", "names()", "parameter x"),
+    ("deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(1), AsyncCallback(deadline_missed, "
+     "{'text': '{{ dag_run }}'}))", "names()", "deadline"),
+]  # fmt: skip
+"""Options of a DAG, a task in it, and what is found there."""
+
+
+def test_a_template_in_a_dag_would_be_found(tmp_path: Path) -> None:
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    for number, (options, body, _) in enumerate(BAD):
+        (folder / f"bad_{number}.py").write_text(TEMPLATED.format(number=number, options=options, body=body))
+    _, found = _templates(tmp_path, folder)
+    for number, (_, body, said) in enumerate(BAD):
+        of_it = [line for line in found if line.startswith((f"bad_{number}.", f"bad_{number}:"))]
+        assert of_it and all(said in line for line in of_it), (body, of_it)
+
+
+def test_an_argument_that_nothing_would_resolve_is_refused(manifest_dag: Any) -> None:
+    from inpaint_ops_operators import PlainOperator
+
+    plan = manifest_dag.task_dict["plan"]
+    for arguments in ({"op_args": [plan.output]}, {"op_kwargs": {"shards": [plan.output]}}):
+        with pytest.raises(TypeError, match="pull another task's result"):
+            PlainOperator(task_id="x", python_callable=lambda shards: None, **arguments)
+
+
+HOSTILE = "{{ 7*191 }} {% raw %} ../\"'<script>\n?#&"
+
+
+def test_a_trigger_passes_on_what_it_is_given_unrendered(manifest_dag: Any) -> None:
+    """By the very code that renders a mapped operator before it runs."""
+    from types import SimpleNamespace
+
+    from airflow.sdk import dag
+    from airflow.sdk.exceptions import DagRunTriggerException
+    from inpaint_ops_operators import PlainTrigger
+
+    @dag(schedule=None)
+    def mapped() -> None:
+        given = {"trigger_run_id": HOSTILE, "conf": {"manifest": HOSTILE, "run": HOSTILE, "more": [HOSTILE]}}
+        PlainTrigger.partial(task_id="t", trigger_dag_id="x", logical_date=None).expand_kwargs([given])
+
+    made = mapped()
+    run = SimpleNamespace(conf={})
+    context: dict[str, Any] = {"ti": SimpleNamespace(map_index=0), "dag": made, "dag_run": run, "params": {}}
+    made.task_dict["t"].render_template_fields(context)
+    with pytest.raises(DagRunTriggerException) as raised:
+        context["task"].execute(context)
+    assert raised.value.conf == {"manifest": HOSTILE, "run": HOSTILE, "more": [HOSTILE]}
+    assert raised.value.dag_run_id == HOSTILE
+    assert context["run_label"] == HOSTILE
+
+
+def test_links_are_paths_whatever_the_ids_hold(manifest_dag: Any) -> None:
+    import re
+    from types import SimpleNamespace
+
+    key = SimpleNamespace(dag_id=HOSTILE, run_id=HOSTILE, task_id=HOSTILE, map_index=3)
+    for link in manifest_dag.task_dict["inpaint"].operator_extra_links:
+        assert re.fullmatch(r"/[A-Za-z0-9/._~%-]+(\?to=report)?", link.get_link(None, ti_key=key))
+
+
+def test_the_pages_places_hold_ids_and_nothing_else() -> None:
+    import re
+
+    from inpaint_ops_plugin import InpaintPlugin
+
+    for view in InpaintPlugin.external_views:
+        assert set(re.findall(r"\{[^}]*\}", view["href"])) <= {"{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"}

@@ -1,0 +1,321 @@
+"""The pages in Airflow: nobody sees them whom Airflow would not let, and nothing that is shown is read as HTML."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
+os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+
+from airflow.api_fastapi import app as airflow_app
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.common.db.common import _get_session
+from airflow.api_fastapi.core_api.security import get_user
+from airflow.models.dag import DagModel
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from inpaint_ops_ui.app import POLICY, create_app
+from PIL import Image
+
+from inpaint_ops.browse import Browser
+from inpaint_ops.config import Settings
+from inpaint_ops.runs import Workspace
+from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_record, put_word, record
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PARAMETERS = {
+    "run": "night", "row": "1", "kind": "result", "name": "failed.jsonl", "dag_id": "inpaint_manifest",
+    "run_id": "manual__1", "run_id:path": "manual__1", "task_id": "inpaint", "map_index": "0",
+}  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(Settings(scratch=tmp_path / "scratch"), store=str(tmp_path / "store"))
+
+
+@pytest.fixture
+def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    """The pages under Airflow's own simple auth manager; only its database is left out."""
+    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
+    monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
+    monkeypatch.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
+    made = create_app(Browser(workspace, keep=False))
+    made.dependency_overrides[_get_session] = lambda: None
+    return made
+
+
+def sign_in(app: FastAPI, role: str | None) -> TestClient:
+    app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role=role)
+    return TestClient(app, root_path="/airflow/inpaint", follow_redirects=False)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with sign_in(app, "viewer") as signed_in:
+        yield signed_in
+
+
+def paths(app: FastAPI) -> list[tuple[str, str]]:
+    found = []
+    for route in app.routes:
+        assert isinstance(route, APIRoute), f"{route} is no route that Airflow's rights could guard"
+        path = re.sub(r"\{(\w+)(:path)?\}", lambda match: PARAMETERS[match.group(1)], route.path)
+        found += [(method, path) for method in route.methods]
+    return found
+
+
+class TestAccess:
+    def test_every_route_refuses_the_anonymous(self, app: FastAPI) -> None:
+        with TestClient(app) as anonymous:
+            for method, path in paths(app):
+                assert anonymous.request(method, path).status_code == 401, f"{method} {path}"
+        assert len(paths(app)) >= 17
+
+    def test_every_route_refuses_those_who_may_not_read_the_runs(self, app: FastAPI) -> None:
+        with sign_in(app, None) as stranger:
+            for method, path in paths(app):
+                assert stranger.request(method, path).status_code == 403, f"{method} {path}"
+
+    def test_a_route_without_a_guard_would_be_found(self, app: FastAPI) -> None:
+        app.router.routes.append(APIRoute("/open", lambda: "hello", methods=["GET"]))
+        with TestClient(app) as anonymous:
+            open_ones = [path for method, path in paths(app) if anonymous.request(method, path).status_code != 401]
+        assert open_ones == ["/open"]
+
+    def test_another_dag_needs_its_own_right(self, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+        allowed = SimpleAuthManager.is_authorized_dag
+
+        def not_the_other(self: Any, *, details: Any = None, **rest: Any) -> bool:
+            return details.id != "other" and allowed(self, details=details, **rest)
+
+        monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", not_the_other)
+        with sign_in(app, "viewer") as signed_in:
+            assert signed_in.get("/dag-runs/other/manual__1").status_code == 403
+            assert signed_in.get("/tasks/other/manual__1/inpaint/0").status_code == 403
+
+    def test_routes_only_read(self, app: FastAPI) -> None:
+        assert {method for method, _ in paths(app)} == {"GET"}
+
+
+class Scan(HTMLParser):
+    """What a page would load or run, and the tags that it has."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.inline: list[str] = []
+        self._script = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._script = tag in ("script", "style")
+        for name, value in attrs:
+            if name.startswith("on") or name == "style":
+                self.inline.append(f"{name}={value}")
+            if name in ("src", "href", "action") and value:
+                self.links.append(value)
+
+    def handle_data(self, data: str) -> None:
+        if self._script and data.strip():
+            self.inline.append(data)
+        self._script = False
+
+
+@pytest.fixture
+def night(workspace: Workspace) -> str:
+    put_finished_run(workspace, "night", 60, failed={7, 8}, rejected=1, prompts={1: EVIL, 7: EVIL})
+    return "night"
+
+
+PAGES = ["/", "/fragments/runs", "/runs/night/", "/runs/night/fragments/progress", "/runs/night/fragments/failures",
+         "/runs/night/fragments/time", "/runs/night/?shard=00000"]  # fmt: skip
+
+
+class TestPages:
+    @pytest.mark.parametrize("path", PAGES)
+    def test_a_page_runs_nothing_of_its_own_and_stays_on_its_host(
+        self, client: TestClient, night: str, path: str
+    ) -> None:
+        reply = client.get(path)
+        assert reply.status_code == 200, reply.text[:2000]
+        assert reply.headers["content-security-policy"] == POLICY
+        assert "unsafe" not in POLICY
+        found = Scan(reply.text)
+        assert not found.inline
+        for link in found.links:
+            assert link.startswith(("/airflow/inpaint/", "#", "data:,", "failed.jsonl")), link
+
+    def test_what_users_wrote_stays_text(self, client: TestClient, workspace: Workspace, night: str) -> None:
+        put_plan(workspace, make_plan("live", 5, shard_rows=5))
+        put_word(workspace, "live", 0, rows=5, done=1, phase=EVIL)
+        for path in [*PAGES, "/runs/live/"]:
+            reply = client.get(path, params={} if "?" in path else {"text": EVIL})
+            found = Scan(reply.text)
+            assert "alert(1)" not in "".join(found.inline)
+            assert not {"script"} & set(found.tags[found.tags.index("body") :] if "body" in found.tags else found.tags)
+            assert not any("onerror" in text for text in found.inline)
+        assert "&lt;script&gt;" in client.get("/runs/night/").text, "the ledger's reason is shown, as text"
+        shown = client.get("/api/runs/night/rows/1")
+        assert shown.headers["content-type"] == "application/json"
+        assert shown.json()["record"]["prompt"] == EVIL
+
+    def test_the_list_shows_each_run_in_one_line(self, client: TestClient, night: str) -> None:
+        page = client.get("/").text
+        for words in ("night", "VALID", "60", "NVIDIA H200", "10 GiB", "7.1% of its memory"):
+            assert words in page, words
+        assert "No run is like that" in client.get("/?text=nothing").text
+        assert client.get("/?order=nonsense").status_code == 422
+
+    def test_a_run_shows_verdict_counts_ledger_memory_and_percentiles(self, client: TestClient, night: str) -> None:
+        page = client.get("/runs/night/").text
+        for words in ("VALID", "RANDOM WEIGHTS", "attention", "sdpa", "≠ no", "Cold start", "140 GiB", "Peak of it"):
+            assert words in page, words
+        time = client.get("/runs/night/fragments/time").text
+        for words in ("Load the model", "Import libraries", "Denoise", "p99"):
+            assert words in time, words
+
+    def test_failures_are_grouped_with_row_and_cure(self, client: TestClient, night: str) -> None:
+        page = client.get("/runs/night/fragments/failures").text
+        for words in ("ImageError", "2 rows", "row 7 cannot be read", "replace or re-export it", "RowError"):
+            assert words in page, words
+
+    def test_a_run_that_goes_on_shows_a_stalled_shard(self, client: TestClient, workspace: Workspace) -> None:
+        put_plan(workspace, make_plan("live", 20, shard_rows=10))
+        put_word(workspace, "live", 0, rows=10, done=4)
+        put_word(workspace, "live", 1, rows=10, done=2, worker_silent=300.0)
+        put_record(workspace, "live", record(1))
+        page = client.get("/runs/live/").text
+        assert "Running" in page
+        assert "its worker gave no sign for" in page
+        body = client.get("/api/runs/live").json()
+        assert (body["state"]["done"], body["state"]["stalled"]) == (6, ["00001"])
+        assert client.get("/api/runs/live/rows").json()["total"] == 1
+
+    def test_a_tab_leads_to_the_run_and_the_shard(self, app: FastAPI, workspace: Workspace) -> None:
+        class Session:
+            def scalar(self, _: Any) -> dict[str, Any]:
+                return {"manifest": "s3://inpaint/inbox/night.jsonl"}
+
+        app.dependency_overrides[_get_session] = Session
+        with sign_in(app, "viewer") as signed_in:
+            tab = signed_in.get("/dag-runs/inpaint_manifest/manual__2026-11-23T02:46:29+00:00")
+            name = "night-manual__2026-11-23T02_46_29+00_00".replace("+", "%2B")
+            assert tab.headers["location"] == f"/airflow/inpaint/runs/{name}/?embedded=true"
+            shard = signed_in.get("/tasks/inpaint_manifest/manual__1/inpaint/3").headers["location"]
+            assert shard.endswith("/runs/night-manual__1/?embedded=true&shard=00003")
+            unmapped = signed_in.get("/tasks/inpaint_manifest/manual__1/plan/{MAP_INDEX}").headers["location"]
+            assert unmapped.endswith("?embedded=true")
+            report = signed_in.get("/dag-runs/inpaint_manifest/manual__1?to=report").headers["location"]
+            assert report.endswith("/runs/night-manual__1/report.html")
+            assert "paints no images" in signed_in.get("/dag-runs/inpaint_inbox/manual__1").text
+
+
+class TestData:
+    def test_rows_are_filtered(self, client: TestClient, night: str) -> None:
+        def found(**query: Any) -> list[int]:
+            return [item["row"] for item in client.get("/api/runs/night/rows", params=query).json()["items"]]
+
+        assert found(status="failed") == [7, 8]
+        assert found(text="number 12") == [12]
+        assert found(order="slowest")[0] == 1
+        assert found(page=2) == list(range(49, 61))
+        assert client.get("/api/runs/night/rows", params={"shard": "9"}).status_code == 404
+
+    def test_throughput_is_told(self, client: TestClient, night: str) -> None:
+        points = client.get("/api/runs/night/throughput").json()["points"]
+        assert sum(point["images_per_second"] * point["width"] for point in points) == pytest.approx(57)
+
+    def test_files_are_saved_and_never_shown(self, client: TestClient, night: str) -> None:
+        for path in ("/runs/night/failed.jsonl", "/api/runs/night/files/failed.jsonl"):
+            reply = client.get(path)
+            assert reply.headers["content-disposition"] == 'attachment; filename="failed.jsonl"'
+            assert [json.loads(line)["prompt"] for line in reply.text.splitlines()] == ["again", "again"]
+        assert client.get("/runs/night/plan.json").status_code == 404
+        report = client.get("/runs/night/report.html")
+        assert "sandbox" in report.headers["content-security-policy"]
+
+    def test_pictures_come_through_the_guard(self, client: TestClient, workspace: Workspace) -> None:
+        sink = io.BytesIO()
+        Image.new("RGB", (900, 600), (10, 200, 30)).save(sink, "PNG")
+        inside = workspace.storage.put(workspace.store.join("in.png"), sink.getvalue()).location.uri
+        put_plan(workspace, make_plan("live", 5, shard_rows=5))
+        put_record(workspace, "live", record(1).model_copy(update={"source": inside, "mask": "/etc/hostname"}))
+        put_word(workspace, "live", 0, rows=5, done=1)
+        reply = client.get("/api/runs/live/rows/1/pictures/source?size=256")
+        assert (reply.status_code, reply.headers["content-type"]) == (200, "image/jpeg")
+        with Image.open(io.BytesIO(reply.content)) as small:
+            assert small.size == (256, 171)
+        assert client.get("/api/runs/live/rows/1/pictures/mask").status_code == 403
+        assert client.get("/api/runs/live/rows/1/files/mask").status_code == 403
+        assert client.get("/api/runs/live/rows/1/pictures/source?size=9999").status_code == 422
+        assert client.get("/api/runs/live/rows/1/files/source").content == sink.getvalue()
+        assert client.get("/api/runs/live/rows/2/pictures/source").status_code == 404
+
+    @pytest.mark.parametrize("path", ["/runs/none/", "/runs/..%2F..%2Fetc/", "/runs/%2e%2e/", "/api/runs/none"])
+    def test_a_run_that_is_not_there_is_a_plain_404(self, client: TestClient, path: str) -> None:
+        assert client.get(path).status_code == 404
+
+    @pytest.mark.parametrize("name", ["../app.py", "..%2Fapp.py", "%2e%2e/app.py", "none.js", "base.html.j2"])
+    def test_only_style_sheets_and_scripts_are_static(self, client: TestClient, name: str) -> None:
+        assert client.get(f"/static/{name}").status_code == 404
+
+    @pytest.mark.parametrize("name", ["ui.css", "report.css", "main.js", "gallery.js", "chart.js"])
+    def test_the_page_has_its_own_files(self, client: TestClient, name: str) -> None:
+        reply = client.get(f"/static/{name}")
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith("text/")
+        outside = re.findall(r"""(?:import|url\(|fetch\() ?["']?https?://""", reply.text)
+        assert not outside
+        etag = {"If-None-Match": reply.headers["etag"]}
+        assert client.get(f"/static/{name}", headers=etag).status_code == 304
+
+
+def test_the_plugin_imports_next_to_nothing_and_builds_nothing(tmp_path: Path) -> None:
+    program = f"""
+import sys
+sys.path[:0] = [{str(REPOSITORY / "plugins")!r}, {str(REPOSITORY)!r}]
+import airflow.plugins_manager
+before = set(sys.modules)
+import inpaint_ops_plugin
+new = set(sys.modules) - before
+print(sorted(name for name in new if name.partition(".")[0] in
+    ("torch", "numpy", "pyarrow", "boto3", "cv2", "PIL", "fastapi", "jinja2", "inpaint_ops", "inpaint_ops_ui")))
+views = inpaint_ops_plugin.InpaintPlugin.external_views
+print([view["href"] for view in views])
+"""
+    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__API__BASE_URL": "https://host/airflow/"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    heavy, links = done.stdout.splitlines()[-2:]
+    assert heavy == "[]"
+    assert links.count("'/airflow/inpaint/") == 3
+
+
+def test_airflow_scans_none_of_the_pages_modules() -> None:
+    from airflow._shared.module_loading import find_path_from_directory
+
+    found = {
+        Path(path).name for path in find_path_from_directory(str(REPOSITORY / "plugins"), ".airflowignore", "glob")
+    }
+    assert {name for name in found if name.endswith(".py")} == {
+        "inpaint_ops_airflow.py",
+        "inpaint_ops_links.py",
+        "inpaint_ops_metrics.py",
+        "inpaint_ops_plugin.py",
+    }

@@ -1,0 +1,341 @@
+"""The pages as people meet them: real Chromium, a real Airflow behind a prefix, a finished run and one that goes on.
+
+Screenshots of every page (light, dark, phone) land in the folder that UI_SCREENSHOTS names, or in pytest's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, expect, sync_playwright
+
+from demo.airflow_stack import USER
+from tests.support.airflow import DAG, PREFIX, STORE, STRANGER, Site, put_manifest
+from tests.support.chromium import find
+from tests.support.fault_proxy import Fault
+from tests.support.waiting import PATIENCE, wait_until
+
+CHROMIUM = find()
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+VIEWS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "has_touch": True},
+}
+
+expect.set_options(timeout=1000 * PATIENCE)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+
+def token(site: Site, user: str) -> str:
+    passwords = json.loads((site.stack.home / "passwords.json").read_text())
+    reply = httpx.post(f"{site.url}/auth/token", json={"username": user, "password": passwords[user]}, timeout=PATIENCE)
+    return str(reply.raise_for_status().json()["access_token"])
+
+
+@pytest.fixture(scope="module")
+def finished(site: Site) -> str:
+    """A DAG run that is over: 8 rows done, one failed, one rejected."""
+    manifest = put_manifest(site.workspace, "finished.jsonl")
+    run_id = site.stack.trigger(DAG, {"manifest": manifest, "run": "finished-night", "steps": 4})
+    assert site.stack.wait_for_run(DAG, run_id) == "success", site.stack.task_logs(DAG, run_id)[-3000:]
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=1000 * PATIENCE)
+        yield browser
+        browser.close()
+
+
+def patient(context: BrowserContext) -> BrowserContext:
+    """A busy machine is no failure."""
+    context.set_default_timeout(1000 * PATIENCE)
+    return context
+
+
+@pytest.fixture(scope="module")
+def session(chromium: Browser, site: Site) -> dict[str, Any]:
+    """Somebody logs in by the form, as people do; returns what their browser keeps."""
+    context = patient(chromium.new_context())
+    page = context.new_page()
+    page.goto(f"{site.url}/")
+    page.locator("input[name=username]").fill(USER)
+    page.locator("input[name=password]").fill(site.stack.password)
+    page.get_by_role("button", name=re.compile("sign in", re.IGNORECASE)).click()
+    expect(page.get_by_role("link", name="Inpainting").first).to_be_visible()
+    state: dict[str, Any] = context.storage_state()
+    context.close()
+    return state
+
+
+class Watched:
+    """A signed-in browser window; collects what its pages complain of and where they send requests."""
+
+    def __init__(self, context: BrowserContext, host: str) -> None:
+        self.context = context
+        self.page = context.new_page()
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._listen)
+        self.page.on("request", lambda request: self._ask(request.url, host))
+
+    def _listen(self, message: Any) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.complaints.append(message.text)
+
+    def _ask(self, url: str, host: str) -> None:
+        if not url.startswith((host, "data:", "blob:")):
+            self.elsewhere.append(url)
+
+
+@pytest.fixture(params=["light"])
+def window(chromium: Browser, session: dict[str, Any], site: Site, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    context = patient(chromium.new_context(storage_state=session, accept_downloads=True, **VIEWS[request.param]))
+    watched = Watched(context, site.stack.url)
+    yield watched
+    context.close()
+    assert not watched.complaints
+    assert not watched.elsewhere
+
+
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("UI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def inside(page: Page) -> FrameLocator:
+    """The pages inside Airflow's own."""
+    return page.frame_locator("iframe")
+
+
+def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: str, shots: Path) -> None:
+    page = window.page
+    page.goto(f"{site.url}/")
+    page.get_by_role("link", name="Inpainting").first.click()
+    runs = inside(page)
+    expect(runs.get_by_role("heading", name="Inpainting")).to_be_visible()
+    row = runs.get_by_role("row").filter(has=page.get_by_role("link", name="finished-night", exact=True))
+    expect(row).to_contain_text("VALID")
+    page.screenshot(path=shots / "airflow-runs.png")
+    page.evaluate("document.documentElement.classList.replace('light', 'dark')")
+    expect(runs.locator("html")).to_have_attribute("data-theme", "dark")
+    page.screenshot(path=shots / "airflow-runs-dark.png")
+    runs.get_by_label("Name or manifest").fill("no such run")
+    expect(runs.get_by_text("No run is like that")).to_be_visible()
+    runs.get_by_label("Name or manifest").fill("finished")
+    row.get_by_role("link", name="finished-night", exact=True).click()
+    expect(runs.get_by_role("heading", name="finished-night")).to_be_visible()
+    expect(runs.get_by_text("RANDOM WEIGHTS", exact=True)).to_be_visible()
+    expect(runs.locator(".thumb img").first).to_be_visible()
+
+
+def test_a_dag_run_and_a_task_have_their_tab(window: Watched, site: Site, finished: str, shots: Path) -> None:
+    page = window.page
+    page.goto(f"{site.url}/dags/{DAG}/runs/{finished}")
+    page.get_by_role("link", name="Inpainting").last.click()
+    expect(inside(page).get_by_role("heading", name="finished-night")).to_be_visible()
+    page.screenshot(path=shots / "airflow-dag-run.png")
+    page.goto(f"{site.url}/dags/{DAG}/runs/{finished}/tasks/inpaint/mapped/1")
+    page.get_by_role("link", name="Inpainting").last.click()
+    expect(inside(page).get_by_text("You look at shard 00001")).to_be_visible()
+    expect(inside(page).locator(".thumb")).to_have_count(4)
+
+
+def test_a_task_links_to_its_results_and_report(window: Watched, site: Site, finished: str) -> None:
+    links = site.stack.api("GET", f"/dags/{DAG}/dagRuns/{finished}/taskInstances/inpaint/links", map_index=0)
+    assert set(links["extra_links"]) == {"Results", "Report", "Worker log"}
+    page = window.page
+    page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Results']}")
+    expect(page.get_by_text("You look at shard 00000")).to_be_visible()
+    page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Report']}")
+    expect(page.get_by_role("heading", name="Inpainting run finished-night")).to_be_visible()
+    page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Worker log']}")
+    expect(page.get_by_text(re.compile("worker [0-9]+: tiny-random on")).first).to_be_visible()
+
+
+def test_airflow_tells_of_the_summary_where_it_shows_assets(site: Site, finished: str) -> None:
+    events = site.stack.api("GET", "/assets/events", source_dag_id=DAG)["asset_events"]
+    (event,) = [event for event in events if event["source_run_id"] == finished]
+    assert {name: event["extra"][name] for name in ("run", "verdict", "done", "failed", "rejected")} == {
+        "run": "finished-night", "verdict": "VALID", "done": 8, "failed": 1, "rejected": 1
+    }  # fmt: skip
+
+
+def test_the_slider_the_mask_the_zoom_and_the_arrow_keys(
+    window: Watched, site: Site, finished: str, shots: Path
+) -> None:
+    page = window.page
+    page.goto(f"{site.pages}/runs/finished-night/")
+    page.locator(".thumb").first.click()
+    viewer = page.get_by_role("dialog")
+    expect(viewer.get_by_role("heading", name="coffee")).to_be_visible()
+    for kind in ("before", "after"):
+        expect(page.locator(f"#view-{kind}")).to_have_js_property("naturalWidth", 600)
+    slider = viewer.get_by_label("Before ↔ after")
+    clip = "el => getComputedStyle(el).clipPath"
+    assert "50%" in page.locator("#view-before").evaluate(clip)
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "70"
+    assert "30%" in page.locator("#view-before").evaluate(clip)
+    box = slider.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.2, box["y"] + box["height"] / 2)
+    assert int(slider.input_value()) < 30
+    slider.fill("50")
+    viewer.get_by_label("Mask").check()
+    expect(page.locator("#view-mask")).to_be_visible()
+    expect(page.locator("#view-mask")).to_have_js_property("complete", True)
+    page.screenshot(path=shots / "viewer-light.png")
+    before = page.locator("#frame").bounding_box()
+    viewer.get_by_label("Zoom").fill("2")
+    after = page.locator("#frame").bounding_box()
+    assert before is not None and after is not None
+    assert after["width"] == pytest.approx(2 * before["width"], rel=0.05)
+    for words in ("a porcelain cup of tea", "Denoise", "Seed"):
+        expect(viewer.get_by_text(words, exact=True)).to_be_visible()
+    page.locator("#stage").focus()
+    page.keyboard.press("ArrowRight")
+    expect(viewer.get_by_role("heading", name="portrait")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    expect(viewer.get_by_role("heading", name="coffee")).to_be_visible()
+    with page.expect_download() as saved:
+        viewer.get_by_role("link", name="Download the result").click()
+    assert saved.value.suggested_filename == "coffee.png"
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(page.locator(".thumb").first).to_be_focused()
+
+
+def test_failures_are_filtered_grouped_and_downloaded(window: Watched, site: Site, finished: str) -> None:
+    page = window.page
+    page.goto(f"{site.pages}/runs/finished-night/")
+    expect(page.locator(".thumb")).to_have_count(10)
+    page.locator("#gallery-filters").get_by_label("Status").select_option("failed")
+    expect(page.locator(".thumb")).to_have_count(1)
+    expect(page.locator(".thumb")).to_contain_text("nowhere")
+    page.locator("#gallery-filters").get_by_label("Status").select_option("")
+    page.get_by_label("Prompt or id").fill("TABBY")
+    expect(page.locator(".thumb")).to_have_count(1)
+    expect(page.get_by_role("heading", name=re.compile("ObjectNotFoundError"))).to_be_visible()
+    expect(page.get_by_text("Upload the missing object")).to_be_visible()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download failed.jsonl").click()
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["nowhere"]
+
+
+def test_progress_moves_and_the_page_turns_into_the_verdict(window: Watched, site: Site, shots: Path) -> None:
+    """The run waits for the page: it goes on when the page has shown how far it is, twice."""
+    gates = [threading.Event(), threading.Event()]
+    for gate, nth, times in zip(gates, (3, 5), (2, 1000), strict=True):
+        wait = partial(gate.wait, PATIENCE)
+        path = "/runs/going-on/records/0"
+        site.proxy.on(Fault.DELAY, method="PUT", path=path, nth=nth, times=times, seconds=0, before=wait)
+    page = window.page
+    try:
+        manifest = put_manifest(site.workspace, "going.jsonl")
+        site.stack.trigger(DAG, {"manifest": manifest, "run": "going-on", "batch_size": 1})
+        wait_until(lambda: page.goto(f"{site.pages}/runs/going-on/").status == 200, pause=0.5)  # type: ignore[union-attr]
+        done = page.locator("#live-done")
+        expect(done).to_have_text(re.compile("[1-9]"))
+        first = done.inner_text()
+        gates[0].set()
+        expect(done).not_to_have_text(re.compile(f"^(0|{first})?$"))
+        second = done.inner_text()
+        assert int(second) > int(first)
+        page.screenshot(path=shots / "live-light.png")
+    finally:
+        for gate in gates:
+            gate.set()
+    expect(page.locator(".thumb").first).to_be_visible()
+    expect(page.get_by_text("VALID", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Run the failed rows again")).to_be_visible()
+
+
+def test_the_failed_rows_run_again_at_a_click(window: Watched, site: Site, finished: str) -> None:
+    page = window.page
+    page.goto(f"{site.pages}/runs/finished-night/")
+    page.get_by_role("button", name="Run 1 failed row again").click()
+    page.get_by_role("button", name="Trigger it").click()
+    expect(page.get_by_text("Triggered as finished-night-rerun-")).to_be_visible()
+    runs = site.stack.api("GET", f"/dags/{DAG}/dagRuns", order_by="-run_after", limit=5)["dag_runs"]
+    (again,) = [run for run in runs if str(run["conf"].get("run")).startswith("finished-night-rerun-")]
+    assert again["conf"]["manifest"] == f"{STORE}runs/finished-night/failed.jsonl"
+    assert again["conf"]["steps"] == 4
+    site.stack.wait_for_run(DAG, again["dag_run_id"])
+
+
+@pytest.mark.parametrize("window", VIEWS, indirect=True)
+def test_every_page_is_accessible_and_looks_right(
+    window: Watched, site: Site, finished: str, shots: Path, request: pytest.FixtureRequest
+) -> None:
+    page, view = window.page, request.node.callspec.params["window"]
+    found: list[str] = []
+
+    def check(name: str) -> None:
+        for problem in Axe().run(page).response["violations"]:
+            if problem["impact"] in ("serious", "critical"):
+                found.extend(f"{name}: {problem['id']}: {node['html'][:200]}" for node in problem["nodes"])
+        width = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        if width > 0:
+            found.append(f"{name} is {width} pixels too wide")
+
+    page.goto(f"{site.pages}/")
+    expect(page.get_by_role("link", name="finished-night", exact=True)).to_be_visible()
+    page.screenshot(path=shots / f"runs-{view}.png")
+    check("runs")
+    page.goto(f"{site.pages}/runs/finished-night/")
+    expect(page.get_by_role("heading", name="Where the time went")).to_be_visible()
+    expect(page.get_by_text("on average from")).to_be_visible()
+    page.screenshot(path=shots / f"run-{view}.png", full_page=True)
+    check("run")
+    page.locator(".thumb").first.click()
+    expect(page.get_by_role("heading", name="coffee")).to_be_visible()
+    check("viewer")
+    page.screenshot(path=shots / f"viewer-{view}.png")
+    assert not found
+
+
+def test_the_anonymous_and_those_without_the_right_are_refused(chromium: Browser, site: Site, finished: str) -> None:
+    context = patient(chromium.new_context())
+    page = context.new_page()
+    for path in ("/", "/runs/finished-night/", "/static/main.js", "/api/runs/finished-night/rows/1/pictures/result"):
+        reply = page.goto(f"{site.pages}{path}")
+        assert reply is not None
+        assert reply.status == 401, path
+        assert "finished-night" not in reply.text()
+        headers = {"Authorization": f"Bearer {token(site, STRANGER)}"}
+        assert httpx.get(f"{site.pages}{path}", headers=headers, timeout=PATIENCE).status_code == 403, path
+    context.close()
+
+
+def test_the_api_server_imports_no_torch(site: Site) -> None:
+    server = site.stack.processes["api-server"].pid
+    family = [server, *(int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split())]
+    for pid in family:
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()

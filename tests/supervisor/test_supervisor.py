@@ -1,0 +1,485 @@
+"""Every row ends once, whatever its worker does: real processes, really killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import (
+    DrainedError,
+    ModelError,
+    ShardIncompleteError,
+    StorageUnavailableError,
+    WorkerDiedError,
+    WorkerStalledError,
+)
+from inpaint_ops.locations import Location
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.records import Record, ShardProgress, WorkerReport
+from inpaint_ops.runs import Workspace, finish, prepare
+from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor import Progress, ShardRun, commands
+from tests.support.waiting import wait_until
+
+SCRIPT = Path(__file__).parents[1] / "support" / "scripted_worker.py"
+STALL = 4.0
+"""Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
+
+
+class Bench:
+    """A planned run in a folder, and a scripted worker for it."""
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        prompts: list[str],
+        *,
+        model: str = "scripted",
+        store: str = "",
+        s3_client: Callable[[], Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        self.tmp_path = tmp_path
+        self.journal = tmp_path / "journal"
+        for index in range(len(prompts)):
+            (tmp_path / "in" / f"{index}.png").write_bytes(f"pixels {index}".encode())
+        lines = [{"image": f"{i}.png", "mask": f"{i}.png", "prompt": text} for i, text in enumerate(prompts)]
+        manifest = tmp_path / "in" / "m.jsonl"
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.settings = Settings(**{"scratch": tmp_path / "scratch", "prefetch": 4, "patience": 0, **settings})
+        self.workspace = Workspace.open(
+            self.settings,
+            store=store or str(tmp_path / "out"),
+            also_readable=[str(tmp_path / "in")],
+            s3_client=s3_client,
+        )
+        self.job = JobOptions(model=model)
+        self.plan = prepare(self.workspace, str(manifest), "run", self.job)
+        self.layout = self.workspace.layout("run")
+
+    def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
+        from inpaint_ops.manifest import AcceptedRow
+
+        lines = self.workspace.storage.get(self.layout.shard("00000")).splitlines()
+        rows = [AcceptedRow.model_validate_json(line) for line in lines]
+        command = [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
+        return ShardRun(
+            storage or self.workspace.storage,
+            self.layout,
+            "00000",
+            rows,
+            self.job,
+            self.settings,
+            worker_command=command,
+            **options,
+        )
+
+    def records(self) -> dict[int, Record]:
+        found = [
+            Record.model_validate_json(self.workspace.storage.get(info.location))
+            for info in self.workspace.storage.list(self.layout.records)
+        ]
+        assert len({record.row for record in found}) == len(found), "one record a row"
+        return {record.row: record for record in found}
+
+    def statuses(self) -> list[str]:
+        return [record.status for _, record in sorted(self.records().items())]
+
+    def notes(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+
+    def painted(self) -> list[int]:
+        return [note["row"] for note in self.notes() if "row" in note]
+
+    def painting(self) -> list[int]:
+        return [note["begun"] for note in self.notes() if "begun" in note]
+
+    def workers(self) -> list[WorkerReport]:
+        return [
+            WorkerReport.model_validate_json(self.workspace.storage.get(info.location))
+            for info in self.workspace.storage.list(self.layout.workers)
+        ]
+
+    def assert_nothing_left(self) -> None:
+        assert not list(self.settings.scratch.glob("*")), "no scratch is left"
+        for note in self.notes():
+            with pytest.raises(ProcessLookupError):
+                os.kill(note["pid"], 0)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_every_row_ends_once_and_a_second_try_adds_nothing(tmp_path: Path, batch: int) -> None:
+    bench = Bench(tmp_path, ["ok", "fail", "ok", "ok", "ok", "ok", "ok"])
+    result = bench.shard_run(batch=batch).run()
+    assert (result.done, result.failed, result.skipped, result.workers) == (6, 1, 0, 1)
+    assert bench.statuses() == ["done", "failed"] + ["done"] * 5
+    before = bench.records()
+    again = bench.shard_run(batch=batch).run()
+    assert (again.done, again.failed, again.skipped, again.workers) == (0, 0, 7, 0)
+    assert bench.records() == before
+    assert sorted(bench.painted()) == [1, 2, 3, 4, 5, 6, 7], "no row was painted twice"
+    assert [report.exit for report in bench.workers()] == ["clean"]
+    bench.assert_nothing_left()
+
+
+def test_a_record_names_an_image_that_is_there(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"])
+    bench.shard_run().run()
+    output = bench.records()[1].output
+    assert output is not None
+    data = bench.workspace.storage.get(output.uri)
+    assert (hashlib.sha256(data).hexdigest(), len(data)) == (output.sha256, output.bytes)
+
+
+def test_a_try_with_nothing_left_to_do_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"])
+    bench.shard_run().run()
+    left = bench.settings.scratch / "run-00000-killed"
+    left.mkdir()
+    (left / ".owner").touch()
+    assert bench.shard_run().run().skipped == 1
+    bench.assert_nothing_left()
+
+
+def drained(bench: Bench, work: ShardRun, when: Callable[[], bool]) -> str:
+    """Run it, have it drained as soon as `when` holds, and return what it says."""
+
+    def watch() -> None:
+        wait_until(when)
+        work.drain()
+        bench.journal.with_name("drained").touch()  # what a slow row waits for
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with pytest.raises(DrainedError) as caught:
+        work.run()
+    watcher.join()
+    assert not caught.value.permanent
+    bench.assert_nothing_left()
+    return str(caught.value)
+
+
+def test_a_drained_shard_ends_what_is_in_the_workers_hands_and_hands_the_rest_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["slow"] + ["ok"] * 9)
+    said = drained(bench, bench.shard_run(batch=2), lambda: bool(bench.painting()))
+    ended = bench.records()
+    assert ended and all(record.status == "done" for record in ended.values())
+    assert set(bench.painted()) == set(ended), "what was painted is recorded"
+    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are handed back" in said
+    assert bench.shard_run().run().skipped == len(ended)
+    assert sorted(bench.painted()) == list(range(1, 11)), "no row was painted twice"
+
+
+def test_a_worker_that_outlasts_the_grace_is_killed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["hang"] * 3, grace=0.2)
+    assert "3 rows are handed back" in drained(
+        bench, bench.shard_run(final_attempt=True), lambda: bool(bench.painting())
+    )
+    assert bench.records() == {}, "on the last try too: they have not failed"
+
+
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV", "exit"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_one_poison_row_never_stops_the_others(tmp_path: Path, death: str, batch: int) -> None:
+    bench = Bench(tmp_path, ["ok", "ok", death, "ok", "ok", "ok"])
+    result = bench.shard_run(batch=batch).run()
+    assert bench.statuses() == ["done", "done", "failed", "done", "done", "done"]
+    assert result.failed == 1
+    error = bench.records()[3].error
+    assert error is not None
+    assert (error.type, error.permanent) == ("WorkerDiedError", True)
+    assert {"SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV", "exit": "out of luck"}[death] in error.message
+    bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_row_that_fails_two_devices_is_set_aside(tmp_path: Path, batch: int) -> None:
+    bench = Bench(tmp_path, ["ok", "lost", "ok", "ok"])
+    bench.shard_run(batch=batch).run()
+    assert bench.statuses() == ["done", "failed", "done", "done"]
+    error = bench.records()[2].error
+    assert error is not None and "illegal memory access" in error.message
+    bench.assert_nothing_left()
+
+
+def test_no_row_is_blamed_for_a_device_that_is_broken(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["lost"] * 3, model="one-device")
+    with pytest.raises(WorkerDiedError, match="illegal memory access"):
+        bench.shard_run().run()
+    assert bench.records() == {}
+    bench.assert_nothing_left()
+
+
+def test_two_poison_rows_in_one_batch_are_both_found(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["SIGKILL", "ok", "SIGKILL", "ok"])
+    bench.shard_run(batch=4).run()
+    assert bench.statuses() == ["failed", "done", "failed", "done"]
+
+
+def test_a_worker_that_stops_moving_is_killed_and_its_row_set_aside(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "hang", "ok"], stall_timeout=STALL)
+    bench.shard_run().run()
+    assert bench.statuses() == ["done", "failed", "done"]
+    error = bench.records()[2].error
+    assert error is not None
+    assert error.type == "WorkerStalledError"
+    bench.assert_nothing_left()
+
+
+def test_a_worker_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"], model="hangs-while-loading", start_timeout=0.5, lease_timeout=0.0)
+    with pytest.raises(WorkerStalledError, match="3 workers in a row"):
+        bench.shard_run().run()
+    assert bench.records() == {}
+    bench.assert_nothing_left()
+
+
+def test_workers_that_die_before_any_row_end_the_try_and_blame_no_row(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"], model="dies-at-once")
+    with pytest.raises(WorkerDiedError, match="SIGKILL"):
+        bench.shard_run().run()
+    assert bench.records() == {}
+    notes = list(bench.workspace.storage.list(bench.layout.stop_notes))
+    assert len(notes) == 1, "why the try stopped is kept for the report"
+
+
+def test_a_model_that_cannot_be_loaded_is_one_permanent_error(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"], model="no-such-model")
+    with pytest.raises(ModelError, match="no such model: pull it"):
+        bench.shard_run().run()
+    assert bench.records() == {}
+
+
+def test_a_worker_is_told_every_text_of_its_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(name: str, limit: int) -> list[Any]:
+        (tmp_path / name).mkdir()
+        bench = Bench(tmp_path / name, ["a boat", "a house", "SIGKILL", "a boat", "a cup"])
+        monkeypatch.setattr(commands, "MAX_PROMPTS", limit)
+        bench.shard_run().run()
+        return [note["prompts"] for note in bench.notes() if "prompts" in note]
+
+    first, *later = told("few", 4)
+    assert first == ["a boat", "a house", "SIGKILL", "a cup"]
+    assert later, "the poisoned row has ended two workers"
+    assert all("SIGKILL" in texts or set(texts) < set(first) for texts in later), (
+        "and those that take over what is left"
+    )
+    assert told("many", 2)[0] is None, "too many to keep: the worker keeps its encoders"
+
+
+def test_a_missing_object_fails_its_row_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok", "ok"])
+    (tmp_path / "in" / "1.png").unlink()
+    bench.shard_run().run()
+    assert bench.statuses() == ["done", "failed", "done"]
+    error = bench.records()[2].error
+    assert error is not None
+    assert (error.type, error.stage) == ("ObjectNotFoundError", "download")
+    assert error.message.startswith("image: ")
+
+
+def test_an_oversized_image_fails_its_row_before_it_is_read(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"], max_image_bytes=64)
+    (tmp_path / "in" / "1.png").write_bytes(b"x" * 65)
+    bench.shard_run().run()
+    assert bench.statuses() == ["done", "failed"]
+
+
+class ReadOnly(Storage):
+    """Storage that takes no images now."""
+
+    def put(self, where: Any, data: Any, **options: Any) -> Any:
+        if "/images/" in str(where):
+            raise StorageUnavailableError("the store does not answer")
+        return super().put(where, data, **options)
+
+
+def test_what_a_drained_shard_could_not_store_is_handed_back_and_not_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["slow"], patience=60)
+    storage = ReadOnly(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
+    said = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
+    assert "1 rows are handed back" in said
+    assert bench.records() == {}
+
+
+class Flaky(Storage):
+    """Storage that cannot be reached for one key."""
+
+    broken = True
+
+    def download(self, where: Any, path: Path, *, max_bytes: int | None = None) -> Any:
+        if self.broken and str(where).endswith("1.png"):
+            raise StorageUnavailableError("the store does not answer")
+        return super().download(where, path, max_bytes=max_bytes)
+
+
+def test_a_transient_error_leaves_the_row_to_the_next_try_which_does_only_that(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok", "ok"])
+    flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    with pytest.raises(ShardIncompleteError, match="1 rows wait for another try"):
+        bench.shard_run(storage=flaky).run()
+    assert sorted(bench.records()) == [1, 3]
+    flaky.broken = False
+    result = bench.shard_run(storage=flaky).run()
+    assert (result.done, result.skipped) == (1, 2)
+    assert bench.painted().count(2) == 1
+    assert sorted(bench.painted()) == [1, 2, 3]
+
+
+def test_on_the_final_attempt_a_transient_error_is_recorded(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"])
+    flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    bench.shard_run(storage=flaky, final_attempt=True).run()
+    assert bench.statuses() == ["done", "failed"]
+    error = bench.records()[2].error
+    assert error is not None
+    assert not error.permanent
+
+
+def test_the_worker_sees_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AIRFLOW_CONN_INPAINT_S3", "HF_TOKEN", "MY_SECRET"):
+        monkeypatch.setenv(name, "canary")
+    bench = Bench(tmp_path, ["ok"])
+    bench.shard_run().run()
+    (environment,) = [note["environment"] for note in bench.notes() if "started" in note]
+    assert not {"AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AIRFLOW_CONN_INPAINT_S3", "HF_TOKEN", "MY_SECRET"} & set(
+        environment
+    )
+    assert "PATH" in environment
+
+
+def test_progress_is_told_while_it_goes(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    bench = Bench(tmp_path, ["ok"] * 6, progress_interval=0.05)
+    bench.shard_run(on_progress=told.append).run()
+    assert told[-1].done == 6
+    assert "6/6 rows" in str(told[-1])
+    assert "images/s" in str(told[-1])
+
+
+def word(bench: Bench) -> ShardProgress:
+    return ShardProgress.model_validate_json(bench.workspace.storage.get(bench.layout.shard_progress("00000")))
+
+
+def test_how_far_a_shard_is_lies_in_the_store_while_it_goes_and_after(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=STALL)
+    seen: list[ShardProgress] = []
+    bench.shard_run(on_progress=lambda _: seen.append(word(bench))).run()
+    assert any(said.phase == "painting" for said in seen)
+    assert max(said.worker_silent or 0 for said in seen) > 1, "a worker that hangs is told of while it hangs"
+    assert [said.done for said in seen] == sorted(said.done for said in seen)
+    last = word(bench)
+    assert (last.phase, last.rows, last.done, last.failed) == ("finished", 3, 1, 2)
+    assert last.updated_at >= seen[-1].updated_at
+
+
+def test_a_shard_that_gives_up_says_that_it_stopped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"])
+    flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    with pytest.raises(ShardIncompleteError):
+        bench.shard_run(storage=flaky).run()
+    assert (word(bench).phase, word(bench).done) == ("stopped", 1)
+
+
+def test_a_manifest_row_never_fills_the_scratch_folder_beyond_its_window(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"] * 30)
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append(len(list(bench.settings.scratch.glob("*/0*"))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    bench.shard_run().run()
+    stop.set()
+    watcher.join()
+    assert 0 < max(seen) <= bench.settings.prefetch
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_crash_of_the_supervisor_loses_at_most_what_was_in_flight_and_leaves_no_worker(
+    tmp_path: Path, name: str
+) -> None:
+    """A supervisor in a process of its own is killed half-way; the next try does only what is missing."""
+    bench = Bench(tmp_path, ["ok", "ok", "hang", "ok"], transfer_threads=1)  # one thread: rows arrive in order
+    program = (
+        f"import signal, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "from pathlib import Path; from tests.supervisor.test_supervisor import Bench\n"
+        f"Bench(Path({str(tmp_path)!r}), ['ok', 'ok', 'hang', 'ok'], transfer_threads=1).shard_run().run()\n"
+    )
+    victim = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    wait_until(lambda: len(bench.painted()) == 2 and len(bench.records()) == 2)
+    victim.send_signal(getattr(signal, name))
+    victim.wait()
+    workers = {note["pid"] for note in bench.notes()}
+
+    def all_gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+    wait_until(all_gone)
+    fixed = bench.shard_run()
+    fixed.rows = [row.model_copy(update={"prompt": "ok"}) for row in fixed.rows]
+    result = fixed.run()
+    assert (result.done, result.skipped) == (2, 2)
+    assert bench.statuses() == ["done"] * 4
+    assert sorted(bench.painted()) == [1, 2, 3, 4]
+
+
+class Deadly(Storage):
+    """Storage whose process is killed at a barrier of the third row's commit."""
+
+    barrier = ""
+
+    def put(self, where: Any, data: Any, **options: Any) -> Any:
+        kind = "image" if "/images/2." in str(where) else "record" if str(where).endswith("0000003.json") else ""
+        if kind and self.barrier == f"before-{kind}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = super().put(where, data, **options)
+        if kind and self.barrier == f"after-{kind}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("barrier", "images", "records"),
+    [("before-image", 2, 2), ("after-image", 3, 2), ("before-record", 3, 2), ("after-record", 3, 3)],
+)
+def test_the_image_lands_before_its_record_and_a_crash_between_loses_nothing(
+    tmp_path: Path, barrier: str, images: int, records: int
+) -> None:
+    bench = Bench(tmp_path, ["ok"] * 5, transfer_threads=1)
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from pathlib import Path; from tests.supervisor.test_supervisor import Bench, Deadly\n"
+        f"bench = Bench(Path({str(tmp_path)!r}), ['ok'] * 5, transfer_threads=1)\n"
+        f"Deadly.barrier = {barrier!r}\n"
+        f"storage = Deadly(readable=[Path({str(tmp_path)!r}) / 'in'], writable=[bench.workspace.store])\n"
+        "bench.shard_run(storage=storage).run()\n"
+    )
+    victim = subprocess.run([sys.executable, "-c", program], check=False)
+    assert victim.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "out/runs/run/images").glob("*.png"))) == images
+    assert len(bench.records()) == records
+    result = bench.shard_run().run()
+    faults = {fault.kind: fault.count for fault in finish(bench.workspace, "run").faults}
+    assert faults == {"try_killed": 1}
+    assert (result.done, result.skipped) == (5 - records, records)
+    assert bench.statuses() == ["done"] * 5
+    for record in bench.records().values():
+        assert record.output is not None
+        assert hashlib.sha256(bench.workspace.storage.get(record.output.uri)).hexdigest() == record.output.sha256
