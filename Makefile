@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SECONDS := 600
 TRIALS := 10
-TARGETS := jsonl csv parquet prompts keys source mask placing commands events
+TARGETS := jsonl csv parquet prompts keys source mask placing commands events plan record progress notes timings
 
 .PHONY: help demo up test lint audit faults fuzz bench lock clean
 help:  ## this list

@@ -26,6 +26,7 @@ from inpaint_ops.records import (
     Timings,
     WorkerInfo,
 )
+from tests.fuzz import make_stored_corpus
 from tests.fuzz.targets import CORPUS
 from tests.pictures import exif, file_of, mask_array, noise, png, png_bomb, smooth, stored, tiff
 
@@ -369,6 +370,11 @@ def files() -> Mapping[str, dict[str, bytes]]:
         "placing": placing(),
         "commands": commands(),
         "events": events(),
+        "plan": make_stored_corpus.plan(),
+        "record": make_stored_corpus.records(),
+        "progress": make_stored_corpus.progress(),
+        "notes": make_stored_corpus.notes(),
+        "timings": make_stored_corpus.timings(),
     }
 
 
