@@ -7,7 +7,7 @@ SECONDS := 600
 TRIALS := 10
 TIMES := 10
 SPIN := 8
-TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events
+TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events claim plan record progress notes timings
 
 .PHONY: help demo up test check shake lint audit sbom faults fuzz bench lock clean
 help:  ## this list

@@ -13,6 +13,9 @@ STALLED_AFTER = 45.0
 """Seconds without a word from a shard, or without a sign from the worker that paints it, until it counts as stalled.
 A word is due every 15 s at most, so that with the page's own polling a stall shows within a minute."""
 
+_LONGEST = 1e9
+"""Seconds left, at most, of a run: a shard may say any rate."""
+
 ShardPhase = Literal["waiting", "working", "stalled", "stopped", "finished"]
 RunPhase = Literal["waiting", "running", "stalled", "stopped", "reporting", "finished", "unreadable"]
 
@@ -121,7 +124,7 @@ def run_state(plan: Plan, shards: Sequence[ShardState]) -> RunState:
         failed=sum(shard.failed for shard in shards),
         rejected=plan.rejected,
         images_per_second=rate,
-        seconds_left=left / rate if rate and left else None,
+        seconds_left=min(left / rate, _LONGEST) if rate and left else None,
         device=", ".join(dict.fromkeys(shard.device for shard in shards if shard.device)),
         stalled=tuple(shard.name for shard in shards if shard.state == "stalled"),
     )

@@ -34,7 +34,7 @@ def merge_faults(faults: Iterable[Fault]) -> tuple[Fault, ...]:
         before = merged.get(fault.kind)
         merged[fault.kind] = fault.model_copy(
             update={
-                "count": fault.count + (before.count if before else 0),
+                "count": min(fault.count + (before.count if before else 0), 2**31 - 1),
                 "what": fault.what or (before.what if before else ""),
             }
         )

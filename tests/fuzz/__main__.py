@@ -11,6 +11,7 @@ from pathlib import Path
 import atheris
 
 MANIFEST = ["inpaint_ops.manifest", "inpaint_ops.locations", "inpaint_ops.errors"]
+STORED = ["inpaint_ops.storage.stored", "inpaint_ops.records", "inpaint_ops.errors"]
 GUIDED_BY = {
     "jsonl": MANIFEST,
     "csv": MANIFEST,
@@ -24,6 +25,11 @@ GUIDED_BY = {
     "commands": ["inpaint_ops.protocol", "inpaint_ops.worker"],
     "events": ["inpaint_ops.protocol", "inpaint_ops.records"],
     "claim": ["inpaint_ops.inbox", "inpaint_ops.layout", "inpaint_ops.errors"],
+    "plan": [*STORED, "inpaint_ops.planning"],
+    "record": [*STORED, "inpaint_ops.run_files.counted", "inpaint_ops.report"],
+    "progress": [*STORED, "inpaint_ops.browse"],
+    "notes": [*STORED, "inpaint_ops.runs.attempts", "inpaint_ops.report"],
+    "timings": ["inpaint_ops.browse.columns", "inpaint_ops.browse"],
 }
 """The modules whose branches guide a target. To instrument everything takes longer than CI's whole fuzzing."""
 MEMORY_MB = 2048

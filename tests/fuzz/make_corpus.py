@@ -27,7 +27,7 @@ from inpaint_ops.records import (
     WorkerInfo,
 )
 from tests.attacks.costly_files import jpeg_of_scans, jpeg_of_segments, rle_bmp, tiff_of_tiny_tiles
-from tests.fuzz import claims
+from tests.fuzz import claims, make_stored_corpus
 from tests.fuzz.targets import CORPUS
 from tests.support.pictures import exif, file_of, mask_array, noise, png, png_bomb, smooth, stored, tiff
 
@@ -387,6 +387,11 @@ def files() -> Mapping[str, dict[str, bytes]]:
         "commands": commands(),
         "events": events(),
         "claim": claims.corpus(),
+        "plan": make_stored_corpus.plan(),
+        "record": make_stored_corpus.records(),
+        "progress": make_stored_corpus.progress(),
+        "notes": make_stored_corpus.notes(),
+        "timings": make_stored_corpus.timings(),
     }
 
 

@@ -10,7 +10,6 @@ import os
 import queue
 import signal
 import struct
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,12 +56,12 @@ from inpaint_ops.protocol import End, dump, parse_command, parse_event
 from inpaint_ops.records import ErrorInfo, Record
 from inpaint_ops.worker import serving
 from inpaint_ops.worker.shift import Garbage
-from tests.fuzz import claims
+from tests.fuzz import claims, stored
+from tests.fuzz.promises import check_line
 
 CORPUS = Path(__file__).parent / "corpus"
 LIMITS = ManifestLimits(max_rows=500, max_bytes=1 << 20, max_prompt_chars=200, max_row_bytes=2048)
 MAX_PIXELS = 1 << 16
-LONGEST_LINE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,6 @@ class Target:
 
     run: Callable[[bytes], None]
     longest: int = 4096
-
-
-def check_line(text: str) -> None:
-    """An error is one line of bounded length that no terminal, log or page can take for anything else."""
-    assert text and len(text) <= LONGEST_LINE, f"{len(text)} characters"
-    assert not any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in text), ascii(text)
 
 
 def check_location(uri: str) -> None:
@@ -432,4 +425,9 @@ TARGETS: dict[str, Target] = {
     "commands": Target(commands),
     "events": Target(events),
     "claim": Target(claims.claim, 1024),
+    "plan": Target(stored.plan),
+    "record": Target(stored.record),
+    "progress": Target(stored.progress, 1024),
+    "notes": Target(stored.notes, 8192),
+    "timings": Target(stored.timings, 16_384),
 }

@@ -539,7 +539,7 @@ def test_a_reader_that_is_killed_is_one_clear_error(tmp_path: Path, monkeypatch:
 
 
 def test_the_reader_of_parquet_has_no_credentials_and_limited_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    hungry = "from inpaint_ops.parquet import limit; limit(2**20); bytearray(2**31)"
+    hungry = "from inpaint_ops.manifest.parquet import limit; limit(2**20); bytearray(2**31)"
     done = subprocess.run([sys.executable, "-c", hungry], capture_output=True, text=True)
     assert "MemoryError" in done.stderr
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")

@@ -50,7 +50,7 @@ def test_a_decoder_sees_no_key_no_file_and_no_socket(
 def test_a_limited_process_cannot_look_into_its_ancestors() -> None:
     """A decoder that was taken over reads the keys out of the environment of a process above it."""
     code = (
-        "import os; from pathlib import Path; from inpaint_ops.limited_process import withdraw\n"
+        "import os; from pathlib import Path; from inpaint_ops.machine.limited_process import withdraw\n"
         "if withdraw():\n"
         "    try: print(len(Path(f'/proc/{os.getppid()}/environ').read_bytes()))\n"
         "    except PermissionError: print('refused')\n"
