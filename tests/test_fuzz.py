@@ -16,7 +16,8 @@ from tests.fuzz import claims, make_corpus, targets
 from tests.fuzz.targets import CORPUS, TARGETS
 
 RUNS = {
-    "parquet": 50, "timings": 50, "record": 200, "notes": 200, "placing": 200, "source": 1000, "mask": 500, "pictures": 500,
+    "parquet": 50, "timings": 50, "record": 200, "notes": 200, "placing": 200, "source": 1000, "mask": 500,
+    "pictures": 500,
 }  # fmt: skip
 """Inputs a target, where a thousand take more than a few seconds; 1000 for the others."""
 
