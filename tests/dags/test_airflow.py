@@ -16,7 +16,7 @@ from demo.object_store import ObjectStoreServer
 from inpaint_ops.inbox import claim_of, claims_prefix
 from inpaint_ops.records import RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
-from tests.support.airflow import DAG, INBOX, JOBS, Site, put_manifest, records
+from tests.support.airflow import DAG, INBOX, JOBS, STORE, Site, put_manifest, records
 from tests.support.fault_proxy import Fault
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -159,11 +159,11 @@ def test_a_run_name_that_is_taken_is_refused_in_red_and_nothing_of_the_run_chang
 def test_a_permanent_error_of_the_plan_fails_at_once_and_the_run_is_red(
     airflow: AirflowStack, workspace: Workspace
 ) -> None:
-    run_id = airflow.trigger(DAG, {"manifest": f"{JOBS}nowhere.jsonl", "run": "nowhere"})
+    run_id = airflow.trigger(DAG, {"manifest": f"{STORE}{JOBS}nowhere.jsonl", "run": "nowhere"})
     assert airflow.wait_for_run(DAG, run_id) == "failed"
     plan = next(ti for ti in airflow.task_instances(DAG, run_id) if ti["task_id"] == "plan")
     assert (plan["state"], plan["try_number"]) == ("failed", 1)
-    assert f"there is no object {JOBS}nowhere.jsonl" in airflow.task_logs(DAG, run_id)
+    assert f"there is no object {STORE}{JOBS}nowhere.jsonl" in airflow.task_logs(DAG, run_id)
 
 
 def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(

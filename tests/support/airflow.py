@@ -17,7 +17,7 @@ from demo.airflow_stack import USER, AirflowStack
 from demo.object_store import ObjectStoreServer
 from demo.photos import make_demo
 from inpaint_ops.config import Settings
-from inpaint_ops.locations import parse
+from inpaint_ops.locations import has_scheme, parse
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
@@ -26,7 +26,7 @@ from tests.support.fault_proxy import FaultProxy
 DAG = "inpaint_manifest"
 STORE = "s3://inpaint/airflow/"
 INBOX = f"{STORE}inbox {{{{ 7*191 }}}}/"
-JOBS = f"{STORE}jobs {{{{ 7*191 }}}}/"
+JOBS = "jobs {{ 7*191 }}/"
 """Every manifest's URI holds a template, so each test here sees to it that none is rendered on its way."""
 
 PREFIX = "/airflow"
@@ -98,9 +98,11 @@ def put_manifest(
 ) -> str:
     """The demo's photos beside a manifest: all ten rows, or `rows` over its photos.
 
+    `folder` is a URI, or lies below the workspace's store.
+
     Only what lies in the folder INBOX is claimed by whoever looks into the inbox.
     """
-    where = parse(folder)
+    where = parse(folder) if has_scheme(folder) else workspace.store.join(folder).as_prefix()
     manifest = make_demo(lambda key, data: workspace.storage.put(where.join(key), data) and None)
     if rows is not None:
         manifest = "".join(json.dumps(row) + "\n" for row in rows).encode()
