@@ -18,10 +18,13 @@ class OneLineRecords:
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
 
-    def __call__(self, name: str, *arguments: Any, **options: Any) -> logging.LogRecord:
-        """A record. Raises nothing: a message that cannot be formatted is left for its handler to tell."""
+    def __call__(self, name: str | None, *arguments: Any, **options: Any) -> logging.LogRecord:
+        """A record. Raises nothing: a message that cannot be formatted is left for its handler to tell.
+
+        `name` is None where `logging.makeLogRecord` copies a record, as structlog and queues do.
+        """
         record = self._make(name, *arguments, **options)
-        if name.partition(".")[0] == __package__:
+        if name is not None and name.partition(".")[0] == __package__:
             try:
                 record.msg, record.args = one_line(record.getMessage()), None
             except (TypeError, ValueError, KeyError):

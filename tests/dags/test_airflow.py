@@ -116,6 +116,7 @@ def test_the_task_log_shows_progress_and_no_secret(
 ) -> None:
     logs = airflow.task_logs(DAG, f"inbox__{night}")
     assert re.search(r"shard 00000: 5/5 rows.* images/s", logs)
+    assert "Logging error" not in logs
     assert object_store.secret_key not in logs
 
 

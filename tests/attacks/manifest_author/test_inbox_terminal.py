@@ -35,6 +35,12 @@ def test_a_message_of_ours_is_one_plain_line_in_any_handler(caplog: pytest.LogCa
     assert caplog.messages[0].endswith("is odd, 3 times")
 
 
+def test_a_copied_record_stays_as_it_is() -> None:
+    """structlog, which formats Airflow's logs, and queues copy records with `makeLogRecord`, which names no logger."""
+    copied = logging.makeLogRecord({"name": "inpaint_ops.x", "msg": "a %s", "args": ("b",)})
+    assert copied.getMessage() == "a b"
+
+
 def test_other_loggers_are_left_alone_and_a_bad_format_is_the_handlers(capsys: pytest.CaptureFixture[str]) -> None:
     """The factory of records is the whole process's, so it must not get into anybody's way."""
     make = logging.getLogRecordFactory()
