@@ -241,7 +241,7 @@ def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) 
     command = (sys.executable, str(SCRIPT), "--journal", str(tmp_path / "journal"))
     monkeypatch.setattr("inpaint_ops.supervisor.worker_process.WORKER_COMMAND", command)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr("inpaint_ops.cli.main.time.sleep", pauses.append)
+    monkeypatch.setattr("inpaint_ops.cli.running.time.sleep", pauses.append)
 
     def run(model: str, **settings: str) -> tuple[Result, RunSummary]:
         for name, value in settings.items():

@@ -27,6 +27,9 @@ STEPS, BATCH = 4, 2
 POISON = "a poisoned sofa"
 """The prompt of a row that kills its worker (see hooks/)."""
 
+TRIAL = "FAULT_TRIAL"
+"""The variable that names the trial's folder: a process that has it in its environment belongs to the trial."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -99,7 +102,7 @@ class Home:
 
     @property
     def temporary(self) -> Path:
-        """TMPDIR: the leases lie here, and who has it in its environment belongs to the trial."""
+        """TMPDIR of the command: the leases lie here."""
         return self.path / "tmp"
 
     @property
@@ -125,6 +128,8 @@ class Home:
         return kept | dict(store) | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "TMPDIR": str(self.temporary),
+            TRIAL: str(self.path),
+            "INPAINT_WORKER_ENV": TRIAL,
             "INPAINT_SCRATCH": str(self.scratch),
             "INPAINT_MODEL": "tiny-random",
             "INPAINT_PREFETCH": "4",

@@ -14,7 +14,7 @@ import sys
 
 
 def _hooks() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("TMPDIR", "/nonexistent")).parent / "hooks"
+    return pathlib.Path(os.environ.get("FAULT_TRIAL", "/nonexistent")) / "hooks"
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
