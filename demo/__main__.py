@@ -14,7 +14,6 @@ from demo.object_store import ObjectStoreServer
 from demo.photos import make_demo
 from inpaint_ops.config import load_settings
 from inpaint_ops.device import visible_devices
-from inpaint_ops.locations import Location
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace
 
@@ -48,7 +47,7 @@ def _workspace() -> Workspace:
 def _upload_demo(workspace: Workspace) -> str:
     """Photos first, the manifest last: the inbox never shows a manifest whose images are still on their way."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
-    inbox = Location(workspace.store.bucket, f"{workspace.store.key}inbox/")
+    inbox = workspace.places.inbox
     manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data) and None)
     lines = manifest.replace(b'"photos/', f'"demo-{stamp}/photos/'.encode()).replace(
         b'"masks/', f'"demo-{stamp}/masks/'.encode()

@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -164,11 +163,6 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
-    @property
-    def inbox_prefix(self) -> str:
-        """The prefix watched for manifests, with a closing slash."""
-        return (self.inbox or self.store.rstrip("/") + "/inbox").rstrip("/") + "/"
-
 
 def parse_fields(assignments: Iterable[str]) -> dict[str, Any]:
     """`FIELD=VALUE` texts to a mapping; values are read as JSON where they are JSON. Raises ValueError."""
@@ -196,9 +190,3 @@ def load_settings(**overrides: object) -> Settings:
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"INPAINT_{name.upper()}"
         raise ConfigError(f"{variable}: {first['msg']} (it is {first['input']!r})") from None
-
-
-@lru_cache(maxsize=1)
-def settings() -> Settings:
-    """The process's settings, read once."""
-    return load_settings()

@@ -24,15 +24,15 @@ from inpaint_ops.errors import (
     ObjectNotFoundError,
     ObjectTooLargeError,
 )
-from inpaint_ops.inbox import CLAIM, MAX_CLAIM_BYTES, TRIGGERED, claim_of, claims_prefix, run_told, waiting
-from inpaint_ops.layout import check_run_name
+from inpaint_ops.inbox import MAX_CLAIM_BYTES, claim_of, claimed_run, waiting
+from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 
 log = logging.getLogger(__name__)
 
-_CLAIMS = re.compile(rf"[0-9a-f]{{40}}({re.escape(CLAIM)}|{re.escape(TRIGGERED)})")
+_CLAIMS = re.compile(rf"[0-9a-f]{{40}}({re.escape(CLAIM_ENDING)}|{re.escape(TRIGGERED_ENDING)})")
 
 
 class Retention(Model):
@@ -132,7 +132,7 @@ def sweep(candidates: Iterable[Candidate], *, dry_run: bool = True) -> dict[str,
 
 
 def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
-    root = Location(workspace.store.bucket, f"{workspace.store.key}runs/")
+    root = workspace.places.runs
     by_run: dict[str, tuple[datetime, int]] = {}
     for info in workspace.storage.list(root):
         run, slash, _ = info.location.key.removeprefix(root.key).partition("/")
@@ -174,18 +174,18 @@ def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) ->
     A claim's age comes from the store's clock, its manifest and run from the inbox's listing. The claim itself is read
     only if its manifest has left the inbox, and what it says can only keep it from being removed.
     """
-    claims = {info.location.name: info for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
-    here = {claim.mark + CLAIM: claim for claim in (claim_of(info, "") for info in waiting(workspace))}
+    claims = {info.location.name: info for info in workspace.storage.list(workspace.places.claims, direct=True)}
+    here = {claim.mark + CLAIM_ENDING: claim for claim in (claim_of(info, "") for info in waiting(workspace))}
     for name, info in sorted(claims.items()):
         claim, age = here.get(name), today - info.modified
         if not _CLAIMS.fullmatch(name) or age < timedelta(days=retention.claims):
             continue  # what else lies there is not ours to remove
-        if name.endswith(TRIGGERED):
-            if name.removesuffix(TRIGGERED) + CLAIM not in claims:
+        if name.endswith(TRIGGERED_ENDING):
+            if name.removesuffix(TRIGGERED_ENDING) + CLAIM_ENDING not in claims:
                 remove = partial(workspace.storage.delete, info.location)
                 yield Candidate("claim", info.location.uri, "the claim that it belongs to is gone", info.size, remove)
             continue
-        if _has_begun(workspace, claim.run if claim else _run_told(workspace, info.location)):
+        if _has_begun(workspace, claim.run if claim else _claimed_run(workspace, info.location)):
             continue
         if claim is None:
             why = "its manifest has left the inbox, and there is no such run"
@@ -201,14 +201,14 @@ def _has_begun(workspace: Workspace, run: str | None) -> bool:
     return run is not None and workspace.storage.exists(workspace.layout(run).plan)
 
 
-def _run_told(workspace: Workspace, where: Location) -> str | None:
+def _claimed_run(workspace: Workspace, where: Location) -> str | None:
     try:
-        return run_told(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
+        return claimed_run(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
     except (ObjectNotFoundError, ObjectTooLargeError):
         return None
 
 
 def _free(workspace: Workspace, where: Location) -> None:
     """The note that its run was triggered goes first, or the manifest would be passed over once it is claimed again."""
-    workspace.storage.delete(where.parent.join(where.name.removesuffix(CLAIM) + TRIGGERED))
+    workspace.storage.delete(workspace.places.triggered(where.name.removesuffix(CLAIM_ENDING)))
     workspace.storage.delete(where)

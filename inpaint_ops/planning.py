@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
-from inpaint_ops.manifest import STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
+from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
 GUIDANCE_SCALE = 7.5
@@ -125,12 +125,29 @@ class Plan(Model):
 
 
 class PaintParameters(Model):
-    """What one row is painted with, once its own wishes and the job's defaults are settled."""
+    """What one row is painted with: its own values where it has any, else the job's. The bounds are those of a row."""
 
-    seed: int
-    steps: int
-    guidance_scale: float
-    strength: float
+    seed: int = Field(ge=0, le=MAX_SEED)
+    steps: int = Field(ge=1, le=500, description="Requested; see `steps_that_run`.")
+    guidance_scale: float = Field(ge=0, le=50)
+    strength: float = Field(gt=0, le=1)
+
+
+class PlannedRow(AcceptedRow):
+    """A row as its shard's file holds it: what it is painted with is settled, once, when the run is planned."""
+
+    parameters: PaintParameters
+
+    def as_manifest_row(self) -> dict[str, Any]:
+        """The row as its author's manifest would state it: what the author left to the job stays open."""
+        fields = self.model_dump(
+            mode="json", exclude={"row", "parameters"}, exclude_defaults=True, exclude_none=True
+        )
+        return fields
+
+    def as_shard_line(self) -> dict[str, Any]:
+        """The row as the shard's file holds it."""
+        return self.as_manifest_row() | {"row": self.row, "parameters": self.parameters.model_dump()}
 
 
 def split_rows(
@@ -149,9 +166,16 @@ def split_rows(
     return shards
 
 
+def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
+    """The row with what it will be painted with."""
+    return PlannedRow.model_construct(**dict(row), parameters=parameters(row, job))
+
+
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
-    """The row's own wishes first, then the job's. Without a seed of its own a row gets one from its id, so that a
+    """What the row itself asks for first, then the job's choice. A row without a seed gets one from its id, so that a
     second run, or a run of the failed rows alone, paints the same image.
+
+    Called when a run is planned; afterwards the shard's file says it (`PlannedRow.parameters`).
     """
     if row.steps is not None:
         steps = row.steps

@@ -1,4 +1,4 @@
-"""What we write: records, timings, run summaries. Their JSON Schemas are published from here (`schemas()`).
+"""What a run writes as JSON: records, notes, worker reports, run summaries. Read back, all of it is foreign data.
 
 Units everywhere: seconds, bytes, pixels. Times of day are UTC.
 """
@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from inpaint_ops.errors import InpaintOpsError, one_line
-
-SCHEMA_VERSION = 1
 
 Status = Literal["done", "failed", "rejected"]
 Stage = Literal["validate", "download", "decode", "encode_prompt", "denoise", "encode", "upload", "worker", "device"]
@@ -413,12 +411,3 @@ class RunSummary(Model):
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     started_at: Moment | None
     finished_at: Moment | None
-
-
-def schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schemas of the files that we publish, by file name."""
-    return {
-        "record.schema.json": Record.model_json_schema(),
-        "run.schema.json": RunSummary.model_json_schema(),
-        "worker.schema.json": WorkerReport.model_json_schema(),
-    }

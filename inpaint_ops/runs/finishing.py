@@ -11,8 +11,6 @@ from inpaint_ops.errors import (
     RunNotGoodError,
     StorageError,
 )
-from inpaint_ops.layout import experience_prefix
-from inpaint_ops.locations import Location
 from inpaint_ops.planning import Plan
 from inpaint_ops.records import (
     ErrorInfo,
@@ -88,8 +86,7 @@ def _remember(workspace: Workspace, plan: Plan, summary: RunSummary) -> None:
     taught = experience(summary)
     if taught is None:
         return
-    folder = experience_prefix(workspace.store, experience_key(plan.job))
-    place = Location(folder.bucket, f"{folder.key}{plan.run}.json")
+    place = workspace.places.experience(experience_key(plan.job), plan.run)
     try:
         workspace.storage.put(place, taught.model_dump_json().encode(), content_type=_JSON)
     except StorageError as error:

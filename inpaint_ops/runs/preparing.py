@@ -16,10 +16,10 @@ from inpaint_ops.errors import (
     RunConflictError,
     StorageError,
 )
-from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
+from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl, write_jsonl
-from inpaint_ops.planning import JobOptions, Plan, parameters, reject_rows_without_steps, split_rows, steps_that_run
+from inpaint_ops.planning import JobOptions, Plan, parameters, planned, reject_rows_without_steps, split_rows, steps_that_run
 from inpaint_ops.records import (
     Record,
     now,
@@ -80,7 +80,7 @@ def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
     """
     left = Leftovers()
     try:
-        infos = listed(workspace.storage, experience_prefix(workspace.store, experience_key(job)), left)
+        infos = listed(workspace.storage, workspace.places.history(experience_key(job)), left)
         newest = heapq.nlargest(_HISTORY, infos, key=lambda info: info.modified)
         read = read_each(workspace.storage, newest, Experience, left, max_bytes=NOTE_BYTES)
         return [experience for _, experience in read]
@@ -108,7 +108,7 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
         storage.put(layout.manifest, frozen, content_type=_JSONL)
     pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     for shard, rows in pieces:
-        lines = (row.as_manifest_row() | {"row": row.row} for row in rows)
+        lines = (planned(row, job).as_shard_line() for row in rows)
         storage.put(layout.shard(shard.name), to_jsonl(lines), content_type=_JSONL)
     records = _rejected_records(parsed, run)
     with ThreadPoolExecutor(_IO_THREADS) as pool:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from inpaint_ops.config import Settings
-from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.received import OUTPUT, Expected
@@ -36,7 +36,7 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
     )
 
 
-def item_command(files: RowFiles, options: JobOptions) -> Item:
+def item_command(files: RowFiles) -> Item:
     """One row, whose files lie in its folder."""
     row = files.row
     return Item(
@@ -47,7 +47,7 @@ def item_command(files: RowFiles, options: JobOptions) -> Item:
         output=str(files.folder / OUTPUT),
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
-        **parameters(row, options).model_dump(),
+        **row.parameters.model_dump(),
         mask_channel=row.mask_channel,
         mask_threshold=row.mask_threshold,
         mask_invert=row.mask_invert,

@@ -24,8 +24,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.planning import PlannedRow
 from inpaint_ops.protocol import Done, Failed
 from inpaint_ops.records import (
     ErrorInfo,
@@ -78,12 +77,11 @@ class Recorder:
     storage: Storage
     layout: RunLayout
     shard: str
-    job: JobOptions
     attempt: str
     faults: FaultTally = field(default_factory=FaultTally)
     repeated_before: int = 0
     """Requests that the storage had repeated before this try."""
-    rows: Mapping[int, AcceptedRow] = field(default_factory=dict)
+    rows: Mapping[int, PlannedRow] = field(default_factory=dict)
     """The shard's frozen rows by line; where there are none, records are held against their own names only."""
     record_bytes: int = 2**23
     """Of one record, at most."""
@@ -137,7 +135,7 @@ class Recorder:
 
     def store_done(
         self,
-        row: AcceptedRow,
+        row: PlannedRow,
         event: Done,
         worker: WorkerInfo,
         expected: Expected,
@@ -184,7 +182,7 @@ class Recorder:
 
     def store_failed(
         self,
-        row: AcceptedRow,
+        row: PlannedRow,
         error: ErrorInfo,
         event: Failed | None,
         worker: WorkerInfo | None,
@@ -243,8 +241,8 @@ class Recorder:
         with contextlib.suppress(InpaintOpsError):
             self.storage.put(self.layout.stop_note(self.attempt), note, content_type="application/json")
 
-    def _record(self, row: AcceptedRow, status: Status, started_at: datetime, **fields: Any) -> Record:
-        chosen = parameters(row, self.job)
+    def _record(self, row: PlannedRow, status: Status, started_at: datetime, **fields: Any) -> Record:
+        chosen = row.parameters
         return Record(
             id=row.id,
             row=row.row,
