@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
+from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
@@ -139,15 +140,15 @@ class PlannedRow(AcceptedRow):
     parameters: PaintParameters
 
     def as_manifest_row(self) -> dict[str, Any]:
-        """The row as its author's manifest would state it: what the author left to the job stays open."""
-        fields = self.model_dump(
-            mode="json", exclude={"row", "parameters"}, exclude_defaults=True, exclude_none=True
-        )
-        return fields
+        """The row as a manifest anywhere would state it: what its author left to the job stays open."""
+        return self._fields() | {name: parse(getattr(self, name)).full_uri for name in ("image", "mask")}
+
+    def _fields(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"row", "parameters"}, exclude_defaults=True, exclude_none=True)
 
     def as_shard_line(self) -> dict[str, Any]:
         """The row as the shard's file holds it."""
-        return self.as_manifest_row() | {"row": self.row, "parameters": self.parameters.model_dump()}
+        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump()}
 
 
 def split_rows(
@@ -168,7 +169,7 @@ def split_rows(
 
 def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
     """The row with what it will be painted with."""
-    return PlannedRow.model_construct(**dict(row), parameters=parameters(row, job))
+    return PlannedRow.model_construct(**{**dict(row), "parameters": parameters(row, job)})
 
 
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
@@ -219,4 +220,4 @@ def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:
         "ask for more steps, or a strength of 1"
     )
     error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
-    return RejectedRow(row.row, row.id, error, row.prompt)
+    return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

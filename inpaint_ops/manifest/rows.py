@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -20,6 +20,10 @@ from inpaint_ops.records import ErrorInfo
 Quality = Literal["good", "high", "best"]
 STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
 """Denoising steps by quality, from the optimisation notes."""
+
+ERROR_FIELD, TEXT_FIELD = "_error", "_text"
+IGNORED_FIELDS = frozenset({ERROR_FIELD, TEXT_FIELD})
+"""Fields of a row that a reader of manifests ignores: `rejected.jsonl` has them."""
 
 MAX_SEED = 2**63 - 1
 _ID = re.compile(r"\w[\w.+@=() -]{0,119}")
@@ -157,7 +161,13 @@ class RejectedRow:
     id: str
     error: ErrorInfo
     prompt: str = ""
-    """The beginning of it: what is bad may be large, and is not kept."""
+    """The beginning of it: what is bad may be large."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """The row as its author wrote it, with whole URIs; bounded, see `rejecting.as_written`."""
+
+    def as_manifest_row(self) -> dict[str, Any]:
+        """The row as it was written, with its error in a field that a reader of manifests ignores."""
+        return self.written | {ERROR_FIELD: self.error.message}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +209,13 @@ def unpack_row(line: bytes, name: str) -> AcceptedRow:
 
 def pack_rejected(row: RejectedRow) -> bytes:
     """A rejected row, but for its id, as JSON."""
-    return _json_bytes({"row": row.row, "error": row.error.model_dump(), "prompt": row.prompt})
+    return _json_bytes({"row": row.row, "error": row.error.model_dump(), "prompt": row.prompt, "written": row.written})
 
 
 def unpack_rejected(line: bytes, name: str) -> RejectedRow:
     """A rejected row from what `pack_rejected` made, with its id."""
-    said = json.loads(line)
-    return RejectedRow(said["row"], name, ErrorInfo.model_validate(said["error"]), said["prompt"])
+    kept = json.loads(line)
+    return RejectedRow(kept["row"], name, ErrorInfo.model_validate(kept["error"]), kept["prompt"], kept["written"])
 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:

@@ -81,7 +81,7 @@ def _row(line: bytes, what: str, limit: int, job: JobOptions) -> PlannedRow:
         raise ObjectTooLargeError(f"{what} is too large: {len(line):,} bytes, and the limit is {limit:,}")
     read = parse_model(line, _ShardLine, what)
     if read.parameters is None:
-        return planned(AcceptedRow.model_construct(**{**dict(read), "parameters": None}), job)
+        return planned(read, job)
     return PlannedRow.model_construct(**dict(read))
 
 

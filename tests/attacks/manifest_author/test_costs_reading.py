@@ -258,7 +258,7 @@ def test_what_is_kept_is_what_was_read() -> None:
 def test_a_lines_end_is_found_before_it_is_copied() -> None:
     """A file of one line: nothing of it is copied."""
     tracemalloc.start()
-    assert list(manifest_text.json_lines(b"x" * (32 * MIB), MIB)) == [(1, None)]
+    assert list(manifest_text.json_lines(b"x" * (32 * MIB), MIB)) == [(1, manifest_text.TooLong(b"x" * 4096, 32 * MIB))]
     taken = tracemalloc.get_traced_memory()[1] - 32 * MIB
     tracemalloc.stop()
     assert taken < MIB

@@ -53,7 +53,8 @@ def workspace(prefix: Location) -> Workspace:
 
 def drop(workspace: Workspace, name: str) -> None:
     """As any tool would, past the checks of our own storage."""
-    where = workspace.places.inbox.join(name)
+    inbox = workspace.places.inbox
+    where = Location(inbox.bucket, inbox.key + name)
     if where.bucket is None:
         Path(where.key).parent.mkdir(parents=True, exist_ok=True)
         Path(where.key).write_bytes(b"x")
