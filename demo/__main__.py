@@ -15,7 +15,7 @@ from demo.photos import make_demo
 from inpaint_ops.config import load_settings
 from inpaint_ops.device import visible_devices
 from inpaint_ops.records import RunSummary
-from inpaint_ops.runs import Workspace
+from inpaint_ops.runs import Workspace, summary_lines
 
 HOME = REPOSITORY / ".demo"
 BUCKET = "inpaint"
@@ -132,11 +132,8 @@ def _summarise(workspace: Workspace, name: str, state: str) -> int:
     summary = RunSummary.model_validate_json((results / "run.json").read_text())
     counts = summary.counts
     print()
-    print(
-        f"  {summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}"
-    )
-    for line in (*summary.reasons, *summary.warnings):
-        print(f"    - {line}")
+    for line in summary_lines(workspace, summary):
+        print(f"  {line}")
     print(f"  report  {results / 'report.html'}")
     print(f"  images  {results / 'images'}")
     print(f"  run     {results / 'run.json'}")

@@ -1,6 +1,6 @@
-"""What may go: old runs, claims left by the dead, writes that nobody ended, models that nobody used.
+"""What may be removed: old runs, abandoned claims, unfinished uploads, and models that nobody uses.
 
-First a list of what would go and why, which changes nothing; then, where that is wanted, `remove` for each. Nothing
+First a list of candidates and reasons, which changes nothing; then, where that is wanted, `remove` for each. Nothing
 outside the store's own `runs/` and `claims/`, its unfinished writes, and huggingface_hub's own cache is looked at.
 """
 
@@ -36,12 +36,12 @@ _CLAIMS = re.compile(rf"[0-9a-f]{{40}}({re.escape(CLAIM_ENDING)}|{re.escape(TRIG
 
 
 class Retention(Model):
-    """How old things may get, in days; the least is one, so that no clock's error of hours matters."""
+    """How old things may get, in days; at least one, so that a clock that is hours off does no harm."""
 
-    runs: int = Field(default=90, ge=1, description="A run goes when nothing of it has changed for so long.")
-    claims: int = Field(default=2, ge=1, description="A claim goes when its run has not begun by then.")
-    uploads: int = Field(default=7, ge=1, description="An upload that was not ended by then is given up.")
-    models: int = Field(default=30, ge=1, description="A cached model goes when it was not read for so long.")
+    runs: int = Field(default=90, ge=1, description="A run is removed when nothing of it has changed for so long.")
+    claims: int = Field(default=2, ge=1, description="A claim is removed when its run has not begun by then.")
+    uploads: int = Field(default=7, ge=1, description="An upload that was not finished by then is aborted.")
+    models: int = Field(default=30, ge=1, description="A cached model is removed when it was not read for so long.")
 
     @model_validator(mode="after")
     def _claims_go_before_runs(self) -> Retention:
@@ -95,7 +95,7 @@ def in_the_model_cache(
 ) -> Iterator[Candidate]:
     """Hub models in `cache` (`$HF_HOME/hub`) that nobody has read for long, but for those to `keep`. Reads only.
 
-    When a file was last read is the file system's word (`atime`; under `relatime`, Linux's default, a day coarse).
+    When a file was last read is the file system's `atime` (under `relatime`, Linux's default, exact to a day).
     On a mount with `noatime` it is when the model was fetched.
     """
     oldest = (today or now()) - timedelta(days=retention.models)
@@ -146,7 +146,7 @@ def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
 
 def _is_run(workspace: Workspace, run: str) -> bool:
     """Whether a plan of ours says so: what else lies below `runs/` is not ours to remove. Raises StorageError where
-    that cannot be found out: a key without the right to read plans would seem to have nothing to do.
+    that cannot be found out: with a key that may not read plans, there would seem to be nothing to remove.
     """
     try:
         check_run_name(run)

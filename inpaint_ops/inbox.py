@@ -31,13 +31,12 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest import MANIFEST_ENDINGS
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import ObjectInfo
 
 log = logging.getLogger(__name__)
-
-MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
 
 BATCH = 100
 """Claims that one look returns, at most. Airflow maps a task over 1,024 at most (`[core] max_map_length`)."""
@@ -46,10 +45,10 @@ MAX_CLAIM_BYTES = 16_384
 """Of a claim: a manifest's URI of 1 kB, escaped, is the longest thing in it."""
 
 _NEVER_IN_A_NAME = re.compile(r"[{}%\\]")
-"""What template languages, URLs and format strings give a meaning to, and the backslash, which no key may hold."""
+"""Characters that template languages, URLs and format strings interpret, and the backslash, which no key may hold."""
 
 _NAMED = 20
-"""Refused manifests that one look names in the log; the others it counts."""
+"""Refused manifests that one look names in the log; the others are counted."""
 
 
 class Claim(Model):
@@ -71,7 +70,7 @@ class _Claimant(BaseModel):
 
 
 def claimant_of(body: bytes) -> str | None:
-    """Whose a claim is, which is all that is believed of one; None if it is damaged. Takes any bytes."""
+    """Whose a claim is, the only part of it that is trusted; None if it is damaged. Takes any bytes."""
     try:
         return _Claimant.model_validate_json(body).claimant
     except ValidationError:
@@ -89,12 +88,12 @@ def claimed_run(body: bytes) -> str | None:
 def waiting(workspace: Workspace) -> list[ObjectInfo]:
     """The manifests directly below the inbox, oldest first.
 
-    One whose name is refused is left out: it costs a line in the log and holds nobody else up. Raises StorageError.
+    One whose name is refused is left out and logged; it does not hold up the others. Raises StorageError.
     """
     found: list[ObjectInfo] = []
     refused: list[ObjectInfo] = []
     for info in workspace.storage.list(workspace.inbox, direct=True):
-        if PurePosixPath(info.location.name).suffix.lower() in MANIFEST_SUFFIXES:
+        if PurePosixPath(info.location.name).suffix.lower() in MANIFEST_ENDINGS:
             (found if _is_plain(info.location) else refused).append(info)
     for info in refused[:_NAMED]:
         log.warning(
@@ -172,16 +171,16 @@ def claim_all(workspace: Workspace, claimant: str, limit: int = BATCH) -> list[C
 
 
 def note_triggered(workspace: Workspace, mark: str) -> None:
-    """Leave word that a claim's run was triggered, so that later looks pass it over whatever becomes of the run."""
+    """Record that a claim's run was triggered, so that later looks skip it whatever becomes of the run."""
     workspace.storage.put(workspace.places.triggered(mark), b"", content_type="text/plain")
 
 
 def _take(workspace: Workspace, claim: Claim) -> bool:
-    """Whether the claim is ours now. Its body is for people, but for the claimant, and unique as each one's must be."""
-    said = {"schema_version": 1, **claim.model_dump(), "claimed_at": now().isoformat()}
+    """Whether the claim is ours now. Of its body only the claimant is ever read."""
+    body = {"schema_version": 1, **claim.model_dump(), "claimed_at": now().isoformat()}
     place = workspace.places.claim(claim.mark)
     try:
-        workspace.storage.put(place, json.dumps(said).encode(), if_absent=True, content_type="application/json")
+        workspace.storage.put(place, json.dumps(body).encode(), if_absent=True, content_type="application/json")
     except ObjectExistsError:
         return _stands(workspace, claim)
     log.info("claimed %s as run %s", claim.manifest, claim.run)
@@ -189,7 +188,7 @@ def _take(workspace: Workspace, claim: Claim) -> bool:
 
 
 def _stands(workspace: Workspace, claim: Claim) -> bool:
-    """Whether the claim that is there is ours. One that cannot be read is nobody's: its manifest waits for a person."""
+    """Whether the claim that is there is ours. One that cannot be read belongs to nobody: its manifest waits."""
     place = workspace.places.claim(claim.mark)
     try:
         claimant = claimant_of(workspace.storage.get(place, max_bytes=MAX_CLAIM_BYTES))

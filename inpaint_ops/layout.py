@@ -105,7 +105,7 @@ class RunLayout:
 
     @property
     def plan(self) -> Location:
-        """`plan.json`: what was decided before any GPU was touched; put if absent, so that it names the run."""
+        """`plan.json`: what was decided before any GPU was used; put if absent, so that it owns the run's name."""
         return self._at("plan.json")
 
     @property

@@ -1,4 +1,4 @@
-"""Rows to shards, and what each row will be painted with: pure, so that a plan can be told before a GPU is touched."""
+"""Rows to shards, and what each row will be painted with: pure, so that a plan can be shown before a GPU is used."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Shard(Model):
 
 
 class Plan(Model):
-    """`plan.json`: what was decided before any GPU was touched. Put if absent: it owns the run's name."""
+    """`plan.json`: what was decided before any GPU was used. Put if absent: it owns the run's name."""
 
     schema_version: Literal[1] = 1
     run: str
@@ -154,7 +154,7 @@ class PlannedRow(AcceptedRow):
 def split_rows(
     rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int
 ) -> list[tuple[Shard, Sequence[AcceptedRow]]]:
-    """Cut rows into shards of at most `shard_rows`, in order; more a shard where else there were over `max_shards`.
+    """Cut rows into shards of at most `shard_rows`, in order; more where there would be over `max_shards`.
 
     A shard's rows are a slice of `rows`: of those of a ParsedManifest, none is unpacked before it is looked at.
     """
@@ -209,14 +209,14 @@ def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> Parsed
 
 
 def _has_steps(row: AcceptedRow, job: JobOptions) -> bool:
-    wish = parameters(row, job)
-    return steps_that_run(wish.steps, wish.strength) > 0
+    settled = parameters(row, job)
+    return steps_that_run(settled.steps, settled.strength) > 0
 
 
 def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:
-    wish = parameters(row, job)
+    settled = parameters(row, job)
     message = (
-        f"row {row.row}: steps: {wish.steps} at a strength of {wish.strength:g} leave no denoising step: "
+        f"row {row.row}: steps: {settled.steps} at a strength of {settled.strength:g} leave no denoising step: "
         "ask for more steps, or a strength of 1"
     )
     error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")

@@ -16,6 +16,9 @@ from inpaint_ops.errors import ManifestError
 from inpaint_ops.manifest import parquet
 from inpaint_ops.manifest.text import CsvError, NotUtf8Error, TooLong, csv_records, json_lines
 
+MANIFEST_ENDINGS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
+"""Of a file's name, in lower case: each is read as its format."""
+
 _NAME_SHOWN = 80
 """Characters of an unknown field's name that an error shows."""
 

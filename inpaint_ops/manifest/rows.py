@@ -14,6 +14,7 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
+from inpaint_ops.config import ImageFormat, MaskChannel
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import ErrorInfo
 
@@ -52,7 +53,7 @@ class Row(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
     strength: float | None = Field(default=None, gt=0, le=1)
-    mask_channel: Literal["auto", "luma", "alpha", "red", "green", "blue"] = "auto"
+    mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = Field(
         default=None, ge=0, le=255, description="Levels from here on are painted wholly; 0: levels are weights."
     )
@@ -60,7 +61,7 @@ class Row(BaseModel):
     mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
     mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")
     crop: Literal["none", "auto"] | int = "none"
-    format: Literal["png", "webp", "tiff", "jpeg"] = "png"
+    format: ImageFormat = "png"
     extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
 
     @field_validator("prompt", "negative_prompt")

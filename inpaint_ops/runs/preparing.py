@@ -74,8 +74,8 @@ def make_plan(
 
 
 def _work(rows: Sequence[AcceptedRow], job: JobOptions) -> Work:
-    wishes = (parameters(row, job) for row in rows)
-    return Work(rows=len(rows), steps=sum(steps_that_run(wish.steps, wish.strength) for wish in wishes))
+    settled = (parameters(row, job) for row in rows)
+    return Work(rows=len(rows), steps=sum(steps_that_run(one.steps, one.strength) for one in settled))
 
 
 _HISTORY = 50
@@ -83,8 +83,8 @@ _HISTORY = 50
 
 
 def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
-    """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is not
-    there.
+    """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is
+    ignored.
     """
     left = Leftovers()
     try:

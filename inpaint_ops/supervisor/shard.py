@@ -100,14 +100,14 @@ class ShardRun:
         started = time.monotonic()
         sweep(self.settings.scratch)
         recorded = self._transfers.patiently(self._recorder.recorded_rows)
-        self._recorder.note_killed_try()
+        self._recorder.note_killed_attempt()
         missing = [row for row in self.rows if row.row not in recorded]
         self._reporter.tally.skipped = len(self.rows) - len(missing)
         if missing:
             try:
                 self._work(missing)
             except InpaintOpsError as error:
-                self._recorder.leave_word(error)
+                self._recorder.record_stop_reason(error)
                 self._recorder.store_progress(self._snapshot("stopped"))
                 raise
         self._recorder.store_progress(self._snapshot("finished"))
