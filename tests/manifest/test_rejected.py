@@ -39,7 +39,7 @@ def written(parsed: ParsedManifest) -> list[dict[str, Any]]:
     """What `rejected.jsonl` holds, read strictly."""
 
     def refuse(text: str) -> None:
-        raise AssertionError(f"{text} is no JSON")
+        raise AssertionError(f"{text} is not JSON")
 
     body = to_jsonl(row.as_manifest_row() for row in parsed.rejected)
     return [json.loads(line, parse_constant=refuse) for line in body.splitlines()]
