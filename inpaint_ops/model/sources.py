@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.config_limits import check_configs
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
 from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
@@ -207,6 +208,7 @@ def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Veri
     is as long as its header says; with `strict`, no pickled weights lie beside them and all other safetensors are
     whole too. Raises ModelError that names the file and the cure.
     """
+    check_configs(folder)
     index = _json(folder / "model_index.json")
     for part in COMPONENTS:
         entry = index.get(part)
