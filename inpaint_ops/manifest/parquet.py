@@ -5,7 +5,7 @@ The process is `python -m inpaint_ops.manifest.parquet MAX_BYTES MAX_ROW_BYTES M
 pyarrow 26 ends its process at some files whose metadata makes no sense, and one of a kilobyte can unpack to any size,
 so it is read where neither hurts: under a limit of memory and of time, and without credentials.
 
-A line is {"row": {...}}, or {"bad": why, "field": name} for a row that cannot be had. The last one is {"end": rows}, or
+A line is {"row": {...}}, or {"bad": why, "field": name, "row": what could be read}. The last is {"end": rows}, or
 {"error": why} where the file as a whole cannot be read.
 """
 

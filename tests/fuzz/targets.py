@@ -160,7 +160,10 @@ def parquet_manifest(data: bytes) -> None:
     lines = list(_forked_lines(data, max_bytes=LIMITS.max_bytes, max_row_bytes=LIMITS.max_row_bytes))
     system, parquet.read_lines = parquet.read_lines, lambda *_, **__: (line for line in lines)
     try:
-        _manifest(data, "m.parquet", lambda _: [n for n, line in enumerate(lines, 1) if {"row", "bad"} & line.keys()])
+        numbers = [
+            number for number, line in enumerate(lines, 1) if {"row", "bad"} & line.keys()
+        ]  # reading empties them
+        _manifest(data, "m.parquet", lambda _: numbers)
     finally:
         parquet.read_lines = system
 
