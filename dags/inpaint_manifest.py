@@ -175,8 +175,8 @@ def inpaint_manifest() -> None:
 
     @painting_task(trigger_rule="all_done", outlets=[RESULTS])
     def report() -> dict[str, Any]:
-        from inpaint_ops.errors import ConfigError, one_line
-        from inpaint_ops.runs import check_good, finish
+        from inpaint_ops.errors import ConfigError
+        from inpaint_ops.runs import check_good, finish, summary_lines
 
         context = get_current_context()
         name = run_name(context["params"], context["run_id"])
@@ -186,13 +186,11 @@ def inpaint_manifest() -> None:
                 raise ConfigError("nothing was planned here, so there is nothing to report: see the task `plan`")
             workspace = open_workspace()
             summary = finish(workspace, name)
-            print(one_line(f"{summary.verdict}: {summary.counts}; {workspace.layout(name).report}"))
-            for line in (*summary.reasons, *summary.warnings):
-                print(one_line(f"- {line}"))
-            said = {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
+            print("\n".join(summary_lines(workspace, summary)))
+            result = {"run": name, "verdict": summary.verdict, **summary.counts.model_dump()}
             check_good(summary)
-        context["outlet_events"][RESULTS].extra = said | {"images_per_second": summary.images_per_second}
-        return said
+        context["outlet_events"][RESULTS].extra = result | {"images_per_second": summary.images_per_second}
+        return result
 
     shards = plan()
     [shards, inpaint.expand(shard=shards)] >> report()

@@ -14,9 +14,8 @@ from demo.object_store import ObjectStoreServer
 from demo.photos import make_demo
 from inpaint_ops.config import load_settings
 from inpaint_ops.device import visible_devices
-from inpaint_ops.locations import Location
 from inpaint_ops.records import RunSummary
-from inpaint_ops.runs import Workspace
+from inpaint_ops.runs import Workspace, summary_lines
 
 HOME = REPOSITORY / ".demo"
 BUCKET = "inpaint"
@@ -48,7 +47,7 @@ def _workspace() -> Workspace:
 def _upload_demo(workspace: Workspace) -> str:
     """Photos first, the manifest last: the inbox never shows a manifest whose images are still on their way."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
-    inbox = Location(workspace.store.bucket, f"{workspace.store.key}inbox/")
+    inbox = workspace.places.inbox
     manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data) and None)
     lines = manifest.replace(b'"photos/', f'"demo-{stamp}/photos/'.encode()).replace(
         b'"masks/', f'"demo-{stamp}/masks/'.encode()
@@ -133,11 +132,8 @@ def _summarise(workspace: Workspace, name: str, state: str) -> int:
     summary = RunSummary.model_validate_json((results / "run.json").read_text())
     counts = summary.counts
     print()
-    print(
-        f"  {summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}"
-    )
-    for line in (*summary.reasons, *summary.warnings):
-        print(f"    - {line}")
+    for line in summary_lines(workspace, summary):
+        print(f"  {line}")
     print(f"  report  {results / 'report.html'}")
     print(f"  images  {results / 'images'}")
     print(f"  run     {results / 'run.json'}")

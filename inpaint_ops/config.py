@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,12 @@ from inpaint_ops.errors import ConfigError
 DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 """The model that the project exists for; its UNet takes 9 channels."""
 
+
+ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
+"""What a finished image may be written as."""
+
+MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
+"""What of a mask file counts."""
 
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
 """How the denoising steps are taken; `model`: as the model came (SDXL inpainting: euler)."""
@@ -60,7 +65,7 @@ class Settings(BaseSettings):
     shard_rows: int = Field(default=200, ge=1, le=100_000, description="Rows in a shard: one task instance.")
     max_shards: int = Field(default=1000, ge=1, le=1024, description="Shards in a run (Airflow maps at most 1024).")
     failure_threshold: float = Field(
-        default=0.0, ge=0, le=1, description="The share of rows that may fail before the run is not good."
+        default=0.0, ge=0, le=1, description="The share of rows that may fail before the run fails its checks."
     )
 
     max_rows: int = Field(default=200_000, ge=1, description="Rows in a manifest.")
@@ -92,17 +97,20 @@ class Settings(BaseSettings):
         default=2**30, ge=0, description="Bytes of finished images that a report reads again, to compare their digests."
     )
 
-    tries: int = Field(default=4, ge=1, le=100, description="Tries of a shard, the first included.")
+    tries: int = Field(default=4, ge=1, le=100, description="Attempts at a shard, the first included.")
     retry_seconds: float = Field(
-        default=20, ge=0, description="Seconds before a shard's second try; doubled before each further one."
+        default=20, ge=0, description="Seconds before a shard's second attempt; doubled before each further one."
     )
     storage_tries: int = Field(
-        default=5, ge=1, le=100, description="Tries of a request to the store, and of reading a reply's body."
+        default=5, ge=1, le=100, description="Attempts at a request to the store, and at reading a reply's body."
     )
     worker_deaths: int = Field(
-        default=3, ge=1, le=100, description="Workers that may die without a row ended between, before a try stops."
+        default=3,
+        ge=1,
+        le=100,
+        description="Workers that may die without a row ended in between, before an attempt stops.",
     )
-    shard_timeout: float = Field(default=21_600, gt=0, description="Seconds that one try of a shard may take.")
+    shard_timeout: float = Field(default=21_600, gt=0, description="Seconds that one attempt at a shard may take.")
 
     scratch: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"inpaint_ops-{os.geteuid()}",
@@ -111,7 +119,7 @@ class Settings(BaseSettings):
     leases: str = Field(
         default="",
         description="A folder of device leases that all users of this machine share, made by its administrator; empty: "
-        "each user's workers know of each other alone.",
+        "only workers of the same user see each other's leases.",
     )
     prefetch: int = Field(default=8, ge=1, le=256, description="Rows downloaded ahead of the worker.")
     transfer_threads: int = Field(default=4, ge=1, le=64, description="Threads for downloads, and for uploads.")
@@ -122,7 +130,7 @@ class Settings(BaseSettings):
         default=300, ge=0, description="Seconds that a shard waits out a store that fails, or a full scratch disk."
     )
     grace: float = Field(
-        default=25, ge=0, description="Seconds that rows in the worker's hands have to end in, after SIGTERM."
+        default=25, ge=0, description="Seconds that the rows in the worker have to finish after SIGTERM."
     )
     progress_interval: float = Field(default=15, gt=0, le=15, description="Seconds between progress lines.")
     worker_user: str = Field(
@@ -137,7 +145,7 @@ class Settings(BaseSettings):
     def _are_no_credentials(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is no variable's name")
+                raise ValueError(f"{name!r} is not a variable's name: use letters, digits and _")
             if name.startswith(("AWS_", "AIRFLOW", "_AIRFLOW", "CELERY_")):
                 raise ValueError(f"{name} may hold a credential, which a worker does not get")
         return names
@@ -156,18 +164,13 @@ class Settings(BaseSettings):
             try:
                 return json.loads(value)
             except ValueError as error:
-                raise ValueError(f"this is no JSON: {error}") from None
+                raise ValueError(f"this is not JSON: {error}") from None
         return parse_fields(part for part in value.split(",") if part.strip())
 
     @field_validator("batch_size", "use_xformers", "model_revision", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
-
-    @property
-    def inbox_prefix(self) -> str:
-        """The prefix watched for manifests, with a closing slash."""
-        return (self.inbox or self.store.rstrip("/") + "/inbox").rstrip("/") + "/"
 
 
 def parse_fields(assignments: Iterable[str]) -> dict[str, Any]:
@@ -196,9 +199,3 @@ def load_settings(**overrides: object) -> Settings:
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"INPAINT_{name.upper()}"
         raise ConfigError(f"{variable}: {first['msg']} (it is {first['input']!r})") from None
-
-
-@lru_cache(maxsize=1)
-def settings() -> Settings:
-    """The process's settings, read once."""
-    return load_settings()

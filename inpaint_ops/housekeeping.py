@@ -1,6 +1,6 @@
-"""What may go: old runs, claims left by the dead, writes that nobody ended, models that nobody used.
+"""What may be removed: old runs, abandoned claims, unfinished uploads, and models that nobody uses.
 
-First a list of what would go and why, which changes nothing; then, where that is wanted, `remove` for each. Nothing
+First a list of candidates and reasons, which changes nothing; then, where that is wanted, `remove` for each. Nothing
 outside the store's own `runs/` and `claims/`, its unfinished writes, and huggingface_hub's own cache is looked at.
 """
 
@@ -24,24 +24,24 @@ from inpaint_ops.errors import (
     ObjectNotFoundError,
     ObjectTooLargeError,
 )
-from inpaint_ops.inbox import CLAIM, MAX_CLAIM_BYTES, TRIGGERED, claim_of, claims_prefix, run_told, waiting
-from inpaint_ops.layout import check_run_name
+from inpaint_ops.inbox import MAX_CLAIM_BYTES, claim_of, claimed_run, waiting
+from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 
 log = logging.getLogger(__name__)
 
-_CLAIMS = re.compile(rf"[0-9a-f]{{40}}({re.escape(CLAIM)}|{re.escape(TRIGGERED)})")
+_CLAIMS = re.compile(rf"[0-9a-f]{{40}}({re.escape(CLAIM_ENDING)}|{re.escape(TRIGGERED_ENDING)})")
 
 
 class Retention(Model):
-    """How old things may get, in days; the least is one, so that no clock's error of hours matters."""
+    """How old things may get, in days; at least one, so that a clock that is hours off does no harm."""
 
-    runs: int = Field(default=90, ge=1, description="A run goes when nothing of it has changed for so long.")
-    claims: int = Field(default=2, ge=1, description="A claim goes when its run has not begun by then.")
-    uploads: int = Field(default=7, ge=1, description="An upload that was not ended by then is given up.")
-    models: int = Field(default=30, ge=1, description="A cached model goes when it was not read for so long.")
+    runs: int = Field(default=90, ge=1, description="A run is removed when nothing of it has changed for so long.")
+    claims: int = Field(default=2, ge=1, description="A claim is removed when its run has not begun by then.")
+    uploads: int = Field(default=7, ge=1, description="An upload that was not finished by then is aborted.")
+    models: int = Field(default=30, ge=1, description="A cached model is removed when it was not read for so long.")
 
     @model_validator(mode="after")
     def _claims_go_before_runs(self) -> Retention:
@@ -95,7 +95,7 @@ def in_the_model_cache(
 ) -> Iterator[Candidate]:
     """Hub models in `cache` (`$HF_HOME/hub`) that nobody has read for long, but for those to `keep`. Reads only.
 
-    When a file was last read is the file system's word (`atime`; under `relatime`, Linux's default, a day coarse).
+    When a file was last read is the file system's `atime` (under `relatime`, Linux's default, exact to a day).
     On a mount with `noatime` it is when the model was fetched.
     """
     oldest = (today or now()) - timedelta(days=retention.models)
@@ -132,7 +132,7 @@ def sweep(candidates: Iterable[Candidate], *, dry_run: bool = True) -> dict[str,
 
 
 def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
-    root = Location(workspace.store.bucket, f"{workspace.store.key}runs/")
+    root = workspace.places.runs
     by_run: dict[str, tuple[datetime, int]] = {}
     for info in workspace.storage.list(root):
         run, slash, _ = info.location.key.removeprefix(root.key).partition("/")
@@ -146,7 +146,7 @@ def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
 
 def _is_run(workspace: Workspace, run: str) -> bool:
     """Whether a plan of ours says so: what else lies below `runs/` is not ours to remove. Raises StorageError where
-    that cannot be found out: a key without the right to read plans would seem to have nothing to do.
+    that cannot be found out: with a key that may not read plans, there would seem to be nothing to remove.
     """
     try:
         check_run_name(run)
@@ -174,18 +174,18 @@ def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) ->
     A claim's age comes from the store's clock, its manifest and run from the inbox's listing. The claim itself is read
     only if its manifest has left the inbox, and what it says can only keep it from being removed.
     """
-    claims = {info.location.name: info for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
-    here = {claim.mark + CLAIM: claim for claim in (claim_of(info, "") for info in waiting(workspace))}
+    claims = {info.location.name: info for info in workspace.storage.list(workspace.places.claims, direct=True)}
+    here = {claim.mark + CLAIM_ENDING: claim for claim in (claim_of(info, "") for info in waiting(workspace))}
     for name, info in sorted(claims.items()):
         claim, age = here.get(name), today - info.modified
         if not _CLAIMS.fullmatch(name) or age < timedelta(days=retention.claims):
             continue  # what else lies there is not ours to remove
-        if name.endswith(TRIGGERED):
-            if name.removesuffix(TRIGGERED) + CLAIM not in claims:
+        if name.endswith(TRIGGERED_ENDING):
+            if name.removesuffix(TRIGGERED_ENDING) + CLAIM_ENDING not in claims:
                 remove = partial(workspace.storage.delete, info.location)
                 yield Candidate("claim", info.location.uri, "the claim that it belongs to is gone", info.size, remove)
             continue
-        if _has_begun(workspace, claim.run if claim else _run_told(workspace, info.location)):
+        if _has_begun(workspace, claim.run if claim else _claimed_run(workspace, info.location)):
             continue
         if claim is None:
             why = "its manifest has left the inbox, and there is no such run"
@@ -201,14 +201,14 @@ def _has_begun(workspace: Workspace, run: str | None) -> bool:
     return run is not None and workspace.storage.exists(workspace.layout(run).plan)
 
 
-def _run_told(workspace: Workspace, where: Location) -> str | None:
+def _claimed_run(workspace: Workspace, where: Location) -> str | None:
     try:
-        return run_told(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
+        return claimed_run(workspace.storage.get(where, max_bytes=MAX_CLAIM_BYTES))
     except (ObjectNotFoundError, ObjectTooLargeError):
         return None
 
 
 def _free(workspace: Workspace, where: Location) -> None:
     """The note that its run was triggered goes first, or the manifest would be passed over once it is claimed again."""
-    workspace.storage.delete(where.parent.join(where.name.removesuffix(CLAIM) + TRIGGERED))
+    workspace.storage.delete(workspace.places.triggered(where.name.removesuffix(CLAIM_ENDING)))
     workspace.storage.delete(where)

@@ -29,15 +29,14 @@ from inpaint_ops.errors import (
     ObjectTooLargeError,
     StorageError,
 )
-from inpaint_ops.layout import check_run_name, run_name_from
+from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest import MANIFEST_ENDINGS
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import ObjectInfo
 
 log = logging.getLogger(__name__)
-
-MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
 
 BATCH = 100
 """Claims that one look returns, at most. Airflow maps a task over 1,024 at most (`[core] max_map_length`)."""
@@ -45,14 +44,11 @@ BATCH = 100
 MAX_CLAIM_BYTES = 16_384
 """Of a claim: a manifest's URI of 1 kB, escaped, is the longest thing in it."""
 
-CLAIM = ".json"
-TRIGGERED = ".triggered"
-
 _NEVER_IN_A_NAME = re.compile(r"[{}%\\]")
-"""What template languages, URLs and format strings give a meaning to, and the backslash, which no key may hold."""
+"""Characters that template languages, URLs and format strings interpret, and the backslash, which no key may hold."""
 
 _NAMED = 20
-"""Refused manifests that one look names in the log; the others it counts."""
+"""Refused manifests that one look names in the log; the others are counted."""
 
 
 class Claim(Model):
@@ -74,14 +70,14 @@ class _Claimant(BaseModel):
 
 
 def claimant_of(body: bytes) -> str | None:
-    """Whose a claim is, which is all that is believed of one; None if it is damaged. Takes any bytes."""
+    """Whose a claim is, the only part of it that is trusted; None if it is damaged. Takes any bytes."""
     try:
         return _Claimant.model_validate_json(body).claimant
     except ValidationError:
         return None
 
 
-def run_told(body: bytes) -> str | None:
+def claimed_run(body: bytes) -> str | None:
     """The run that a claim names, for one whose manifest has left the inbox; None if it names none. Takes any bytes."""
     try:
         return check_run_name(json.loads(body)["run"])
@@ -89,21 +85,15 @@ def run_told(body: bytes) -> str | None:
         return None
 
 
-def claims_prefix(workspace: Workspace) -> Location:
-    """Where the claims are: `<mark>.json`, and `<mark>.triggered` once its run was triggered."""
-    return Location(workspace.store.bucket, f"{workspace.store.key}claims/")
-
-
 def waiting(workspace: Workspace) -> list[ObjectInfo]:
     """The manifests directly below the inbox, oldest first.
 
-    One whose name is refused is left out: it costs a line in the log and holds nobody else up. Raises StorageError.
+    One whose name is refused is left out and logged; it does not hold up the others. Raises StorageError.
     """
-    inbox = parse(workspace.settings.inbox_prefix if workspace.settings.inbox else f"{workspace.store.uri}inbox/")
     found: list[ObjectInfo] = []
     refused: list[ObjectInfo] = []
-    for info in workspace.storage.list(inbox, direct=True):
-        if PurePosixPath(info.location.name).suffix.lower() in MANIFEST_SUFFIXES:
+    for info in workspace.storage.list(workspace.inbox, direct=True):
+        if PurePosixPath(info.location.name).suffix.lower() in MANIFEST_ENDINGS:
             (found if _is_plain(info.location) else refused).append(info)
     for info in refused[:_NAMED]:
         log.warning(
@@ -148,13 +138,13 @@ def claim_all(workspace: Workspace, claimant: str, limit: int = BATCH) -> list[C
     is so of every claim, or of more than `limit`, and where the store does not answer.
     """
     found = [claim_of(info, claimant) for info in waiting(workspace)]
-    names = {info.location.name for info in workspace.storage.list(claims_prefix(workspace), direct=True)}
-    begun = set(workspace.storage.folders(Location(workspace.store.bucket, f"{workspace.store.key}runs/")))
-    fresh = [claim for claim in found if claim.mark + CLAIM not in names]
+    names = {info.location.name for info in workspace.storage.list(workspace.places.claims, direct=True)}
+    begun = set(workspace.storage.folders(workspace.places.runs))
+    fresh = [claim for claim in found if claim.mark + CLAIM_ENDING not in names]
     earlier = [
         claim
         for claim in found
-        if claim.mark + CLAIM in names and claim.mark + TRIGGERED not in names and claim.run not in begun
+        if claim.mark + CLAIM_ENDING in names and claim.mark + TRIGGERED_ENDING not in names and claim.run not in begun
     ]
 
     errors: list[StorageError] = []
@@ -181,16 +171,16 @@ def claim_all(workspace: Workspace, claimant: str, limit: int = BATCH) -> list[C
 
 
 def note_triggered(workspace: Workspace, mark: str) -> None:
-    """Leave word that a claim's run was triggered, so that later looks pass it over whatever becomes of the run."""
-    workspace.storage.put(claims_prefix(workspace).join(mark + TRIGGERED), b"", content_type="text/plain")
+    """Record that a claim's run was triggered, so that later looks skip it whatever becomes of the run."""
+    workspace.storage.put(workspace.places.triggered(mark), b"", content_type="text/plain")
 
 
 def _take(workspace: Workspace, claim: Claim) -> bool:
-    """Whether the claim is ours now. Its body is for people, but for the claimant, and unique as each one's must be."""
-    said = {"schema_version": 1, **claim.model_dump(), "claimed_at": now().isoformat()}
-    place = claims_prefix(workspace).join(claim.mark + CLAIM)
+    """Whether the claim is ours now. Of its body only the claimant is ever read."""
+    body = {"schema_version": 1, **claim.model_dump(), "claimed_at": now().isoformat()}
+    place = workspace.places.claim(claim.mark)
     try:
-        workspace.storage.put(place, json.dumps(said).encode(), if_absent=True, content_type="application/json")
+        workspace.storage.put(place, json.dumps(body).encode(), if_absent=True, content_type="application/json")
     except ObjectExistsError:
         return _stands(workspace, claim)
     log.info("claimed %s as run %s", claim.manifest, claim.run)
@@ -198,8 +188,8 @@ def _take(workspace: Workspace, claim: Claim) -> bool:
 
 
 def _stands(workspace: Workspace, claim: Claim) -> bool:
-    """Whether the claim that is there is ours. One that cannot be read is nobody's: its manifest waits for a person."""
-    place = claims_prefix(workspace).join(claim.mark + CLAIM)
+    """Whether the claim that is there is ours. One that cannot be read belongs to nobody: its manifest waits."""
+    place = workspace.places.claim(claim.mark)
     try:
         claimant = claimant_of(workspace.storage.get(place, max_bytes=MAX_CLAIM_BYTES))
     except ObjectNotFoundError:  # freed by housekeeping just now: the next look takes it

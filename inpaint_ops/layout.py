@@ -1,4 +1,4 @@
-"""RunLayout: the one place that knows where an object of a run lives."""
+"""Where every object of a store lives: StoreLayout for the store, RunLayout for one run in it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,62 @@ def run_name_from(text: str) -> str:
 _RECORD = re.compile(r"([0-9]{5,9}|rejected)/([0-9]{7,10})\.json")
 
 
+def _below(prefix: Location, key: str) -> Location:
+    return Location(prefix.bucket, prefix.key + key)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout:
+    """The keys of one store. Each prefix ends with a slash."""
+
+    store: Location
+
+    def _at(self, key: str) -> Location:
+        return _below(self.store.as_prefix(), key)
+
+    @property
+    def runs(self) -> Location:
+        """The prefix of all runs: one folder per run, see RunLayout."""
+        return self._at("runs/")
+
+    def run(self, name: str) -> RunLayout:
+        """The keys of one run. Raises ConfigError for a name that no run may have."""
+        return RunLayout(self.store, name)
+
+    @property
+    def inbox(self) -> Location:
+        """The prefix that is watched for manifests, where the settings name no other."""
+        return self._at("inbox/")
+
+    @property
+    def claims(self) -> Location:
+        """The prefix of the inbox's claims: `<mark>.json`, and `<mark>.triggered` once its run was triggered."""
+        return self._at("claims/")
+
+    def claim(self, mark: str) -> Location:
+        """The claim of one manifest; put if absent, so that one claimant wins."""
+        return _below(self.claims, mark + CLAIM_ENDING)
+
+    def triggered(self, mark: str) -> Location:
+        """The note that a claim's run was triggered."""
+        return _below(self.claims, mark + TRIGGERED_ENDING)
+
+    def history(self, key: str) -> Location:
+        """The prefix of what the runs of one model and tuning measured, for the next forecast: one object per run.
+
+        Beside `runs/`, since looking for every `run.json` would list every object of every run.
+        """
+        return self._at(f"history/{key}/")
+
+    def experience(self, key: str, run: str) -> Location:
+        """What one run measured."""
+        return _below(self.history(key), f"{run}.json")
+
+
+CLAIM_ENDING = ".json"
+TRIGGERED_ENDING = ".triggered"
+
+
 @dataclass(frozen=True, slots=True)
 class RunLayout:
     """The keys of one run, below `<store>/runs/<run>/`."""
@@ -42,14 +98,14 @@ class RunLayout:
     @property
     def root(self) -> Location:
         """The run's prefix."""
-        return Location(self.store.bucket, f"{self.store.as_prefix().key}runs/{self.run}/")
+        return _below(StoreLayout(self.store).runs, f"{self.run}/")
 
     def _at(self, key: str) -> Location:
-        return Location(self.root.bucket, self.root.key + key)
+        return _below(self.root, key)
 
     @property
     def plan(self) -> Location:
-        """`plan.json`: what was decided before any GPU was touched; put if absent, so that it names the run."""
+        """`plan.json`: what was decided before any GPU was used; put if absent, so that it owns the run's name."""
         return self._at("plan.json")
 
     @property
@@ -96,30 +152,30 @@ class RunLayout:
         return self._at("workers/")
 
     def worker(self, attempt: str) -> Location:
-        """What one worker process said of itself."""
+        """The report of one worker process."""
         return self._at(f"workers/{attempt}.json")
 
     @property
     def stop_notes(self) -> Location:
-        """The prefix of the notes on tries that stopped before their shard was done."""
+        """The prefix of the notes on attempts that stopped before their shard was done."""
         return self._at("stops/")
 
     def stop_note(self, attempt: str) -> Location:
-        """Why one try of a shard stopped early: `<shard>-<nonce>.json`."""
+        """Why one attempt at a shard stopped early: `<shard>-<nonce>.json`."""
         return self._at(f"stops/{attempt}.json")
 
     @property
     def faults(self) -> Location:
-        """The prefix of what tries have got over."""
+        """The prefix of the faults that attempts recovered from."""
         return self._at("faults/")
 
     def fault_note(self, attempt: str) -> Location:
-        """What one try of a shard has got over: `<shard>-<nonce>.json`; absent where nothing went wrong."""
+        """The faults that one attempt recovered from: `<shard>-<nonce>.json`; absent where nothing went wrong."""
         return self._at(f"faults/{attempt}.json")
 
     @property
     def progress(self) -> Location:
-        """The prefix of the shards' words on how far they are."""
+        """The prefix of the shards' progress."""
         return self._at("progress/")
 
     def shard_progress(self, shard: str) -> Location:
@@ -142,6 +198,11 @@ class RunLayout:
         return self._at("failed.jsonl")
 
     @property
+    def rejected(self) -> Location:
+        """The rejected rows as they were written, each with its error: a manifest once they are corrected."""
+        return self._at("rejected.jsonl")
+
+    @property
     def timings(self) -> Location:
         """The records' timings as Parquet."""
         return self._at("timings.parquet")
@@ -153,17 +214,8 @@ class RunLayout:
 
     @property
     def report(self) -> Location:
-        """The page for people."""
+        """The report, an HTML page."""
         return self._at("report.html")
-
-
-def experience_prefix(store: Location, key: str) -> Location:
-    """Where the runs of one model and tuning leave what the next forecast needs: one small object a run.
-
-    Beside `runs/`, since looking for every `run.json` would list every object of every run.
-    """
-    root = store.as_prefix()
-    return Location(root.bucket, f"{root.key}history/{key}/")
 
 
 REJECTED = "rejected"

@@ -31,6 +31,11 @@ class Location:
         return self.key if self.bucket is None else f"s3://{self.bucket}/{self.key}"
 
     @property
+    def full_uri(self) -> str:
+        """The text form as a manifest may hold it anywhere: a local path without `file://` is no key of a manifest."""
+        return Path(self.key).as_uri() if self.bucket is None else self.uri
+
+    @property
     def name(self) -> str:
         """The last part of the key."""
         return posixpath.basename(self.key.rstrip("/"))

@@ -1,6 +1,6 @@
-"""What an operator's dashboard wants of a shard: numbers made of its new records, with labels of few values.
+"""Measurements of a shard for an operator's dashboard: made of its new records, with labels of few values.
 
-Nothing here knows where numbers go: the caller says with `emit`. No label names an image, a row or a run.
+Where they are sent is the caller's choice (`emit`). No label names an image, a row or a run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Measurement:
 def measure(records: Iterable[Record]) -> list[Measurement]:
     """The measurements of these records: images by status, stages, and the peak of device memory by host.
 
-    A batch's stages are measured once a batch, not once a row. Memory is in bytes, of a GPU or, on a machine without
+    A batch's stages are measured once per batch. Memory is in bytes, of a GPU or, on a machine without
     one, of the worker process.
     """
     records = list(records)
@@ -68,13 +68,13 @@ def measure(records: Iterable[Record]) -> list[Measurement]:
 
 
 def _label(text: str) -> str:
-    """A label's value as every metrics system takes it: a record may come from anybody."""
+    """A label's value that every metrics system accepts: a record may have been written by anyone."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:100]
 
 
 @contextlib.contextmanager
 def measured_shard(workspace: Workspace, run: str, shard: str, emit: Callable[[Measurement], None]) -> Iterator[None]:
-    """Emit the measurements of the records that come to be inside this context, however it ends.
+    """Emit the measurements of the records that are written inside this context, however it ends.
 
     Best effort: a store that does not answer costs the numbers, and nothing else.
     """

@@ -1,4 +1,4 @@
-"""Rows to shards, and what each row will be painted with: pure, so that a plan can be told before a GPU is touched."""
+"""Rows to shards, and what each row will be painted with: pure, so that a plan can be shown before a GPU is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import shard_name
-from inpaint_ops.manifest import STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
+from inpaint_ops.locations import parse
+from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
 GUIDANCE_SCALE = 7.5
@@ -94,7 +95,7 @@ class Shard(Model):
 
 
 class Plan(Model):
-    """`plan.json`: what was decided before any GPU was touched. Put if absent: it owns the run's name."""
+    """`plan.json`: what was decided before any GPU was used. Put if absent: it owns the run's name."""
 
     schema_version: Literal[1] = 1
     run: str
@@ -125,18 +126,35 @@ class Plan(Model):
 
 
 class PaintParameters(Model):
-    """What one row is painted with, once its own wishes and the job's defaults are settled."""
+    """What one row is painted with: its own values where it has any, else the job's. The bounds are those of a row."""
 
-    seed: int
-    steps: int
-    guidance_scale: float
-    strength: float
+    seed: int = Field(ge=0, le=MAX_SEED)
+    steps: int = Field(ge=1, le=500, description="Requested; see `steps_that_run`.")
+    guidance_scale: float = Field(ge=0, le=50)
+    strength: float = Field(gt=0, le=1)
+
+
+class PlannedRow(AcceptedRow):
+    """A row as its shard's file holds it: what it is painted with is settled, once, when the run is planned."""
+
+    parameters: PaintParameters
+
+    def as_manifest_row(self) -> dict[str, Any]:
+        """The row as a manifest anywhere would state it: what its author left to the job stays open."""
+        return self._fields() | {name: parse(getattr(self, name)).full_uri for name in ("image", "mask")}
+
+    def _fields(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"row", "parameters"}, exclude_defaults=True, exclude_none=True)
+
+    def as_shard_line(self) -> dict[str, Any]:
+        """The row as the shard's file holds it."""
+        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump()}
 
 
 def split_rows(
     rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int
 ) -> list[tuple[Shard, Sequence[AcceptedRow]]]:
-    """Cut rows into shards of at most `shard_rows`, in order; more a shard where else there were over `max_shards`.
+    """Cut rows into shards of at most `shard_rows`, in order; more where there would be over `max_shards`.
 
     A shard's rows are a slice of `rows`: of those of a ParsedManifest, none is unpacked before it is looked at.
     """
@@ -149,9 +167,16 @@ def split_rows(
     return shards
 
 
+def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
+    """The row with what it will be painted with."""
+    return PlannedRow.model_construct(**{**dict(row), "parameters": parameters(row, job)})
+
+
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
-    """The row's own wishes first, then the job's. Without a seed of its own a row gets one from its id, so that a
+    """What the row itself asks for first, then the job's choice. A row without a seed gets one from its id, so that a
     second run, or a run of the failed rows alone, paints the same image.
+
+    Called when a run is planned; afterwards the shard's file says it (`PlannedRow.parameters`).
     """
     if row.steps is not None:
         steps = row.steps
@@ -184,15 +209,15 @@ def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> Parsed
 
 
 def _has_steps(row: AcceptedRow, job: JobOptions) -> bool:
-    wish = parameters(row, job)
-    return steps_that_run(wish.steps, wish.strength) > 0
+    settled = parameters(row, job)
+    return steps_that_run(settled.steps, settled.strength) > 0
 
 
 def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:
-    wish = parameters(row, job)
+    settled = parameters(row, job)
     message = (
-        f"row {row.row}: steps: {wish.steps} at a strength of {wish.strength:g} leave no denoising step: "
+        f"row {row.row}: steps: {settled.steps} at a strength of {settled.strength:g} leave no denoising step: "
         "ask for more steps, or a strength of 1"
     )
     error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
-    return RejectedRow(row.row, row.id, error, row.prompt)
+    return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

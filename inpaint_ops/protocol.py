@@ -1,7 +1,7 @@
-"""What the supervisor and its worker say to each other: JSON lines over two pipes, paths and parameters only.
+"""The messages between the supervisor and its worker: JSON lines over two pipes, paths and parameters only.
 
 The worker never sees a URI of the store, a credential or a run's name. Commands go to its standard input; events come
-back on a pipe of their own, so that nothing that a library prints can be taken for an event.
+back on a pipe of their own, so that nothing that a library prints is mistaken for an event.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
-from inpaint_ops.config import Scheduler
+from inpaint_ops.config import ImageFormat, MaskChannel, Scheduler
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
@@ -20,12 +20,11 @@ from inpaint_ops.records import (
     DeviceInfo,
     ErrorInfo,
     LedgerEntry,
-    LoadTimes,
+    Measured,
     Memory,
     Model,
-    ModelIdentity,
-    Timings,
-    WorkerInfo,
+    Painted,
+    WorkerSetup,
 )
 
 MAX_PROMPTS = 1024
@@ -77,23 +76,23 @@ class Item(Model):
     steps: int
     guidance_scale: float
     strength: float
-    mask_channel: Literal["auto", "luma", "alpha", "red", "green", "blue"] = "auto"
+    mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = None
     mask_invert: bool = False
     mask_dilate: int = 0
     mask_blur: float = 0.0
     crop: Literal["none", "auto"] | int = "none"
-    format: Literal["png", "webp", "tiff", "jpeg"] = "png"
+    format: ImageFormat = "png"
 
 
 class Flush(Model):
-    """Paint what you have: no further item comes before one of them is finished."""
+    """Paint the items that were sent: no further one comes before one of them is finished."""
 
     kind: Literal["flush"] = "flush"
 
 
 class End(Model):
-    """No further items: finish, say Bye, and exit."""
+    """No further items: finish, send Bye, and exit."""
 
     kind: Literal["end"] = "end"
 
@@ -102,7 +101,7 @@ Command = Annotated[Job | Item | Flush | End, Field(discriminator="kind")]
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: _plausible(moment))]
-"""A time of day that a worker names: with its zone, and of this century."""
+"""A time of day in a worker's event: with its zone, and of this century."""
 RowNumber = Annotated[int, Field(ge=1, le=2**53)]
 Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -116,18 +115,10 @@ class Phase(Model):
     detail: str = ""
 
 
-class Ready(Model):
+class Ready(WorkerSetup):
     """The model is loaded and tuned."""
 
     kind: Literal["ready"] = "ready"
-    worker: WorkerInfo
-    device: DeviceInfo
-    model: ModelIdentity
-    tuning: dict[str, Any]
-    ledger: tuple[LedgerEntry, ...]
-    cold_start: ColdStart
-    load: LoadTimes | None = None
-    versions: dict[str, str]
     native_size: Pixels
     batch_size: int = Field(ge=1, le=4096)
 
@@ -148,17 +139,17 @@ class Begun(Model):
 
 
 class Step(Model):
-    """A denoising step of the batch is done: the sign of life that the supervisor waits for."""
+    """A denoising step of the batch is done: the progress that the supervisor waits for."""
 
     kind: Literal["step"] = "step"
     step: int = Field(ge=0, le=10_000)
     steps: int = Field(ge=0, le=10_000)
 
 
-class Done(Model):
+class Done(Painted):
     """A row is painted and lies at `output`.
 
-    What it says of the file is compared with the file, and never used in its place.
+    What it states about the file is compared with the file, and never used in its place.
     """
 
     kind: Literal["done"] = "done"
@@ -171,45 +162,37 @@ class Done(Model):
     format: str
     media_type: str
     extension: str = Field(description="With its dot.")
-    steps: int = Field(ge=0, le=10_000, description="Denoising steps that really ran.")
+    steps: int = Field(ge=0, le=10_000)
     working_size: tuple[Pixels, Pixels]
     conversions: tuple[str, ...] = Field(default=(), max_length=100)
-    change: float | None = Field(
-        default=None, ge=0, le=255, description="How much the masked part changed, in 8-bit levels."
-    )
     batch: Batch
-    timings: Timings
     memory: Memory
     started_at: Moment
     finished_at: Moment
 
 
-class Failed(Model):
+class Failed(Measured):
     """A row cannot be painted; the others go on."""
 
     kind: Literal["failed"] = "failed"
     row: RowNumber
     error: ErrorInfo
-    change: float | None = Field(
-        default=None, ge=0, le=255, description="How much the masked part changed, if it got that far."
-    )
-    timings: Timings = Timings()
     started_at: Moment
     finished_at: Moment
 
 
 class Warn(Model):
-    """Something that the run's report must say."""
+    """A warning for the run's report."""
 
     kind: Literal["warn"] = "warn"
     message: str
     fault: Literal["out_of_memory"] | None = Field(
-        default=None, description="Set where it is a fault that the worker got over."
+        default=None, description="Set where it is a fault that the worker recovered from."
     )
 
 
 class Bye(Model):
-    """The last word of a worker that ends by itself. `ledger` now holds what was measured."""
+    """The last event of a worker that ends by itself. `ledger` now holds what was measured."""
 
     kind: Literal["bye"] = "bye"
     ledger: tuple[LedgerEntry, ...]
@@ -242,8 +225,10 @@ def _plausible(moment: datetime) -> datetime:
 
 
 def bounded(value: Any, *, depth: int = MAX_DEPTH, signed: bool = False) -> Any:
-    """An event as it was parsed, with every text made one line that no log is forged by; raises ValueError for what no
-    honest worker sends: too many values, too deep, numbers that are negative, not finite or beyond MAX_NUMBER.
+    """An event as it was parsed, with every text on one line, so that it cannot forge lines of a log.
+
+    Raises ValueError for what no honest worker sends: too many values, too deep, numbers that are negative, not finite
+    or beyond MAX_NUMBER.
     """
     if isinstance(value, str):
         return one_line(value)

@@ -1,4 +1,4 @@
-"""What we write: records, timings, run summaries. Their JSON Schemas are published from here (`schemas()`).
+"""What a run writes as JSON: records, notes, worker reports, run summaries. Read back, all of it is foreign data.
 
 Units everywhere: seconds, bytes, pixels. Times of day are UTC.
 """
@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from inpaint_ops.errors import InpaintOpsError, one_line
-
-SCHEMA_VERSION = 1
 
 Status = Literal["done", "failed", "rejected"]
 Stage = Literal["validate", "download", "decode", "encode_prompt", "denoise", "encode", "upload", "worker", "device"]
@@ -36,7 +34,7 @@ _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 def _plausible(moment: datetime) -> datetime:
-    """A time of day that every calendar, table and sum of ours can hold."""
+    """A time of day that calendars, tables and sums can hold."""
     if not _EARLIEST <= moment <= _LATEST:
         raise ValueError("a time is from 1970 to 2200")
     return moment
@@ -58,7 +56,7 @@ Bytes = Annotated[int, Field(ge=0, le=2**60)]
 
 
 class Model(BaseModel):
-    """The base of all data that crosses a boundary: frozen, strange to no key, without NaN, which JSON cannot say."""
+    """The base of all data that crosses a boundary: frozen, forbids unknown keys, rejects NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,8 +72,8 @@ class ErrorInfo(Model):
 
     @classmethod
     def of(cls, error: BaseException, stage: Stage, *, field: str | None = None) -> ErrorInfo:
-        """Describe `error`. Of those that are not ours, what the system says (a full disk, no memory) may pass; the
-        rest counts as permanent: a retry would repeat a bug.
+        """Describe `error`. Of errors that are not ours, those of the system (a full disk, no memory) count as
+        transient; the rest as permanent, since a retry would repeat a bug.
         """
         permanent = (
             error.permanent if isinstance(error, InpaintOpsError) else not isinstance(error, OSError | MemoryError)
@@ -132,8 +130,43 @@ class WorkerInfo(Model):
     started_at: Moment
 
 
-class Record(Model):
-    """How one row ended. One object a row, put if absent: the only commit point."""
+Levels = Annotated[float, Field(ge=0, le=255)]
+"""A difference of pixels, in 8-bit levels."""
+
+
+class Measured(Model):
+    """What a worker measures of every row: part of its event and of the row's record."""
+
+    change: Levels | None = Field(
+        default=None, description="How much the masked part changed, as it is seen, in 8-bit levels (0 to 255)."
+    )
+    timings: Timings = Timings()
+
+
+class Painted(Measured):
+    """What a worker measures of a row with an image. A new field is written here and where the worker measures it."""
+
+    steps: Count | None = Field(default=None, description="Denoising steps that really ran.")
+    working_size: tuple[Count, Count] | None = Field(
+        default=None, description="Width and height that the model painted."
+    )
+    conversions: tuple[str, ...] = Field(
+        default=(), description="What the source, the mask or the output format did not keep or was taken for."
+    )
+    batch: Batch | None = None
+    memory: Memory | None = None
+
+
+class MaskMeaning(Model):
+    """How a row's mask was asked to be read."""
+
+    mask_channel: str = "auto"
+    mask_threshold: int | None = None
+    mask_invert: bool = False
+
+
+class Record(Painted, MaskMeaning):
+    """How one row ended. One object per row, put if absent: the only commit point."""
 
     schema_version: Literal[1] = 1
     id: str
@@ -141,32 +174,16 @@ class Record(Model):
         ge=1, le=2**31 - 1, description="The row's line in the manifest (its index, from 1, in a Parquet one)."
     )
     status: Status
-    attempt: str = Field(description="Unique to the try that wrote this record.")
+    attempt: str = Field(description="Unique to the attempt that wrote this record.")
     error: ErrorInfo | None = None
     output: Output | None = None
     prompt: str = ""
     seed: int | None = None
-    steps: Count | None = Field(default=None, description="Denoising steps that really ran.")
     steps_requested: Count | None = None
     guidance_scale: Number | None = None
     strength: Number | None = None
-    working_size: tuple[Count, Count] | None = Field(
-        default=None, description="Width and height that the model painted."
-    )
-    conversions: tuple[str, ...] = Field(
-        default=(), description="What the source, the mask or the output format did not keep or was taken for."
-    )
-    change: Number | None = Field(
-        default=None, description="How much the masked part changed, as it is seen, in 8-bit levels (0 to 255)."
-    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
-    mask_channel: str = "auto"
-    mask_threshold: int | None = None
-    mask_invert: bool = False
-    batch: Batch | None = None
-    timings: Timings = Timings()
-    memory: Memory | None = None
     worker: WorkerInfo | None = None
     started_at: Moment
     finished_at: Moment
@@ -252,15 +269,15 @@ FaultKind = Literal[
 
 
 class Fault(Model):
-    """A kind of fault that was got over, or at least survived: how often, and the last one in words."""
+    """A kind of fault that the run recovered from, or at least survived: how often, and a description of the last."""
 
     kind: FaultKind
     count: int = Field(ge=1, le=2**31 - 1)
     what: str = Field(default="", description="The last one.")
 
 
-class TryFaults(Model):
-    """What one try of a shard has got over so far; written where there is something to say."""
+class AttemptFaults(Model):
+    """The faults that one attempt at a shard has recovered from so far; written once there is one."""
 
     schema_version: Literal[1] = 1
     shard: str
@@ -268,8 +285,8 @@ class TryFaults(Model):
     faults: tuple[Fault, ...]
 
 
-class WorkerReport(Model):
-    """What one worker process says of itself: written once a worker, read by the report."""
+class WorkerSetup(Model):
+    """What a worker has and has loaded: it sends this once it is ready, and its report repeats it."""
 
     worker: WorkerInfo
     device: DeviceInfo
@@ -279,6 +296,11 @@ class WorkerReport(Model):
     cold_start: Annotated[ColdStart, AfterValidator(_of_one_worker)]
     load: LoadTimes | None = None
     versions: dict[str, str]
+
+
+class WorkerReport(WorkerSetup):
+    """The report of one worker process: written once per worker, read when the run's report is made."""
+
     finished_at: Moment
     busy: Seconds = Field(default=0.0, description="Seconds spent painting batches.")
     painted: Count = 0
@@ -290,30 +312,30 @@ class WorkerReport(Model):
 
 
 class ShardProgress(Model):
-    """How far one try of a shard is: written anew every few seconds, so that whoever looks sees it live.
+    """How far one attempt at a shard is: written anew every few seconds, for live views.
 
-    It decides nothing: records alone say how rows ended.
+    It decides nothing: only records state how rows ended.
     """
 
     schema_version: Literal[1] = 1
     shard: str
     attempt: str
     rows: Count
-    done: Count = Field(description="Rows with an image, those of earlier tries included.")
-    failed: Count = Field(description="Rows that this try recorded as failed.")
-    phase: str = Field(description="What the worker does, in words; `finished` or `stopped` when the try is over.")
+    done: Count = Field(description="Rows with an image, those of earlier attempts included.")
+    failed: Count = Field(description="Rows that this attempt recorded as failed.")
+    phase: str = Field(description="What the worker does; `finished` or `stopped` when the attempt is over.")
     images_per_second: Amount | None = None
     seconds_left: Amount | None = None
     worker_silent: Amount | None = Field(
-        default=None, description="Seconds since the painting worker's last sign of life; None while it owes none."
+        default=None, description="Seconds since the painting worker's last event; None while none is due."
     )
     device: str = ""
-    interval: Amount = Field(description="Seconds after which the next word is due.")
+    interval: Amount = Field(description="Seconds after which the next update is due.")
     updated_at: Moment
 
     @property
     def is_over(self) -> bool:
-        """Whether the try has said that it ended; one that was killed never does."""
+        """Whether the attempt has reported its end; one that was killed never does."""
         return self.phase in ("finished", "stopped")
 
 
@@ -349,12 +371,12 @@ class Pace(Model):
     images: Count = Field(description="Done rows.")
     steps: Amount = Field(description="Mean steps that ran, of the done rows.")
     step_seconds: Amount = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
-    other_seconds: Amount = Field(description="Seconds an image of the other stages that a batch shares.")
-    waiting_seconds: Amount = Field(description="Seconds an image of the workers' lifetimes that were no painting.")
+    other_seconds: Amount = Field(description="Seconds per image of the other stages that a batch shares.")
+    waiting_seconds: Amount = Field(description="Seconds per image of the workers' lifetimes that were not painting.")
 
 
 class Forecast(Model):
-    """What a run was expected to take, and on whose word; None is unknown."""
+    """What a run was expected to take, and what that is based on; None is unknown."""
 
     seconds: Expected | None = Field(
         default=None, description="Until the last shard is done, without queues or retries."
@@ -377,7 +399,7 @@ class Forecast(Model):
 
 
 class RunSummary(Model):
-    """`run.json`: one run, on one page."""
+    """`run.json`: the summary of one run."""
 
     schema_version: Literal[1] = 1
     run: str
@@ -385,7 +407,7 @@ class RunSummary(Model):
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = Field(
-        default=(), description="What went wrong on the way and was got over; `warnings` has it in words."
+        default=(), description="Faults that the run recovered from; `warnings` describes them."
     )
     manifest: str
     manifest_sha256: str
@@ -413,12 +435,3 @@ class RunSummary(Model):
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     started_at: Moment | None
     finished_at: Moment | None
-
-
-def schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schemas of the files that we publish, by file name."""
-    return {
-        "record.schema.json": Record.model_json_schema(),
-        "run.schema.json": RunSummary.model_json_schema(),
-        "worker.schema.json": WorkerReport.model_json_schema(),
-    }

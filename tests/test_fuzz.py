@@ -97,7 +97,7 @@ def test_an_oracle_notices_a_broken_promise(
 
 @pytest.mark.parametrize(
     ("name", "broken"),
-    [("claimant_of", lambda body: "x" * 2000), ("run_told", lambda body: "n-0" if b"manifest" in body else None)],
+    [("claimant_of", lambda body: "x" * 2000), ("claimed_run", lambda body: "n-0" if b"manifest" in body else None)],
 )
 def test_the_oracle_of_claims_notices_too(name: str, broken: Callable[[bytes], Any], monkeypatch: Any) -> None:
     monkeypatch.setattr(claims, name, broken)

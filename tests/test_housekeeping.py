@@ -67,7 +67,7 @@ def test_an_old_run_goes_whole_and_nothing_beside_it(workspace: Workspace) -> No
     gone = before - keys(workspace)
     assert gone == {key for key in before if key.startswith("runs/old/")}
     assert workspace.storage.exists(stranger)
-    assert workspace.storage.exists(Location(workspace.store.bucket, f"{workspace.store.key}inbox/old.jsonl"))
+    assert workspace.storage.exists(workspace.places.inbox.join("old.jsonl"))
 
 
 def test_a_run_that_changed_lately_stays(workspace: Workspace) -> None:

@@ -21,7 +21,7 @@ def workspace(prefix: Location) -> Workspace:
 
 
 def drop(workspace: Workspace, name: str, data: bytes = b"{}\n") -> None:
-    workspace.storage.put(Location(workspace.store.bucket, f"{workspace.store.key}inbox/{name}"), data)
+    workspace.storage.put(workspace.places.inbox.join(name), data)
 
 
 def test_manifests_directly_in_the_inbox_wait_and_nothing_else_does(workspace: Workspace) -> None:

@@ -23,7 +23,6 @@ from inpaint_ops.browse.sources import Throttle
 from inpaint_ops.browse.state import RunPhase
 from inpaint_ops.errors import ConfigError, DamagedObjectError, one_line
 from inpaint_ops.layout import check_run_name
-from inpaint_ops.locations import Location
 from inpaint_ops.records import Amount, Bytes, Count, Model, Moment, now
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage.stored import parse_model
@@ -136,7 +135,7 @@ class Catalogue:
 
     def __init__(self, workspace: Workspace, cache_file: Path | None = None) -> None:
         self._workspace = workspace
-        self._folder = Location(workspace.store.bucket, f"{workspace.store.as_prefix().key}runs/")
+        self._folder = workspace.places.runs
         self._kept = KeptLines(cache_file) if cache_file is not None else None
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="catalogue")

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from inpaint_ops.browse.columns import read_columns
 from inpaint_ops.errors import DamagedObjectError
-from inpaint_ops.records import BATCH_STAGES, STAGES, Model, Record, RunSummary, StageStats
+from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, Model, Record, RunSummary, StageStats
 from inpaint_ops.report import TIMINGS_SCHEMA, timings_table
-from inpaint_ops.report.facts import STAGE_LABELS, Part
+from inpaint_ops.report.facts import STAGE_LABELS, Part, lifetime_parts, parts
 from inpaint_ops.report.stages import StageTimes
 
 Positions = npt.NDArray[np.int64]
@@ -140,7 +140,7 @@ class RecordTable:
 
     def stage_parts(self) -> tuple[Part, ...]:
         """`stage_seconds` with labels and shares."""
-        return _parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in self.stage_seconds().items()})
+        return parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in self.stage_seconds().items()})
 
     def failure_positions(self) -> list[tuple[str, Positions]]:
         """Failed and rejected rows by error type, by line; the largest group first."""
@@ -201,28 +201,11 @@ def worker_parts(summary: RunSummary, stage_seconds: Mapping[str, float]) -> tup
     """
     if summary.cold_start is None or not summary.gpu_seconds_per_image:
         return ()
-    cold = {name: value * summary.workers for name, value in summary.cold_start.model_dump().items()}
-    painting = max(0.0, sum(stage_seconds.get(stage, 0.0) for stage in BATCH_STAGES) - cold["first_call"])
+    summed = {name: value * summary.workers for name, value in summary.cold_start.model_dump().items()}
+    cold = ColdStart.model_construct(**summed)  # unchecked: of a summary that somebody made up, it may be beyond bounds
+    painting = max(0.0, sum(stage_seconds.get(stage, 0.0) for stage in BATCH_STAGES) - cold.first_call)
     lifetime = summary.gpu_seconds_per_image * summary.counts.done
-    return _parts(
-        {
-            "interpreter": ("Start the interpreter", cold["interpreter"]),
-            "imports": ("Import libraries", cold["imports"]),
-            "load": ("Load the model", cold["load"]),
-            "prompts": ("Encode the prompts", cold["prompts"]),
-            "compile": ("Compile", cold["compile"]),
-            "first_call": ("First batch's extra time", cold["first_call"]),
-            "painting": ("Paint", painting),
-            "waiting": ("Wait and other work", max(0.0, lifetime - sum(cold.values()) - painting)),
-        }
-    )
-
-
-def _parts(seconds: Mapping[str, tuple[str, float]]) -> tuple[Part, ...]:
-    total = sum(value for _, value in seconds.values())
-    if total <= 0:
-        return ()
-    return tuple(Part(key, label, value, value / total) for key, (label, value) in seconds.items() if value > 0)
+    return lifetime_parts(cold, painting=painting, waiting=max(0.0, lifetime - cold.total - painting))
 
 
 def _posix(column: Any) -> npt.NDArray[np.float64]:

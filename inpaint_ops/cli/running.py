@@ -19,9 +19,9 @@ from inpaint_ops.config import load_settings
 from inpaint_ops.device import local_card
 from inpaint_ops.errors import DrainedError, InpaintOpsError
 from inpaint_ops.layout import check_run_name, run_name_from
-from inpaint_ops.locations import Location, parse
+from inpaint_ops.locations import parse
 from inpaint_ops.records import RunSummary
-from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
+from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare, summary_lines
 from inpaint_ops.supervisor import Progress
 
 _LONGEST_PAUSE = 600.0
@@ -67,11 +67,10 @@ def run(
             bar.n = base
             bar.refresh()
     summary = finish(workspace, name)
-    layout = workspace.layout(name)
     if as_json:
         say_json(summary.model_dump(mode="json"))
     else:
-        _print_summary(summary, layout.root)
+        _print_summary(workspace, summary)
     if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:
         sys.exit(EXIT_NOT_ALL_DONE)
 
@@ -89,15 +88,9 @@ def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callab
             time.sleep(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
 
 
-def _print_summary(summary: RunSummary, root: Location) -> None:
-    counts = summary.counts
-    say(f"{summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}")
-    for line in (*summary.reasons, *summary.warnings):
-        say(f"  - {line}")
-    if summary.images_per_second:
-        warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
-        say(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
-    say(f"  {root}  (report.html, run.json, images/, failed.jsonl)")
+def _print_summary(workspace: Workspace, summary: RunSummary) -> None:
+    for line in summary_lines(workspace, summary):
+        say(line)
 
 
 @click.command()
@@ -157,6 +150,6 @@ def report(run_name: str, out: str | None, allow: tuple[str, ...], as_json: bool
     if as_json:
         say_json(summary.model_dump(mode="json"))
     else:
-        _print_summary(summary, workspace.layout(run_name).root)
+        _print_summary(workspace, summary)
     if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:
         sys.exit(EXIT_NOT_ALL_DONE)

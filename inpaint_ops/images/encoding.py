@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from inpaint_ops.config import ImageFormat
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import png, tiff
 from inpaint_ops.images.metadata import NOTHING, Metadata, lost, png_chunks, save_options
 from inpaint_ops.images.placing import resize
 from inpaint_ops.images.reading import Source, read_pixels, to_8_bit, to_rgb
 
-Format = Literal["png", "webp", "tiff", "jpeg"]
+Format = ImageFormat
 """What we write. png, webp (in its lossless mode) and tiff are lossless."""
 
 EXTENSIONS: Final[dict[Format, str]] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}

@@ -5,6 +5,7 @@ raises ManifestError.
 """
 
 from inpaint_ops.manifest.formats import (
+    MANIFEST_ENDINGS,
     ManifestLimits,
 )
 from inpaint_ops.manifest.reading import (
@@ -24,6 +25,7 @@ from inpaint_ops.manifest.rows import (
 )
 
 __all__ = [
+    "MANIFEST_ENDINGS",
     "MAX_SEED",
     "STEPS",
     "AcceptedRow",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -12,7 +14,10 @@ from typing import Any
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.manifest import parquet
-from inpaint_ops.manifest.text import CsvError, NotUtf8Error, csv_records, json_lines
+from inpaint_ops.manifest.text import CsvError, NotUtf8Error, TooLong, csv_records, json_lines
+
+MANIFEST_ENDINGS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
+"""Of a file's name, in lower case: each is read as its format."""
 
 _NAME_SHOWN = 80
 """Characters of an unknown field's name that an error shows."""
@@ -29,11 +34,23 @@ class ManifestLimits:
 
 
 class BadRowError(Exception):
-    """A row cannot be read, and why; `field` is the one at fault, where there is one."""
+    """A row cannot be read, and why; `field` is the one at fault, where there is one.
+
+    `written` is the row as far as it was taken apart; else `text` is its text, or the beginning of `size` bytes.
+    """
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
+        self.written: dict[str, Any] = {}
+        self.text = ""
+        self.size: int | None = None
+
+    def of(self, written: dict[str, Any] | None = None, text: str | bytes = "", size: int | None = None) -> BadRowError:
+        """This error, with the row that it is of."""
+        self.written, self.size = written or {}, size
+        self.text = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        return self
 
 
 RawRow = tuple[int, dict[str, Any] | BadRowError]
@@ -47,26 +64,27 @@ def shortened(name: str) -> str:
 def read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[RawRow]:
     """The objects of a JSONL file, by line."""
     for number, line in json_lines(data, limits.max_row_bytes):
-        yield number, too_long(limits) if line is None else _read_json_line(line)
+        yield number, too_long(limits, line) if isinstance(line, TooLong) else _read_json_line(line)
 
 
 def _read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
     try:
         value = _loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8")
+        return BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8").of(text=line)
     except BadRowError as error:
-        return error
+        return error.of(text=line)
     return (
         value
         if isinstance(value, dict)
-        else BadRowError('not a JSON object: write {"image": ..., "mask": ..., "prompt": ...}')
+        else BadRowError('not a JSON object: write {"image": ..., "mask": ..., "prompt": ...}').of(text=line)
     )
 
 
-def too_long(limits: ManifestLimits) -> BadRowError:
+def too_long(limits: ManifestLimits, row: TooLong) -> BadRowError:
     """Why a row of too many bytes is not read, and the cure."""
-    return BadRowError(f"longer than {limits.max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)")
+    error = BadRowError(f"longer than {limits.max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)")
+    return error.of(text=row.beginning, size=row.size)
 
 
 def _loads(text: str) -> Any:
@@ -105,8 +123,8 @@ def read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[RawRow]
     records = csv_records(data, limits.max_row_bytes)
     try:
         number, first = next(records, (1, []))
-        if first is None:
-            raise ManifestError(f"{name}: line {number}: the columns' names are {too_long(limits)}")
+        if isinstance(first, TooLong):
+            raise ManifestError(f"{name}: line {number}: the columns' names are {too_long(limits, first)}")
         header = [cell.strip() for cell in first] if number == 1 else []
         if "image" not in header:
             raise ManifestError(
@@ -115,8 +133,8 @@ def read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[RawRow]
             )
         _check_columns(header, name)
         for line, cells in records:
-            if cells is None:
-                yield line, too_long(limits)
+            if isinstance(cells, TooLong):
+                yield line, too_long(limits, cells)
             elif any(cell.strip() for cell in cells):
                 yield line, _csv_row(header, cells)
             del cells  # of a line of commas they are eight times its text, so not while the next one is read
@@ -128,7 +146,8 @@ def read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[RawRow]
 
 def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | BadRowError:
     if len(cells) > len(header):
-        return BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds a comma")
+        error = BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds a comma")
+        return error.of(text=_csv_line(cells))
     row: dict[str, Any] = {key: cell for key, cell in zip(header, cells, strict=False) if cell.strip() != ""}
     if _MARGIN.fullmatch(row.get("crop", "")):
         row["crop"] = int(row["crop"])
@@ -136,8 +155,14 @@ def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | BadRowErro
         try:
             row["extra"] = _loads(row["extra"])
         except BadRowError as error:
-            return BadRowError(f"not a JSON object ({error})", "extra")
+            return BadRowError(f"not a JSON object ({error})", "extra").of(row)
     return row
+
+
+def _csv_line(cells: list[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
 
 
 _MARGIN = re.compile(r"\s*[0-9]{1,9}\s*")
@@ -162,6 +187,7 @@ def read_parquet(data: bytes, name: str, limits: ManifestLimits, max_rows: int |
             if "error" in line:
                 raise ManifestError(f"{name}: {line['error']}")
             if "bad" in line:
-                yield number, BadRowError(line["bad"], line["field"] and shortened(line["field"]))
+                error = BadRowError(line["bad"], line["field"] and shortened(line["field"]))
+                yield number, error.of(line.get("row"), line.get("text", ""), line.get("size"))
             elif "row" in line:
                 yield number, line.pop("row")

@@ -10,7 +10,7 @@ from typing import Any
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest.text import CsvError, NotUtf8Error, csv_records
+from inpaint_ops.manifest.text import CsvError, NotUtf8Error, TooLong, csv_records
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 _RECORD_BYTES = 2**20
@@ -77,13 +77,14 @@ def read_prompts(data: bytes, *, key_column: str, prompt_column: str) -> dict[st
     prompts: dict[str, str] = {}
     records = csv_records(data, _RECORD_BYTES)
     try:
-        header = next(records, (1, []))[1] or []
+        first = next(records, (1, []))[1]
+        header = [] if isinstance(first, TooLong) else first
         for column in (key_column, prompt_column):
             if column not in header:
                 raise ManifestError(f"the prompts file has no column {column!r}; it has {', '.join(header[:20])}")
         keys, texts = header.index(key_column), header.index(prompt_column)
         for line, cells in records:
-            if cells is None:
+            if isinstance(cells, TooLong):
                 raise ManifestError(f"line {line} of the prompts file is longer than {_RECORD_BYTES} bytes: shorten it")
             name, prompt = (cells[at] if at < len(cells) else "" for at in (keys, texts))
             name = PurePosixPath(name).name

@@ -5,7 +5,7 @@ The process is `python -m inpaint_ops.manifest.parquet MAX_BYTES MAX_ROW_BYTES M
 pyarrow 26 ends its process at some files whose metadata makes no sense, and one of a kilobyte can unpack to any size,
 so it is read where neither hurts: under a limit of memory and of time, and without credentials.
 
-A line is {"row": {...}}, or {"bad": why, "field": name} for a row that cannot be had. The last one is {"end": rows}, or
+A line is {"row": {...}}, or {"bad": why, "field": name, "row": what could be read}. The last is {"end": rows}, or
 {"error": why} where the file as a whole cannot be read.
 """
 
@@ -112,11 +112,11 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
                 if unpacked > max_bytes:
                     say({"error": too_much})
                     return
-                say(
-                    line
-                    if size <= max_row_bytes
-                    else {"bad": f"longer than {max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)", "field": None}
-                )
+                if size > max_row_bytes:
+                    text = json.dumps(line.get("row"), ensure_ascii=False)[:4096]
+                    bad = f"longer than {max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)"
+                    line = {"bad": bad, "field": None, "text": text, "size": size}
+                say(line)
         if rows == metadata.num_rows:
             say({"end": rows})
         else:
@@ -128,17 +128,15 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
 def _rows(batch: Any, names: list[str]) -> Iterator[Line]:
     for at in range(batch.num_rows):
         row: dict[str, Any] = {}
+        bad: Line = {}
         for name, column in zip(names, batch.columns, strict=True):
             try:
                 row[name] = _plain(name, column[at].as_py())
             except UnicodeDecodeError:
-                yield {"bad": "not UTF-8", "field": name}
-                break
+                bad = bad or {"bad": "not UTF-8", "field": name}
             except (ValueError, OverflowError, TypeError) as error:  # a time beyond year 9999, bytes
-                yield {"bad": f"cannot be read ({str(error)[:200]})", "field": name}
-                break
-        else:
-            yield {"row": row}
+                bad = bad or {"bad": f"cannot be read ({str(error)[:200]})", "field": name}
+        yield bad | {"row": row}
 
 
 def _plain(name: str, value: Any) -> Any:

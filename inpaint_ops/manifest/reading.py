@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import pydantic
 
-from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError, one_line
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
 from inpaint_ops.locations import Location, has_scheme, parse
 from inpaint_ops.manifest import parquet
 from inpaint_ops.manifest.formats import (
@@ -25,8 +26,11 @@ from inpaint_ops.manifest.formats import (
 )
 from inpaint_ops.manifest.naming import Names
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
+from inpaint_ops.manifest.rejecting import cut, reject, typed_cells
 from inpaint_ops.manifest.rows import (
     _ID_BYTES,
+    IGNORED_FIELDS,
+    TEXT_FIELD,
     ParsedManifest,
     RejectedRow,
     Row,
@@ -36,10 +40,6 @@ from inpaint_ops.manifest.rows import (
     unpack_rejected,
     unpack_row,
 )
-from inpaint_ops.records import ErrorInfo
-
-_PROMPT_KEPT = 4000
-"""Characters of a rejected row's prompt that its record shows."""
 
 
 def read_manifest(
@@ -93,7 +93,7 @@ class _Reading:
         self._names = Names()
         self._accepted, self._rejected = PackedLines(), PackedLines()
         self._wanted = PackedLines()
-        """Of each row, a mark and a name: the author's own, a stem to be made unique, a rejected row's."""
+        """Of each row, a mark and a name: the author's own or a stem to be made unique; of a rejected one, its line."""
 
     def add(self, number: int, row: Row | RejectedRow) -> None:
         """Keep a row. An id that an author wrote is the first row's that has it; further rows are rejected."""
@@ -102,24 +102,35 @@ class _Reading:
             owner = self._names.claim(row.id, number)
             if owner is not None:
                 message = f"id: {row.id!r} is already that of row {owner}: give each row its own"
-                row = _reject(number, {"prompt": row.prompt}, message, "id")
+                row = reject(number, row.model_dump(mode="json", exclude_defaults=True), message, "id")
         if isinstance(row, RejectedRow):
             self._rejected.append(pack_rejected(row))
-            self._wanted.append(b"!row-%d" % number)
+            self._wanted.append(f"!{number}={row.id}".encode())
         else:
             self._accepted.append(pack_row(row, number))
             self._wanted.append(f"~{_stem(row.image)}".encode() if row.id is None else f"={row.id}".encode())
 
     def parsed(self) -> ParsedManifest:
-        """The rows, each with an id that no other has."""
+        """The rows, each with an id that no other has. Rejected ones come last: they name no image."""
         ids, bad_ids = PackedLines(), PackedLines()
         for wanted in self._wanted.lines():
             mark, name = wanted[:1], wanted[1:]
-            unique = name if mark == b"=" else self._names.give(name.decode()).encode()
-            (bad_ids if mark == b"!" else ids).append(unique)
+            if mark != b"!":
+                ids.append(name if mark == b"=" else self._names.give(name.decode()).encode())
+        # the author's first, as one byte per row: what is generated later may look like one
+        is_own = bytes(bool(own) and self._names.claim(own, number) is None for number, own in self._rejected_ids())
+        for (number, own), keeps_it in zip(self._rejected_ids(), is_own, strict=True):
+            bad_ids.append((own if keeps_it else self._names.give(f"row-{number}")).encode())
         return ParsedManifest(
             PackedRows(unpack_row, self._accepted, ids), PackedRows(unpack_rejected, self._rejected, bad_ids)
         )
+
+    def _rejected_ids(self) -> Iterator[tuple[int, str]]:
+        """Of each rejected row, its line and the id that its author wrote; empty where that is none."""
+        for wanted in self._wanted.lines():
+            if wanted.startswith(b"!"):
+                number, _, own = wanted[1:].decode().partition("=")
+                yield int(number), own
 
 
 def _too_many_rows(name: str, limit: int) -> ManifestError:
@@ -135,10 +146,17 @@ def _validate(
     *,
     strict: bool,
 ) -> Row | RejectedRow:
+    whole = partial(_whole, manifest=manifest)
     if isinstance(raw, BadRowError):
-        return _reject(number, {}, str(raw), raw.field)
-    unknown = [key for key, value in raw.items() if key not in Row.model_fields and value is not None]
-    unseen = frozenset(unknown[_EXPLAINED:])  # pydantic would describe each, in 500 bytes
+        written = raw.written if strict else typed_cells(raw.written)
+        if raw.text:
+            written = {TEXT_FIELD: raw.text if raw.size is None else cut(raw.text, raw.size)}
+        return reject(number, written, str(raw), raw.field, whole)
+    unknown = [
+        key for key, value in raw.items()
+        if key not in Row.model_fields and key not in IGNORED_FIELDS and value is not None
+    ]  # fmt: skip
+    unseen = IGNORED_FIELDS.union(unknown[_EXPLAINED:])  # pydantic would describe each, in 500 bytes
     present = {key: value for key, value in raw.items() if value is not None and key not in unseen}
     try:
         row = Row.model_validate(present, strict=strict)
@@ -147,9 +165,10 @@ def _validate(
                 raise BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
         places = {field: _resolve(getattr(row, field), field, manifest, is_allowed) for field in ("image", "mask")}
     except pydantic.ValidationError as error:
-        return _reject(number, raw, *_explain(error, more=len(unseen)))
+        explained = _explain(error, more=max(0, len(unknown) - _EXPLAINED))
+        return reject(number, raw if strict else typed_cells(raw), *explained, whole)
     except BadRowError as error:
-        return _reject(number, raw, str(error), error.field)
+        return reject(number, raw if strict else typed_cells(raw), str(error), error.field, whole)
     return row.model_copy(update=places)
 
 
@@ -195,12 +214,12 @@ def _explain_one(field: str, kind: str, message: str) -> str:
     return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
 
 
-def _reject(number: int, raw: dict[str, Any], message: str, field: str | None) -> RejectedRow:
-    text = one_line(f"row {number}: {message}")
-    named = None if field is None else one_line(shortened(field))
-    error = ErrorInfo(type="RowError", stage="validate", message=text, permanent=True, field=named)
-    prompt = raw.get("prompt")
-    return RejectedRow(number, "", error, prompt[:_PROMPT_KEPT] if isinstance(prompt, str) else "")
+def _whole(text: str, manifest: Location) -> str:
+    """A relative key as a URI; as it is, where it is none or may not be read."""
+    try:
+        return text if has_scheme(text) else manifest.parent.join(text).full_uri
+    except (ConfigError, ForbiddenLocationError):
+        return text
 
 
 def _stem(key: str) -> str:

@@ -8,18 +8,23 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
+from inpaint_ops.config import ImageFormat, MaskChannel
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import ErrorInfo
 
 Quality = Literal["good", "high", "best"]
 STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
 """Denoising steps by quality, from the optimisation notes."""
+
+ERROR_FIELD, TEXT_FIELD = "_error", "_text"
+IGNORED_FIELDS = frozenset({ERROR_FIELD, TEXT_FIELD})
+"""Fields of a row that a reader of manifests ignores: `rejected.jsonl` has them."""
 
 MAX_SEED = 2**63 - 1
 _ID = re.compile(r"\w[\w.+@=() -]{0,119}")
@@ -48,7 +53,7 @@ class Row(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
     strength: float | None = Field(default=None, gt=0, le=1)
-    mask_channel: Literal["auto", "luma", "alpha", "red", "green", "blue"] = "auto"
+    mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = Field(
         default=None, ge=0, le=255, description="Levels from here on are painted wholly; 0: levels are weights."
     )
@@ -56,7 +61,7 @@ class Row(BaseModel):
     mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
     mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")
     crop: Literal["none", "auto"] | int = "none"
-    format: Literal["png", "webp", "tiff", "jpeg"] = "png"
+    format: ImageFormat = "png"
     extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
 
     @field_validator("prompt", "negative_prompt")
@@ -157,7 +162,13 @@ class RejectedRow:
     id: str
     error: ErrorInfo
     prompt: str = ""
-    """The beginning of it: what is bad may be large, and is not kept."""
+    """The beginning of it: what is bad may be large."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """The row as its author wrote it, with whole URIs; bounded, see `rejecting.as_written`."""
+
+    def as_manifest_row(self) -> dict[str, Any]:
+        """The row as it was written, with its error in a field that a reader of manifests ignores."""
+        return self.written | {ERROR_FIELD: self.error.message}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +210,13 @@ def unpack_row(line: bytes, name: str) -> AcceptedRow:
 
 def pack_rejected(row: RejectedRow) -> bytes:
     """A rejected row, but for its id, as JSON."""
-    return _json_bytes({"row": row.row, "error": row.error.model_dump(), "prompt": row.prompt})
+    return _json_bytes({"row": row.row, "error": row.error.model_dump(), "prompt": row.prompt, "written": row.written})
 
 
 def unpack_rejected(line: bytes, name: str) -> RejectedRow:
     """A rejected row from what `pack_rejected` made, with its id."""
-    said = json.loads(line)
-    return RejectedRow(said["row"], name, ErrorInfo.model_validate(said["error"]), said["prompt"])
+    kept = json.loads(line)
+    return RejectedRow(kept["row"], name, ErrorInfo.model_validate(kept["error"]), kept["prompt"], kept["written"])
 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:

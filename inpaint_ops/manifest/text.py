@@ -1,7 +1,7 @@
 """The lines of a JSONL file and the records of a CSV one, out of its bytes one by one, none longer than a limit.
 
 Nothing is copied but the line in hand: where it ends is looked up before it is cut out, so one without an end costs no
-memory. What is too long is None, and the next one is found all the same.
+memory. What is too long is a TooLong, and the next one is found all the same.
 """
 
 from __future__ import annotations
@@ -10,11 +10,24 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _BOM = b"\xef\xbb\xbf"
 _INK = re.compile(rb"\S")
 _END_OR_QUOTED_FIELD = re.compile(rb',(?=")|\r\n?|\n')
 _FIELD_CHARS = 2**24
+
+
+_BEGINNING = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """What stands in place of a line or record that is longer than the limit."""
+
+    beginning: bytes
+    size: int
+    """Of the whole, in bytes."""
 
 
 class CsvError(Exception):
@@ -37,19 +50,19 @@ def _after_mark(data: bytes) -> int:
     return len(_BOM) if data.startswith(_BOM) else 0
 
 
-def json_lines(data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Each line that is not blank with its number from 1; None in its place if it is longer than `max_bytes`."""
+def json_lines(data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes | TooLong]]:
+    """Each line that is not blank with its number from 1; a TooLong if it is longer than `max_bytes`."""
     start, number = _after_mark(data), 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
         number += 1
         if _INK.search(data, start, end):
-            yield number, data[start:end] if end - start <= max_bytes else None
+            yield number, data[start:end] if end - start <= max_bytes else _too_long(data, start, end)
         start = end
 
 
-def csv_records(data: bytes, max_bytes: int) -> Iterator[tuple[int, list[str] | None]]:
-    """Each record that is not blank with the number of its first line; None in its place if it is too long.
+def csv_records(data: bytes, max_bytes: int) -> Iterator[tuple[int, list[str] | TooLong]]:
+    """Each record that is not blank with the number of its first line; a TooLong if it is too long.
 
     Raises CsvError where a quote is never closed or stands where none may, NotUtf8Error.
     """
@@ -60,10 +73,14 @@ def csv_records(data: bytes, max_bytes: int) -> Iterator[tuple[int, list[str] | 
         if end is None:
             raise CsvError(line, "a quote is opened and never closed")
         if _INK.search(data, start, end):
-            yield line, _cells(data, start, end, line) if end - start <= max_bytes else None
+            yield line, _cells(data, start, end, line) if end - start <= max_bytes else _too_long(data, start, end)
         feeds, returns, both = (data.count(mark, start, end) for mark in (b"\n", b"\r", b"\r\n"))
         line += feeds + returns - both
         start = end
+
+
+def _too_long(data: bytes, start: int, end: int) -> TooLong:
+    return TooLong(data[start : min(end, start + _BEGINNING)], end - start)
 
 
 def _record_end(data: bytes, at: int) -> int | None:

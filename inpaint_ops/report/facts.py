@@ -6,11 +6,11 @@ Computed once, here; the pages only present it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.errors import error_class
-from inpaint_ops.records import BATCH_STAGES, STAGES, ErrorInfo, Record, RunSummary, WorkerReport
+from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, ErrorInfo, Record, RunSummary, WorkerReport
 from inpaint_ops.report.stages import stage_seconds
 from inpaint_ops.report.summary import conversions, error_type
 from inpaint_ops.report.timeline import row_seconds
@@ -115,14 +115,18 @@ def compared(summary: RunSummary) -> tuple[Compared, ...]:
 
 def stage_parts(records: Iterable[Record]) -> tuple[Part, ...]:
     """Seconds of work by stage, summed over all rows, each batch once. Stages of different rows overlap in time."""
-    return _parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stage_seconds(records).items()})
+    return parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stage_seconds(records).items()})
 
 
 def worker_parts(records: Sequence[Record], workers: Sequence[WorkerReport]) -> tuple[Part, ...]:
     """The lifetimes of all workers together: cold start, painting, and the rest."""
     total = sum(worker_times(records, workers).values(), WorkerTime())
-    cold = total.cold_start
-    return _parts(
+    return lifetime_parts(total.cold_start, painting=total.painting, waiting=total.waiting)
+
+
+def lifetime_parts(cold: ColdStart, *, painting: float, waiting: float) -> tuple[Part, ...]:
+    """Seconds of workers' lifetimes as named parts, in the order in which a worker passes them."""
+    return parts(
         {
             "interpreter": ("Start the interpreter", cold.interpreter),
             "imports": ("Import libraries", cold.imports),
@@ -130,8 +134,8 @@ def worker_parts(records: Sequence[Record], workers: Sequence[WorkerReport]) -> 
             "prompts": ("Encode the prompts", cold.prompts),
             "compile": ("Compile", cold.compile),
             "first_call": ("First batch's extra time", cold.first_call),
-            "painting": ("Paint", total.painting),
-            "waiting": ("Wait and other work", total.waiting),
+            "painting": ("Paint", painting),
+            "waiting": ("Wait and other work", waiting),
         }
     )
 
@@ -180,7 +184,8 @@ def _slowest_stage(record: Record) -> str:
     return max(STAGES, key=lambda stage: getattr(record.timings, stage) or 0.0)
 
 
-def _parts(seconds: dict[str, tuple[str, float]]) -> tuple[Part, ...]:
+def parts(seconds: Mapping[str, tuple[str, float]]) -> tuple[Part, ...]:
+    """Labelled seconds, by key, with each one's share of their sum; those of no length are left out."""
     total = sum(value for _, value in seconds.values())
     if total <= 0:
         return ()

@@ -81,14 +81,14 @@ def summarize(
     seconds = max(0.0, (finished - started).total_seconds()) if started and finished else 0.0
     at_once = painting_at_once(batch_spans(kept))
     ledger = merge_ledgers(report.ledger for report in workers)
-    got_over = merge_faults(faults)
-    in_words = faults_in_words(got_over, recovered=not reasons)
+    recovered = merge_faults(faults)
+    in_words = faults_in_words(recovered, recovered=not reasons)
     return RunSummary(
         run=run,
         verdict="INVALID" if reasons else "VALID",
         reasons=reasons,
         warnings=(*left_out, *_warnings(kept, workers, ledger, stages, in_words)),
-        faults=got_over,
+        faults=recovered,
         manifest=manifest,
         manifest_sha256=manifest_sha256,
         job=job,

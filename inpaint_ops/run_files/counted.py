@@ -1,7 +1,7 @@
 """Which records count: those of a frozen row, in its shard, and of a done row only with its image.
 
-What the store's rights allow, a record can claim. Checked here is what it claims against what was frozen and what is
-there; docs/security.md says what that leaves to whoever may write to the store.
+Whoever may write to the store can write a record. Here its content is checked against what was frozen and what is
+there; docs/security.md says what remains possible.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CountedRecords:
 def why_not(
     record: Record, *, shard: str, number: int, row: AcceptedRow | None, layout: RunLayout | None
 ) -> str | None:
-    """Why the record does not stand for its row, as far as it tells by itself; None if it does.
+    """Why the record does not stand for its row, as far as the record itself shows; None if it does.
 
     `shard` and `number` are of its key, and `row` is the frozen row where that is known. With a `layout`, the image
     must lie where the run's images do.
@@ -88,7 +88,7 @@ def read_records(
     """The records of a run that count; the others are left out, each with a line. `rows` are those of its shards.
 
     Asks for a listing of the records, each record once, a listing of the images, and, for the digests, as many images
-    as `check_image_bytes` allows: all of them, or some by chance. Raises StorageError.
+    as `check_image_bytes` allows: all of them, or a random sample. Raises StorageError.
     """
     frozen = {shard: {row.row: row for row in members} for shard, members in rows.items()}
     numbers = {shard: members.keys() for shard, members in frozen.items()} | {REJECTED: set(plan.rejected_rows)}
@@ -168,7 +168,7 @@ def _with_images(
 
 
 def _chosen(infos: list[ObjectInfo], check_bytes: int) -> list[ObjectInfo]:
-    """All, or as many by chance as have `check_bytes` together: nobody can know beforehand which."""
+    """All, or a random sample of `check_bytes` together: nobody can know beforehand which."""
     random.SystemRandom().shuffle(infos)
     chosen = []
     for info in infos:

@@ -1,4 +1,4 @@
-"""What a run's plan has frozen, read back: `plan.json`, and the rows of its shards."""
+"""What a run's plan has frozen, read back: `plan.json`, and the rows of its shards with what they are painted with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import Plan, Shard
+from inpaint_ops.planning import JobOptions, PaintParameters, Plan, PlannedRow, Shard, planned
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import Leftovers, parse_model, read_model
 
 _PLAN_BYTES = 2**20
 _BYTES_PER_REJECTED_ROW = 16
 _BYTES_OF_URIS = 16 * 2**10
-"""What a row may have grown by since its manifest: its keys have become URIs, its defaults are said."""
+"""What a row may have grown by since its manifest: its keys have become URIs, and its parameters are added."""
 
 
 def row_bytes(settings: Settings) -> int:
@@ -40,16 +40,23 @@ def read_plan(storage: Storage, layout: RunLayout, settings: Settings) -> Plan |
     return plan
 
 
+class _ShardLine(AcceptedRow):
+    """A line of a shard's file. One that was written before parameters were settled at planning has none."""
+
+    parameters: PaintParameters | None = None
+
+
 def read_shard(
-    storage: Storage, layout: RunLayout, shard: Shard, settings: Settings, left: Leftovers
-) -> list[AcceptedRow]:
+    storage: Storage, layout: RunLayout, shard: Shard, job: JobOptions, settings: Settings, left: Leftovers
+) -> list[PlannedRow]:
     """The shard's rows as they were frozen; a line that is no row of it is left out.
 
+    `job` is the plan's: rows of an older file get their parameters by it, as they did when that file was written.
     Raises ObjectNotFoundError, ObjectTooLargeError, StorageError.
     """
     place = layout.shard(shard.name)
     data = storage.get(place, max_bytes=2 * settings.max_manifest_bytes + shard.rows * _BYTES_OF_URIS)
-    rows: dict[int, AcceptedRow] = {}
+    rows: dict[int, PlannedRow] = {}
     ids: set[str] = set()
     limit = row_bytes(settings)
     for number, line in enumerate(io.BytesIO(data), 1):
@@ -57,7 +64,7 @@ def read_shard(
             left.add(f"{place} has more lines than the plan's {shard.rows:,} rows: the others were left out.")
             break
         try:
-            row = _row(line, f"line {number} of {place}", limit)
+            row = _row(line, f"line {number} of {place}", limit, job)
         except InpaintOpsError as error:
             left.add(f"{error}: the row was left out.")
             continue
@@ -69,24 +76,27 @@ def read_shard(
     return list(rows.values())
 
 
-def _row(line: bytes, what: str, limit: int) -> AcceptedRow:
+def _row(line: bytes, what: str, limit: int, job: JobOptions) -> PlannedRow:
     if len(line) > limit:
         raise ObjectTooLargeError(f"{what} is too large: {len(line):,} bytes, and the limit is {limit:,}")
-    return parse_model(line, AcceptedRow, what)
+    read = parse_model(line, _ShardLine, what)
+    if read.parameters is None:
+        return planned(read, job)
+    return PlannedRow.model_construct(**dict(read))
 
 
 def read_shards(
     storage: Storage, layout: RunLayout, plan: Plan, settings: Settings, left: Leftovers
-) -> dict[str, list[AcceptedRow]]:
+) -> dict[str, list[PlannedRow]]:
     """The rows of every shard by its name; none for a shard whose file is missing or too large.
 
     Of rows that share an id the first counts: an image has one row. Raises StorageError.
     """
-    found: dict[str, list[AcceptedRow]] = {}
+    found: dict[str, list[PlannedRow]] = {}
     ids: set[str] = set()
     for shard in plan.shards:
         try:
-            rows = read_shard(storage, layout, shard, settings, left)
+            rows = read_shard(storage, layout, shard, plan.job, settings, left)
         except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
             left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
             rows = []

@@ -6,6 +6,7 @@ The command line and the DAGs go through these, so what Airflow runs is what a s
 from inpaint_ops.runs.finishing import (
     check_good,
     finish,
+    summary_lines,
 )
 from inpaint_ops.runs.painting import (
     paint,
@@ -25,4 +26,5 @@ __all__ = [
     "make_plan",
     "paint",
     "prepare",
+    "summary_lines",
 ]

@@ -1,4 +1,4 @@
-"""What the tries of a run left in the store, read back: reports, why they stopped, what they got over."""
+"""What the attempts of a run left in the store, read back: reports, stop reasons, recovered faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from inpaint_ops.errors import one_line
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
-from inpaint_ops.records import ErrorInfo, Fault, Model, ShardProgress, TryFaults, WorkerReport
+from inpaint_ops.records import AttemptFaults, ErrorInfo, Fault, Model, ShardProgress, WorkerReport
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, WORKER_REPORT_BYTES, Leftovers, listed, read_each, smallest_first
 
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=Model)
 def notes_of(
     infos: Iterable[ObjectInfo], prefix: Location, shards: Collection[str], left: Leftovers
 ) -> Iterator[tuple[str, ObjectInfo]]:
-    """The objects that are called as a note of one of the shards is, by that name without its ending."""
+    """The objects that are named like a note of one of the shards, by that name without its ending."""
     for info in infos:
         name = _NAME.fullmatch(info.location.key.removeprefix(prefix.key))
         if name is None or name[1] not in shards:
@@ -38,7 +38,7 @@ def read_notes(
 ) -> dict[str, M]:  # fmt: skip
     """Every note below the prefix by its name without ending, the oldest first; what is none is left out.
 
-    What only tells of the run must not keep its report from being written. Raises StorageError.
+    A damaged note must not keep the run's report from being written. Raises StorageError.
     """
     infos = [info for _, info in notes_of(listed(storage, prefix, left), prefix, shards, left)]
     oldest_first = sorted(smallest_first(infos, _TOTAL_BYTES, left), key=lambda info: info.modified)
@@ -52,39 +52,43 @@ def read_workers(storage: Storage, layout: RunLayout, shards: Collection[str], l
     return sorted(notes.values(), key=lambda report: report.worker.started_at)
 
 
-def got_over(storage: Storage, layout: RunLayout, shards: Collection[str], left: Leftovers) -> Iterator[Fault]:
-    """What the tries themselves have counted, the oldest first."""
-    for note in read_notes(storage, layout.faults, TryFaults, shards, left).values():
+def recovered_faults(storage: Storage, layout: RunLayout, shards: Collection[str], left: Leftovers) -> Iterator[Fault]:
+    """The faults that the attempts themselves have counted, the oldest first."""
+    for note in read_notes(storage, layout.faults, AttemptFaults, shards, left).values():
         for fault in note.faults:
             yield fault.model_copy(update={"what": one_line(fault.what)[:500]})
 
 
 def stopped(stops: Mapping[str, ErrorInfo], unfinished: Iterable[str]) -> Iterator[Fault]:
-    """The tries that stopped and whose shard was finished by another; the others are among the run's reasons."""
+    """The attempts that stopped and whose shard another one finished; the others are among the run's reasons."""
     lost = set(unfinished)
     for attempt, error in stops.items():
         shard = attempt.partition("-")[0]
         if shard not in lost:
-            yield Fault(kind="try_stopped", count=1, what=f"shard {shard}: {in_words(error)}"[:500])
+            yield Fault(kind="try_stopped", count=1, what=f"shard {shard}: {describe(error)}"[:500])
 
 
-def in_words(error: ErrorInfo) -> str:
+def describe(error: ErrorInfo) -> str:
     """An error as one line."""
     return one_line(f"{error.type}: {error.message}")
 
 
-def why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], said: ShardProgress | None) -> str:
-    """What became of a shard that has rows without a record: the last try's own word, or that it left none.
+def why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], progress: ShardProgress | None) -> str:
+    """What became of a shard that has rows without a record: why the last attempt stopped, or that it left no reason.
 
-    `stops` are all tries' notes, the oldest first, and `said` is what the shard said last.
+    `stops` are the notes of all attempts, the oldest first, and `progress` is the shard's last.
     """
     error = next((stops[attempt] for attempt in reversed(list(stops)) if attempt.startswith(f"{shard}-")), None)
-    if said is not None and not said.is_over:
-        phase = one_line(said.phase)[:200]
+    if progress is not None and not progress.is_over:
+        phase = one_line(progress.phase)[:200]
         return (
-            f"its last try never said how it ended: it was killed at '{phase}', or its machine was lost (last "
-            f"heard of {said.updated_at:%Y-%m-%d %H:%M:%S} UTC)"
+            f"its last attempt never reported its end: it was killed at '{phase}', or its machine was lost (last "
+            f"heard of {progress.updated_at:%Y-%m-%d %H:%M:%S} UTC)"
         )
-    if error is not None and (said is None or said.phase == "stopped"):
-        return in_words(error)
-    return "no task has taken it up" if said is None else f"its last try has {said.phase}, and records are missing"
+    if error is not None and (progress is None or progress.phase == "stopped"):
+        return describe(error)
+    return (
+        "no task has taken it up"
+        if progress is None
+        else f"its last attempt has {progress.phase}, and records are missing"
+    )

@@ -10,9 +10,8 @@ from inpaint_ops.errors import (
     ConfigError,
     RunNotGoodError,
     StorageError,
+    one_line,
 )
-from inpaint_ops.layout import experience_prefix
-from inpaint_ops.locations import Location
 from inpaint_ops.planning import Plan
 from inpaint_ops.records import (
     ErrorInfo,
@@ -22,7 +21,7 @@ from inpaint_ops.records import (
 )
 from inpaint_ops.run_files.counted import read_records
 from inpaint_ops.run_files.frozen import read_shards
-from inpaint_ops.runs.attempts import got_over, read_notes, read_workers, stopped, why_unfinished
+from inpaint_ops.runs.attempts import read_notes, read_workers, recovered_faults, stopped, why_unfinished
 from inpaint_ops.runs.forecasting import experience, experience_key
 from inpaint_ops.runs.gallery import Gallery, make_gallery
 from inpaint_ops.runs.preparing import _JSON, _JSONL
@@ -50,8 +49,8 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     ended = {record.row for record in records}
     unfinished = [one.name for one in plan.shards if sum(row.row in ended for row in by_shard[one.name]) < one.rows]
     stops = read_notes(storage, layout.stop_notes, ErrorInfo, shards, left)
-    faults = [*got_over(storage, layout, shards, left), *stopped(stops, unfinished)]
-    said = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished else {}
+    faults = [*recovered_faults(storage, layout, shards, left), *stopped(stops, unfinished)]
+    progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished else {}
     summary = report.summarize(
         run=run,
         manifest=plan.manifest,
@@ -68,7 +67,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         images_checked=counted.images_checked,
     )
     if unfinished:
-        lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, said.get(name))}" for name in unfinished)
+        lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, progress.get(name))}" for name in unfinished)
         summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost), "verdict": "INVALID"})
     by_row = {number: row.as_manifest_row() for number, row in rows.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
@@ -84,22 +83,36 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
 
 
 def _remember(workspace: Workspace, plan: Plan, summary: RunSummary) -> None:
-    """Leave what the next forecast needs. The run is finished without it, so a refusal is only a word in the log."""
-    taught = experience(summary)
-    if taught is None:
+    """Leave what the next forecast needs. The run is finished without it, so a refusal is only logged."""
+    measured = experience(summary)
+    if measured is None:
         return
-    folder = experience_prefix(workspace.store, experience_key(plan.job))
-    place = Location(folder.bucket, f"{folder.key}{plan.run}.json")
+    place = workspace.places.experience(experience_key(plan.job), plan.run)
     try:
-        workspace.storage.put(place, taught.model_dump_json().encode(), content_type=_JSON)
+        workspace.storage.put(place, measured.model_dump_json().encode(), content_type=_JSON)
     except StorageError as error:
         log.warning("the next forecast will not know of this run: %s", error)
+
+
+def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
+    """The summary for a terminal or a task's log, one line each: verdict and counts, reasons, warnings, pace, place."""
+    counts = summary.counts
+    lines = [
+        f"{summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}",
+        *(f"  - {line}" for line in (*summary.reasons, *summary.warnings)),
+    ]
+    if summary.images_per_second:
+        warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
+        lines.append(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
+    files = ["report.html", "run.json", "images/", "failed.jsonl", *(["rejected.jsonl"] if counts.rejected else [])]
+    lines.append(f"  {workspace.layout(summary.run).root}  ({', '.join(files)})")
+    return [one_line(line) for line in lines]
 
 
 def check_good(summary: RunSummary) -> None:
     """Raise RunNotGoodError, with the reasons, unless the run's verdict is VALID."""
     if summary.verdict != "VALID":
-        raise RunNotGoodError(f"run {summary.run} is not good: {'; '.join(summary.reasons)}")
+        raise RunNotGoodError(f"run {summary.run} fails its checks: {'; '.join(summary.reasons)}")
 
 
 def _gallery(workspace: Workspace, records: Sequence[Record]) -> Gallery:

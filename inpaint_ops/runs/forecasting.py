@@ -1,10 +1,10 @@
-"""A plan and what was measured before -> Forecast: seconds, GPU-seconds and peak memory, and on whose word. Pure.
+"""A plan and what was measured before -> Forecast: seconds, GPU-seconds and peak memory, and their basis. Pure.
 
 Two sources, the better first: an earlier run in this store of the same model, tuning and card, as its report measured
 it; else the benchmark's table, which comes with the package (`estimates.json`; `python -m bench.estimates` writes it).
 With neither, everything is unknown: nothing is guessed.
 
-Seconds of a shard = cold start + steps of its rows x seconds a step + rows x (the other stages + waiting). So both
+Seconds of a shard = cold start + steps of its rows x seconds per step + rows x (the other stages + waiting). So both
 sources scale with steps. All working sizes of a model have about the same area, so size needs no scaling.
 """
 
@@ -40,13 +40,13 @@ class Work:
 
 
 class Experience(Model):
-    """What one finished run teaches about the next: kept in the store under the key of its model and tuning."""
+    """What one finished run measured, kept for the next forecast under the key of its model and tuning."""
 
     schema_version: Literal[1] = 1
     run: str
     card: str
     pace: Pace
-    cold_start: Amount = Field(description="Seconds of a worker, on average.")
+    cold_start: Amount = Field(description="Seconds per worker, on average.")
     peak_reserved: Bytes | None = Field(description="Bytes; None where the card's memory was not measured.")
     finished_at: Moment
 
@@ -90,7 +90,7 @@ def benchmark_table() -> BenchmarkTable:
     return BenchmarkTable.model_validate_json((files("inpaint_ops") / "estimates.json").read_bytes())
 
 
-_NO_MATTER = {
+_IRRELEVANT = {
     "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
 }  # fmt: skip
 """Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
@@ -98,14 +98,14 @@ _NO_MATTER = {
 
 def experience_key(job: JobOptions) -> str:
     """The name under which runs of this model and tuning are alike: a readable beginning and a digest."""
-    same = job.model_dump(mode="json", exclude=_NO_MATTER) | {"guided": job.guidance_scale > 1}
+    same = job.model_dump(mode="json", exclude=_IRRELEVANT) | {"guided": job.guidance_scale > 1}
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
     words = re.sub(r"[^A-Za-z0-9]+", "-", f"{job.model}-{job.tuning}").strip("-")[-60:].lstrip("-")
     return f"{words}-{digest}"
 
 
 def experience(summary: RunSummary) -> Experience | None:
-    """What `summary` teaches; None for a run that painted nothing, or on unlike cards."""
+    """What `summary` measured; None for a run that painted nothing, or on unlike cards."""
     cards = {device.name for device in summary.devices}
     if summary.pace is None or summary.finished_at is None or len(cards) != 1:
         return None
@@ -129,10 +129,10 @@ def forecast(
     devices: int = 1,
     table: BenchmarkTable | None = None,
 ) -> Forecast:
-    """What a run of `work`, an element a shard, will take on `devices` cards called `card`.
+    """What a run of `work`, one element per shard, will take on `devices` cards called `card`.
 
     `history` holds earlier runs of the same model and tuning (`experience_key`), in any order. Without a `card`, as
-    where the plan is made on another machine than the painting, that of the newest run is assumed: the basis says so.
+    where the plan is made on another machine than the painting, that of the newest run is assumed: the basis states it.
     """
     alike = [past for past in history if card is None or past.card == card]
     if alike:

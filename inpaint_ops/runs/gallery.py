@@ -1,6 +1,6 @@
 """The gallery of a report: small pictures of a few rows, made by helpers, within a budget of time and memory.
 
-The files are foreign and the process that asks has the store's keys, so it decodes none of them. A row whose pictures
+The files are not trusted, and this process has the store's keys, so it decodes none of them. A row whose pictures
 cannot be had is left out, and the log and the report say so.
 """
 
@@ -56,7 +56,7 @@ class _Budget:
             self._cpu += seconds
 
     def check(self) -> None:
-        """Raise PreviewError once it is spent."""
+        """Raise PreviewError once nothing is left."""
         if self._cpu >= CPU_SECONDS or self._clock() >= self._until:
             raise PreviewError("the time for the report's pictures is spent")
 

@@ -16,10 +16,18 @@ from inpaint_ops.errors import (
     RunConflictError,
     StorageError,
 )
-from inpaint_ops.layout import REJECTED, RunLayout, experience_prefix
+from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl, write_jsonl
-from inpaint_ops.planning import JobOptions, Plan, parameters, reject_rows_without_steps, split_rows, steps_that_run
+from inpaint_ops.planning import (
+    JobOptions,
+    Plan,
+    parameters,
+    planned,
+    reject_rows_without_steps,
+    split_rows,
+    steps_that_run,
+)
 from inpaint_ops.records import (
     Record,
     now,
@@ -66,8 +74,8 @@ def make_plan(
 
 
 def _work(rows: Sequence[AcceptedRow], job: JobOptions) -> Work:
-    wishes = (parameters(row, job) for row in rows)
-    return Work(rows=len(rows), steps=sum(steps_that_run(wish.steps, wish.strength) for wish in wishes))
+    settled = (parameters(row, job) for row in rows)
+    return Work(rows=len(rows), steps=sum(steps_that_run(one.steps, one.strength) for one in settled))
 
 
 _HISTORY = 50
@@ -75,12 +83,12 @@ _HISTORY = 50
 
 
 def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
-    """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is not
-    there.
+    """What earlier runs of this model and tuning left; a forecast is no reason to fail, so what cannot be read is
+    ignored.
     """
     left = Leftovers()
     try:
-        infos = listed(workspace.storage, experience_prefix(workspace.store, experience_key(job)), left)
+        infos = listed(workspace.storage, workspace.places.history(experience_key(job)), left)
         newest = heapq.nlargest(_HISTORY, infos, key=lambda info: info.modified)
         read = read_each(workspace.storage, newest, Experience, left, max_bytes=NOTE_BYTES)
         return [experience for _, experience in read]
@@ -90,7 +98,7 @@ def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
 
 
 def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None) -> Plan:
-    """Freeze the manifest, record the rejected rows, write the shards, and then `plan.json`, which owns the run's name.
+    """Freeze the manifest, keep and record the rejected rows, write the shards, then `plan.json`, which owns the name.
 
     A run of the same name, manifest and choices is resumed: its plan is returned as it stands. Raises RunConflictError
     for another manifest or other choices, ManifestError, StorageError.
@@ -104,11 +112,15 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
         with frozen.open("wb") as out:
-            write_jsonl((row.as_manifest_row() for row in parsed.accepted), out)
+            write_jsonl((planned(row, job).as_manifest_row() for row in parsed.accepted), out)
         storage.put(layout.manifest, frozen, content_type=_JSONL)
+        rejected = Path(folder, "rejected.jsonl")
+        with rejected.open("wb") as out:
+            write_jsonl((row.as_manifest_row() for row in parsed.rejected), out)
+        storage.put(layout.rejected, rejected, content_type=_JSONL)
     pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     for shard, rows in pieces:
-        lines = (row.as_manifest_row() | {"row": row.row} for row in rows)
+        lines = (planned(row, job).as_shard_line() for row in rows)
         storage.put(layout.shard(shard.name), to_jsonl(lines), content_type=_JSONL)
     records = _rejected_records(parsed, run)
     with ThreadPoolExecutor(_IO_THREADS) as pool:

@@ -13,10 +13,10 @@ from inpaint_ops.errors import (
     ManifestError,
     ObjectTooLargeError,
 )
-from inpaint_ops.layout import RunLayout
+from inpaint_ops.layout import RunLayout, StoreLayout
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import AcceptedRow, ManifestLimits, ParsedManifest, read_manifest
-from inpaint_ops.planning import Plan
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, read_manifest
+from inpaint_ops.planning import Plan, PlannedRow
 from inpaint_ops.run_files.frozen import read_plan, read_shard
 from inpaint_ops.storage import Storage, make_s3_client
 from inpaint_ops.storage.stored import Leftovers
@@ -59,9 +59,19 @@ class Workspace:
         )
         return cls(settings, root, storage)
 
+    @property
+    def places(self) -> StoreLayout:
+        """Where the store's objects are."""
+        return StoreLayout(self.store)
+
+    @property
+    def inbox(self) -> Location:
+        """The prefix that is watched for manifests: INPAINT_INBOX, or the store's own."""
+        return parse(self.settings.inbox).as_prefix() if self.settings.inbox else self.places.inbox
+
     def layout(self, run: str) -> RunLayout:
         """Where the run's objects are."""
-        return RunLayout(self.store, run)
+        return self.places.run(run)
 
     def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
         """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError."""
@@ -85,9 +95,9 @@ class Workspace:
         """The run's plan, or None if there is no such run. Raises StorageError, where it is damaged too."""
         return read_plan(self.storage, self.layout(run), self.settings)
 
-    def shard_rows(self, plan: Plan, shard: str) -> list[AcceptedRow]:
+    def shard_rows(self, plan: Plan, shard: str) -> list[PlannedRow]:
         """The frozen rows of one shard. Raises ConfigError if the plan has none of that name, StorageError."""
         found = next((one for one in plan.shards if one.name == shard), None)
         if found is None:
             raise ConfigError(f"run {plan.run!r} has no shard {shard!r}: it has {len(plan.shards)}, from 00000")
-        return read_shard(self.storage, self.layout(plan.run), found, self.settings, Leftovers())
+        return read_shard(self.storage, self.layout(plan.run), found, plan.job, self.settings, Leftovers())

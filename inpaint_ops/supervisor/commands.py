@@ -1,4 +1,4 @@
-"""What a worker is told: its job, and each of its rows."""
+"""The commands to a worker: its job, and each of its rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from inpaint_ops.config import Settings
-from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.manifest import Row
+from inpaint_ops.planning import JobOptions, PaintParameters
 from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.received import OUTPUT, Expected
@@ -36,7 +37,12 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
     )
 
 
-def item_command(files: RowFiles, options: JobOptions) -> Item:
+_OPTIONS = Item.model_fields.keys() & Row.model_fields.keys() - {"id", "image", "mask", "prompt", "negative_prompt"}
+_OPTIONS -= PaintParameters.model_fields.keys()
+"""The fields of a row that its worker gets as they are: those that Item has by the same name."""
+
+
+def item_command(files: RowFiles) -> Item:
     """One row, whose files lie in its folder."""
     row = files.row
     return Item(
@@ -47,14 +53,8 @@ def item_command(files: RowFiles, options: JobOptions) -> Item:
         output=str(files.folder / OUTPUT),
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
-        **parameters(row, options).model_dump(),
-        mask_channel=row.mask_channel,
-        mask_threshold=row.mask_threshold,
-        mask_invert=row.mask_invert,
-        mask_dilate=row.mask_dilate,
-        mask_blur=row.mask_blur,
-        crop=row.crop,
-        format=row.format,
+        **row.parameters.model_dump(),
+        **{name: getattr(row, name) for name in _OPTIONS},
     )
 
 
@@ -64,7 +64,7 @@ def expected_output(files: RowFiles, settings: Settings, owner: int) -> Expected
 
 
 def _prompts(files: Collection[RowFiles]) -> tuple[str, ...] | None:
-    """Every text that the rows to come will bring, once each; None where they are too many to keep."""
+    """Every distinct prompt of the rows to come; None where they are too many to keep."""
     rows = [one.row for one in files]
     texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
     return tuple(texts) if len(texts) <= MAX_PROMPTS else None

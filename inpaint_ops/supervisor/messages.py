@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from inpaint_ops.manifest import AcceptedRow
+from inpaint_ops.planning import PlannedRow
 from inpaint_ops.protocol import Event
 from inpaint_ops.records import Status
 
@@ -14,7 +14,7 @@ from inpaint_ops.records import Status
 class RowFiles:
     """A row and its folder on this machine."""
 
-    row: AcceptedRow
+    row: PlannedRow
     folder: Path
     size: tuple[int, int] | None = None
     """The source's width and height as its file's header says; None where that says nothing."""

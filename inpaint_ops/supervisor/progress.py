@@ -1,4 +1,4 @@
-"""What an attempt of a shard tells others: how far it is while it runs, and how it ended."""
+"""What an attempt at a shard reports: how far it is while it runs, and how it ended."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Reporter:
-    """What one attempt has to say about itself: how far it is, its warnings, and the faults that it recovered from."""
+    """The state of one attempt, for others: how far it is, its warnings, and the faults that it recovered from."""
 
     recorder: Recorder
     rows: int

@@ -24,19 +24,20 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, parameters
+from inpaint_ops.planning import PlannedRow
 from inpaint_ops.protocol import Done, Failed
 from inpaint_ops.records import (
+    AttemptFaults,
     ErrorInfo,
     Fault,
     FaultKind,
+    MaskMeaning,
+    Measured,
     Output,
+    Painted,
     Record,
     ShardProgress,
     Status,
-    Timings,
-    TryFaults,
     WorkerInfo,
     WorkerReport,
     now,
@@ -49,56 +50,55 @@ from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive
 log = logging.getLogger(__name__)
 
 CHECKED_RECORDS = 10_000
-"""Records of a shard whose content a try checks before it believes them; of further ones the name and the size."""
+"""Records of a shard whose content an attempt checks before it counts them; of further ones the name and the size."""
 
 
 class FaultTally:
-    """What a try has got over so far. Threads may share it."""
+    """The faults that an attempt has recovered from so far. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._faults: dict[FaultKind, Fault] = {}
 
     def add(self, kind: FaultKind, what: str = "") -> None:
-        """Count one more; `what` is it in words."""
+        """Count one more; `what` describes it."""
         with self._lock:
             count = self._faults[kind].count if kind in self._faults else 0
             self._faults[kind] = Fault(kind=kind, count=count + 1, what=one_line(what)[:500])
 
     def all(self) -> tuple[Fault, ...]:
-        """Each kind that there was, once."""
+        """Each kind that occurred, once."""
         with self._lock:
             return tuple(self._faults.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Writes what one try of one shard has to say. Safe to call from several threads."""
+    """Writes what one attempt at one shard leaves in the store. Safe to call from several threads."""
 
     storage: Storage
     layout: RunLayout
     shard: str
-    job: JobOptions
     attempt: str
     faults: FaultTally = field(default_factory=FaultTally)
     repeated_before: int = 0
-    """Requests that the storage had repeated before this try."""
-    rows: Mapping[int, AcceptedRow] = field(default_factory=dict)
-    """The shard's frozen rows by line; where there are none, records are held against their own names only."""
+    """Requests that the storage had repeated before this attempt."""
+    rows: Mapping[int, PlannedRow] = field(default_factory=dict)
+    """The shard's frozen rows by line; where there are none, records are checked against their own names only."""
     record_bytes: int = 2**23
     """Of one record, at most."""
-    _told: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
-    _believed: dict[int, str] = field(default_factory=dict)
+    _stored_faults: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
+    _accepted: dict[int, str] = field(default_factory=dict)
     """Rows whose record was checked, and its ETag then."""
     _refused: set[int] = field(default_factory=set)
-    """Rows whose key is taken by something that does not count: this try's own record replaces it."""
+    """Rows whose key is taken by something that does not count: this attempt's own record replaces it."""
 
     def recorded_rows(self) -> set[int]:
-        """The rows of the shard that have ended, by whichever try.
+        """The rows of the shard that have ended, by whichever attempt.
 
         A record counts here if it is of a row of the shard by its key and its content, and a done one if its image is
         there with its size: a request or two for each that is new since the last call, for `CHECKED_RECORDS` of them at
-        most. What does not count is said in the log; its row is painted again, and the new record replaces it.
+        most. What does not count is logged; its row is painted again, and the new record replaces it.
         """
         left = Leftovers()
         there: dict[int, ObjectInfo] = {}
@@ -108,19 +108,19 @@ class Recorder:
                 left.add(f"{info.location} is no record of a row of this shard: it was left out.")
             else:
                 there[place[1]] = info
-        new = {number: info for number, info in there.items() if self._believed.get(number) != info.etag}
+        new = {number: info for number, info in there.items() if self._accepted.get(number) != info.etag}
         asked = dict(islice(new.items(), CHECKED_RECORDS))
         if len(new) > len(asked):
-            log.info("%d records are believed by their names and sizes alone", len(new) - len(asked))
+            log.info("%d records are accepted by their names and sizes alone", len(new) - len(asked))
         sound = {info.location for info, _ in each(asked.values(), self._check, left)}
         for number, info in new.items():
             if info.location in sound or (number not in asked and 0 < info.size <= self.record_bytes):
-                self._believed[number] = info.etag
+                self._accepted[number] = info.etag
                 self._refused.discard(number)
             else:
-                self._believed.pop(number, None)
+                self._accepted.pop(number, None)
                 self._refused.add(number)
-        return {number for number in there if number in self._believed}
+        return {number for number in there if number in self._accepted}
 
     def _check(self, info: ObjectInfo) -> None:
         """Raise StorageError unless the object is a record that counts."""
@@ -137,7 +137,7 @@ class Recorder:
 
     def store_done(
         self,
-        row: AcceptedRow,
+        row: PlannedRow,
         event: Done,
         worker: WorkerInfo,
         expected: Expected,
@@ -147,9 +147,9 @@ class Recorder:
     ) -> Record:
         """Upload the image, then commit its record.
 
-        What is stored is measured here, by the copy that is uploaded; what the worker says of it must agree. An image
-        is written once: one that a dead try left behind is taken as it is, so that a record never names a digest that
-        another try replaced. Raises StorageError, WorkerProtocolError, ScratchFullError.
+        What is stored is measured here, on the copy that is uploaded; the worker's figures must agree. An image
+        is written once: one that a dead attempt left behind is kept as it is, so that a record never names a digest
+        that another attempt replaced. Raises StorageError, WorkerProtocolError, ScratchFullError.
         """
         started = time.monotonic()
         with receive(expected) as image:
@@ -170,13 +170,14 @@ class Recorder:
             "done",
             event.started_at,
             output=output,
-            steps=event.steps,
-            working_size=event.working_size,
-            conversions=event.conversions,
-            change=event.change,
-            batch=event.batch.model_copy(update={"id": batch_id}),
-            timings=event.timings.model_copy(update={"download": download, "upload": time.monotonic() - started}),
-            memory=event.memory,
+            measured=event.model_copy(
+                update={
+                    "batch": event.batch.model_copy(update={"id": batch_id}),
+                    "timings": event.timings.model_copy(
+                        update={"download": download, "upload": time.monotonic() - started}
+                    ),
+                }
+            ),
             worker=worker,
         )
         self._commit(record)
@@ -184,7 +185,7 @@ class Recorder:
 
     def store_failed(
         self,
-        row: AcceptedRow,
+        row: PlannedRow,
         error: ErrorInfo,
         event: Failed | None,
         worker: WorkerInfo | None,
@@ -192,15 +193,21 @@ class Recorder:
         download: float | None,
     ) -> Record:
         """Commit the record of a row that has no image. Raises StorageError."""
-        timings = (event.timings if event else Timings()).model_copy(update={"download": download})
-        started_at = event.started_at if event else now()
-        change = event.change if event else None
-        record = self._record(row, "failed", started_at, error=error, change=change, timings=timings, worker=worker)
+        measured = Measured(change=event.change, timings=event.timings) if event else Measured()
+        timings = measured.timings.model_copy(update={"download": download})
+        record = self._record(
+            row,
+            "failed",
+            event.started_at if event else now(),
+            measured=measured.model_copy(update={"timings": timings}),
+            error=error,
+            worker=worker,
+        )
         self._commit(record)
         return record
 
     def store_worker(self, name: str, report: WorkerReport) -> None:
-        """Keep what a worker said of itself; best effort: it costs no row."""
+        """Store a worker's report; best effort: a failure costs no row."""
         try:
             self.storage.put(
                 self.layout.worker(name), report.model_dump_json().encode(), content_type="application/json"
@@ -209,8 +216,8 @@ class Recorder:
             log.warning("the report of worker %d could not be stored: %s", report.worker.pid, error)
 
     def store_progress(self, progress: ShardProgress) -> None:
-        """Replace the shard's word on how far it is, and that on what went wrong, where there is news; best effort:
-        they decide nothing.
+        """Replace the shard's progress and, where there are new ones, this attempt's faults; best effort: they decide
+        nothing.
         """
         with contextlib.suppress(InpaintOpsError):
             body = progress.model_dump_json().encode()
@@ -222,29 +229,33 @@ class Recorder:
         faults = self.faults.all()
         if (repeated := self.storage.repeated - self.repeated_before) > 0:
             faults += (Fault(kind="storage_repeated", count=repeated),)
-        if faults != self._told[0]:
-            note = TryFaults(shard=self.shard, attempt=self.attempt, faults=faults).model_dump_json().encode()
+        if faults != self._stored_faults[0]:
+            note = AttemptFaults(shard=self.shard, attempt=self.attempt, faults=faults).model_dump_json().encode()
             self.storage.put(self.layout.fault_note(self.attempt), note, content_type="application/json")
-            self._told[0] = faults
+            self._stored_faults[0] = faults
 
-    def note_killed_try(self) -> None:
-        """Count the try before this one, where it was killed: nobody else can tell, for it left no word of its end."""
+    def note_killed_attempt(self) -> None:
+        """Count the attempt before this one, where it was killed: it could not report its end itself."""
         with contextlib.suppress(InpaintOpsError):
             place = self.layout.shard_progress(self.shard)
-            said = read_model(self.storage, place, ShardProgress, max_bytes=NOTE_BYTES)
-            if not said.is_over:
+            last = read_model(self.storage, place, ShardProgress, max_bytes=NOTE_BYTES)
+            if not last.is_over:
                 self.faults.add(
-                    "try_killed", f"{said.attempt} at '{said.phase}', last heard of {said.updated_at:%H:%M:%S} UTC"
+                    "try_killed", f"{last.attempt} at '{last.phase}', last heard of {last.updated_at:%H:%M:%S} UTC"
                 )
 
-    def leave_word(self, error: InpaintOpsError) -> None:
-        """Say in the run's folder why this try stopped, for the report; best effort."""
+    def record_stop_reason(self, error: InpaintOpsError) -> None:
+        """Store why this attempt stopped, for the report; best effort."""
         note = ErrorInfo.of(error, "worker").model_dump_json().encode()
         with contextlib.suppress(InpaintOpsError):
             self.storage.put(self.layout.stop_note(self.attempt), note, content_type="application/json")
 
-    def _record(self, row: AcceptedRow, status: Status, started_at: datetime, **fields: Any) -> Record:
-        chosen = parameters(row, self.job)
+    def _record(
+        self, row: PlannedRow, status: Status, started_at: datetime, *, measured: Measured, **fields: Any
+    ) -> Record:
+        """The row's record: what was asked for, what the worker measured, and how it ended (`fields`)."""
+        chosen = row.parameters
+        shared = Painted.model_fields if isinstance(measured, Painted) else Measured.model_fields
         return Record(
             id=row.id,
             row=row.row,
@@ -257,9 +268,8 @@ class Recorder:
             strength=chosen.strength,
             source=row.image,
             mask=row.mask,
-            mask_channel=row.mask_channel,
-            mask_threshold=row.mask_threshold,
-            mask_invert=row.mask_invert,
+            **{name: getattr(row, name) for name in MaskMeaning.model_fields},
+            **{name: getattr(measured, name) for name in shared},
             started_at=started_at,
             finished_at=now(),
             extra=row.extra,
@@ -267,9 +277,9 @@ class Recorder:
         )
 
     def _commit(self, record: Record) -> None:
-        """Put the record if absent: where another try has already ended the row, that record stands.
+        """Put the record if absent: where another attempt has already ended the row, that record stands.
 
-        Something else under its key, that counts for no row, is replaced: else the row could never end.
+        Anything else under its key is replaced: otherwise the row could never end.
         """
         body, place = record.model_dump_json().encode(), self.layout.record(self.shard, record.row)
         if record.row not in self._refused:
@@ -296,8 +306,8 @@ class Recorder:
 
 
 def _agrees(event: Done, image: Received, expected: Expected) -> None:
-    """Raise WorkerProtocolError where a worker's words do not fit what it has left."""
-    for name, said, found in (
+    """Raise WorkerProtocolError where a worker's event does not match the file that it left."""
+    for name, stated, found in (
         ("path", event.output, one_line(str(expected.folder / OUTPUT))),
         ("digest", event.sha256, image.sha256),
         ("bytes", event.bytes, image.bytes),
@@ -307,5 +317,5 @@ def _agrees(event: Done, image: Received, expected: Expected) -> None:
         ("media type", event.media_type, image.media_type),
         ("extension", event.extension, image.extension),
     ):
-        if said != found:
-            raise WorkerProtocolError(f"the worker's output was refused: its {name} is {found}, and it said {said}")
+        if stated != found:
+            raise WorkerProtocolError(f"the worker's output was refused: its {name} is {found}, and it said {stated}")

@@ -14,7 +14,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.device.health import DeviceHealth, device_health, health_warnings
 from inpaint_ops.errors import WorkerProtocolError
 from inpaint_ops.protocol import Bye, End, Event, Flush, Item, Job, Ready
-from inpaint_ops.records import WorkerReport, now
+from inpaint_ops.records import WorkerReport, WorkerSetup, now
 from inpaint_ops.supervisor.conduct import Conduct
 from inpaint_ops.supervisor.confinement import Identity
 from inpaint_ops.supervisor.rows import BookedRow
@@ -151,15 +151,11 @@ class WorkerSession:
         ready, bye = self.ready, self.bye
         if ready is None:
             return None
+        setup = {name: getattr(ready, name) for name in WorkerSetup.model_fields}
+        if bye is not None:
+            setup |= {"ledger": bye.ledger, "cold_start": bye.cold_start}
         return WorkerReport(
-            worker=ready.worker,
-            device=ready.device,
-            model=ready.model,
-            tuning=ready.tuning,
-            ledger=bye.ledger if bye else ready.ledger,
-            cold_start=bye.cold_start if bye else ready.cold_start,
-            load=ready.load,
-            versions=ready.versions,
+            **setup,
             finished_at=now(),
             busy=bye.busy if bye else 0.0,
             painted=bye.painted if bye else self.painted,

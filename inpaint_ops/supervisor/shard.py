@@ -30,8 +30,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.machine.scratch import remove, scratch_folder, sweep
-from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions
+from inpaint_ops.planning import JobOptions, PlannedRow
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
 from inpaint_ops.records import ErrorInfo, ShardProgress
 from inpaint_ops.run_files.frozen import row_bytes
@@ -58,7 +57,7 @@ class ShardRun:
     storage: Storage
     layout: RunLayout
     shard: str
-    rows: Sequence[AcceptedRow]
+    rows: Sequence[PlannedRow]
     job: JobOptions
     settings: Settings
     final_attempt: bool = False
@@ -83,7 +82,7 @@ class ShardRun:
     def __post_init__(self) -> None:
         self.attempt = f"{self.shard}-{uuid.uuid4().hex[:12]}"
         self._recorder = Recorder(
-            self.storage, self.layout, self.shard, self.job, self.attempt, repeated_before=self.storage.repeated,
+            self.storage, self.layout, self.shard, self.attempt, repeated_before=self.storage.repeated,
             rows={row.row: row for row in self.rows}, record_bytes=row_bytes(self.settings),
         )  # fmt: skip
         self._reporter = Reporter(self._recorder, len(self.rows), self.settings.progress_interval)
@@ -101,14 +100,14 @@ class ShardRun:
         started = time.monotonic()
         sweep(self.settings.scratch)
         recorded = self._transfers.patiently(self._recorder.recorded_rows)
-        self._recorder.note_killed_try()
+        self._recorder.note_killed_attempt()
         missing = [row for row in self.rows if row.row not in recorded]
         self._reporter.tally.skipped = len(self.rows) - len(missing)
         if missing:
             try:
                 self._work(missing)
             except InpaintOpsError as error:
-                self._recorder.leave_word(error)
+                self._recorder.record_stop_reason(error)
                 self._recorder.store_progress(self._snapshot("stopped"))
                 raise
         self._recorder.store_progress(self._snapshot("finished"))
@@ -126,7 +125,7 @@ class ShardRun:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _work(self, missing: Sequence[AcceptedRow]) -> None:
+    def _work(self, missing: Sequence[PlannedRow]) -> None:
         with scratch_folder(self.settings.scratch, f"{self.layout.run}-{self.attempt}") as self._scratch:
             self._files = {row.row: RowFiles(row, self._scratch / f"{row.row:07d}") for row in missing}
             self._book = RowBook(self._files, window=self.settings.prefetch)
@@ -251,7 +250,7 @@ class ShardRun:
         if session is None or not session.may_paint:
             return
         while (number := self._book.next_for_worker()) is not None:
-            session.give(item_command(self._files[number], self.job))
+            session.give(item_command(self._files[number]))
         if self._worker_has_rows() and self._book.no_more_to_come:
             session.flush()
 

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api")
 PAGE = 48
 _LAYOUT_FILES = {
     "failed.jsonl": "failed", "results.jsonl": "results", "run.json": "summary", "timings.parquet": "timings",
-    "trace.json": "trace", "manifest.jsonl": "manifest",
+    "trace.json": "trace", "manifest.jsonl": "manifest", "rejected.jsonl": "rejected",
 }  # fmt: skip
 
 

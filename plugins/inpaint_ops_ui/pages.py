@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -17,6 +17,7 @@ from inpaint_ops.browse.table import worker_parts
 from inpaint_ops.layout import shard_name
 from inpaint_ops.records import Counts
 from inpaint_ops.report.page import FAILURE_GROUPS, summary_context
+from inpaint_ops.tuning import Preset
 from inpaint_ops_ui.access import DAG_ID, may_read_this_dag
 from inpaint_ops_ui.data import QueryDep, run_file
 from inpaint_ops_ui.dependencies import BrowserDep, RunDep
@@ -33,7 +34,7 @@ _REPORT_BYTES = 32 * 2**20
 """Of a report, at most: ours have two million."""
 
 _SHARDS = 200
-_TUNINGS = ("auto", "notes", "low-memory", "fast")
+_TUNINGS = get_args(Preset)
 
 PageNumber = Annotated[int, Query(ge=1)]
 

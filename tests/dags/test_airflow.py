@@ -13,7 +13,7 @@ import pytest
 
 from demo.airflow_stack import AirflowStack
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.inbox import claim_of, claims_prefix
+from inpaint_ops.inbox import claim_of
 from inpaint_ops.records import RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
 from tests.support.airflow import DAG, INBOX, JOBS, STORE, Site, put_manifest, records
@@ -58,7 +58,7 @@ def night(airflow: AirflowStack, workspace: Workspace) -> str:
     for name in ("{{ conn.inpaint_s3.password }}.jsonl", "%(x)s.jsonl"):
         put_manifest(workspace, name, folder=INBOX)
     hurt = claim_of(workspace.storage.stat(put_manifest(workspace, "hurt.jsonl", folder=INBOX)), "")
-    workspace.storage.put(claims_prefix(workspace).join(f"{hurt.mark}.json"), b"")
+    workspace.storage.put(workspace.places.claim(hurt.mark), b"")
     assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
     assert airflow.wait_for_run("inpaint_inbox", airflow.trigger("inpaint_inbox")) == "success"
     runs = airflow.api("GET", f"/dags/{DAG}/dagRuns")["dag_runs"]
@@ -84,7 +84,7 @@ def test_what_lies_in_the_inbox_is_never_rendered_and_holds_up_nobody_else(
     assert [(ti["state"], ti["map_index"]) for ti in second if ti["task_id"] == "trigger"] == [("skipped", -1)]
     said = airflow.task_logs("inpaint_inbox", looks[0]["dag_run_id"])
     assert said.count("is not taken: its name") == 2 and "hurt.jsonl" in said and "1337" not in said
-    names = [info.location.name for info in workspace.storage.list(claims_prefix(workspace))]
+    names = [info.location.name for info in workspace.storage.list(workspace.places.claims)]
     assert sorted(name.rpartition(".")[2] for name in names) == ["json", "json", "triggered"]
 
 

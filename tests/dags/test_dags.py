@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -295,3 +296,37 @@ def test_the_pages_places_hold_ids_and_nothing_else() -> None:
 
     for view in InpaintPlugin.external_views:
         assert set(re.findall(r"\{[^}]*\}", view["href"])) <= {"{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"}
+
+
+def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
+    """The DAG's file is parsed often, so it imports nothing of the package: what it repeats is compared here."""
+    import inpaint_manifest
+
+    from inpaint_ops import layout
+    from inpaint_ops.config import Scheduler, Settings
+    from inpaint_ops.manifest import MANIFEST_ENDINGS, Quality
+    from inpaint_ops.planning import JobOptions
+    from inpaint_ops.tuning import Preset
+
+    forms = {name: manifest_dag.params.get_param(name).schema for name in manifest_dag.params}
+    assert forms["quality"]["enum"] == list(get_args(Quality))
+    assert forms["scheduler"]["enum"] == [None, *get_args(Scheduler)]
+    assert forms["tuning"]["enum"] == [None, *get_args(Preset)]
+    assert forms["run"]["pattern"] == f"^{layout._RUN_NAME.pattern}$"
+    for ending in MANIFEST_ENDINGS:
+        for name in (f"s3://bucket/night{ending}", f"/night{ending.upper()}"):
+            assert re.search(forms["manifest"]["pattern"], name), name
+    endings = re.sub(r"\[(\w)(\w)\]", r"\1", forms["manifest"]["pattern"]).rpartition("(")[2].rstrip(")$").split("|")
+    assert {f".{ending}" for ending in endings} == MANIFEST_ENDINGS
+    bounds = JobOptions.model_json_schema()["properties"]
+    for name, low, high in (("steps", 1, 500), ("failure_threshold", 0, 1), ("shard_rows", 1, None)):
+        inner = next(one for one in bounds[name].get("anyOf", [bounds[name]]) if one.get("type") != "null")
+        assert (forms[name].get("minimum"), forms[name].get("maximum")) == (low, high)
+        assert (inner.get("minimum"), inner.get("maximum")) == (low, high)
+    batch = Settings.model_json_schema()["properties"]["batch_size"]["anyOf"][0]
+    assert (forms["batch_size"]["minimum"], forms["batch_size"]["maximum"]) == (batch["minimum"], batch["maximum"])
+    source = Path(inpaint_manifest.__file__).read_text()
+    defaults = {name: Settings.model_fields[name].default for name in ("retry_seconds", "tries", "shard_timeout")}
+    for name, default in defaults.items():
+        stated = re.search(rf'"INPAINT_{name.upper()}"\)? or "(\d+)"|"INPAINT_{name.upper()}", "(\d+)"', source)
+        assert stated and float(stated[1] or stated[2]) == default, name

@@ -10,7 +10,7 @@ import pytest
 from inpaint_ops.config import load_settings
 from inpaint_ops.device.lease_files import own_folder
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions
+from inpaint_ops.planning import JobOptions, planned
 from inpaint_ops.protocol import Event, Fatal, Job, Phase
 from inpaint_ops.supervisor.commands import job_command
 from inpaint_ops.supervisor.messages import RowFiles
@@ -126,7 +126,8 @@ def test_workers_lease_in_the_folder_that_the_setting_names(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("INPAINT_LEASES", str(tmp_path / "machine"))
     row = AcceptedRow(row=1, id="a", image="s3://b/a.png", mask="s3://b/m.png", prompt="a boat")
-    job = job_command(JobOptions(model="tiny-random"), load_settings(), [RowFiles(row, tmp_path)], tmp_path)
+    options = JobOptions(model="tiny-random")
+    job = job_command(options, load_settings(), [RowFiles(planned(row, options), tmp_path)], tmp_path)
     leases = job.leases
     late = start(leases=leases)
     wait_until(lambda: late.exits)

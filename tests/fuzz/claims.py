@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 
-from inpaint_ops.inbox import claimant_of, run_told
+from inpaint_ops.inbox import claimant_of, claimed_run
 from inpaint_ops.layout import check_run_name
 
 
 def claim(data: bytes) -> None:
     """A claim in the store."""
-    claimant, run = claimant_of(data), run_told(data)
+    claimant, run = claimant_of(data), claimed_run(data)
     assert claimant is None or len(claimant) <= 1000
     if run is not None:
         assert check_run_name(run) == run
     if claimant is not None:
         again = json.dumps({"claimant": claimant, "run": run}).encode()
-        assert (claimant_of(again), run_told(again)) == (claimant, run), "what is read is what was written"
+        assert (claimant_of(again), claimed_run(again)) == (claimant, run), "what is read is what was written"
 
 
 def corpus() -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inpaint_ops.records import (
+    AttemptFaults,
     ColdStart,
     DeviceInfo,
     ErrorInfo,
@@ -20,7 +21,6 @@ from inpaint_ops.records import (
     ModelIdentity,
     Pace,
     ShardProgress,
-    TryFaults,
     WorkerReport,
 )
 from inpaint_ops.report import summarize, timings_table
@@ -125,7 +125,7 @@ def notes() -> dict[str, bytes]:
     )
     whole = report.model_dump_json().encode()
     ledger = json.loads(whole)["ledger"][0]
-    faults = TryFaults(shard="00000", attempt="a", faults=(Fault(kind="worker_died", count=2, what="x"),))
+    faults = AttemptFaults(shard="00000", attempt="a", faults=(Fault(kind="worker_died", count=2, what="x"),))
     error = ErrorInfo(type="DeviceError", stage="worker", message="no card", permanent=False)
     pace = Pace(images=9, steps=29, step_seconds=0.1, other_seconds=0.2, waiting_seconds=0.3)
     taught = Experience(run="r", card="c", pace=pace, cold_start=9, peak_reserved=5, finished_at=MOMENT)

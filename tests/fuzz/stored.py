@@ -22,7 +22,7 @@ from inpaint_ops.locations import Location
 from inpaint_ops.manifest import parquet
 from inpaint_ops.metrics import measure
 from inpaint_ops.planning import JobOptions, Plan
-from inpaint_ops.records import ErrorInfo, Forecast, Record, RunSummary, ShardProgress, TryFaults, WorkerReport, now
+from inpaint_ops.records import AttemptFaults, ErrorInfo, Forecast, Record, RunSummary, ShardProgress, WorkerReport, now
 from inpaint_ops.report import render_page, results_jsonl, summarize, timings_parquet, trace_json
 from inpaint_ops.run_files.counted import why_not
 from inpaint_ops.runs.attempts import stopped, why_unfinished
@@ -53,7 +53,7 @@ def _report(
     records: Sequence[Record] = (),
     workers: Sequence[WorkerReport] = (),
     forecasted: Forecast | None = None,
-    faults: TryFaults | None = None,
+    faults: AttemptFaults | None = None,
 ) -> None:
     """Everything that a report writes, of these."""
     summary = summarize(
@@ -144,7 +144,7 @@ def notes(data: bytes) -> None:
     worker = _read(data, WorkerReport)
     if worker is not None:
         _report(workers=[worker, worker])
-    faults = _read(data, TryFaults)
+    faults = _read(data, AttemptFaults)
     if faults is not None:
         _report(faults=faults)
     stop = _read(data, ErrorInfo)

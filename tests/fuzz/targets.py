@@ -21,7 +21,6 @@ import pyarrow.parquet  # noqa: F401 - so that no forked reader has to
 from PIL import Image
 from pydantic import ValidationError
 
-from inpaint_ops import runs
 from inpaint_ops.errors import ImageError, InpaintOpsError, ManifestError, MaskError
 from inpaint_ops.images import (
     LOSSLESS,
@@ -54,6 +53,7 @@ from inpaint_ops.previews.host import make as make_preview
 from inpaint_ops.previews.messages import MAX_REPLY
 from inpaint_ops.protocol import End, dump, parse_command, parse_event
 from inpaint_ops.records import ErrorInfo, Record
+from inpaint_ops.runs import preparing
 from inpaint_ops.worker import serving
 from inpaint_ops.worker.shift import Garbage
 from tests.fuzz import claims, stored
@@ -101,7 +101,12 @@ def _manifest(data: bytes, name: str, rows: Callable[[bytes], list[int]]) -> Non
         check_line(rejected.error.message)
         check_line(rejected.error.field or "the row")
         assert rejected.error.message.startswith(f"row {rejected.row}: ")
-    for record in runs._rejected_records(parsed, "fuzz"):
+        line = json.dumps(rejected.as_manifest_row(), allow_nan=False)
+        assert len(line) < 1 << 17 and json.loads(line)["_error"] == rejected.error.message
+        again = read_manifest(line.encode(), location=parse("s3://bucket/r/rejected.jsonl"), is_allowed=lambda _: True)
+        for row in again.rejected:
+            assert "_error" not in row.error.message and "_text" not in row.error.message, "both fields are ignored"
+    for record in preparing._rejected_records(parsed, "fuzz"):
         assert Record.model_validate_json(record.model_dump_json()) == record
     for row in parsed.accepted:
         assert is_valid_id(row.id), row.id
@@ -155,7 +160,10 @@ def parquet_manifest(data: bytes) -> None:
     lines = list(_forked_lines(data, max_bytes=LIMITS.max_bytes, max_row_bytes=LIMITS.max_row_bytes))
     system, parquet.read_lines = parquet.read_lines, lambda *_, **__: (line for line in lines)
     try:
-        _manifest(data, "m.parquet", lambda _: [n for n, line in enumerate(lines, 1) if {"row", "bad"} & line.keys()])
+        numbers = [
+            number for number, line in enumerate(lines, 1) if {"row", "bad"} & line.keys()
+        ]  # reading empties them
+        _manifest(data, "m.parquet", lambda _: numbers)
     finally:
         parquet.read_lines = system
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from inpaint_ops.config import load_settings
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import job_options
+from inpaint_ops.planning import job_options, planned
 from inpaint_ops.protocol import Done, End, Failed, Item
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import RowFiles
@@ -66,8 +66,8 @@ def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
     row = AcceptedRow(
         row=1, id="a", image="s3://b/a", mask="s3://b/m", prompt="x", mask_channel="red", mask_threshold=7
     )  # fmt: skip
-    state = RowFiles(row, tmp_path)
+    state = RowFiles(planned(row, options), tmp_path)
     sent = job_command(options, settings, [state], tmp_path)
     assert (sent.alpha, sent.unchanged_threshold, sent.mask_resize) == ("keep", 0.5, "nearest")
-    item = item_command(state, options)
+    item = item_command(state)
     assert (item.mask_channel, item.mask_threshold) == ("red", 7)

@@ -19,10 +19,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inpaint_ops import manifest
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, Row, is_valid_id, naming, read_manifest, to_jsonl
+from inpaint_ops.manifest import (
+    ManifestLimits,
+    ParsedManifest,
+    Row,
+    formats,
+    is_valid_id,
+    naming,
+    read_manifest,
+    reading,
+    to_jsonl,
+)
 from tests.fuzz.targets import CORPUS
 
 GOOD = {"image": "photos/a.png", "mask": "masks/a.png", "prompt": "a cup"}
@@ -162,7 +171,7 @@ def test_a_million_blank_lines_are_one_clear_error(name: str, blank: bytes) -> N
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
 def test_blank_lines_are_neither_kept_nor_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(manifest, "_validate", _counted(manifest._validate, seen))
+    monkeypatch.setattr(reading, "_validate", _counted(reading._validate, seen))
     row = b"a.png,m.png,x\n" if name == "m.csv" else json.dumps(GOOD).encode() + b"\n"
     header = b"image,mask,prompt\n" if name == "m.csv" else b""
     blank = b"\n" * 50_000
@@ -200,14 +209,14 @@ class _Counting(str):
 def test_a_field_given_twice_among_many_is_found_in_linear_work() -> None:
     pairs = [(_Counting(at), at) for at in range(2000)] + [(_Counting(1999), 0)]
     _Counting.work = 0
-    with pytest.raises(manifest._BadRowError, match="1999: the field is given twice"):
-        manifest._no_duplicates(pairs)
+    with pytest.raises(formats.BadRowError, match="1999: the field is given twice"):
+        formats._no_duplicates(pairs)
     assert _Counting.work < 20 * len(pairs)
 
 
 def test_a_row_of_many_unknown_fields_explains_three(monkeypatch: pytest.MonkeyPatch) -> None:
     explained: list[int] = []
-    monkeypatch.setattr(manifest, "_explain_one", lambda *_: explained.append(1) or "wrong")
+    monkeypatch.setattr(reading, "_explain_one", lambda *_: explained.append(1) or "wrong")
     message = only_rejection(read([GOOD, {f"k{at}": 0 for at in range(5000)}]))
     assert "and 5000 more" in message  # 5000 unknown and 3 missing ones, three of which are explained
     assert len(explained) == 3

@@ -160,7 +160,7 @@ def test_a_shard_whose_task_was_killed_is_lost_and_says_where(tmp_path: Path, to
     victim.wait()
     summary, places = told(bench)
     assert summary.verdict == "INVALID"
-    said = "shard 00000 is unfinished: its last try never said how it ended: it was killed at 'painting'"
+    said = "shard 00000 is unfinished: its last attempt never reported its end: it was killed at 'painting'"
     everywhere(places, said, "INVALID", "1 of 3 rows has no record: line 2")
 
 
@@ -176,7 +176,7 @@ def test_a_shard_that_said_finished_and_whose_record_is_gone_is_lost(tmp_path: P
     bench.workspace.storage.delete(bench.layout.record("00000", 2))
     summary, places = told(bench)
     assert summary.verdict == "INVALID"
-    everywhere(places, "shard 00000 is unfinished: its last try has finished, and records are missing", "line 2")
+    everywhere(places, "shard 00000 is unfinished: its last attempt has finished, and records are missing", "line 2")
 
 
 def test_a_stage_ten_times_slower_than_its_median_is_told_with_its_row(tmp_path: Path, told: Told) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.config import DEFAULT_MODEL, Settings
-from inpaint_ops.layout import experience_prefix
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import DeviceInfo, Forecast, Pace
@@ -165,7 +164,7 @@ def test_the_forecast_is_in_the_plan_and_history_that_cannot_be_read_is_no_failu
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"image": "a.png", "mask": "b.png", "prompt": "x"}\n' * 1)
     workspace = Workspace.open(Settings(), store=str(tmp_path / "store"), also_readable=[f"{tmp_path}/"])
-    folder = experience_prefix(workspace.store, experience_key(JOB))
+    folder = workspace.places.history(experience_key(JOB))
     taught = past("earlier").model_dump_json().encode()
     workspace.storage.put(Location(folder.bucket, f"{folder.key}earlier.json"), taught)
     plan = prepare(workspace, str(manifest), "night", JOB, card="NVIDIA H200")

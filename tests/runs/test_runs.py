@@ -11,7 +11,7 @@ import pytest
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError, RunConflictError, StorageUnavailableError
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.records import Record
+from inpaint_ops.records import Record, RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace, finish, paint, prepare
 from inpaint_ops.storage import Storage
 
@@ -47,6 +47,7 @@ def test_a_plan_freezes_the_manifest_and_records_the_rejected_rows(workspace: Wo
         "manifest.jsonl",
         "plan.json",
         "records/rejected/0000003.json",
+        "rejected.jsonl",
         "shards/00000.jsonl",
         "shards/00001.jsonl",
         "shards/00002.jsonl",
@@ -111,3 +112,61 @@ def test_a_run_with_missing_rows_is_invalid_and_says_which(workspace: Workspace)
 def test_there_is_no_report_without_a_run(workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="no run 'nothing'"):
         finish(workspace, "nothing")
+
+
+EARLIER = Path(__file__).parent / "earlier_run"
+"""A run as the version before parameters stood in the shard's file wrote it; `{root}` stands for its folder."""
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Workspace:
+    for source in EARLIER.rglob("*"):
+        if source.is_file():
+            target = tmp_path / "out" / "runs" / "night" / source.relative_to(EARLIER)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes().replace(b"{root}", str(tmp_path).encode()))
+    return Workspace.open(Settings(scratch=tmp_path / "scratch"), store=str(tmp_path / "out"))
+
+
+def test_an_earlier_runs_rows_get_the_parameters_that_they_were_painted_with(earlier: Workspace) -> None:
+    plan = earlier.plan("night")
+    assert plan is not None
+    layout, rows = earlier.layout("night"), earlier.shard_rows(plan, "00000")
+    assert len(rows) == 3
+    for row in rows:
+        record = Record.model_validate_json(earlier.storage.get(layout.record("00000", row.row)))
+        assert (row.parameters.seed, row.parameters.steps) == (record.seed, record.steps_requested)
+        assert (row.parameters.guidance_scale, row.parameters.strength) == (record.guidance_scale, record.strength)
+
+
+def test_everything_that_an_earlier_run_wrote_is_still_read(earlier: Workspace) -> None:
+    layout = earlier.layout("night")
+    before = RunSummary.model_validate_json(earlier.storage.get(layout.summary))
+    summary = finish(earlier, "night")
+    assert (summary.counts, summary.workers, summary.faults) == (before.counts, 2, before.faults)
+    assert not [line for line in summary.warnings if "left out" in line or "does not count" in line]
+    kept = (EARLIER / "failed.jsonl").read_bytes().replace(b"{root}", Path(earlier.store.key).parent.as_uri().encode())
+    assert earlier.storage.get(layout.failed) == kept
+    for info in earlier.storage.list(layout.records):
+        body = earlier.storage.get(info.location)
+        again = Record.model_validate_json(body).model_dump(mode="json")
+        assert again == json.loads(body), "a record keeps its shape"
+    for info in earlier.storage.list(layout.workers):
+        body = earlier.storage.get(info.location)
+        assert WorkerReport.model_validate_json(body).model_dump(mode="json") == json.loads(body)
+
+
+def test_a_shard_says_what_its_rows_are_painted_with(workspace: Workspace) -> None:
+    rows = [
+        {"image": "0.png", "mask": "m.png", "prompt": "x", "quality": "best", "seed": 7},
+        {"image": "1.png", "mask": "m.png", "prompt": "x", "steps": 9, "strength": 0.5},
+    ]
+    Path(manifest(workspace)).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = JobOptions(model="tiny-random", quality="good", guidance_scale=3.0)
+    plan = prepare(workspace, manifest(workspace), "run", job)
+    lines = [json.loads(line) for line in objects(workspace)["shards/00000.jsonl"].splitlines()]
+    assert lines[0]["parameters"] == {"seed": 7, "steps": 50, "guidance_scale": 3.0, "strength": 0.9999}
+    assert (lines[1]["parameters"]["steps"], lines[1]["parameters"]["strength"]) == (9, 0.5)
+    frozen = workspace.shard_rows(plan.model_copy(update={"job": JobOptions(model="other")}), "00000")
+    assert [row.parameters.model_dump() for row in frozen] == [line["parameters"] for line in lines]
+    assert frozen[0].as_manifest_row()["quality"] == "best" and "steps" not in frozen[0].as_manifest_row()

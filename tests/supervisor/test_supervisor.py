@@ -70,10 +70,7 @@ class Bench:
         self.layout = self.workspace.layout("run")
 
     def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
-        from inpaint_ops.manifest import AcceptedRow
-
-        lines = self.workspace.storage.get(self.layout.shard("00000")).splitlines()
-        rows = [AcceptedRow.model_validate_json(line) for line in lines]
+        rows = self.workspace.shard_rows(self.plan, "00000")
         command = [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
         return ShardRun(
             storage or self.workspace.storage,

@@ -53,7 +53,8 @@ def workspace(prefix: Location) -> Workspace:
 
 def drop(workspace: Workspace, name: str) -> None:
     """As any tool would, past the checks of our own storage."""
-    where = Location(workspace.store.bucket, f"{workspace.store.key}inbox/{name}")
+    inbox = workspace.places.inbox
+    where = Location(inbox.bucket, inbox.key + name)
     if where.bucket is None:
         Path(where.key).parent.mkdir(parents=True, exist_ok=True)
         Path(where.key).write_bytes(b"x")
@@ -161,7 +162,7 @@ def test_folders_in_the_inbox_are_not_walked(workspace: Workspace, monkeypatch: 
     """A folder that we may not list, or a million photos below the inbox."""
     drop(workspace, "night.jsonl")
     for number in range(3):
-        where = Location(workspace.store.bucket, f"{workspace.store.key}inbox/photos/{number}.jsonl")
+        where = workspace.places.inbox.join(f"photos/{number}.jsonl")
         workspace.storage.put(where, b"x")
     scanned: list[str] = []
     real = os.scandir
@@ -173,7 +174,7 @@ def test_folders_in_the_inbox_are_not_walked(workspace: Workspace, monkeypatch: 
 def test_a_run_that_began_is_not_triggered_again(workspace: Workspace) -> None:
     """A manifest left in the inbox after its night."""
     row = b'{"image": "a.png", "mask": "b.png", "prompt": "x"}\n'
-    where = Location(workspace.store.bucket, f"{workspace.store.key}inbox/night.jsonl")
+    where = workspace.places.inbox.join("night.jsonl")
     workspace.storage.put(where, row)
     (claim,) = claim_all(workspace, "me")
     assert claim_all(workspace, "me") == [claim]

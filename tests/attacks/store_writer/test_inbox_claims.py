@@ -12,7 +12,7 @@ import pytest
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import StorageError
 from inpaint_ops.housekeeping import Candidate, in_the_store, retention, sweep
-from inpaint_ops.inbox import MAX_CLAIM_BYTES, Claim, claim_all, claim_of, claims_prefix, note_triggered
+from inpaint_ops.inbox import MAX_CLAIM_BYTES, Claim, claim_all, claim_of, note_triggered
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import now
@@ -39,13 +39,13 @@ def workspace(prefix: Location) -> Workspace:
 
 
 def drop(workspace: Workspace, name: str) -> Location:
-    where = Location(workspace.store.bucket, f"{workspace.store.key}inbox/{name}")
+    where = workspace.places.inbox.join(name)
     workspace.storage.put(where, b'{"image": "a.png", "mask": "b.png", "prompt": "x"}\n')
     return where
 
 
 def place(workspace: Workspace, claim: Claim) -> Location:
-    return claims_prefix(workspace).join(f"{claim.mark}.json")
+    return workspace.places.claim(claim.mark)
 
 
 def found(workspace: Workspace, days: float) -> list[Candidate]:
@@ -98,11 +98,11 @@ def test_housekeeping_goes_on_past_any_claim(workspace: Workspace, said: bytes) 
     workspace.storage.delete(left)
     for claim in claims.values():
         workspace.storage.put(place(workspace, claim), said)
-    workspace.storage.put(claims_prefix(workspace).join("notes.txt"), b"a stray object")
+    workspace.storage.put(workspace.places.claims.join("notes.txt"), b"a stray object")
     assert found(workspace, 1) == []
     assert sweep(found(workspace, 3), dry_run=False) == {"bytes": 2 * len(said), "failed": 0, "claim": 2}
     assert workspace.storage.exists(place(workspace, begun)), "its run is there"
-    assert workspace.storage.exists(claims_prefix(workspace).join("notes.txt"))
+    assert workspace.storage.exists(workspace.places.claims.join("notes.txt"))
     assert [claim.run for claim in claim_all(workspace, "another")] == [claims["dead.jsonl"].run]
 
 
@@ -113,13 +113,13 @@ def test_a_freed_claim_takes_the_note_that_it_was_triggered_with_it(workspace: W
     note_triggered(workspace, claim.mark)
     assert claim_all(workspace, "airflow") == []
     assert sweep(found(workspace, 3), dry_run=False)["claim"] == 1
-    assert list(workspace.storage.list(claims_prefix(workspace))) == []
+    assert list(workspace.storage.list(workspace.places.claims)) == []
     assert claim_all(workspace, "airflow") == [claim]
     note_triggered(workspace, claim.mark)
     workspace.storage.delete(place(workspace, claim))
-    assert [one.name for one in found(workspace, 3)] == [
-        claims_prefix(workspace).join(f"{claim.mark}.triggered").uri
-    ], "one whose claim was deleted by hand goes too"
+    assert [one.name for one in found(workspace, 3)] == [workspace.places.triggered(claim.mark).uri], (
+        "one whose claim was deleted by hand goes too"
+    )
 
 
 def test_a_claim_that_cannot_be_written_holds_up_its_own_manifest(

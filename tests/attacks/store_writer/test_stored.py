@@ -72,7 +72,7 @@ def test_stray_objects_stop_neither_the_shard_nor_the_report(bench: Callable[[in
     ):
         for name in STRAYS:
             put(Location(run.layout.root.bucket, f"{run.layout.root.key}{folder}{name}"), b"x")
-    recorder = Recorder(run.workspace.storage, run.layout, "00000", run.job, "a")
+    recorder = Recorder(run.workspace.storage, run.layout, "00000", "a")
     assert recorder.recorded_rows() == {1, 2}
     summary = finish(run.workspace, "run")
     assert (summary.verdict, summary.counts.done) == ("VALID", 2)
