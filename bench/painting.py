@@ -30,6 +30,7 @@ from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, PaintItem, PaintResult
 from inpaint_ops.model import attention, compiled, random_weights
 from inpaint_ops.model.loading import LoadedModel, load
+from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
 from inpaint_ops.model.sources import resolve, verify
 from inpaint_ops.protocol import Job
 from inpaint_ops.records import BATCH_STAGES, STAGES, DeviceInfo, LedgerEntry, Memory
@@ -257,8 +258,8 @@ class Bench:
         dtype = torch.float16 if gpu else torch.float32
         pipe = random_weights.instantiate(cell.model, "cuda" if gpu else "cpu", dtype)
         pipe.save_pretrained(str(self.folder), safe_serialization=True, variant="fp16" if gpu else None)
-        marker = {"random_weights": True, "model": cell.model, "recipe": random_weights.RECIPE_VERSION}
-        (self.folder / random_weights.MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        marker = {"random_weights": True, "model": cell.model, "recipe": RECIPE_VERSION}
+        (self.folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
         size = sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
         return CellResult(cell=cell, status="measured", parts={"bytes": float(size)})
 

@@ -20,15 +20,13 @@ from safetensors import SafetensorError
 
 from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
-from inpaint_ops.model import compiled, ledger, random_weights, schedulers
+from inpaint_ops.model import compiled, ledger, random_weights, schedulers, tuned
 from inpaint_ops.model.progress import without_progress_bars
-from inpaint_ops.model.sources import Verified, digest, pull, resolve, seconds_to_fetch, tensor_names, verify
+from inpaint_ops.model.sources import Verified, digest, resolve, seconds_to_fetch, tensor_names, verify
 from inpaint_ops.model.tuned import in_short, relieved
 from inpaint_ops.protocol import Job
 from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
-
-__all__ = ["LoadedModel", "load", "pull", "torch_device", "verify"]
 
 _PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
 """Bytes that one thread reads in a go, bytes a call, threads."""
@@ -66,11 +64,6 @@ class LoadedModel:
     def ledger(self) -> tuple[LedgerEntry, ...]:
         """The ledger as of now, at the native size, before anything is painted."""
         return self.inspect((self.native_size, self.native_size))
-
-    @property
-    def load_seconds(self) -> float:
-        """All parts of loading together."""
-        return sum(self.seconds.values())
 
     @property
     def is_compiled(self) -> bool:
@@ -150,7 +143,7 @@ def load(
         seconds["device"] = -clock + (clock := time.perf_counter())
 
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
-        why_not = ledger.apply(pipe, plan, device, use_xformers)
+        why_not = tuned.apply(pipe, plan, device, use_xformers)
     except torch.OutOfMemoryError as error:
         raise DeviceOutOfMemoryError(
             f"{job.model} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "

@@ -26,6 +26,18 @@ from safetensors import SafetensorError, safe_open
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.cache import (
+    cache_home,
+    fetch_lock,
+    fetch_note,
+    hub_cache,
+    model_name,
+    random_folders,
+    repositories,
+    snapshot,
+    snapshots,
+    verified_notes,
+)
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
 from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
@@ -126,7 +138,7 @@ def pull(
     hub = _hub(cache)
     try:
         hub.mkdir(parents=True, exist_ok=True)
-        with FileLock(hub / f".inpaint_ops-{model.replace('/', '--')}.lock"):
+        with FileLock(fetch_lock(hub, model)):
             info = HfApi().model_info(model, revision=revision, files_metadata=True)
             sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
             wanted = _files_wanted(model, list(sizes), variant)
@@ -137,7 +149,7 @@ def pull(
                 raise ModelError(f"{model} needs {more / 1e9:.1f} GB more, {hub} has {free / 1e9:.1f} GB free")
             say(f"{model} at {info.sha}: {len(wanted)} files, {need / 1e9:.2f} GB, {more / 1e9:.2f} GB of it to fetch")
             started = time.perf_counter()
-            for path in _damaged(hub / f"models--{model.replace('/', '--')}" / "snapshots" / (info.sha or ""), cache):
+            for path in _damaged(snapshot(hub, model, info.sha or ""), cache):
                 say(f"{path} is damaged: fetched anew")
                 path.resolve().unlink()
                 path.unlink(missing_ok=True)
@@ -160,7 +172,7 @@ def pull(
 
 def seconds_to_fetch(folder: Path) -> float | None:
     """Seconds that the last fetch into this snapshot took; None for folders and what others have fetched."""
-    note = _fetch_note(folder)
+    note = fetch_note(folder)
     try:
         return float(json.loads(note.read_text(encoding="utf-8"))["seconds"]) if note.is_file() else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -182,15 +194,16 @@ class CachedModel:
 
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
     """Every model in the cache, whole or not, by name: the hub's snapshots, and the random ones that were built."""
-    snapshots = [path for path in _hub(cache).glob("models--*/snapshots/*") if path.is_dir()]
-    built = [path for path in (_root(cache) / "random").glob("[!.]*") if path.is_dir()]
+    places = [
+        (folder, model_name(repository), folder.name)
+        for repository in repositories(_hub(cache))
+        for folder in snapshots(repository)
+    ]
+    for folder in random_folders(_root(cache)):
+        name, _, version = folder.name.rpartition("-")
+        places.append((folder, name, f"recipe-{version}"))
     found = []
-    for folder in [*snapshots, *built]:
-        if folder in built:
-            name, revision = folder.name.rpartition("-")[0], f"recipe-{folder.name.rpartition('-')[2]}"
-        else:
-            name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-            revision = folder.name
+    for folder, name, revision in places:
         try:
             whole = verify(folder, strict=False)
             found.append(CachedModel(name, revision, folder, whole.bytes, whole.variant, is_random(folder)))
@@ -239,7 +252,7 @@ def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Veri
 
 def check_published(found: Verified, cache: Path | None = None) -> None:
     """Check the SHA-256 of the weights that `verify` found, where it is known (`check_digests`). Raises ModelError."""
-    check_digests(found.folder, found.files, _root(cache) / "inpaint_ops-verified")
+    check_digests(found.folder, found.files, verified_notes(_root(cache)))
 
 
 def _damaged(folder: Path, cache: Path | None) -> list[Path]:
@@ -248,7 +261,7 @@ def _damaged(folder: Path, cache: Path | None) -> list[Path]:
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             _check_whole(path)
-            check_digests(folder, [str(path.relative_to(folder))], _root(cache) / "inpaint_ops-verified")
+            check_digests(folder, [str(path.relative_to(folder))], verified_notes(_root(cache)))
         except ModelError:
             bad.append(path)
     return bad
@@ -291,22 +304,17 @@ def _fetch_weights(model: str, revision: str, wanted: list[str], hub: Path, say:
 
 
 def _root(cache: Path | None) -> Path:
-    return cache or Path(constants.HF_HOME)
-
-
-def _fetch_note(folder: Path) -> Path:
-    """Beside the snapshots, so that no file joins those of the repository."""
-    return folder.parent.parent / f"inpaint_ops-fetched-{folder.name}.json"
+    return cache or cache_home()
 
 
 def _note_fetch(folder: Path, seconds: float, size: int) -> None:
-    """Leave word of how long a fetch took; a cache that forbids it goes without."""
+    """Note how long a fetch took; a cache that may not be written goes without."""
     with contextlib.suppress(OSError):
-        _fetch_note(folder).write_text(json.dumps({"seconds": seconds, "bytes": size}) + "\n", encoding="utf-8")
+        fetch_note(folder).write_text(json.dumps({"seconds": seconds, "bytes": size}) + "\n", encoding="utf-8")
 
 
 def _hub(cache: Path | None) -> Path:
-    return cache / "hub" if cache else Path(constants.HF_HUB_CACHE)
+    return cache / "hub" if cache else hub_cache()
 
 
 def _check_hub_id(model: str) -> None:
@@ -350,7 +358,7 @@ def _files_wanted(model: str, names: list[str], variant: str) -> list[str]:
 
 
 def _bytes_here(hub: Path, model: str, revision: str, wanted: list[str]) -> int:
-    folder = hub / f"models--{model.replace('/', '--')}" / "snapshots" / revision
+    folder = snapshot(hub, model, revision)
     return sum((folder / name).stat().st_size for name in wanted if (folder / name).is_file())
 
 

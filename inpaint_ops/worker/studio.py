@@ -19,6 +19,7 @@ from inpaint_ops.device.lease_files import LeaseFolder
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.machine.private_folder import private_folder
 from inpaint_ops.machine.scratch import room_for
+from inpaint_ops.model.cache import cache_home
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, Model, WorkerInfo
 
@@ -84,8 +85,6 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
     phase("imports", "torch, diffusers, transformers")
     clock = time.perf_counter()
     users_own_cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    from huggingface_hub import constants
-
     from inpaint_ops.engine import Engine
     from inpaint_ops.model import attention, compiled
     from inpaint_ops.model.loading import load
@@ -107,11 +106,11 @@ def open_studio(job: Job, say: Callable[[Model], None], *, started: float, inter
         native_size=native,
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
-        probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], Path(constants.HF_HOME)),
+        probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], cache_home()),
     )
     if choice.tuning.compile != "off" and not users_own_cache:
         weights = found.digest if found else job.model
-        graphs = compiled.cache_folder(Path(constants.HF_HOME), card, weights, choice.tuning)
+        graphs = compiled.cache_folder(cache_home(), card, weights, choice.tuning)
         if reason := compiled.keep_in(graphs):
             say(Warn(message=reason))
     loaded = load(job, card, choice, phase)

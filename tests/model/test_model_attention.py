@@ -11,7 +11,7 @@ import torch
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings
 from inpaint_ops.device import describe
-from inpaint_ops.model import attention, ledger, random_weights
+from inpaint_ops.model import attention, ledger, random_weights, tuned
 from inpaint_ops.tuning import PROBES, Tuning
 
 CPU = describe("cpu")
@@ -71,7 +71,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
 def test_the_ledger_has_the_kernel_that_pytorch_takes(wanted: str, effective: str, matches: bool) -> None:
     pipe = random_weights.instantiate("tiny-random")
     tuning = Tuning.model_validate({"attention": wanted})
-    assert ledger.apply(pipe, tuning, CPU) == {}
+    assert tuned.apply(pipe, tuning, CPU) == {}
     entry = {entry.name: entry for entry in ledger.inspect(pipe, tuning, (64, 64))}["attention"]
     assert (entry.requested, entry.effective, entry.matches) == (wanted, effective, matches)
     if not matches:
