@@ -67,7 +67,7 @@ def models_list(as_json: bool) -> None:
 @as_command
 def models_verify(folder: Path) -> None:
     """Check that FOLDER holds a whole SDXL inpainting model in safetensors, and the one that was published."""
-    from inpaint_ops.model.sources import check_published, verify
+    from inpaint_ops.model.verifying import check_published, verify
 
     check_published(verify(folder))
     say(f"{folder}: whole")

@@ -1,4 +1,4 @@
-"""Rows on their working size, and the buckets in which they wait for company: pure, no torch."""
+"""Rows on their working size, and the buckets in which they wait for more of the same shape: pure, no torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PaintResult:
 
 
 class Batcher(Generic[T]):
-    """Rows that wait for company, in buckets of one BatchKey, oldest bucket first. Pure."""
+    """Rows that wait for others of the same BatchKey, a bucket each, oldest bucket first. Pure."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[BatchKey, deque[T]] = OrderedDict()

@@ -13,12 +13,15 @@ import json
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.machine.private_folder import trusted_folder
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = "inpaint_ops-compiled"
 """Below the root that HF_HOME names."""
@@ -108,6 +111,16 @@ def figures() -> dict[str, float]:
         "cache_hits": float(counters["inductor"]["fxgraph_cache_hit"]),
         "cache_misses": float(counters["inductor"]["fxgraph_cache_miss"]),
     }
+
+
+def is_wrapped(module: torch.nn.Module) -> bool:
+    """Whether calling `module` calls what was compiled."""
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+
+
+def is_compiled(pipe: Any) -> bool:
+    """Whether any module of the UNet is compiled."""
+    return any(map(is_wrapped, pipe.unet.modules()))
 
 
 def undo(pipe: Any) -> None:

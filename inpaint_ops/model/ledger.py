@@ -213,11 +213,8 @@ def _fused(pipe: Any, tuning: Tuning) -> _Finding:
 
 
 def _compiled(pipe: Any, tuning: Tuning) -> _Finding:
-    def wrapped(module: torch.nn.Module) -> bool:
-        return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
-
-    count = sum(wrapped(module) for module in pipe.unet.modules())
-    whole = wrapped(pipe.unet)
+    count = sum(compiled.is_wrapped(module) for module in pipe.unet.modules())
+    whole = compiled.is_wrapped(pipe.unet)
     effective = "off" if count == 0 else "regional" if not whole else "whole UNet"
     if whole and tuning.compile in ("reduce-overhead", "max-autotune"):
         effective = tuning.compile

@@ -30,7 +30,7 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 EXIT_FATAL = 3
-"""The model or the device cannot be had, or the supervisor speaks another language."""
+"""The model or the device is not available, or a command cannot be read."""
 EXIT_ORPHANED = 4
 """The supervisor is gone: nobody would take the results."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _terminated)
-    warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines a row
+    warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines per row
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     os.set_inheritable(given.events_fd, False)
     with os.fdopen(given.events_fd, "w", encoding="utf-8") as events:

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from inpaint_ops.device import describe
 from inpaint_ops.model import ledger, loading, random_weights, tuned
 from inpaint_ops.model.loading import LoadedModel, load
-from inpaint_ops.protocol import Job
+from inpaint_ops.model.sources import find, resolve
 from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Tuning, choose
 
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(cache: Path, preset: str, **overrides: Any) -> LoadedModel:
     choice = choose(CPU, preset=preset, overrides=overrides, native_size=64, expected_rows=8)
-    return load(Job(model="tiny-random", scratch=str(cache)), CPU, choice, cache=cache)
+    return load(find(resolve("tiny-random", cache=cache), dtype=choice.tuning.dtype), CPU, choice)
 
 
 def fresh() -> Any:

@@ -25,8 +25,8 @@ from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
-from inpaint_ops.model.sources import PINNED, cached_models, pull, verify
-from inpaint_ops.protocol import Job
+from inpaint_ops.model.sources import PINNED, cached_models, find, pull, resolve
+from inpaint_ops.model.verifying import verify
 from inpaint_ops.tuning import Tuning
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -46,8 +46,8 @@ def folder(cache: Path, tmp_path: Path) -> Path:
 
 
 def loaded(model: str | Path, cache: Path, tuning: Tuning | None = None, revision: str | None = None) -> LoadedModel:
-    job = Job(model=str(model), revision=revision, scratch=str(cache))
-    return load(job, CPU, tuning or Tuning(), cache=cache)
+    tuning = tuning or Tuning()
+    return load(find(resolve(str(model), revision, cache=cache), dtype=tuning.dtype, cache=cache), CPU, tuning)
 
 
 def set_config(folder: Path, part: str, **values: object) -> None:
@@ -57,8 +57,8 @@ def set_config(folder: Path, part: str, **values: object) -> None:
 
 def test_a_random_model_is_loaded_and_labelled(cache: Path) -> None:
     phases: list[tuple[str, str]] = []
-    job = Job(model="tiny-random", scratch=str(cache))
-    model = load(job, CPU, Tuning(), lambda *words: phases.append(words), cache=cache)
+    found = find(resolve("tiny-random", cache=cache), dtype="float32")
+    model = load(found, CPU, Tuning(), lambda *words: phases.append(words))
     assert model.identity.random_weights
     assert model.identity.name == "tiny-random"
     assert model.identity.revision == f"recipe-{RECIPE_VERSION}"

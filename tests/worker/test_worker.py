@@ -276,9 +276,9 @@ def test_commands_are_utf8_whatever_the_locale(
 _SAYS_ITS_MODEL = """
 from inpaint_ops.errors import ModelError
 from inpaint_ops.worker import main, serving
-def open_studio(job, say, **_):
+def set_up(job, say, **_):
     raise ModelError(job.model)
-serving.open_studio = open_studio
+serving.set_up = set_up
 main()
 """
 
