@@ -16,13 +16,7 @@ from PIL import Image
 
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.decoding import decode_checked
-from inpaint_ops.engine.failures import (
-    does_not_fit,
-    in_short,
-    is_compiler_failure,
-    is_device_lost,
-    is_out_of_memory,
-)
+from inpaint_ops.engine.failures import does_not_fit, in_short
 from inpaint_ops.engine.listener import Listener, LoggingListener
 from inpaint_ops.engine.measuring import DeviceMeter, Measurements, PaintedBatch
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
@@ -33,6 +27,7 @@ from inpaint_ops.errors import (
     FlatImageError,
     NonFiniteImageError,
 )
+from inpaint_ops.model.torch_errors import is_compiler_failure, is_device_lost, is_out_of_memory
 from inpaint_ops.records import Batch, LedgerEntry, Timings
 from inpaint_ops.tuning import Tuning
 
@@ -101,7 +96,9 @@ class Engine:
         """
         try:
             self._prompts.prepare(texts, self._listener.prompt_encoded)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise DeviceOutOfMemoryError(
                 f"the text encoders do not fit the memory ({in_short(error)}): "
                 "use the tuning low-memory, or a card with more memory"
@@ -170,15 +167,18 @@ class Engine:
                 yield self._in_float32(row, result) if is_bad else result
 
     def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
-        """Results, or the exception, bare of its traceback: that one's frames would hold the batch's tensors."""
+        """Results, or the exception, without its traceback, whose frames would hold the batch's tensors. Whatever says
+        that memory ran out comes as torch.OutOfMemoryError. Raises DeviceLostError.
+        """
         try:
             with self._model.kernels():
                 return self._paint(rows), None
         except Exception as error:
             if is_device_lost(error):
                 raise DeviceLostError(f"the device failed: {in_short(error, 300)}") from error
-            if not is_out_of_memory(error):
-                log.exception("painting rows %s failed", [item.row for item in rows])
+            if is_out_of_memory(error):
+                return [], torch.OutOfMemoryError(in_short(error, 300))
+            log.exception("painting rows %s failed", [item.row for item in rows])
             error.__context__ = error.__cause__ = None
             return [], error.with_traceback(None)
 

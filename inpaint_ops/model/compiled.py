@@ -11,6 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +114,51 @@ def figures() -> dict[str, float]:
         "cache_hits": float(counters["inductor"]["fxgraph_cache_hit"]),
         "cache_misses": float(counters["inductor"]["fxgraph_cache_miss"]),
     }
+
+
+class CompileWatch:
+    """Calls `report` with the seconds so far, every `every` seconds while torch.compile works, in a thread of its own.
+
+    A compilation can take longer than a supervisor waits for a sign of life. After `limit` seconds of one compilation
+    nothing more is reported, so that a compiler that hangs is found.
+    """
+
+    def __init__(self, report: Callable[[float], None], *, every: float = 10.0, limit: float = 3600.0) -> None:
+        from torch._dynamo.callback import callback_handler
+
+        self._report, self._every, self._limit = report, every, limit
+        self._since: float | None = None
+        self._changed = threading.Condition()
+        self._callbacks = callback_handler
+        callback_handler.register_start_callback(self._begun)
+        callback_handler.register_end_callback(self._ended)
+        threading.Thread(target=self._run, name="compile-watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Hear of no more compilations."""
+        self._callbacks.remove_start_callback(self._begun)
+        self._callbacks.remove_end_callback(self._ended)
+
+    def _begun(self, _: object) -> None:
+        with self._changed:
+            self._since = time.monotonic()
+            self._changed.notify_all()
+
+    def _ended(self, _: object) -> None:
+        with self._changed:
+            self._since = None
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._since is not None)
+                since = self._since
+                if since is None or self._changed.wait_for(lambda since=since: self._since != since, self._every):  # type: ignore[misc]
+                    continue
+                seconds = time.monotonic() - since
+            if seconds <= self._limit:
+                self._report(seconds)
 
 
 def is_wrapped(module: torch.nn.Module) -> bool:

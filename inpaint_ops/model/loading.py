@@ -23,6 +23,7 @@ from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, tuned
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
+from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.tuned import in_short, relieved
 from inpaint_ops.model.verifying import Verified, digest, tensor_names
 from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
@@ -148,7 +149,9 @@ def load(
 
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
         why_not = tuned.apply(pipe, plan, device, use_xformers)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise DeviceOutOfMemoryError(
             f"{source.name} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
             "try the tuning low-memory"
@@ -207,8 +210,6 @@ def _from_folder(
                 local_files_only=True,
                 device_map=target.type,
             )
-    except torch.OutOfMemoryError:
-        raise
     except (
         OSError,
         ValueError,
@@ -219,6 +220,8 @@ def _from_folder(
         ImportError,
         SafetensorError,
     ) as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
         text = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{folder} cannot be loaded ({type(error).__name__}: {text}); verify or fetch it again"

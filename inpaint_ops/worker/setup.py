@@ -7,7 +7,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from inpaint_ops import device, tuning
 from inpaint_ops.device.lease_files import LeaseFolder
-from inpaint_ops.errors import ConfigError
+from inpaint_ops.errors import ConfigError, DeviceLostError
 from inpaint_ops.machine.private_folder import private_folder
 from inpaint_ops.machine.scratch import room_for
 from inpaint_ops.model.cache import cache_home
@@ -83,22 +84,23 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
     clock = time.perf_counter()
     _import_model_stack(report)
     imported = time.perf_counter()
-    # The device and the model's kind come before the tuning: it is chosen for both.
-    report.phase("load", job.model)
-    card = device.describe(job.device)
-    source, resolving = _resolve(job)
-    choice = _choose_tuning(job, card, source)
-    # The weights are checked after the tuning is chosen, whose dtype says which files are read, and before any is read:
-    # a damaged file costs no load.
-    found = _check_weights(source, choice, resolving)
-    # Where graphs are kept is settled before the load, whose last step may compile.
-    if not users_own_graphs:
-        _keep_graphs(found, choice, card, report)
-    loaded = _load(job, found, card, choice, report)
-    engine = _make_engine(loaded, report)
-    ready = time.perf_counter()
-    # Prompts come before Ready: rows may be painted from then on, and by then the text encoders' memory is free.
-    _prepare_prompts(job, loaded, engine, report)
+    with _failures_noted(lease):
+        # The device and the model's kind come before the tuning: it is chosen for both.
+        report.phase("load", job.model)
+        card = _describe_device(job, lease.device)
+        source, resolving = _resolve(job)
+        choice = _choose_tuning(job, card, source)
+        # The weights are checked after the tuning is chosen, whose dtype says which files are read, and before any is
+        # read: a damaged file costs no load.
+        found = _check_weights(source, choice, resolving)
+        # Where graphs are kept is settled before the load, whose last step may compile.
+        if not users_own_graphs:
+            _keep_graphs(found, choice, card, report)
+        loaded = _load(job, found, card, choice, report)
+        engine = _make_engine(loaded, report)
+        ready = time.perf_counter()
+        # Prompts come before Ready: rows may be painted from then on, and by then the text encoders' memory is free.
+        _prepare_prompts(job, loaded, engine, report)
     cold_start = ColdStart(
         interpreter=max(0.0, interpreter),
         imports=imported - clock,
@@ -107,6 +109,39 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
     )
     send(_ready(loaded, engine, card, cold_start, started))
     return WorkerSetup(job, lease, loaded, engine, cold_start)
+
+
+@contextmanager
+def _failures_noted(lease: device.Lease) -> Iterator[None]:
+    """Within the block a device that turns out to be broken is noted as lost, so that the next worker leases another.
+    Raises DeviceLostError.
+    """
+    from inpaint_ops.model.torch_errors import is_device_lost
+
+    try:
+        yield
+    except Exception as error:
+        if not is_device_lost(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        lease.note_loss(reason)
+        raise DeviceLostError(f"the device failed before the first row: {reason}") from error
+
+
+def _describe_device(job: Job, slot: str) -> DeviceInfo:
+    """What torch sees of the leased device. Raises ConfigError where it is a GPU and torch sees none: the worker would
+    paint on the CPU, for days, and keep the GPU from others.
+    """
+    import torch
+
+    card = device.describe(job.device)
+    if card.kind == "cpu" and not slot.startswith("cpu-"):
+        raise ConfigError(
+            f"GPU {slot} is leased, but torch {torch.__version__} (CUDA {torch.version.cuda or 'not built in'}) does "
+            "not see it: install a driver for that CUDA or a torch built for this driver, give a container the driver "
+            "capability compute, or set INPAINT_DEVICE=cpu to paint on the processor"
+        )
+    return card
 
 
 class _Reporter:
@@ -216,7 +251,10 @@ def _load(job: Job, found: FoundModel, card: DeviceInfo, choice: tuning.Choice, 
 
 def _make_engine(loaded: LoadedModel, report: _Reporter) -> Engine:
     from inpaint_ops.engine import Engine
+    from inpaint_ops.model.compiled import CompileWatch
 
+    if loaded.is_compiled:
+        CompileWatch(lambda seconds: report.phase("compile", f"{seconds:.0f} s so far"))
     return Engine(loaded, report)
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from inpaint_ops.config import Scheduler
 from inpaint_ops.device import describe
@@ -527,6 +528,41 @@ def test_a_lost_device_is_no_rows_fault(make: Callable[..., Engine], pipe: Any) 
     pipe.unet.forward = lost
     with pytest.raises(DeviceLostError, match="illegal memory access"):
         list(make().paint([item(1), item(2)]))
+
+
+def test_memory_that_ran_out_inside_the_compiler_halves_the_batch_and_keeps_compiling(
+    make: Callable[..., Engine], pipe: Any
+) -> None:
+    forward, heard, uncompiled = pipe.unet.forward, Remembering(), []
+
+    def small_card(sample: torch.Tensor, *args: Any, **more: Any) -> Any:
+        if len(sample) > 2 * 2:
+            raise InductorError(torch.OutOfMemoryError("CUDA out of memory"), None)
+        return forward(sample, *args, **more)
+
+    pipe.unet.forward = small_card
+    engine = make(batch_size=4, listener=heard, is_compiled=True, uncompile=uncompiled.append)
+    for result in engine.paint([item(row) for row in range(4)]):
+        image(result)
+    assert engine.batch_size == 2
+    assert (len(heard.memory), heard.warnings, uncompiled) == (1, [], [])
+
+
+def test_a_graph_that_cannot_be_captured_costs_the_compiler_and_not_the_device(
+    make: Callable[..., Engine], pipe: Any
+) -> None:
+    forward, heard = pipe.unet.forward, Remembering()
+
+    def captured(*args: Any, **more: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+    def uncompile(error: Exception) -> None:
+        pipe.unet.forward = forward
+
+    pipe.unet.forward = captured
+    for result in make(listener=heard, is_compiled=True, uncompile=uncompile).paint([item(1), item(2)]):
+        image(result)
+    assert len(heard.warnings) == 1 and "capture" in heard.warnings[0]
 
 
 def test_timings_memory_and_what_was_measured(make: Callable[..., Engine]) -> None:
