@@ -52,7 +52,7 @@ class PaintResult:
     timings: Timings = field(default_factory=Timings)
     memory: Memory | None = None
     notes: tuple[str, ...] = ()
-    """What was done otherwise than asked for, a sentence each."""
+    """What was done differently from the request, one sentence each."""
 
 
 class Batcher(Generic[T]):

@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Hears of progress and of what is done otherwise than planned, in the thread that paints."""
+    """Called on progress and on changes of plan, in the thread that paints."""
 
     def step(self, step: int, steps: int) -> None:
         """Denoising step `step` of `steps` (from 1) of the batch at hand is done."""
@@ -18,7 +18,7 @@ class Listener(Protocol):
         """`done` of `total` texts went through the text encoders before the first batch."""
 
     def warning(self, message: str) -> None:
-        """The engine goes on otherwise than it was configured; `message` is one line for the report."""
+        """The engine continues, but not as configured; `message` is one line for the report."""
 
     def out_of_memory(self, message: str) -> None:
         """As `warning`, where the reason is that memory ran out and the rows are painted all the same."""

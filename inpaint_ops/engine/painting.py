@@ -19,8 +19,8 @@ from inpaint_ops.engine.decoding import decode_checked
 from inpaint_ops.engine.failures import does_not_fit, in_short
 from inpaint_ops.engine.listener import Listener, LoggingListener
 from inpaint_ops.engine.measuring import DeviceMeter, Measurements, PaintedBatch
+from inpaint_ops.engine.output_checks import can_widen, dtypes_of, in_float32
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
-from inpaint_ops.engine.safer import can_widen, dtypes_of, in_float32
 from inpaint_ops.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
@@ -129,7 +129,7 @@ class Engine:
         tried once more with the model's `relieve`, and then fails with DeviceOutOfMemoryError. Where compiling fails,
         the model goes on without. A patch that is not finite, or flat for no reason, is decoded again in float32; if
         that does not help, its row is painted again in float32; then it fails with what was wrong with the first one.
-        Any other exception makes the rows go on one by one, so that the guilty row alone fails with it.
+        Any other exception makes the rows go on one by one, so that only the row that causes it fails.
 
         Raises ValueError for rows of several keys, and DeviceLostError where the device's context is lost: then no
         later batch in this process can work.

@@ -1,8 +1,8 @@
 """Attention kernels: which work on this card and how fast, found out once per card; and having one preferred.
 
 `set_attention_backend` does nothing on SDXL's UNet (facts/sdxl.md), so a kernel is preferred with PyTorch's own
-`sdpa_kernel`, around a whole batch. A layer that the kernel cannot serve (the VAE's, with 512 channels a head) falls to
-the next one.
+`sdpa_kernel`, around a whole batch. A layer that the kernel cannot serve (the VAE's, with 512 channels per head) falls
+to the next one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOLERANCE = 0.02
 
 _TRIES = 5
 _SHAPES = {"cuda": (2, 10, 4096, 64), "cpu": (2, 2, 64, 64)}
-"""Batch, heads, tokens, channels a head. On a GPU those of SDXL's largest self-attention at 1024x1024, guided."""
+"""Batch, heads, tokens, channels per head. On a GPU those of SDXL's largest self-attention at 1024x1024, guided."""
 
 
 def preferring(attention: str) -> AbstractContextManager[None]:

@@ -58,7 +58,7 @@ def cache_folder(root: Path, device: DeviceInfo, model_digest: str, tuning: Tuni
 def keep_in(folder: Path) -> str:
     """Have everything that is compiled from here on kept in `folder`; "" or why that cannot be.
 
-    A folder that another user could write to is named all the same: `refusal` then tells of it.
+    A folder that another user could write to is named all the same: `refusal` then reports it.
     """
     try:
         os.environ[VARIABLE] = str(trusted_folder(folder))
@@ -66,10 +66,10 @@ def keep_in(folder: Path) -> str:
         os.environ[VARIABLE] = str(folder)
         return ""
     except OSError as error:
-        return f"{folder} cannot be made ({error.strerror}): the next process compiles anew"
+        return f"{folder} cannot be made ({error.strerror}): the next process compiles again"
     if not os.access(folder, os.W_OK):
         del os.environ[VARIABLE]
-        return f"{folder} cannot be written: the next process compiles anew"
+        return f"{folder} cannot be written: the next process compiles again"
     return ""
 
 
@@ -135,7 +135,7 @@ class CompileWatch:
         threading.Thread(target=self._run, name="compile-watch", daemon=True).start()
 
     def close(self) -> None:
-        """Hear of no more compilations."""
+        """Stop watching."""
         self._callbacks.remove_start_callback(self._begun)
         self._callbacks.remove_end_callback(self._ended)
 

@@ -1,6 +1,6 @@
 """Fetch one large file of a hub repository into the hub's own cache, going on where an earlier try stopped.
 
-`huggingface_hub` 2.4 begins a file anew in each process (its `_download_to_tmp_and_move` takes a new temporary name),
+`huggingface_hub` 2.4 starts a file again in each process (its `_download_to_tmp_and_move` takes a new temporary name),
 so a break at the last of 5 GB costs all of them. Here the part that came lies beside the blobs under the blob's own
 name, and the whole file is moved to where the hub's client looks for it. Imports no torch.
 """

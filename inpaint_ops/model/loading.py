@@ -33,7 +33,7 @@ _PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
 """Bytes that one thread reads in a go, bytes per call, threads."""
 
 OnPhase = Callable[[str, str], None]
-"""Told when a part of the loading begins: its name (load, tune), and words for people."""
+"""Called when a part of the loading begins, with its name (load, tune) and a text for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def read_ahead(files: Sequence[Path]) -> None:
     """Read `files` once through, several at a time, so that they lie in the page cache when they are mapped.
 
     A mapped file is otherwise read page by page as it is copied: slower from a cold disk, and its seconds could not be
-    told from the copy's.
+    separated from the copy's.
     """
     pieces = [(path, start) for path in files for start in range(0, path.stat().st_size, _PIECE)]
 
@@ -230,7 +230,7 @@ def _from_folder(
 
 
 def _check_text_encoders(pipe: Any, verified: Verified) -> None:
-    """Refuse weights that the file does not have: transformers makes them up and only prints so (diffusers refuses).
+    """Refuse weights that the file does not have: transformers initialises them at random and only prints a warning.
 
     Files written before transformers 5 have the prefix `text_model.` on each name.
     """

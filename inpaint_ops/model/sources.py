@@ -259,7 +259,7 @@ def _root(cache: Path | None) -> Path:
 
 
 def _note_fetch(folder: Path, seconds: float, size: int) -> None:
-    """Note how long a fetch took; a cache that may not be written goes without."""
+    """Note how long a fetch took; nothing is noted in a read-only cache."""
     with contextlib.suppress(OSError):
         fetch_note(folder).write_text(json.dumps({"seconds": seconds, "bytes": size}) + "\n", encoding="utf-8")
 

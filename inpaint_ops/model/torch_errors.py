@@ -36,7 +36,7 @@ graph failed. They leave the context as it was."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host had no memory for what was asked, whoever wrapped the exception."""
+    """Whether the device or the host had no memory for what was asked, whatever exception wraps it."""
     return any(map(_is_out_of_memory, _chain(error)))
 
 

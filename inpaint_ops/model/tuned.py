@@ -36,7 +36,7 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
 
     `use_xformers` false forbids xFormers, true asks for it, None leaves it to `tuning.attention`. Returns, by Tuning
     field, why something could not be applied. Raises nothing for an optimisation that cannot work: it is reported,
-    and the pipeline goes without.
+    and the pipeline runs without it.
     """
     why_not: dict[str, str] = {}
     attention: str = tuning.attention
@@ -46,7 +46,7 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
     def attempt(field: str, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a library raises here, the pipeline goes without
+        except Exception as error:  # whatever a library raises here, the pipeline runs without it
             if is_out_of_memory(error) or is_device_lost(error):
                 raise
             why_not[field] = in_short(error)

@@ -31,7 +31,7 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
 
     Commands are lines of bytes: UTF-8 whatever the locale, which would otherwise change prompts silently.
     `started` is when the process was asked for, in epoch seconds. Ends the process at once when the commands stop
-    without an End, or when nobody reads the events.
+    without an End, or when the events are no longer read.
     """
     began = time.time()
     started = began if started is None else started
@@ -81,7 +81,7 @@ class EventSender:
         self._lock = threading.Lock()
 
     def send(self, event: Model) -> None:
-        """Send `event`; end the process when nobody reads the pipe."""
+        """Send `event`; end the process when the pipe has no reader."""
         with self._lock:
             try:
                 self._events.write(dump(event))

@@ -132,13 +132,11 @@ def _describe_device(job: Job, slot: str) -> DeviceInfo:
     """What torch sees of the leased device. Raises ConfigError where it is a GPU and torch sees none: the worker would
     paint on the CPU, for days, and keep the GPU from others.
     """
-    import torch
-
     card = device.describe(job.device)
     if card.kind == "cpu" and not slot.startswith("cpu-"):
         raise ConfigError(
-            f"GPU {slot} is leased, but torch {torch.__version__} (CUDA {torch.version.cuda or 'not built in'}) does "
-            "not see it: install a driver for that CUDA or a torch built for this driver, give a container the driver "
+            f"GPU {slot} is leased, but torch {metadata.version('torch')} does not see it: install a driver that is new "
+            "enough for this torch or a torch built for this driver's CUDA, give a container the driver "
             "capability compute, or set INPAINT_DEVICE=cpu to paint on the processor"
         )
     return card
@@ -195,7 +193,7 @@ def _set_environment(slot: str) -> None:
 
 
 def _import_model_stack(report: _Reporter) -> None:
-    """Import what the later steps use, by itself, so that its seconds are told from the load's."""
+    """Import what the later steps use, by itself, so that its seconds are measured apart from the load's."""
     report.phase("imports", "torch, diffusers, transformers")
     import inpaint_ops.engine
     import inpaint_ops.model.attention

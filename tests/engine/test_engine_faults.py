@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
-from inpaint_ops.engine.safer import find_fault
+from inpaint_ops.engine.output_checks import find_fault
 from inpaint_ops.errors import FlatImageError, NonFiniteImageError
 from inpaint_ops.model.random_weights import instantiate
 from tests.support.engine_parts import painting_model
