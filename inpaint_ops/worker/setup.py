@@ -135,8 +135,8 @@ def _describe_device(job: Job, slot: str) -> DeviceInfo:
     card = device.describe(job.device)
     if card.kind == "cpu" and not slot.startswith("cpu-"):
         raise ConfigError(
-            f"GPU {slot} is leased, but torch {metadata.version('torch')} does not see it: install a driver that is new "
-            "enough for this torch or a torch built for this driver's CUDA, give a container the driver "
+            f"GPU {slot} is leased, but torch {metadata.version('torch')} does not see it: install a driver that is "
+            "new enough for this torch or a torch built for this driver's CUDA, give a container the driver "
             "capability compute, or set INPAINT_DEVICE=cpu to paint on the processor"
         )
     return card
