@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import cache_home, verified_notes
+from inpaint_ops.model.config_limits import check_configs
 from inpaint_ops.model.digests import check_digests
 
 COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
@@ -69,6 +70,7 @@ def check_kind(folder: Path) -> int:
 
     Raises ModelError that names the file and the cure.
     """
+    check_configs(folder)
     index = _json(folder / "model_index.json")
     for part in COMPONENTS:
         entry = index.get(part)

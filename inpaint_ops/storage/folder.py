@@ -25,6 +25,8 @@ from inpaint_ops.storage.files import TEMP_PREFIX, temporary_beside
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_size
 
 _CHUNK = 2**20
+_LATEST = 7_258_118_400.0
+"""The year 2200, as a POSIX time."""
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE,
     errno.EAGAIN, errno.EBUSY, errno.ENOTCONN,
@@ -152,7 +154,7 @@ class FolderStore:
                 path = Path(folder) / name
                 if name.startswith(TEMP_PREFIX) and not path.is_symlink():
                     with _folder_errors(Location(None, str(path)), "list"), suppress(FileNotFoundError):
-                        started = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                        started = _moment(path.stat().st_mtime)
                         yield Unfinished(Location(None, str(path)), "", started)
 
     def discard(self, unfinished: Unfinished) -> None:
@@ -194,7 +196,12 @@ def _read(file: BinaryIO, size: int, where: Location) -> bytes:
 
 def _describe(where: Location, status: os.stat_result) -> ObjectInfo:
     etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-    return ObjectInfo(where, status.st_size, etag, datetime.fromtimestamp(status.st_mtime, UTC))
+    return ObjectInfo(where, status.st_size, etag, _moment(status.st_mtime))
+
+
+def _moment(seconds: float) -> datetime:
+    """When; a file may be given any time, beyond what a calendar has too."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LATEST), UTC)
 
 
 def _sync_folder(folder: str) -> None:
