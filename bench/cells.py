@@ -18,7 +18,7 @@ TIERS = (10, 24, 40)
 """The notes' cards (10), in 1e9 bytes: an RTX 3080, a 24 GB card, an A100-40."""
 
 EXPECTED_ROWS = 1000
-"""The job's size that the planner is told: enough for `fast` to compile."""
+"""The job's size that the planner gets: enough for `fast` to compile."""
 
 
 class Cell(Model):

@@ -29,7 +29,7 @@ def main() -> None:
     given = parser.parse_args()
     die_with_parent(given.parent)
     from bench.request import Request, Started
-    from inpaint_ops.worker.studio import ENVIRONMENT, OMP_WAIT, versions
+    from inpaint_ops.worker.setup import ENVIRONMENT, OMP_WAIT, versions
 
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault(*OMP_WAIT)

@@ -10,9 +10,8 @@ import gc
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +26,11 @@ from bench.cells import EXPECTED_ROWS, Cell
 from bench.results import CellResult, Spread
 from inpaint_ops import device as cards
 from inpaint_ops import tuning
-from inpaint_ops.engine import BatchKey, Engine, PaintItem, PaintResult
-from inpaint_ops.model import attention, compiled, random_weights
+from inpaint_ops.engine import BatchKey, Engine, LoggingListener, PaintItem, PaintResult
+from inpaint_ops.model import attention, random_weights
 from inpaint_ops.model.loading import LoadedModel, load
-from inpaint_ops.model.sources import resolve, verify
-from inpaint_ops.protocol import Job
+from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
+from inpaint_ops.model.sources import find, native_size, resolve
 from inpaint_ops.records import BATCH_STAGES, STAGES, DeviceInfo, LedgerEntry, Memory
 
 WARM_UP_STEPS = 2
@@ -39,6 +38,25 @@ PROMPT = "a wooden bench in a garden, photograph"
 GUIDANCE, STRENGTH = 7.5, 0.9999
 FOLDER_BYTES = 10_000_000_000
 """Free disk that the full-size model's folder (6.9e9 bytes) is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class _UnrelievedModel(LoadedModel):
+    """A model whose rows fail where they do not fit by themselves, so that a tier can say so."""
+
+    def relieve(self) -> None:
+        """Nothing is switched on to save memory."""
+
+
+class _StepListener(LoggingListener):
+    """Calls `mark` after each denoising step."""
+
+    def __init__(self, mark: Callable[[], None]) -> None:
+        self._mark = mark
+
+    def step(self, step: int, steps: int) -> None:
+        """A step is done."""
+        self._mark()
 
 
 @dataclass
@@ -107,29 +125,21 @@ class Bench:
         return self._loaded, context
 
     def _choice(self, cell: Cell, model: str, overrides: Mapping[str, Any], card: DeviceInfo) -> tuning.Choice:
-        """As a worker asks the planner, with the card's attention kernels tried once a run."""
+        """As a worker asks the planner, with the card's attention kernels tried once per run."""
         fields = dict(overrides) | ({} if cell.batch is None else {"batch_size": cell.batch})
         dtype = fields.get("dtype") or ("float32" if card.kind == "cpu" else "float16")
         return tuning.choose(
             card,
             preset=cell.preset,
             overrides=fields,
-            native_size=native_size(model),
+            native_size=native_size(resolve(model)),
             expected_rows=EXPECTED_ROWS,
             probe=attention.probe(card, dtype, self.folder.parent),
         )
 
     def _engine(self, loaded: LoadedModel) -> Engine:
-        """An engine as a worker makes it, but that a row which does not fit fails, so that a tier can say so."""
-        return Engine(
-            loaded,
-            loaded.tuning,
-            on_step=lambda *_: self._mark(loaded.device),
-            fixed_size=loaded.is_compiled,
-            compile_seconds=compiled.seconds if loaded.is_compiled else lambda: 0.0,
-            uncompile=loaded.uncompile,
-            kernels=lambda: attention.preferring(loaded.tuning.attention),
-        )
+        """An engine as a worker makes it, except that it marks each step's time."""
+        return Engine(loaded, _StepListener(lambda: self._mark(loaded.device)))
 
     def _ready(self, loaded: LoadedModel) -> Engine:
         """The engine of the model at hand, its prompts encoded and the encoders dropped where the tuning says so."""
@@ -141,8 +151,8 @@ class Bench:
         return self._painter
 
     def _load(self, model: str, choice: tuning.Choice, card: DeviceInfo) -> LoadedModel:
-        job = Job(model=model, device="cpu" if card.kind == "cpu" else "cuda", scratch=tempfile.gettempdir())
-        return load(job, card, choice)
+        loaded = load(find(resolve(model), dtype=choice.tuning.dtype), card, choice)
+        return _UnrelievedModel(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})
 
     def _partner(self, cell: Cell) -> Engine | None:
         """An engine with the partner's configuration, beside this cell's own."""
@@ -257,14 +267,14 @@ class Bench:
         dtype = torch.float16 if gpu else torch.float32
         pipe = random_weights.instantiate(cell.model, "cuda" if gpu else "cpu", dtype)
         pipe.save_pretrained(str(self.folder), safe_serialization=True, variant="fp16" if gpu else None)
-        marker = {"random_weights": True, "model": cell.model, "recipe": random_weights.RECIPE_VERSION}
-        (self.folder / random_weights.MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        marker = {"random_weights": True, "model": cell.model, "recipe": RECIPE_VERSION}
+        (self.folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
         size = sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
         return CellResult(cell=cell, status="measured", parts={"bytes": float(size)})
 
     def _ceilings(self, cell: Cell, deadline: float) -> CellResult:
         where = "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
-        native = native_size(cell.model)
+        native = native_size(resolve(cell.model))
         return CellResult(
             cell=cell, status="measured", size=(native, native), ceilings=ceilings.measure(where, deadline),
             step_flops=count_step(cell.model, native),
@@ -293,15 +303,6 @@ class Bench:
             torch.cuda.synchronize()
             return [one.elapsed_time(two) / 1e3 for one, two in pairwise(marks)]
         return [two - one for one, two in pairwise(marks)]
-
-
-def native_size(model: str) -> int:
-    """The side in pixels that the model was trained for. Raises ModelError."""
-    if model in random_weights.RECIPES:
-        return random_weights.recipe(model).native_size
-    source = resolve(model)
-    assert source.folder is not None
-    return verify(source.folder, strict=False).native_size
 
 
 def count_step(model: str, side: int) -> float | None:

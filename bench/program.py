@@ -117,7 +117,7 @@ def arguments(program: str, seconds: float, model: str | None) -> argparse.Argum
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu" if program == "cpu" else "auto")
     parser.add_argument("--steps", type=_counts, help="denoising steps of the presets, separated by commas")
     parser.add_argument("--repeats", type=int, help="timed batches a cell; default 3, on a CPU by size")
-    parser.add_argument("--label", default="", help="a word on the machine, kept with the results")
+    parser.add_argument("--label", default="", help="a note about the machine, kept with the results")
     parser.add_argument("--dry-run", action="store_true", help="list the cells and stop")
     return parser
 
@@ -130,7 +130,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def chosen_parts(text: str) -> tuple[str, ...]:
-    """The parts that --only names. Exits with a word on an unknown one."""
+    """The parts that --only names. Exits with a message on an unknown one."""
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     for part in parts:
         if part not in PARTS:
@@ -228,7 +228,7 @@ class _Loop:
                     result = child.measure(cell, seconds=max(10.0, 2 * expected), killed_after=allowed)
                     self._done(cell, result)
         except ChildFailedError as error:
-            # What was being measured failed; what this process had left cannot be told from it, so it fails too.
+            # What was being measured failed; what this process had left cannot be separated from it, so it fails too.
             for cell in cells:
                 if cell in self.left:
                     self._done(cell, CellResult(cell=cell, status="failed", reason=str(error)))

@@ -49,12 +49,13 @@ def inpaint_housekeeping() -> None:
     def model_cache() -> dict[str, Any]:
         """Models in the cache of the GPU machine that this happens to run on."""
         from inpaint_ops.config import load_settings
-        from inpaint_ops.housekeeping import hub_cache, in_the_model_cache, retention, sweep
+        from inpaint_ops.housekeeping import in_the_model_cache, retention, sweep
+        from inpaint_ops.model.cache import hub_cache
 
         params = get_current_context()["params"]
         with airflow_errors():
             limits = retention(**{name: params[name] for name in DAYS})
-            found = in_the_model_cache(hub_cache(os.environ), limits, keep=[load_settings().model])
+            found = in_the_model_cache(hub_cache(), limits, keep=[load_settings().model])
             return sweep(found, dry_run=params["dry_run"])
 
     store()

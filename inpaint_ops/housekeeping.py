@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +27,7 @@ from inpaint_ops.errors import (
 from inpaint_ops.inbox import MAX_CLAIM_BYTES, claim_of, claimed_run, waiting
 from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name
 from inpaint_ops.locations import Location
+from inpaint_ops.model.cache import repositories, repository
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 
@@ -59,12 +60,6 @@ def retention(**days: int) -> Retention:
         raise ConfigError(f"retention: {error.errors()[0]['msg']}") from None
 
 
-def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps models, by its own variables."""
-    home = environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One thing that may go, why, and how many bytes that frees (0: unknown)."""
@@ -93,15 +88,15 @@ def in_the_store(workspace: Workspace, retention: Retention, today: datetime | N
 def in_the_model_cache(
     cache: Path, retention: Retention, keep: Iterable[str], today: datetime | None = None
 ) -> Iterator[Candidate]:
-    """Hub models in `cache` (`$HF_HOME/hub`) that nobody has read for long, but for those to `keep`. Reads only.
+    """Hub models in `cache` (`model.cache.hub_cache`) that nobody has read for long, less those to `keep`. Reads only.
 
     When a file was last read is the file system's `atime` (under `relatime`, Linux's default, exact to a day).
     On a mount with `noatime` it is when the model was fetched.
     """
     oldest = (today or now()) - timedelta(days=retention.models)
-    kept = {f"models--{name.replace('/', '--')}" for name in keep}
-    for folder in sorted(cache.glob("models--*")):
-        if folder.name in kept or folder.is_symlink() or not folder.is_dir():
+    kept = {repository(cache, name) for name in keep}
+    for folder in repositories(cache):
+        if folder in kept or folder.is_symlink() or not folder.is_dir():
             continue
         stats = [path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
         used = max((max(one.st_atime, one.st_mtime) for one in stats), default=folder.stat().st_mtime)

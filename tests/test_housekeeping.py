@@ -12,7 +12,7 @@ import pytest
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError
-from inpaint_ops.housekeeping import Candidate, Retention, hub_cache, in_the_model_cache, in_the_store, retention, sweep
+from inpaint_ops.housekeeping import Candidate, Retention, in_the_model_cache, in_the_store, retention, sweep
 from inpaint_ops.inbox import claim_all
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
@@ -205,8 +205,3 @@ def test_one_that_cannot_be_removed_does_not_stop_the_others() -> None:
 def test_claims_are_freed_before_runs_go() -> None:
     with pytest.raises(ConfigError, match="fewer days"):
         retention(claims=90, runs=90)
-
-
-def test_the_cache_is_where_huggingface_hub_looks() -> None:
-    assert hub_cache({"HF_HOME": "/app/model_cache"}) == Path("/app/model_cache/hub")
-    assert hub_cache({"HF_HUB_CACHE": "/x"}) == Path("/x")

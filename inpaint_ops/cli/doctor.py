@@ -20,15 +20,16 @@ from inpaint_ops.errors import InpaintOpsError, UnsafePathError
 from inpaint_ops.images.formats import FORMATS
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
+from inpaint_ops.model.cache import cache_home, hub_cache, repository, snapshots
+from inpaint_ops.model.random_names import RANDOM_MODELS
 from inpaint_ops.records import Model
 from inpaint_ops.storage import Storage, probe_conditional_put
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 
 MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
-RANDOM_MODELS = ("tiny-random", "mid-random", "sdxl-random")
 
 SDXL_SCRATCH_BYTES = 2 * 2**30
-"""Free scratch below this is worth a word: some hundred photos in flight and their results."""
+"""Free scratch below this is worth a warning: some hundred photos in flight and their results."""
 
 SDXL_FP16_BYTES = 6_940_000_000
 """What `variant="fp16"` of the SDXL inpainting model takes on disk."""
@@ -100,7 +101,7 @@ def _devices() -> Iterator[Check]:
 
 def _attention() -> Iterator[Check]:
     """What workers have found out about the attention kernels of the cards that use this model cache."""
-    paths = sorted((_model_cache() / PROBES).glob("*.json"))
+    paths = sorted((cache_home() / PROBES).glob("*.json"))
     if not paths:
         yield Check(name="attention", state="ok", detail="kernels are not tried yet: the first worker does it")
     for path in paths:
@@ -113,25 +114,18 @@ def _attention() -> Iterator[Check]:
         yield Check(name="attention", state="ok", detail=f"{probe.device}, {probe.dtype}: {probe.in_words()}{missing}")
 
 
-def _model_cache() -> Path:
-    return Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
-    )
-
-
 def _model(settings: Settings) -> Check:
     name = settings.model
     if name in RANDOM_MODELS:
         return Check(name="model", state="warning", detail=f"{name}: random weights, the images mean nothing")
     if Path(name).is_dir():
         return Check(name="model", state="ok", detail=f"folder {name}")
-    home = _model_cache()
-    cached = home / "hub" / ("models--" + name.replace("/", "--"))
-    if cached.is_dir():
-        return Check(name="model", state="ok", detail=f"{name} in {home}")
-    free = shutil.disk_usage(_existing(home)).free
+    hub = hub_cache()
+    if any(snapshots(repository(hub, name))):
+        return Check(name="model", state="ok", detail=f"{name} in {hub}")
+    free = shutil.disk_usage(_existing(hub)).free
     room = "" if free > SDXL_FP16_BYTES else f"; only {free / 1e9:.1f} GB free, it takes about 7 GB"
-    return Check(name="model", state="missing", detail=f"{name} is not in {home}: inpaint-ops models pull{room}")
+    return Check(name="model", state="missing", detail=f"{name} is not in {hub}: inpaint-ops models pull{room}")
 
 
 def _scratch(settings: Settings) -> Check:

@@ -10,6 +10,7 @@ import click
 from inpaint_ops.cli.options import as_command, json_option
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import load_settings
+from inpaint_ops.model.cache import cache_home
 
 
 @click.group()
@@ -36,13 +37,11 @@ def models_pull(model: str | None, revision: str | None) -> None:
 @as_command
 def models_list(as_json: bool) -> None:
     """List the models in the cache (HF_HOME) and what compiled graphs take there. Exit code 2 if one is not whole."""
-    from huggingface_hub import constants
-
     from inpaint_ops.model.compiled import kept
     from inpaint_ops.model.sources import cached_models
 
     found = cached_models()
-    graphs = kept(Path(constants.HF_HOME))
+    graphs = kept(cache_home())
     if as_json:
         rows = [
             {"name": one.name, "revision": one.revision, "folder": str(one.folder), "bytes": one.bytes,
@@ -56,7 +55,7 @@ def models_list(as_json: bool) -> None:
             state = f"NOT WHOLE: {one.problem}" if one.problem else "whole"
             say(f"{one.name}  {one.revision}  {one.bytes / 1e9:.2f} GB  {kind}  {state}")
         if not found:
-            say(f"no models in {constants.HF_HOME}: inpaint-ops models pull")
+            say(f"no models in {cache_home()}: inpaint-ops models pull")
         for name, size in graphs.items():
             say(f"compiled graphs  {name}  {size / 1e9:.2f} GB")
     if any(one.problem for one in found):
@@ -68,7 +67,7 @@ def models_list(as_json: bool) -> None:
 @as_command
 def models_verify(folder: Path) -> None:
     """Check that FOLDER holds a whole SDXL inpainting model in safetensors, and the one that was published."""
-    from inpaint_ops.model.sources import check_published, verify
+    from inpaint_ops.model.verifying import check_published, verify
 
     check_published(verify(folder))
     say(f"{folder}: whole")

@@ -5,6 +5,9 @@ Every row that goes in comes out exactly once, as an image or as the error that 
 """
 
 from inpaint_ops.engine.batching import Batcher, BatchKey, PaintItem, PaintResult
-from inpaint_ops.engine.painting import Engine
+from inpaint_ops.engine.listener import Listener, LoggingListener
+from inpaint_ops.engine.painting import Engine, PaintingModel
 
-__all__ = ["BatchKey", "Batcher", "Engine", "PaintItem", "PaintResult"]
+__all__ = [
+    "BatchKey", "Batcher", "Engine", "Listener", "LoggingListener", "PaintItem", "PaintResult", "PaintingModel",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rows on their working size, and the buckets in which they wait for company: pure, no torch."""
+"""Rows on their working size, and the buckets in which they wait for more of the same shape: pure, no torch."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class PaintResult:
     timings: Timings = field(default_factory=Timings)
     memory: Memory | None = None
     notes: tuple[str, ...] = ()
-    """What was done otherwise than asked for, a sentence each."""
+    """What was done differently from the request, one sentence each."""
 
 
 class Batcher(Generic[T]):
-    """Rows that wait for company, in buckets of one BatchKey, oldest bucket first. Pure."""
+    """Rows that wait for others of the same BatchKey, a bucket each, oldest bucket first. Pure."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[BatchKey, deque[T]] = OrderedDict()

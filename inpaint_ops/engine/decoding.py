@@ -1,4 +1,4 @@
-"""Latents -> images, each looked at, and decoded again in float32 where it is broken."""
+"""Latents -> images, each checked, and decoded again in float32 where it is broken."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from inpaint_ops.engine.batching import PaintItem
-from inpaint_ops.engine.safer import dtypes_of, find_fault
+from inpaint_ops.engine.output_checks import dtypes_of, find_fault
 from inpaint_ops.errors import InpaintOpsError
 
 log = logging.getLogger(__name__)
 
 Decoded = tuple[NDArray[np.uint8], InpaintOpsError | None, tuple[str, ...]]
-"""An image (height, width, 3) uint8, what is wrong with it, and what was done otherwise than asked for."""
+"""An image (height, width, 3) uint8, what is wrong with it, and what was done differently from the request."""
 
 
 def decode_checked(pipe: Any, latents: torch.Tensor, rows: Sequence[PaintItem]) -> list[Decoded]:
@@ -52,8 +52,8 @@ def decode_checked(pipe: Any, latents: torch.Tensor, rows: Sequence[PaintItem]) 
 def _decode(vae: Any, latents: torch.Tensor) -> tuple[list[NDArray[np.uint8]], list[bool]]:
     """Images (height, width, 3) uint8 of latents, and whether each is finite.
 
-    As the end of StableDiffusionXLInpaintPipeline.__call__ (diffusers 0.42.1), less its watermark. Slicing and
-    tiling are the VAE's own affair.
+    As the end of StableDiffusionXLInpaintPipeline.__call__ (diffusers 0.42.1), less its watermark. The VAE does
+    slicing and tiling itself.
     """
     if vae.config.force_upcast and vae.dtype == torch.float16:
         vae.to(torch.float32)  # the SDXL VAE overflows in float16

@@ -1,148 +1,106 @@
-"""The engine: seeds, denoise, decode, timings, out-of-memory back-off."""
+"""The engine: seeds, denoise, decode, out-of-memory back-off."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import resource
-import statistics
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from torch._dynamo.exc import TorchDynamoException
 
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.decoding import decode_checked
+from inpaint_ops.engine.failures import does_not_fit, in_short
+from inpaint_ops.engine.listener import Listener, LoggingListener
+from inpaint_ops.engine.measuring import DeviceMeter, Measurements, PaintedBatch
+from inpaint_ops.engine.output_checks import can_widen, dtypes_of, in_float32
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
-from inpaint_ops.engine.safer import can_widen, dtypes_of, in_float32
 from inpaint_ops.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
     FlatImageError,
     NonFiniteImageError,
 )
-from inpaint_ops.records import Batch, LedgerEntry, Memory, Timings
+from inpaint_ops.model.torch_errors import is_compiler_failure, is_device_lost, is_out_of_memory
+from inpaint_ops.records import Batch, LedgerEntry, Timings
+from inpaint_ops.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-_ALLOCATION_FAILED = (
-    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator",
-)  # fmt: skip
-"""How drivers and libraries below torch say that memory ran out, in a plain RuntimeError."""
 
-
-class Loaded(Protocol):
-    """What the engine needs of a loaded model: a StableDiffusionXLInpaintPipeline, tuned and in place."""
+class PaintingModel(Protocol):
+    """What the engine needs of a loaded model (`model.loading.LoadedModel`)."""
 
     @property
     def pipe(self) -> Any:
-        """The pipeline."""
-
-
-class Tuned(Protocol):
-    """What the engine needs of a tuning."""
+        """A StableDiffusionXLInpaintPipeline, tuned and in place."""
 
     @property
-    def batch_size(self) -> int:
-        """Rows painted together, at most."""
+    def tuning(self) -> Tuning:
+        """What it is tuned to; its `batch_size` is how many rows are painted together, at most."""
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether its modules are compiled, so that each shape of batch costs a compilation."""
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """A block within which PyTorch prefers the attention kernel of the tuning."""
+
+    def relieve(self) -> AbstractContextManager[None] | None:
+        """A block within which the pipeline needs less memory; None where it needs the least already."""
+
+    def compile_seconds(self) -> float:
+        """Seconds that this process has spent compiling so far."""
+
+    def uncompile(self, error: Exception) -> None:
+        """Have the pipeline run without what was compiled, since that failed with `error`."""
 
 
 class Engine:
-    """Paints batches with one pipeline on one device; not safe for threads.
+    """Paints batches with one model on one device; not safe for threads. Between calls the pipeline is as it was.
 
-    `on_step(step, steps)` is called after each denoising step, `on_warning(text)` when it goes on otherwise than it was
-    told, `on_out_of_memory(text)` (default: the same) when for want of memory. Between calls the pipeline is as it was.
-
-    `fixed_size` is for compiled models: every batch is filled up to `batch_size` with copies of its last row, whose
-    images are dropped, so that a last, smaller batch is no new shape. `relieve()` gives a block within which the
-    pipeline needs less memory, or None; `compile_seconds()` says how long this process has compiled so far, and
-    `uncompile(error)` has the model run without. Each batch is painted within `kernels()`.
+    Where the model is compiled, every batch is filled up to `batch_size` with copies of its last row, whose images are
+    dropped, so that a last, smaller batch is no new shape.
     """
 
     def __init__(
-        self,
-        loaded: Loaded,
-        tuning: Tuned,
-        on_step: Callable[[int, int], None] = lambda step, steps: None,
-        *,
-        on_warning: Callable[[str], None] = log.warning,
-        on_out_of_memory: Callable[[str], None] | None = None,
-        prompts_kept: int = PROMPTS_KEPT,
-        fixed_size: bool = False,
-        relieve: Callable[[], AbstractContextManager[None] | None] = lambda: None,
-        compile_seconds: Callable[[], float] = lambda: 0.0,
-        uncompile: Callable[[Exception], None] = lambda error: None,
-        kernels: Callable[[], AbstractContextManager[None]] = nullcontext,
+        self, model: PaintingModel, listener: Listener | None = None, *, prompts_kept: int = PROMPTS_KEPT
     ) -> None:
-        self._pipe = loaded.pipe
-        self._on_step = on_step
-        self._on_warning = on_warning
-        self._on_out_of_memory = on_out_of_memory or on_warning
-        self._fixed_size = fixed_size
-        self._relieve = relieve
-        self._compile_seconds = compile_seconds
-        self._uncompile = uncompile
-        self._kernels = kernels
+        self._model = model
+        self._pipe = model.pipe
+        self._listener: Listener = listener or LoggingListener()
+        self._fixed_size = model.is_compiled
         self._prompts = Prompts(self._pipe, prompts_kept)
         self._device = torch.device(self._pipe._execution_device)
-        self._compiling = 0.0
-        self._batches: list[tuple[BatchKey, int, Timings, float]] = []
+        self._meter = DeviceMeter(self._device)
         self._started = 0
-        self.batch_size = tuning.batch_size
+        self.batch_size = model.tuning.batch_size
         """Rows that a batch may have: the tuning's choice, or less once memory ran out."""
-        self.painted = 0
-        """Rows that became an image."""
         self.released_bytes = 0
         """Bytes of text encoder weights that were dropped once all prompts were encoded."""
-        self.peak_memory: Memory | None = None
-        """The peaks of all batches so far."""
+        self.measurements = Measurements()
+        """The figures of all batches so far."""
         self._pipe.set_progress_bar_config(disable=True)
 
-    @property
-    def busy(self) -> float:
-        """Seconds spent on batches that were painted, less what was spent compiling."""
-        return sum(total for *_, total in self._batches)
-
-    @property
-    def compiling(self) -> float:
-        """Seconds spent compiling while batches were painted."""
-        return self._compiling
-
-    @property
-    def largest_batch(self) -> int | None:
-        """Rows of the largest batch that was painted; None before the first."""
-        return max((size for _, size, _, _ in self._batches), default=None)
-
-    @property
-    def first_call(self) -> float:
-        """Seconds by which the first batch outlasted the median of the later ones of its key and size.
-
-        0 where no later batch is comparable: one batch alone cannot tell warm-up from work.
-        """
-        if not self._batches:
-            return 0.0
-        key, size, _, first = self._batches[0]
-        later = [total for other, rows, _, total in self._batches[1:] if (other, rows) == (key, size)]
-        return max(0.0, first - statistics.median(later)) if later else 0.0
-
     @torch.inference_mode()
-    def prepare_prompts(self, texts: Sequence[str], on_text: Callable[[int], None] = lambda done: None) -> None:
+    def prepare_prompts(self, texts: Sequence[str]) -> None:
         """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch.
 
         Raises DeviceOutOfMemoryError where not even the encoders fit.
         """
         try:
-            self._prompts.prepare(texts, on_text)
-        except torch.OutOfMemoryError as error:
+            self._prompts.prepare(texts, self._listener.prompt_encoded)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise DeviceOutOfMemoryError(
-                f"the text encoders do not fit the memory ({' '.join(str(error).split())[:200]}): "
+                f"the text encoders do not fit the memory ({in_short(error)}): "
                 "use the tuning low-memory, or a card with more memory"
             ) from None
         finally:
@@ -159,42 +117,19 @@ class Engine:
         self._pipe.maybe_free_model_hooks()  # the hooks of an offload hold on to what they were made with
         self._free()
 
-    def measured(self) -> dict[str, float]:
-        """Means over the batches (seconds of each stage, rows) and peak memory in bytes; empty before the first."""
-        if not self._batches or self.peak_memory is None:
-            return {}
-        stages = [timings for _, _, timings, _ in self._batches]
-        means = {
-            f"{stage}_seconds": statistics.fmean(getattr(timings, stage) for timings in stages)
-            for stage in ("encode_prompt", "vae_encode", "denoise", "vae_decode")
-        }
-        return means | {
-            "rows_per_batch": statistics.fmean(size for _, size, _, _ in self._batches),
-            "peak_allocated_bytes": float(self.peak_memory.peak_allocated),
-            "peak_reserved_bytes": float(self.peak_memory.peak_reserved),
-        }
-
     def with_measured(self, ledger: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
-        """The ledger with `measured` filled in: what ran together is measured together, so all entries say the same."""
-        measured = self.measured()
-        own = {
-            "release_text_encoders": {
-                "texts_encoded": float(self._prompts.encoded), "released_bytes": float(self.released_bytes),
-            },
-        }  # fmt: skip
-        return tuple(
-            entry.model_copy(update={"measured": entry.measured | own.get(entry.name, {}) | measured})
-            for entry in ledger
-        )
+        """The ledger with `measured` filled in."""
+        released = {"texts_encoded": float(self._prompts.encoded), "released_bytes": float(self.released_bytes)}
+        return self.measurements.fill(ledger, {"release_text_encoders": released})
 
     def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
         """Paint rows of one BatchKey; yield exactly one result for each, in order, as parts of the batch get done.
 
         Out of memory halves `batch_size` for good and tries the same rows again; a single row that does not fit is
-        tried once more with what `relieve` gives, and then fails with DeviceOutOfMemoryError. Where compiling fails,
+        tried once more with the model's `relieve`, and then fails with DeviceOutOfMemoryError. Where compiling fails,
         the model goes on without. A patch that is not finite, or flat for no reason, is decoded again in float32; if
         that does not help, its row is painted again in float32; then it fails with what was wrong with the first one.
-        Any other exception makes the rows go on one by one, so that the guilty row alone fails with it.
+        Any other exception makes the rows go on one by one, so that only the row that causes it fails.
 
         Raises ValueError for rows of several keys, and DeviceLostError where the device's context is lost: then no
         later batch in this process can work.
@@ -207,16 +142,16 @@ class Engine:
             size = 1 if alone else min(self.batch_size, len(waiting))
             rows = list(islice(waiting, size))
             results, failure = self._attempt(rows)
-            if failure is not None and _out_of_memory(failure):
+            if failure is not None and is_out_of_memory(failure):
                 self._free()
                 if (tried := self._filled(size)) > 1:
                     self._shrink(tried, failure)
                     continue
                 results, failure = self._attempt_relieved(rows[0], failure)
-            elif isinstance(failure, TorchDynamoException) and self._fixed_size:
+            elif self._fixed_size and failure is not None and is_compiler_failure(failure):
                 self._fixed_size = False
-                self._uncompile(failure)
-                self._on_warning(f"compiling failed, the model runs without: {' '.join(str(failure).split())[:200]}")
+                self._model.uncompile(failure)
+                self._listener.warning(f"compiling failed, the model runs without: {in_short(failure)}")
                 continue
             elif failure is not None and size > 1:
                 alone = size
@@ -232,31 +167,35 @@ class Engine:
                 yield self._in_float32(row, result) if is_bad else result
 
     def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
-        """Results, or the exception, bare of its traceback: that one's frames would hold the batch's tensors."""
+        """Results, or the exception, without its traceback, whose frames would hold the batch's tensors. Whatever says
+        that memory ran out comes as torch.OutOfMemoryError. Raises DeviceLostError.
+        """
         try:
-            with self._kernels():
+            with self._model.kernels():
                 return self._paint(rows), None
         except Exception as error:
-            out_of_memory = _out_of_memory(error)
-            if isinstance(error, torch.AcceleratorError) and not out_of_memory:
-                raise DeviceLostError(f"the device failed: {' '.join(str(error).split())[:300]}") from error
-            if not out_of_memory:
-                log.exception("painting rows %s failed", [item.row for item in rows])
+            if is_device_lost(error):
+                raise DeviceLostError(f"the device failed: {in_short(error, 300)}") from error
+            if is_out_of_memory(error):
+                return [], torch.OutOfMemoryError(in_short(error, 300))
+            log.exception("painting rows %s failed", [item.row for item in rows])
             error.__context__ = error.__cause__ = None
             return [], error.with_traceback(None)
 
     def _attempt_relieved(self, row: PaintItem, error: Exception) -> tuple[list[PaintResult], Exception | None]:
         """Once more, with less memory; afterwards the pipeline is as it was, for the rows that fit without."""
-        block = self._relieve()
+        block = self._model.relieve()
         if block is None:
-            return [], _does_not_fit(row, error)
+            return [], does_not_fit(row, error)
         with block:
             results, failure = self._attempt([row])
         self._free()
         if failure is not None:
-            return [], _does_not_fit(row, failure) if _out_of_memory(failure) else failure
+            return [], does_not_fit(row, failure) if is_out_of_memory(failure) else failure
         size = f"{row.key.width}x{row.key.height}"
-        self._on_out_of_memory(f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory")
+        self._listener.out_of_memory(
+            f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory"
+        )
         return results, None
 
     def _in_float32(self, row: PaintItem, bad: PaintResult) -> PaintResult:
@@ -288,8 +227,9 @@ class Engine:
 
     def _shrink(self, size: int, error: Exception) -> None:
         self.batch_size = size // 2
-        reason = " ".join(str(error).split())[:200]
-        self._on_out_of_memory(f"{size} rows at once did not fit the memory: {self.batch_size} from here on ({reason})")
+        self._listener.out_of_memory(
+            f"{size} rows at once did not fit the memory: {self.batch_size} from here on ({in_short(error)})"
+        )
 
     def _free(self) -> None:
         gc.collect()
@@ -300,23 +240,22 @@ class Engine:
     def _paint(self, rows: Sequence[PaintItem]) -> list[PaintResult]:
         key = rows[0].key
         filled = [*rows, *[rows[-1]] * (self._filled(len(rows)) - len(rows))]
-        compiled_before = self._compile_seconds()
+        compiled_before = self._model.compile_seconds()
         self._started += 1
         vae_dtype = self._pipe.vae.dtype
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        self._meter.reset_peaks()
         try:
-            began = self._clock()
+            began = self._meter.clock()
             embeds = self._prompts.embed(filled, guided=self._guided(key), device=self._device)
             embeds = {
                 name: value if value is None else value.to(self._pipe.unet.dtype) for name, value in embeds.items()
             }
-            embedded = self._clock()
+            embedded = self._meter.clock()
             with self._marked_encodes() as encodes:
                 latents, steps = self._denoise(filled, embeds)
-            denoised = self._clock()
+            denoised = self._meter.clock()
             images = decode_checked(self._pipe, latents, rows)
-            decoded = self._clock()
+            decoded = self._meter.clock()
         finally:
             # A `force_upcast` VAE is cast to float32 and back: an exception in between must not leave it there.
             if self._pipe.vae.dtype != vae_dtype:
@@ -329,11 +268,12 @@ class Engine:
             denoise=denoised - encoded,
             vae_decode=decoded - denoised,
         )
-        memory = self._memory()
-        compiling = self._compile_seconds() - compiled_before
-        self._compiling += compiling
-        self._batches.append((key, len(rows), timings, decoded - began - compiling))
-        self.painted += sum(error is None for _, error, _ in images)
+        memory = self._meter.peaks()
+        compiling = self._model.compile_seconds() - compiled_before
+        self.measurements.add(
+            PaintedBatch(key, len(rows), timings, decoded - began - compiling, compiling, memory),
+            images=sum(error is None for _, error, _ in images),
+        )
         batch = Batch(id=f"{self._started:05d}", size=len(rows))
         return [
             PaintResult(
@@ -344,9 +284,9 @@ class Engine:
                 batch=batch,
                 timings=timings,
                 memory=memory,
-                notes=said,
+                notes=notes,
             )
-            for item, (image, error, said) in zip(rows, images, strict=True)
+            for item, (image, error, notes) in zip(rows, images, strict=True)
         ]
 
     def _guided(self, key: BatchKey) -> bool:
@@ -356,7 +296,7 @@ class Engine:
     def _denoise(self, rows: Sequence[PaintItem], embeds: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, int]:
         """Latents (batch, 4, height / 8, width / 8), scaled, and the number of steps that ran.
 
-        One image, one mask and one CPU generator a row: one image with several generators would be encoded with the
+        One image, one mask and one CPU generator per row: one image with several generators would be encoded with the
         first alone, and the device's own generator would tie a row's noise to the batch and the card.
         """
         key = rows[0].key
@@ -366,7 +306,7 @@ class Engine:
             nonlocal ran
             order = pipe.scheduler.order  # a second-order scheduler visits each step twice
             ran = index // order + 1
-            self._on_step(ran, -(-pipe.num_timesteps // order))
+            self._listener.step(ran, -(-pipe.num_timesteps // order))
             return tensors
 
         latents = self._pipe(
@@ -397,7 +337,7 @@ class Engine:
 
         def marked(*args: Any, **kwargs: Any) -> Any:
             result = encode(*args, **kwargs)
-            ended.append(self._clock())
+            ended.append(self._meter.clock())
             return result
 
         vae.encode = marked
@@ -408,36 +348,3 @@ class Engine:
                 del vae.encode
             else:
                 vae.encode = own
-
-    def _clock(self) -> float:
-        """Seconds, once the device has done all that it was asked for."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-    def _memory(self) -> Memory:
-        if self._device.type == "cuda":
-            allocated = torch.cuda.max_memory_allocated(self._device)
-            reserved = torch.cuda.max_memory_reserved(self._device)
-        else:
-            allocated = reserved = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak = self.peak_memory or Memory(peak_allocated=0, peak_reserved=0)
-        self.peak_memory = Memory(
-            peak_allocated=max(peak.peak_allocated, allocated), peak_reserved=max(peak.peak_reserved, reserved)
-        )
-        return Memory(peak_allocated=allocated, peak_reserved=reserved)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _ALLOCATION_FAILED)
-
-
-def _does_not_fit(item: PaintItem, error: Exception) -> DeviceOutOfMemoryError:
-    reason = " ".join(str(error).split())[:300]
-    key = item.key
-    return DeviceOutOfMemoryError(
-        f"row {item.row} at {key.width}x{key.height} does not fit the memory by itself ({reason}): "
-        "use the tuning low-memory, or a card with more memory"
-    )

@@ -39,17 +39,18 @@ class Prompts:
         self.encoded = 0
         """Texts that went through the encoders."""
 
-    def prepare(self, texts: Iterable[str], on_text: Callable[[int], None] = lambda done: None) -> None:
+    def prepare(self, texts: Iterable[str], on_text: Callable[[int, int], None]) -> None:
         """Encode all of `texts`, and the empty one, which serves rows without a negative prompt.
 
-        A text that cannot be encoded is left for its row to fail with.
+        A text that cannot be encoded is left for its row to fail with. `on_text` gets how many are done, of how many.
         """
-        for done, text in enumerate(dict.fromkeys((*texts, "")), 1):
+        distinct = dict.fromkeys((*texts, ""))
+        for done, text in enumerate(distinct, 1):
             try:
                 self._text(text)
             except (ValueError, TypeError, IndexError) as error:
                 self._broken[text] = error
-            on_text(done)
+            on_text(done, len(distinct))
 
     def embed(self, rows: Sequence[PaintItem], *, guided: bool, device: torch.device) -> dict[str, torch.Tensor | None]:
         """The four arguments of the pipeline's call, a row of each for each of `rows`; negatives if `guided`.
@@ -81,7 +82,7 @@ class Prompts:
                 raise PromptError(f"the prompt {text[:60]!r} cannot be encoded: {self._broken[text]}")
             if self._pipe.text_encoder_2 is None:
                 raise PromptError(
-                    f"the prompt {text[:60]!r} was not announced with the job, and the text encoders are released: "
+                    f"the prompt {text[:60]!r} was not among the job's prompts, and the text encoders are released: "
                     "run the row again, or set release_text_encoders=false"
                 )
             tokens, _, pooled, _ = self._pipe.encode_prompt(

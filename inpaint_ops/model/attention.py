@@ -1,8 +1,8 @@
-"""Attention kernels: which work on this card and how fast they are, found out once a card; and having one preferred.
+"""Attention kernels: which work on this card and how fast, found out once per card; and having one preferred.
 
 `set_attention_backend` does nothing on SDXL's UNet (facts/sdxl.md), so a kernel is preferred with PyTorch's own
-`sdpa_kernel`, around a whole batch. A layer that the kernel cannot serve (the VAE's, with 512 channels a head) falls to
-the next one.
+`sdpa_kernel`, around a whole batch. A layer that the kernel cannot serve (the VAE's, with 512 channels per head) falls
+to the next one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.machine.private_folder import read_bounded, replace_file, trusted_folder
+from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory, says_out_of_memory
 from inpaint_ops.model.tuned import in_short, probe_xformers
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
@@ -44,7 +45,7 @@ TOLERANCE = 0.02
 
 _TRIES = 5
 _SHAPES = {"cuda": (2, 10, 4096, 64), "cpu": (2, 2, 64, 64)}
-"""Batch, heads, tokens, channels a head. On a GPU those of SDXL's largest self-attention at 1024x1024, guided."""
+"""Batch, heads, tokens, channels per head. On a GPU those of SDXL's largest self-attention at 1024x1024, guided."""
 
 
 def preferring(attention: str) -> AbstractContextManager[None]:
@@ -84,18 +85,25 @@ def probe(device: DeviceInfo, dtype: str, root: Path) -> AttentionProbe:
         path = trusted_folder(root / PROBES) / f"{name}.json"
     except (OSError, UnsafePathError) as error:
         log.warning("what is found out of the attention kernels is not kept: %s", error)
-        return measure(device, dtype)
+        return measure(device, dtype)[0]
     with contextlib.suppress(OSError, UnsafePathError, ValidationError):
         return AttentionProbe.model_validate_json(read_bounded(path, MAX_PROBE_BYTES, owners=(0,)))
-    found = measure(device, dtype)
+    found, lasting = measure(device, dtype)
+    if not lasting:
+        log.warning("memory ran out while attention kernels were tried: the next worker tries them again")
+        return found
     with contextlib.suppress(OSError):
         replace_file(path, (found.model_dump_json(indent=1) + "\n").encode())
     return found
 
 
 @torch.inference_mode()
-def measure(device: DeviceInfo, dtype: str) -> AttentionProbe:
-    """Call each kernel on the device; its median seconds, or why it cannot be used. Takes well under a second."""
+def measure(device: DeviceInfo, dtype: str) -> tuple[AttentionProbe, bool]:
+    """Call each kernel on the device; its median seconds, or why it cannot be used. Takes well under a second.
+
+    The second value is whether this would come out the same again: not where memory ran out. Raises what torch raises
+    where the device is lost.
+    """
     place = torch.device(device.kind)
     shape = _SHAPES[device.kind]
     generator = torch.Generator(place).manual_seed(0)
@@ -119,9 +127,11 @@ def measure(device: DeviceInfo, dtype: str) -> AttentionProbe:
 
     seconds: dict[str, float] = {}
     why_not: dict[str, str] = {}
+    no_memory = False
     calls = {"sdpa": plain} | {name: alone(kernel) for name, kernel in KERNELS.items()}
     if reason := probe_xformers(device.kind, dtype):
         why_not["xformers"] = reason
+        no_memory = says_out_of_memory(reason)
     else:
         calls["xformers"] = _xformers
     for name, call in calls.items():
@@ -132,10 +142,14 @@ def measure(device: DeviceInfo, dtype: str) -> AttentionProbe:
                 continue
             seconds[name] = _seconds(lambda call=call: call(given), place)  # type: ignore[misc]
         except Exception as error:  # no such kernel here, no memory: whatever it says is the reason
+            if is_device_lost(error):
+                raise
+            no_memory |= is_out_of_memory(error)
             why_not[name] = in_short(error)
     if place.type == "cuda":
         torch.cuda.empty_cache()  # the math kernel's scores are large: the weights need that room
-    return AttentionProbe(device=device.name, dtype=dtype, shape=shape, seconds=seconds, why_not=why_not)
+    found = AttentionProbe(device=device.name, dtype=dtype, shape=shape, seconds=seconds, why_not=why_not)
+    return found, not no_memory
 
 
 def _xformers(tensors: list[torch.Tensor]) -> torch.Tensor:

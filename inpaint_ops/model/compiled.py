@@ -11,14 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inpaint_ops.errors import UnsafePathError
 from inpaint_ops.machine.private_folder import trusted_folder
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = "inpaint_ops-compiled"
 """Below the root that HF_HOME names."""
@@ -52,7 +58,7 @@ def cache_folder(root: Path, device: DeviceInfo, model_digest: str, tuning: Tuni
 def keep_in(folder: Path) -> str:
     """Have everything that is compiled from here on kept in `folder`; "" or why that cannot be.
 
-    A folder that another user could write to is named all the same: `refusal` then tells of it.
+    A folder that another user could write to is named all the same: `refusal` then reports it.
     """
     try:
         os.environ[VARIABLE] = str(trusted_folder(folder))
@@ -60,10 +66,10 @@ def keep_in(folder: Path) -> str:
         os.environ[VARIABLE] = str(folder)
         return ""
     except OSError as error:
-        return f"{folder} cannot be made ({error.strerror}): the next process compiles anew"
+        return f"{folder} cannot be made ({error.strerror}): the next process compiles again"
     if not os.access(folder, os.W_OK):
         del os.environ[VARIABLE]
-        return f"{folder} cannot be written: the next process compiles anew"
+        return f"{folder} cannot be written: the next process compiles again"
     return ""
 
 
@@ -108,6 +114,61 @@ def figures() -> dict[str, float]:
         "cache_hits": float(counters["inductor"]["fxgraph_cache_hit"]),
         "cache_misses": float(counters["inductor"]["fxgraph_cache_miss"]),
     }
+
+
+class CompileWatch:
+    """Calls `report` with the seconds so far, every `every` seconds while torch.compile works, in a thread of its own.
+
+    A compilation can take longer than a supervisor waits for a sign of life. After `limit` seconds of one compilation
+    nothing more is reported, so that a compiler that hangs is found.
+    """
+
+    def __init__(self, report: Callable[[float], None], *, every: float = 10.0, limit: float = 3600.0) -> None:
+        from torch._dynamo.callback import callback_handler
+
+        self._report, self._every, self._limit = report, every, limit
+        self._since: float | None = None
+        self._changed = threading.Condition()
+        self._callbacks = callback_handler
+        callback_handler.register_start_callback(self._begun)
+        callback_handler.register_end_callback(self._ended)
+        threading.Thread(target=self._run, name="compile-watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._callbacks.remove_start_callback(self._begun)
+        self._callbacks.remove_end_callback(self._ended)
+
+    def _begun(self, _: object) -> None:
+        with self._changed:
+            self._since = time.monotonic()
+            self._changed.notify_all()
+
+    def _ended(self, _: object) -> None:
+        with self._changed:
+            self._since = None
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._since is not None)
+                since = self._since
+                if since is None or self._changed.wait_for(lambda since=since: self._since != since, self._every):  # type: ignore[misc]
+                    continue
+                seconds = time.monotonic() - since
+            if seconds <= self._limit:
+                self._report(seconds)
+
+
+def is_wrapped(module: torch.nn.Module) -> bool:
+    """Whether calling `module` calls what was compiled."""
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+
+
+def is_compiled(pipe: Any) -> bool:
+    """Whether any module of the UNet is compiled."""
+    return any(map(is_wrapped, pipe.unet.modules()))
 
 
 def undo(pipe: Any) -> None:

@@ -1,4 +1,4 @@
-"""Are the weights the ones that were published? Each file's SHA-256 against the one that is known, once a change.
+"""Are the weights the ones that were published? Each file's SHA-256 against the one that is known, once per change.
 
 Known are the hub's own (its cache names a large file by its SHA-256) and what a `weights.sha256` in the model's folder
 says, in sha256sum's form; our random models have one. A flipped bit in a weight file is no error to any library: it

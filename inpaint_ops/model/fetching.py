@@ -1,6 +1,6 @@
 """Fetch one large file of a hub repository into the hub's own cache, going on where an earlier try stopped.
 
-`huggingface_hub` 2.4 begins a file anew in each process (its `_download_to_tmp_and_move` takes a new temporary name),
+`huggingface_hub` 2.4 starts a file again in each process (its `_download_to_tmp_and_move` takes a new temporary name),
 so a break at the last of 5 GB costs all of them. Here the part that came lies beside the blobs under the blob's own
 name, and the whole file is moved to where the hub's client looks for it. Imports no torch.
 """
@@ -16,6 +16,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model import cache
 from inpaint_ops.model.digests import sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,7 +33,7 @@ def fetch_blob(model: str, revision: str, name: str, hub: Path) -> int:
     about = get_hf_file_metadata(url, headers=headers)
     if about.etag is None or about.size is None:
         return 0  # nothing to go by: the hub's client fetches it its own way
-    blobs = hub / f"models--{model.replace('/', '--')}" / "blobs"
+    blobs = cache.blobs(hub, model)
     blob = blobs / about.etag
     if blob.exists():
         return 0
@@ -64,5 +65,4 @@ def fetch_blob(model: str, revision: str, name: str, hub: Path) -> int:
 
 def part_bytes(model: str, hub: Path) -> int:
     """Bytes of files that an earlier try has begun."""
-    blobs = hub / f"models--{model.replace('/', '--')}" / "blobs"
-    return sum(path.stat().st_size for path in blobs.glob("*.inpaint_ops-part"))
+    return sum(path.stat().st_size for path in cache.blobs(hub, model).glob("*.inpaint_ops-part"))

@@ -18,11 +18,8 @@ from diffusers.models.attention_processor import Attention
 
 from inpaint_ops.model import compiled
 from inpaint_ops.model.attention import kernel_in_use
-from inpaint_ops.model.tuned import apply, probe_xformers
 from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Choice, Tuning, shown
-
-__all__ = ["apply", "inspect", "mismatches", "probe_xformers", "tiles"]
 
 _KINDS = {
     "AttnProcessor2_0": "sdpa",
@@ -101,15 +98,6 @@ def inspect(
             )
         )
     return tuple(entries)
-
-
-def mismatches(entries: tuple[LedgerEntry, ...]) -> tuple[str, ...]:
-    """A warning line for each entry whose effect is not what was requested."""
-    return tuple(
-        f"{entry.name}: {entry.requested} requested, {entry.effective} in effect ({entry.reason or 'no reason known'})"
-        for entry in entries
-        if not entry.matches
-    )
 
 
 def tiles(vae: Any, working_size: tuple[int, int]) -> int:
@@ -225,11 +213,8 @@ def _fused(pipe: Any, tuning: Tuning) -> _Finding:
 
 
 def _compiled(pipe: Any, tuning: Tuning) -> _Finding:
-    def wrapped(module: torch.nn.Module) -> bool:
-        return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
-
-    count = sum(wrapped(module) for module in pipe.unet.modules())
-    whole = wrapped(pipe.unet)
+    count = sum(compiled.is_wrapped(module) for module in pipe.unet.modules())
+    whole = compiled.is_wrapped(pipe.unet)
     effective = "off" if count == 0 else "regional" if not whole else "whole UNet"
     if whole and tuning.compile in ("reduce-overhead", "max-autotune"):
         effective = tuning.compile

@@ -1,6 +1,6 @@
 """Weights to a pipeline on the device, with a Tuning applied, and the ledger of what took effect.
 
-Needs no network unless it is told that it may. Reads no pickles and runs no code that comes with a model.
+Needs no network. Reads no pickles and runs no code that comes with a model.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from safetensors import SafetensorError
 
 from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
-from inpaint_ops.model import compiled, ledger, random_weights, schedulers
+from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, tuned
 from inpaint_ops.model.progress import without_progress_bars
-from inpaint_ops.model.sources import Verified, digest, pull, resolve, seconds_to_fetch, tensor_names, verify
+from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
+from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.tuned import in_short, relieved
-from inpaint_ops.protocol import Job
+from inpaint_ops.model.verifying import Verified, digest, tensor_names
 from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
 
-__all__ = ["LoadedModel", "load", "pull", "torch_device", "verify"]
-
 _PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
-"""Bytes that one thread reads in a go, bytes a call, threads."""
+"""Bytes that one thread reads in a go, bytes per call, threads."""
 
 OnPhase = Callable[[str, str], None]
-"""Told when a part of the loading begins: its name (load, tune), and words for people."""
+"""Called when a part of the loading begins, with its name (load, tune) and a text for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +67,17 @@ class LoadedModel:
         return self.inspect((self.native_size, self.native_size))
 
     @property
-    def load_seconds(self) -> float:
-        """All parts of loading together."""
-        return sum(self.seconds.values())
-
-    @property
     def is_compiled(self) -> bool:
         """Whether modules of the pipeline really are wrapped for compilation."""
-        return any(entry.name == "compile" and entry.effective != "off" for entry in self.ledger)
+        return compiled.is_compiled(self.pipe)
+
+    def kernels(self) -> AbstractContextManager[None]:
+        """A block within which PyTorch prefers the attention kernel of the tuning."""
+        return attention.preferring(self.tuning.attention)
+
+    def compile_seconds(self) -> float:
+        """Seconds that this process has spent compiling so far."""
+        return compiled.seconds()
 
     def uncompile(self, error: Exception) -> None:
         """Go on without what was compiled, since it failed with `error`; the ledger will say so."""
@@ -104,70 +106,72 @@ class LoadedModel:
 
 
 def load(
-    job: Job,
+    found: FoundModel,
     device: DeviceInfo,
     tuning: Tuning | Choice,
     on_phase: OnPhase | None = None,
     *,
-    cache: Path | None = None,
-    allow_download: bool = False,
+    scheduler: Scheduler = "model",
     use_xformers: bool | None = None,
 ) -> LoadedModel:
-    """Load `job.model` onto `device` and apply `tuning` (a Choice adds its reasons to the ledger).
+    """Load a model that was found for the tuning's dtype onto `device` and apply `tuning` (a Choice adds its reasons to
+    the ledger).
 
-    `cache` is the root that HF_HOME names; `allow_download` lets a hub model be fetched; `use_xformers` is for a Tuning
-    that no planner has made. Raises ModelError when the model is not here, not whole, or not an SDXL inpainting model;
-    DeviceOutOfMemoryError when its weights do not fit.
+    `use_xformers` is for a Tuning that no planner has made. Raises ModelError when the files cannot be loaded,
+    DeviceOutOfMemoryError when the weights do not fit.
     """
     say = on_phase or (lambda _name, _detail: None)
     choice = tuning if isinstance(tuning, Choice) else None
     plan = tuning.tuning if isinstance(tuning, Choice) else tuning
-    seconds: dict[str, float] = {}
+    seconds = {"resolve": found.seconds}
+    source, weights = found.source, found.weights
     place = torch_device(device)
 
-    say("load", f"{job.model} in {plan.dtype} to {place}")
+    say("load", f"{source.name} in {plan.dtype} to {place}")
     clock = time.perf_counter()
-    source = resolve(job.model, job.revision, cache=cache, allow_download=allow_download)
     download = None if source.folder is None else seconds_to_fetch(source.folder)
-    verified = None if source.folder is None else verify(source.folder, dtype=plan.dtype, strict=False)
-    seconds["resolve"] = -clock + (clock := time.perf_counter())
-
     # Weights that will be offloaded start in host memory: their hooks bring them over.
     target = torch.device("cpu") if plan.offload != "none" else place
     try:
-        if verified is not None:
-            read_ahead([verified.folder / name for name in verified.files])
+        if weights is not None:
+            read_ahead([weights.folder / name for name in weights.files])
         seconds["disk"] = -clock + (clock := time.perf_counter())
-        if verified is None:
-            pipe: Any = random_weights.instantiate(job.model, target, getattr(torch, plan.dtype))
-            weights, native = _instantiated_digest(pipe), random_weights.recipe(job.model).native_size
+        if weights is None:
+            pipe: Any = random_weights.instantiate(source.name, target, getattr(torch, plan.dtype))
+            weights_digest, native = _instantiated_digest(pipe), random_weights.recipe(source.name).native_size
         else:
-            pipe = _from_folder(verified.folder, plan.dtype, verified.variant, target)
-            weights, native = verified.digest, verified.native_size
-            _check_text_encoders(pipe, verified)
+            pipe = _from_folder(weights.folder, plan.dtype, weights.variant, target)
+            weights_digest, native = weights.digest, weights.native_size
+            _check_text_encoders(pipe, weights)
         pipe.set_progress_bar_config(disable=True)
-        schedulers.apply(pipe, job.scheduler)
+        schedulers.apply(pipe, scheduler)
         seconds["device"] = -clock + (clock := time.perf_counter())
 
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
-        why_not = ledger.apply(pipe, plan, device, use_xformers)
-    except torch.OutOfMemoryError as error:
+        why_not = tuned.apply(pipe, plan, device, use_xformers)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise DeviceOutOfMemoryError(
-            f"{job.model} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
+            f"{source.name} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
             "try the tuning low-memory"
         ) from error
     seconds["tune"] = time.perf_counter() - clock
     identity = ModelIdentity(
-        name=source.name, revision=source.revision, dtype=plan.dtype, random_weights=source.random, digest=weights
+        name=source.name,
+        revision=source.revision,
+        dtype=plan.dtype,
+        random_weights=source.random,
+        digest=weights_digest,
     )
-    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, job.scheduler, download)
+    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download)
 
 
 def read_ahead(files: Sequence[Path]) -> None:
     """Read `files` once through, several at a time, so that they lie in the page cache when they are mapped.
 
     A mapped file is otherwise read page by page as it is copied: slower from a cold disk, and its seconds could not be
-    told from the copy's.
+    separated from the copy's.
     """
     pieces = [(path, start) for path in files for start in range(0, path.stat().st_size, _PIECE)]
 
@@ -206,8 +210,6 @@ def _from_folder(
                 local_files_only=True,
                 device_map=target.type,
             )
-    except torch.OutOfMemoryError:
-        raise
     except (
         OSError,
         ValueError,
@@ -218,6 +220,8 @@ def _from_folder(
         ImportError,
         SafetensorError,
     ) as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
         text = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{folder} cannot be loaded ({type(error).__name__}: {text}); verify or fetch it again"
@@ -226,7 +230,7 @@ def _from_folder(
 
 
 def _check_text_encoders(pipe: Any, verified: Verified) -> None:
-    """Refuse weights that the file does not have: transformers makes them up and only prints so (diffusers refuses).
+    """Refuse weights that the file does not have: transformers initialises them at random and only prints a warning.
 
     Files written before transformers 5 have the prefix `text_model.` on each name.
     """

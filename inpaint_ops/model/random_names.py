@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 RANDOM_MODELS = ("tiny-random", "mid-random", "sdxl-random")
-"""Our models; the last is made on the device, without files."""
+"""The models that this package makes; the last is made on the device, without files."""
 
 RECIPE_VERSION = 1
 """Raised whenever a recipe's bytes change: folders of another version are not reused."""

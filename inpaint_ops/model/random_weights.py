@@ -25,11 +25,10 @@ from filelock import FileLock
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model.cache import random_folder
 from inpaint_ops.model.digests import write_known
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION, is_random
-
-__all__ = ["MARKER", "RECIPES", "RECIPE_VERSION", "Recipe", "build", "ensure", "instantiate", "is_random", "recipe"]
 
 SEED = 20240511
 VAE_SCALE = 8
@@ -183,7 +182,7 @@ def ensure(name: str, cache_root: Path) -> Path:
     Raises ModelError for an unknown name and where the cache cannot be written.
     """
     recipe(name)
-    target = cache_root / "random" / f"{name}-{RECIPE_VERSION}"
+    target = random_folder(cache_root, name)
     if is_random(target):
         return target
     try:

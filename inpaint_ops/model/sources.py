@@ -1,4 +1,4 @@
-"""Where weights lie: a random model, a folder, or a pinned revision in the hub's cache; fetching and verifying them.
+"""Finding a model: one of ours, a folder, or a pinned revision in the hub's cache; and fetching it.
 
 Imports no torch. Only `pull` uses the network. Only safetensors are ever fetched or read: a pickle can run code when
 it is opened.
@@ -7,7 +7,6 @@ it is opened.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,28 +16,35 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError, safe_open
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model.config_limits import check_configs
+from inpaint_ops.model.cache import (
+    cache_home,
+    fetch_lock,
+    fetch_note,
+    hub_cache,
+    model_name,
+    random_folders,
+    repositories,
+    snapshot,
+    snapshots,
+    verified_notes,
+)
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
 from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
+from inpaint_ops.model.verifying import COMPONENTS, WEIGHTS, Verified, check_kind, check_published, check_whole, verify
 
 PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
 """Hub commits used where the user names no revision. Found in public logs of the model's cache, not fetched here."""
 
-COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
-WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 _FETCHES = 4
 """Files fetched at a time: SDXL has four large ones."""
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -53,21 +59,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """A folder whose weight files are whole. `files` are relative to it; `bytes` is their size together."""
+class FoundModel:
+    """A model that is here and whole. `weights` is None for a model without files; `seconds` is how long it took."""
 
-    folder: Path
-    files: tuple[str, ...]
-    bytes: int
-    digest: str
-    variant: str | None
-    native_size: int
+    source: Source
+    weights: Verified | None
+    seconds: float
 
 
-def resolve(
-    model: str, revision: str | None = None, *, cache: Path | None = None, allow_download: bool = False
-) -> Source:
-    """Find `model` on this machine; with `allow_download`, fetch what is missing.
+def resolve(model: str, revision: str | None = None, *, cache: Path | None = None) -> Source:
+    """Find `model` on this machine.
 
     `cache` is the root that HF_HOME names (default: huggingface_hub's). Raises ModelError that says how to get a model
     that is not here.
@@ -82,8 +83,32 @@ def resolve(
         return Source(model, folder, None, is_random(folder))
     _check_hub_id(model)
     revision = revision or PINNED.get(model)
-    folder = pull(model, revision, cache) if allow_download else _cached(model, revision, cache)
+    folder = _cached(model, revision, cache)
     return Source(model, folder, folder.name, is_random(folder))
+
+
+def native_size(source: Source) -> int:
+    """The side in pixels that the model was trained for. Raises ModelError for a folder of another kind of model."""
+    if source.folder is not None:
+        return check_kind(source.folder)
+    from inpaint_ops.model.random_weights import recipe  # needs torch, as such a model does
+
+    return recipe(source.name).native_size
+
+
+def find(
+    source: Source, *, dtype: str, published: bool = False, cache: Path | None = None, seconds: float = 0.0
+) -> FoundModel:
+    """Check that what `source` names is whole for `dtype`: what is read depends on it.
+
+    With `published`, weights whose SHA-256 is known are compared with it. `seconds` is what it took to get the source.
+    Raises ModelError that names the file and the cure.
+    """
+    began = time.perf_counter()
+    weights = None if source.folder is None else verify(source.folder, dtype=dtype, strict=False)
+    if weights is not None and published:
+        check_published(weights, cache)
+    return FoundModel(source, weights, seconds + time.perf_counter() - began)
 
 
 def is_local(model: str) -> bool:
@@ -127,7 +152,7 @@ def pull(
     hub = _hub(cache)
     try:
         hub.mkdir(parents=True, exist_ok=True)
-        with FileLock(hub / f".inpaint_ops-{model.replace('/', '--')}.lock"):
+        with FileLock(fetch_lock(hub, model)):
             info = HfApi().model_info(model, revision=revision, files_metadata=True)
             sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
             wanted = _files_wanted(model, list(sizes), variant)
@@ -138,7 +163,7 @@ def pull(
                 raise ModelError(f"{model} needs {more / 1e9:.1f} GB more, {hub} has {free / 1e9:.1f} GB free")
             say(f"{model} at {info.sha}: {len(wanted)} files, {need / 1e9:.2f} GB, {more / 1e9:.2f} GB of it to fetch")
             started = time.perf_counter()
-            for path in _damaged(hub / f"models--{model.replace('/', '--')}" / "snapshots" / (info.sha or ""), cache):
+            for path in _damaged(snapshot(hub, model, info.sha or ""), cache):
                 say(f"{path} is damaged: fetched anew")
                 path.resolve().unlink()
                 path.unlink(missing_ok=True)
@@ -161,7 +186,7 @@ def pull(
 
 def seconds_to_fetch(folder: Path) -> float | None:
     """Seconds that the last fetch into this snapshot took; None for folders and what others have fetched."""
-    note = _fetch_note(folder)
+    note = fetch_note(folder)
     try:
         return float(json.loads(note.read_text(encoding="utf-8"))["seconds"]) if note.is_file() else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -183,15 +208,16 @@ class CachedModel:
 
 def cached_models(cache: Path | None = None) -> list[CachedModel]:
     """Every model in the cache, whole or not, by name: the hub's snapshots, and the random ones that were built."""
-    snapshots = [path for path in _hub(cache).glob("models--*/snapshots/*") if path.is_dir()]
-    built = [path for path in (_root(cache) / "random").glob("[!.]*") if path.is_dir()]
+    places = [
+        (folder, model_name(repository), folder.name)
+        for repository in repositories(_hub(cache))
+        for folder in snapshots(repository)
+    ]
+    for folder in random_folders(_root(cache)):
+        name, _, version = folder.name.rpartition("-")
+        places.append((folder, name, f"recipe-{version}"))
     found = []
-    for folder in [*snapshots, *built]:
-        if folder in built:
-            name, revision = folder.name.rpartition("-")[0], f"recipe-{folder.name.rpartition('-')[2]}"
-        else:
-            name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-            revision = folder.name
+    for folder, name, revision in places:
         try:
             whole = verify(folder, strict=False)
             found.append(CachedModel(name, revision, folder, whole.bytes, whole.variant, is_random(folder)))
@@ -201,80 +227,16 @@ def cached_models(cache: Path | None = None) -> list[CachedModel]:
     return sorted(found, key=lambda model: (model.name, model.revision))
 
 
-def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Verified:
-    """Check that `folder` holds a whole SDXL inpainting model, reading no more than headers.
-
-    Every component is there; the UNet has 9 input channels; every safetensors file that would be loaded for `dtype`
-    is as long as its header says; with `strict`, no pickled weights lie beside them and all other safetensors are
-    whole too. Raises ModelError that names the file and the cure.
-    """
-    check_configs(folder)
-    index = _json(folder / "model_index.json")
-    for part in COMPONENTS:
-        entry = index.get(part)
-        if not isinstance(entry, list) or not entry[:1] or entry[0] is None or not (folder / part).is_dir():
-            raise ModelError(f"{folder} has no {part}: it is not a whole SDXL inpainting model")
-    for part, entry in index.items():
-        if isinstance(entry, list) and entry[0] not in (None, "diffusers", "transformers"):
-            raise ModelError(f"{folder}: component {part} is code of its own ({entry[0]}), which is never run")
-    unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
-    if unet.get("in_channels") != 9:
-        raise ModelError(
-            f"{folder}: the UNet takes {unet.get('in_channels')} channels, an inpainting UNet takes 9; use an SDXL "
-            f"inpainting model such as {DEFAULT_MODEL}"
-        )
-    if unet.get("addition_embed_type") != "text_time":
-        raise ModelError(f"{folder}: the UNet is not SDXL's; use an SDXL inpainting model such as {DEFAULT_MODEL}")
-    pickles = sorted(path for path in folder.rglob("*") if path.suffix in _PICKLES)
-    variant = variant_of(folder, dtype)
-    files = [path for part in WEIGHTS for path in _weight_files(folder, part, variant, pickles)]
-    if strict and pickles:
-        raise ModelError(
-            f"{folder} holds pickled weights ({pickles[0].relative_to(folder)}), which can run code: remove them"
-        )
-    for path in dict.fromkeys([*files, *(sorted(folder.rglob("*.safetensors")) if strict else [])]):
-        _check_whole(path)
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(files)}
-    scale = 2 ** (len(vae.get("block_out_channels") or [0]) - 1)
-    return Verified(folder, tuple(sizes), sum(sizes.values()), digest(sizes), variant, int(unet["sample_size"]) * scale)
-
-
-def check_published(found: Verified, cache: Path | None = None) -> None:
-    """Check the SHA-256 of the weights that `verify` found, where it is known (`check_digests`). Raises ModelError."""
-    check_digests(found.folder, found.files, _root(cache) / "inpaint_ops-verified")
-
-
 def _damaged(folder: Path, cache: Path | None) -> list[Path]:
     """Weight files below `folder` that are cut short, or not the ones that were published."""
     bad = []
     for path in sorted(folder.rglob("*.safetensors")):
         try:
-            _check_whole(path)
-            check_digests(folder, [str(path.relative_to(folder))], _root(cache) / "inpaint_ops-verified")
+            check_whole(path)
+            check_digests(folder, [str(path.relative_to(folder))], verified_notes(_root(cache)))
         except ModelError:
             bad.append(path)
     return bad
-
-
-def variant_of(folder: Path, dtype: str) -> str | None:
-    """`fp16` where the folder has that variant of the UNet and either 16 bits are wanted or it has no other; else
-    None.
-    """
-    names = [path.name for path in (folder / "unet").glob("*.safetensors*")]
-    has_variant = any(".fp16." in name for name in names)
-    has_plain = any(".fp16." not in name for name in names)
-    return "fp16" if has_variant and (dtype != "float32" or not has_plain) else None
-
-
-def tensor_names(path: Path) -> set[str]:
-    """The names of the tensors in a safetensors file, from its header."""
-    with safe_open(path, framework="numpy") as opened:
-        return set(opened.keys())
-
-
-def digest(sizes: dict[str, int]) -> str:
-    """SHA-256 over names and sizes, sorted by name."""
-    return hashlib.sha256("".join(f"{name}\0{sizes[name]}\n" for name in sorted(sizes)).encode()).hexdigest()
 
 
 def _built(model: str, cache: Path | None) -> Path:
@@ -293,22 +255,17 @@ def _fetch_weights(model: str, revision: str, wanted: list[str], hub: Path, say:
 
 
 def _root(cache: Path | None) -> Path:
-    return cache or Path(constants.HF_HOME)
-
-
-def _fetch_note(folder: Path) -> Path:
-    """Beside the snapshots, so that no file joins those of the repository."""
-    return folder.parent.parent / f"inpaint_ops-fetched-{folder.name}.json"
+    return cache or cache_home()
 
 
 def _note_fetch(folder: Path, seconds: float, size: int) -> None:
-    """Leave word of how long a fetch took; a cache that forbids it goes without."""
+    """Note how long a fetch took; nothing is noted in a read-only cache."""
     with contextlib.suppress(OSError):
-        _fetch_note(folder).write_text(json.dumps({"seconds": seconds, "bytes": size}) + "\n", encoding="utf-8")
+        fetch_note(folder).write_text(json.dumps({"seconds": seconds, "bytes": size}) + "\n", encoding="utf-8")
 
 
 def _hub(cache: Path | None) -> Path:
-    return cache / "hub" if cache else Path(constants.HF_HUB_CACHE)
+    return cache / "hub" if cache else hub_cache()
 
 
 def _check_hub_id(model: str) -> None:
@@ -352,50 +309,5 @@ def _files_wanted(model: str, names: list[str], variant: str) -> list[str]:
 
 
 def _bytes_here(hub: Path, model: str, revision: str, wanted: list[str]) -> int:
-    folder = hub / f"models--{model.replace('/', '--')}" / "snapshots" / revision
+    folder = snapshot(hub, model, revision)
     return sum((folder / name).stat().st_size for name in wanted if (folder / name).is_file())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: this is no diffusers model folder, or a part of one") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}; fetch the model again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds no JSON object; fetch the model again")
-    return value
-
-
-def _weight_files(folder: Path, part: str, variant: str | None, pickles: list[Path]) -> list[Path]:
-    """The safetensors that a load of `part` would open, by its index where it is in shards. Raises ModelError."""
-    stem = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
-    for middle in (f".{variant}", "") if variant else ("",):
-        single = folder / part / f"{stem}{middle}.safetensors"
-        if single.is_file():
-            return [single]
-        index = folder / part / f"{stem}.safetensors.index{middle}.json"
-        if index.is_file():
-            shards = sorted({str(shard) for shard in _json(index).get("weight_map", {}).values()})
-            for shard in shards:
-                if Path(shard).name != shard or not (folder / part / shard).is_file():
-                    raise ModelError(
-                        f"{folder / part / shard} is missing, and {index.name} names it; fetch the model again"
-                    )
-            return [folder / part / shard for shard in shards]
-    if any(path.parent == folder / part for path in pickles):
-        raise ModelError(f"{folder / part} has pickled weights only, which can run code; use a model with safetensors")
-    raise ModelError(f"{folder / part} has no safetensors weights; fetch the model again")
-
-
-def _check_whole(path: Path) -> None:
-    """Open the file as safetensors: its library refuses a header that does not fit the file's length."""
-    try:
-        count = len(tensor_names(path))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path} is damaged or cut short ({error}); fetch the model again with `inpaint-ops models pull`"
-        ) from error
-    if count == 0:
-        raise ModelError(f"{path} holds no tensors; delete it and fetch the model again")

@@ -21,7 +21,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnP
 
 from inpaint_ops.errors import one_line
 from inpaint_ops.model.compiled import GRAPHS, refusal
-from inpaint_ops.model.xformers_log import said
+from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
+from inpaint_ops.model.xformers_log import held_back
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
 
@@ -35,7 +36,7 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
 
     `use_xformers` false forbids xFormers, true asks for it, None leaves it to `tuning.attention`. Returns, by Tuning
     field, why something could not be applied. Raises nothing for an optimisation that cannot work: it is reported,
-    and the pipeline goes without.
+    and the pipeline runs without it.
     """
     why_not: dict[str, str] = {}
     attention: str = tuning.attention
@@ -45,9 +46,9 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
     def attempt(field: str, action: Callable[[], object]) -> None:
         try:
             action()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a library raises here, the pipeline goes without
+        except Exception as error:  # whatever a library raises here, the pipeline runs without it
+            if is_out_of_memory(error) or is_device_lost(error):
+                raise
             why_not[field] = in_short(error)
 
     if tuning.channels_last:
@@ -100,12 +101,14 @@ def probe_xformers(kind: str, dtype: str) -> str:
         theirs = xformers.ops.memory_efficient_attention(query, query, query)
         difference = float((ours - theirs).abs().max())
     except Exception as error:  # import errors, missing kernels, no CUDA: all mean no
-        return "; ".join(filter(None, (f"xFormers does not work here: {in_short(error)}", said())))
+        if is_device_lost(error):
+            raise
+        return "; ".join(filter(None, (f"xFormers does not work here: {in_short(error)}", held_back())))
     return "" if difference < 0.02 else f"xFormers' attention is off by {difference:.3g} here"
 
 
 def in_short(error: BaseException) -> str:
-    """The first sentence or so of what a library said, in one line."""
+    """The first 160 characters of a library's message, in one line."""
     text = one_line(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= 160 else text[:157] + "..."
 

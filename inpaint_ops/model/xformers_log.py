@@ -12,13 +12,13 @@ class _HoldBack(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if not message.startswith(_BEGINNING):
             return True
-        self.said.append(" ".join(message.removeprefix(f"{_BEGINNING}: ").split()))
+        self.messages.append(" ".join(message.removeprefix(f"{_BEGINNING}: ").split()))
         return False
 
 
@@ -26,10 +26,10 @@ _FILTER = _HoldBack()
 
 
 def hold_back() -> None:
-    """From here on xFormers' six lines about its missing extension go into `said()`, not to the log."""
+    """From here on xFormers' six lines about its missing extension go into `held_back()`, not to the log."""
     logging.getLogger("xformers").addFilter(_FILTER)
 
 
-def said() -> str:
-    """What was held back, shortened to its first sentences; "" where xFormers had no complaint."""
-    return _FILTER.said[0].partition(" Please reinstall")[0] if _FILTER.said else ""
+def held_back() -> str:
+    """What was held back, shortened to its first sentences; "" where xFormers logged none."""
+    return _FILTER.messages[0].partition(" Please reinstall")[0] if _FILTER.messages else ""

@@ -16,7 +16,7 @@ PASSED_ON: Mapping[str, tuple[str, ...]] = {
         "PATH HOME USER LOGNAME LANG LC_ALL LC_CTYPE TZ TMPDIR LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV "
         "XDG_CACHE_HOME CC CXX".split()
     ),
-    "the model cache, this package": tuple("HF_HOME HF_HUB_CACHE INPAINT_CPU_SLOTS".split()),
+    "the model cache, this package": tuple("HF_HOME HF_HUB_CACHE HUGGINGFACE_HUB_CACHE INPAINT_CPU_SLOTS".split()),
     "NVIDIA's container runtime and libraries": tuple(
         "NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES NVIDIA_DISABLE_REQUIRE NVIDIA_REQUIRE_CUDA "
         "NVIDIA_MIG_MONITOR_DEVICES NVIDIA_MIG_CONFIG_DEVICES NVIDIA_TF32_OVERRIDE".split()

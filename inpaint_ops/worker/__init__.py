@@ -5,8 +5,8 @@ input, events on descriptor N, one JSON line each (see `protocol`). Standard out
 
 All its video memory and its lease on the device are given back when the process ends, so it makes sure to end: with its
 supervisor (the kernel's parent-death signal, and end of file on standard input without an End command), on SIGTERM, and
-when nobody reads its events. The parent-death signal fires when the *thread* that started the worker ends, so start it
-from one that lives as long as the worker may.
+when its events are no longer read. The parent-death signal fires when the *thread* that started the worker ends, so
+start it from one that lives as long as the worker may.
 
 Importing this package imports the standard library alone, so that the process is tied to its parent before it grows.
 `serving.serve` is a plain function of the two pipes, so that a forked warm host can call it as well.
@@ -30,9 +30,9 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 EXIT_FATAL = 3
-"""The model or the device cannot be had, or the supervisor speaks another language."""
+"""The model or the device is not available, or a command cannot be read."""
 EXIT_ORPHANED = 4
-"""The supervisor is gone: nobody would take the results."""
+"""The supervisor is gone: no process is left to take the results."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _terminated)
-    warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines a row
+    warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines per row
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     os.set_inheritable(given.events_fd, False)
     with os.fdopen(given.events_fd, "w", encoding="utf-8") as events:

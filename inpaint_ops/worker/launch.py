@@ -1,7 +1,7 @@
-"""Give up what a worker has no use for, then become it: `python -I -S launch.py USER GROUPS PARENT -- COMMAND ...`.
+"""Give up what a worker does not need, then become it: `python -I -S launch.py USER GROUPS PARENT -- COMMAND ...`.
 
-Run as a script of its own, with the standard library alone, before anything foreign is read. What it gives up, no
-program that is started later gets back:
+Run as a script of its own, with the standard library alone, before any user's file is read. No program
+started later gets back what it gives up:
 
 - the rights of another user's files and processes, by becoming USER in GROUPS (`-`: stay who you are);
 - root's capabilities: without CAP_SYS_PTRACE and with fewer capabilities than they have, a root worker cannot read the
@@ -32,7 +32,7 @@ _FS_MAKE_BLOCK, _FS_REFER = 1 << 11, 1 << 13
 _NET_BIND_TCP, _NET_CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_SIGNAL = 1 << 1
 EXIT_ORPHANED = 4
-"""As `inpaint_ops.worker` says it."""
+"""The same as in `inpaint_ops.worker`."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

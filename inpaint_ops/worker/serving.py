@@ -17,8 +17,8 @@ from inpaint_ops.errors import DeviceError, DeviceLostError, InpaintOpsError
 from inpaint_ops.protocol import End, Fatal, Job, dump, parse_command
 from inpaint_ops.records import ErrorInfo, Model
 from inpaint_ops.worker import EXIT_FATAL, EXIT_ORPHANED
-from inpaint_ops.worker.shift import Garbage, GarbageError, Inbox, Shift
-from inpaint_ops.worker.studio import open_studio
+from inpaint_ops.worker.setup import set_up
+from inpaint_ops.worker.work_loop import Garbage, GarbageError, Inbox, WorkLoop
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +27,15 @@ THREADS = 2
 
 
 def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = None) -> int:
-    """Do what `commands` say, tell it in `events`, and return the process's exit code.
+    """Carry out `commands`, report in `events`, and return the process's exit code.
 
-    Commands are lines of bytes: UTF-8 whatever the locale, which would else change prompts without a word.
+    Commands are lines of bytes: UTF-8 whatever the locale, which would otherwise change prompts silently.
     `started` is when the process was asked for, in epoch seconds. Ends the process at once when the commands stop
-    without an End, or when nobody reads the events.
+    without an End, or when the events are no longer read.
     """
     began = time.time()
     started = began if started is None else started
-    speaker = Speaker(events)
+    sender = EventSender(events)
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(commands, inbox), name="commands", daemon=True).start()
     try:
@@ -44,44 +44,44 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
             raise job.error
         if not isinstance(job, Job):
             raise ValueError(f"the first command must be a job, it is {job!r}"[:200])
-        studio = open_studio(job, speaker.say, started=started, interpreter=began - started)
+        setup = set_up(job, sender.send, started=started, interpreter=began - started)
     except Exception as error:
-        return _fatal(error, speaker)
+        return _fatal(error, sender)
     lost: DeviceLostError | None = None
     with ThreadPoolExecutor(THREADS, "decode") as incoming, ThreadPoolExecutor(THREADS, "encode") as outgoing:
-        shift = Shift(studio, speaker.say, inbox, incoming, outgoing)
+        loop = WorkLoop(setup, sender.send, inbox, incoming, outgoing)
         try:
-            shift.run()
+            loop.run()
         except GarbageError as error:
             for pool in (incoming, outgoing):
                 pool.shutdown(wait=False, cancel_futures=True)
-            return _fatal(error.__cause__ or error, speaker)
+            return _fatal(error.__cause__ or error, sender)
         except DeviceLostError as error:
             incoming.shutdown(wait=False, cancel_futures=True)
             lost = error
-    if lost is not None:  # what was painted before is finished and told by now
-        studio.lease.note_loss(str(lost))
-        return _fatal(lost, speaker)
-    speaker.say(shift.goodbye())
+    if lost is not None:  # what was painted before is finished and reported by now
+        setup.lease.note_loss(str(lost))
+        return _fatal(lost, sender)
+    sender.send(loop.bye())
     return 0
 
 
-def _fatal(error: BaseException, speaker: Speaker) -> int:
+def _fatal(error: BaseException, sender: EventSender) -> int:
     if not isinstance(error, InpaintOpsError):
         log.error("the worker cannot work", exc_info=error)
-    speaker.say(Fatal(error=ErrorInfo.of(error, "device" if isinstance(error, DeviceError) else "worker")))
+    sender.send(Fatal(error=ErrorInfo.of(error, "device" if isinstance(error, DeviceError) else "worker")))
     return EXIT_FATAL
 
 
-class Speaker:
-    """The events' pipe, one whole line at a time, whichever thread speaks."""
+class EventSender:
+    """The events' pipe, one whole line at a time, from any thread."""
 
     def __init__(self, events: TextIO) -> None:
         self._events = events
         self._lock = threading.Lock()
 
-    def say(self, event: Model) -> None:
-        """Send `event`; end the process when nobody listens."""
+    def send(self, event: Model) -> None:
+        """Send `event`; end the process when the pipe has no reader."""
         with self._lock:
             try:
                 self._events.write(dump(event))

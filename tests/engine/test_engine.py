@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from inpaint_ops.config import Scheduler
 from inpaint_ops.device import describe
@@ -21,6 +21,7 @@ from inpaint_ops.model.loading import LoadedModel
 from inpaint_ops.model.random_weights import instantiate
 from inpaint_ops.records import DeviceInfo, LedgerEntry, ModelIdentity
 from inpaint_ops.tuning import Tuning, choose, leaner
+from tests.support.engine_parts import Remembering, painting_model
 
 CARD = DeviceInfo(kind="cuda", name="a card", total_memory=80 * 10**9, free_memory=79 * 10**9)
 KEY = BatchKey(width=64, height=64, steps=4, guidance_scale=7.5, strength=0.9999)
@@ -41,7 +42,8 @@ def make(pipe: Any) -> Iterator[Callable[..., Engine]]:
     """Engines on the one pipeline; what a test hangs onto it is taken off afterwards."""
 
     def engine(batch_size: int = 4, **options: Any) -> Engine:
-        return Engine(SimpleNamespace(pipe=pipe), SimpleNamespace(batch_size=batch_size), **options)
+        own = {name: options.pop(name) for name in ("listener", "prompts_kept") if name in options}
+        return Engine(painting_model(pipe, batch_size, **options), **own)
 
     encoders = pipe.text_encoder, pipe.text_encoder_2
     yield engine
@@ -143,11 +145,11 @@ def test_decoding_apart_gives_what_the_pipeline_gives(make: Callable[..., Engine
 
 @pytest.mark.parametrize(("steps", "strength", "ran"), [(6, 0.5, 3), (6, 0.9999, 5), (6, 1.0, 6)])
 def test_recorded_steps_are_those_that_ran(make: Callable[..., Engine], steps: int, strength: float, ran: int) -> None:
-    seen: list[tuple[int, int]] = []
-    engine = make(on_step=lambda step, total: seen.append((step, total)))
+    heard = Remembering()
+    engine = make(listener=heard)
     (result,) = engine.paint([item(1, key=KEY._replace(steps=steps, strength=strength))])
     assert result.steps == ran
-    assert seen == [(step, ran) for step in range(1, ran + 1)]
+    assert heard.steps == [(step, ran) for step in range(1, ran + 1)]
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.9999, 1.0])
@@ -208,10 +210,10 @@ def test_encoders_are_released_once_the_prompts_are_known_and_the_images_stay(
     before = list(make().paint(rows))
     encoders = (pipe.text_encoder, pipe.text_encoder_2)
     weights = sum(value.numel() * 4 for encoder in encoders for value in encoder.parameters())
-    engine = make()
-    told: list[int] = []
-    engine.prepare_prompts(["a", "b", "c", "a"], told.append)
-    assert told[:3] == [1, 2, 3]
+    heard = Remembering()
+    engine = make(listener=heard)
+    engine.prepare_prompts(["a", "b", "c", "a"])
+    assert heard.prompts == [(1, 4), (2, 4), (3, 4), (4, 4)], "the empty text is the fourth"
     engine.release_text_encoders()
     assert pipe.text_encoder is pipe.text_encoder_2 is None
     assert engine.released_bytes == weights
@@ -220,11 +222,11 @@ def test_encoders_are_released_once_the_prompts_are_known_and_the_images_stay(
     known, unknown = engine.paint([item(1, prompt="b"), item(2, prompt="nobody spoke of this")])
     image(known)
     assert isinstance(unknown.error, PromptError)
-    assert "not announced" in str(unknown.error)
+    assert "not among the job's prompts" in str(unknown.error)
     release = LedgerEntry(name="release_text_encoders", requested="on", effective="on", matches=True)
     (entry,) = engine.with_measured([release])
     assert entry.measured["released_bytes"] == weights
-    assert entry.measured["texts_encoded"] == len(told)
+    assert entry.measured["texts_encoded"] == len(heard.prompts)
 
 
 def test_a_text_that_cannot_be_encoded_fails_its_row_alone(make: Callable[..., Engine], pipe: Any) -> None:
@@ -264,7 +266,7 @@ def test_without_guidance_there_is_no_negative_half(make: Callable[..., Engine],
 
 
 def test_out_of_memory_halves_the_batch_and_remembers(make: Callable[..., Engine], pipe: Any) -> None:
-    forward, said, warned = pipe.unet.forward, [], []
+    forward, heard = pipe.unet.forward, Remembering()
 
     def small_card(sample: torch.Tensor, *args: Any, **more: Any) -> Any:
         if len(sample) > 2 * 2:  # guidance doubles the rows
@@ -273,13 +275,13 @@ def test_out_of_memory_halves_the_batch_and_remembers(make: Callable[..., Engine
 
     alone = [image(next(iter(make().paint([item(row)])))) for row in range(6)]
     pipe.unet.forward = small_card
-    engine = make(batch_size=6, on_warning=warned.append, on_out_of_memory=said.append)
+    engine = make(batch_size=6, listener=heard)
     results = list(engine.paint([item(row) for row in range(6)]))
     assert engine.batch_size == 1  # 6, then 3, then 1
     assert [result.row for result in results] == list(range(6))
     assert all(difference(image(result), one) <= LEVELS for result, one in zip(results, alone, strict=True))
-    assert len(said) == 2 and "3 from here on" in said[0]
-    assert not warned
+    assert len(heard.memory) == 2 and "3 from here on" in heard.memory[0]
+    assert not heard.warnings
 
     four = make(batch_size=4)
     assert [result.batch.size for result in four.paint([item(row) for row in range(4)]) if result.batch] == [2] * 4
@@ -336,7 +338,7 @@ def make_loaded(make: Callable[..., Engine], pipe: Any) -> Iterator[Callable[...
         loaded = LoadedModel(
             pipe, ModelIdentity(name="tiny-random", random_weights=True), 64, tuning, {}, torch.device("cpu")
         )
-        return Engine(loaded, tuning, relieve=loaded.relieve, **options)
+        return Engine(loaded, **options)
 
     yield engine
     for module in (pipe.vae.decoder, pipe.vae.encoder):
@@ -344,12 +346,12 @@ def make_loaded(make: Callable[..., Engine], pipe: Any) -> Iterator[Callable[...
 
 
 def test_a_byte_budget_finds_the_batch_that_fits_and_keeps_it(make_loaded: Callable[..., Engine], pipe: Any) -> None:
-    said: list[str] = []
-    engine = make_loaded(8, on_warning=said.append)
+    heard = Remembering()
+    engine = make_loaded(8, listener=heard)
     card = SmallCard(pipe, budget=100_000)  # a decode needs 40,960 a row: two fit
     rows = [item(row) for row in range(8)]
     first = list(engine.paint(rows))
-    assert (engine.batch_size, len(said)) == (2, 2)  # 8, 4, 2
+    assert (engine.batch_size, len(heard.memory)) == (2, 2)  # 8, 4, 2
     assert [result.batch.size for result in first if result.batch] == [2] * 8
     refused = [wanted for wanted in card.asked if wanted > card.budget]
     again = list(engine.paint(rows))
@@ -361,8 +363,8 @@ def test_a_byte_budget_finds_the_batch_that_fits_and_keeps_it(make_loaded: Calla
 def test_a_single_row_that_does_not_fit_is_painted_with_low_memory_once_and_leaves_no_trace(
     make_loaded: Callable[..., Engine], pipe: Any
 ) -> None:
-    said: list[str] = []
-    engine = make_loaded(2, on_warning=said.append)
+    heard = Remembering()
+    engine = make_loaded(2, listener=heard)
     vae = pipe.vae
     before = (vae.use_tiling, vae.use_slicing, vae.tile_sample_min_size, vae.tile_latent_min_size)
     card = SmallCard(pipe, budget=50_000)
@@ -370,8 +372,8 @@ def test_a_single_row_that_does_not_fit_is_painted_with_low_memory_once_and_leav
     (painted,) = engine.paint([large])  # 61,440 whole, 10,240 in tiles of 32 pixels
     assert image(painted).shape == (64, 96, 3)
     assert engine.batch_size == 2
-    assert len(said) == 1
-    assert "low-memory" in said[0]
+    assert len(heard.memory) == 1
+    assert "low-memory" in heard.memory[0]
     assert (vae.use_tiling, vae.use_slicing, vae.tile_sample_min_size, vae.tile_latent_min_size) == before
     (fits,) = engine.paint([item(1)])
     assert image(fits).shape == (64, 64, 3)
@@ -417,7 +419,7 @@ def test_nothing_recompiles_mid_shard(make: Callable[..., Engine], pipe: Any, co
     wide = KEY._replace(width=96)
     alone = {row: image(next(iter(make().paint([item(row)])))) for row in (1, 2, 3)}
     torch._dynamo.reset()
-    engine = make(batch_size=4, fixed_size=True)
+    engine = make(batch_size=4, is_compiled=True)
     before = figures()["graphs"]
 
     def paint(*rows: PaintItem) -> float:
@@ -437,7 +439,7 @@ def test_nothing_recompiles_mid_shard(make: Callable[..., Engine], pipe: Any, co
     for size in (1, 2, 3, 4, 1):
         assert paint(*(item(row) for row in range(1, size + 1))) == both
         assert paint(*(item(row, key=wide) for row in range(11, 11 + size))) == both
-    assert engine.painted == 4 + 4 + 2 * (1 + 2 + 3 + 4 + 1)
+    assert engine.measurements.painted == 4 + 4 + 2 * (1 + 2 + 3 + 4 + 1)
 
 
 def test_without_a_fixed_size_the_last_batch_would_recompile(make: Callable[..., Engine], compiled: None) -> None:
@@ -449,9 +451,9 @@ def test_without_a_fixed_size_the_last_batch_would_recompile(make: Callable[...,
     assert figures()["graphs"] > before
 
 
-def test_out_of_memory_counts_what_fills_the_batch_up(make_loaded: Callable[..., Engine], pipe: Any) -> None:
+def test_out_of_memory_counts_what_fills_the_batch_up(make: Callable[..., Engine], pipe: Any) -> None:
     SmallCard(pipe, budget=2 * 2 * 64 * 100, pixel=1)  # two rows with guidance, whatever the rows asked for
-    engine = make_loaded(4, fixed_size=True)
+    engine = make(4, is_compiled=True)
     (result,) = engine.paint([item(1)])
     image(result)
     assert engine.batch_size == 2
@@ -473,12 +475,12 @@ def test_a_compiler_that_fails_leaves_the_model_to_run_without(
     identity = ModelIdentity(name="tiny-random", random_weights=True)
     loaded = LoadedModel(pipe, identity, 64, tuning, {}, torch.device("cpu"))
     assert loaded.is_compiled
-    said: list[str] = []
-    engine = Engine(loaded, tuning, on_warning=said.append, fixed_size=True, uncompile=loaded.uncompile)
+    heard = Remembering()
+    engine = Engine(loaded, heard)
     (result,) = engine.paint([item(1)])
     assert difference(image(result), image(plain)) <= LEVELS
-    assert len(said) == 1
-    assert "no such instruction" in said[0]
+    assert len(heard.warnings) == 1
+    assert "no such instruction" in heard.warnings[0]
     assert not loaded.is_compiled
     (entry,) = (entry for entry in loaded.ledger if entry.name == "compile")
     assert not entry.matches
@@ -528,17 +530,53 @@ def test_a_lost_device_is_no_rows_fault(make: Callable[..., Engine], pipe: Any) 
         list(make().paint([item(1), item(2)]))
 
 
+def test_memory_that_ran_out_inside_the_compiler_halves_the_batch_and_keeps_compiling(
+    make: Callable[..., Engine], pipe: Any
+) -> None:
+    forward, heard, uncompiled = pipe.unet.forward, Remembering(), []
+
+    def small_card(sample: torch.Tensor, *args: Any, **more: Any) -> Any:
+        if len(sample) > 2 * 2:
+            raise InductorError(torch.OutOfMemoryError("CUDA out of memory"), None)
+        return forward(sample, *args, **more)
+
+    pipe.unet.forward = small_card
+    engine = make(batch_size=4, listener=heard, is_compiled=True, uncompile=uncompiled.append)
+    for result in engine.paint([item(row) for row in range(4)]):
+        image(result)
+    assert engine.batch_size == 2
+    assert (len(heard.memory), heard.warnings, uncompiled) == (1, [], [])
+
+
+def test_a_graph_that_cannot_be_captured_costs_the_compiler_and_not_the_device(
+    make: Callable[..., Engine], pipe: Any
+) -> None:
+    forward, heard = pipe.unet.forward, Remembering()
+
+    def captured(*args: Any, **more: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+    def uncompile(error: Exception) -> None:
+        pipe.unet.forward = forward
+
+    pipe.unet.forward = captured
+    for result in make(listener=heard, is_compiled=True, uncompile=uncompile).paint([item(1), item(2)]):
+        image(result)
+    assert len(heard.warnings) == 1 and "capture" in heard.warnings[0]
+
+
 def test_timings_memory_and_what_was_measured(make: Callable[..., Engine]) -> None:
     engine = make()
-    assert engine.measured() == {} and engine.first_call == 0 and engine.largest_batch is None
+    assert engine.measurements.means() == {} and engine.measurements.first_call == 0
+    assert engine.measurements.largest_batch is None
     for _ in range(2):
         for result in engine.paint([item(1), item(2)]):
             stages = result.timings.model_dump(include={"encode_prompt", "vae_encode", "denoise", "vae_decode"})
             assert all(seconds > 0 for seconds in stages.values())
             assert result.timings.decode is result.timings.encode is None
             assert result.memory is not None and result.memory.peak_allocated > 50e6
-    assert engine.painted == 4 and engine.largest_batch == 2
-    assert engine.busy >= engine.measured()["denoise_seconds"] * 2
+    assert engine.measurements.painted == 4 and engine.measurements.largest_batch == 2
+    assert engine.measurements.busy >= engine.measurements.means()["denoise_seconds"] * 2
     (entry,) = engine.with_measured([LedgerEntry(name="x", requested="on", effective="on", matches=True)])
     assert entry.measured["rows_per_batch"] == 2
 
@@ -549,14 +587,14 @@ def test_what_was_spent_compiling_is_no_painting(make: Callable[..., Engine]) ->
     painted = [result for row in (1, 2) for result in engine.paint([item(row)])]
     stages = ("encode_prompt", "vae_encode", "denoise", "vae_decode")
     total = sum(getattr(result.timings, stage) for result in painted for stage in stages)
-    assert engine.compiling == 1000
-    assert engine.busy == pytest.approx(total - 1000)
+    assert engine.measurements.compiling == 1000
+    assert engine.measurements.busy == pytest.approx(total - 1000)
 
 
 def test_an_upcast_vae_is_cast_back_even_when_it_fails() -> None:
     pipe = instantiate("tiny-random", dtype=torch.float16)
     pipe.vae.register_to_config(force_upcast=True)
-    engine = Engine(SimpleNamespace(pipe=pipe), SimpleNamespace(batch_size=2))
+    engine = Engine(painting_model(pipe, 2))
     seen = []
     decode = pipe.vae.decode
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ import pytest
 import torch
 
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
-from inpaint_ops.engine.safer import find_fault
+from inpaint_ops.engine.output_checks import find_fault
 from inpaint_ops.errors import FlatImageError, NonFiniteImageError
 from inpaint_ops.model.random_weights import instantiate
+from tests.support.engine_parts import painting_model
 
 KEY = BatchKey(width=64, height=64, steps=2, guidance_scale=1.0, strength=0.9999)
 
@@ -44,7 +44,7 @@ def item(row: int, ground: np.ndarray | None = None) -> PaintItem:
 
 
 def paint(pipe: Any, *rows: PaintItem) -> list[Any]:
-    engine = Engine(SimpleNamespace(pipe=pipe), SimpleNamespace(batch_size=4))
+    engine = Engine(painting_model(pipe))
     return list(engine.paint(rows))
 
 

@@ -55,7 +55,7 @@ from inpaint_ops.protocol import End, dump, parse_command, parse_event
 from inpaint_ops.records import ErrorInfo, Record
 from inpaint_ops.runs import preparing
 from inpaint_ops.worker import serving
-from inpaint_ops.worker.shift import Garbage
+from inpaint_ops.worker.work_loop import Garbage
 from tests.fuzz import claims, stored
 from tests.fuzz.promises import check_line
 

@@ -11,7 +11,7 @@ import torch
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings
 from inpaint_ops.device import describe
-from inpaint_ops.model import attention, ledger, random_weights
+from inpaint_ops.model import attention, ledger, random_weights, tuned
 from inpaint_ops.tuning import PROBES, Tuning
 
 CPU = describe("cpu")
@@ -49,9 +49,40 @@ def test_a_card_is_tried_once_and_remembered(tmp_path: Path, monkeypatch: pytest
 def test_a_kernel_whose_answer_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "probe_xformers", lambda kind, dtype: "")
     monkeypatch.setattr(attention, "_xformers", lambda tensors: tensors[0] * 3)
-    found = attention.measure(CPU, "float32")
+    found, lasting = attention.measure(CPU, "float32")
+    assert lasting
     assert "off by" in found.why_not["xformers"]
     assert "xformers" not in found.seconds
+
+
+@pytest.mark.parametrize("where", ["sdpa", "xformers"])
+def test_what_memory_forbade_is_tried_again_by_the_next_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: object) -> float:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patched:
+        if where == "sdpa":
+            patched.setattr(attention, "_seconds", full)
+        else:
+            patched.setattr(attention, "probe_xformers", lambda *_: "xFormers does not work here: CUDA out of memory.")
+        assert "out of memory" in attention.probe(CPU, "float32", tmp_path).why_not[where]
+        assert not list((tmp_path / PROBES).iterdir())
+    assert "out of memory" not in str(attention.probe(CPU, "float32", tmp_path).why_not)
+    assert len(list((tmp_path / PROBES).iterdir())) == 1
+
+
+def test_a_device_lost_while_kernels_are_tried_is_no_kernels_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> float:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(attention, "_seconds", lost)
+    with pytest.raises(torch.AcceleratorError):
+        attention.probe(CPU, "float32", tmp_path)
+    assert not list((tmp_path / PROBES).iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
@@ -71,7 +102,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
 def test_the_ledger_has_the_kernel_that_pytorch_takes(wanted: str, effective: str, matches: bool) -> None:
     pipe = random_weights.instantiate("tiny-random")
     tuning = Tuning.model_validate({"attention": wanted})
-    assert ledger.apply(pipe, tuning, CPU) == {}
+    assert tuned.apply(pipe, tuning, CPU) == {}
     entry = {entry.name: entry for entry in ledger.inspect(pipe, tuning, (64, 64))}["attention"]
     assert (entry.requested, entry.effective, entry.matches) == (wanted, effective, matches)
     if not matches:

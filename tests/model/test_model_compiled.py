@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inpaint_ops.model import compiled
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
+from tests.support.waiting import PATIENCE
 
 CARD = DeviceInfo(kind="cuda", name="NVIDIA H100", capability="9.0")
 TUNING = Tuning(dtype="float16", compile="regional")
@@ -53,8 +56,48 @@ def test_what_changes_no_graph_shares_the_folder(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(compiled.VARIABLE, raising=False)
     (tmp_path / compiled.FOLDER).write_text("a file where the folder should be")
-    assert "the next process compiles anew" in compiled.keep_in(folder(tmp_path))
+    assert "the next process compiles again" in compiled.keep_in(folder(tmp_path))
     assert compiled.VARIABLE not in os.environ
     assert compiled.keep_in(tmp_path / "good") == ""
     assert os.environ[compiled.VARIABLE] == str(tmp_path / "good")
     monkeypatch.delenv(compiled.VARIABLE)
+
+
+def test_a_long_compilation_gives_signs_of_life_and_a_hanging_one_stops_to() -> None:
+    """A compiler that does not go on before it was reported on, and then as often as it may be."""
+    heard: list[float] = []
+    grown = threading.Condition()
+
+    def report(seconds: float) -> None:
+        with grown:
+            heard.append(seconds)
+            grown.notify_all()
+
+    def slow(graph: Any, inputs: Any) -> Any:
+        with grown:
+            assert grown.wait_for(lambda: len(heard) >= 3, PATIENCE), "nothing was heard while it compiled"
+        return graph
+
+    torch._dynamo.reset()
+    watch = compiled.CompileWatch(report, every=0.001)
+    try:
+        assert torch.compile(lambda x: x + 1, backend=slow)(torch.zeros(1)).item() == 1
+    finally:
+        watch.close()
+    assert heard == sorted(heard)
+
+    heard.clear()
+    silent = compiled.CompileWatch(report, every=0.001, limit=0)
+    witness = compiled.CompileWatch(lambda _: passed.set(), every=0.001)
+    passed = threading.Event()
+
+    def hanging(graph: Any, inputs: Any) -> Any:
+        assert passed.wait(PATIENCE)
+        return graph
+
+    try:
+        assert torch.compile(lambda x: x + 2, backend=hanging)(torch.zeros(1)).item() == 2
+    finally:
+        silent.close(), witness.close()
+        torch._dynamo.reset()
+    assert not heard, "what takes longer than the limit is not reported on"

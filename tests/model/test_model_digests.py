@@ -13,7 +13,8 @@ from inpaint_ops.errors import ModelError
 from inpaint_ops.model import digests
 from inpaint_ops.model.digests import KNOWN, check_digests, sha256, write_known
 from inpaint_ops.model.random_weights import ensure
-from inpaint_ops.model.sources import check_published, pull, verify
+from inpaint_ops.model.sources import pull
+from inpaint_ops.model.verifying import check_published, verify
 
 
 def flip(path: Path) -> None:

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from inpaint_ops.device import describe
 from inpaint_ops.model import ledger, loading, random_weights, tuned
 from inpaint_ops.model.loading import LoadedModel, load
-from inpaint_ops.protocol import Job
+from inpaint_ops.model.sources import find, resolve
 from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Tuning, choose
 
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(cache: Path, preset: str, **overrides: Any) -> LoadedModel:
     choice = choose(CPU, preset=preset, overrides=overrides, native_size=64, expected_rows=8)
-    return load(Job(model="tiny-random", scratch=str(cache)), CPU, choice, cache=cache)
+    return load(find(resolve("tiny-random", cache=cache), dtype=choice.tuning.dtype), CPU, choice)
 
 
 def fresh() -> Any:
@@ -54,6 +54,10 @@ def look(pipe: Any, tuning: Tuning, size: tuple[int, int] = (64, 64), **rest: An
     return by_name(ledger.inspect(pipe, tuning, size, **rest))
 
 
+def mismatches(model: LoadedModel) -> list[str]:
+    return [entry.name for entry in model.ledger if not entry.matches]
+
+
 def processors(pipe: Any) -> set[type]:
     return {type(processor) for processor in pipe.unet.attn_processors.values()}
 
@@ -65,14 +69,14 @@ def test_the_ledger_has_a_line_for_every_choice(cache: Path) -> None:
 
 def test_auto_on_a_cpu_is_all_in_effect(cache: Path) -> None:
     model = loaded(cache, "auto")
-    assert ledger.mismatches(model.ledger) == ()
+    assert mismatches(model) == []
     assert processors(model.pipe) == {AttnProcessor2_0}
     assert "0.52" in by_name(model.ledger)["attention_slicing"].reason
 
 
 def test_low_memory_on_a_cpu_is_all_in_effect(cache: Path) -> None:
     model = loaded(cache, "low-memory")
-    assert ledger.mismatches(model.ledger) == ()
+    assert mismatches(model) == []
     entry = by_name(model.ledger)["vae_tiling"]
     assert (entry.effective, entry.measured["tiles"]) == ("on", 9)
 
@@ -87,7 +91,7 @@ def test_notes_leaves_the_attention_processors_in_place_and_says_what_slicing_ca
     assert (entries["attention_slicing"].requested, entries["attention_slicing"].effective) == ("on", "off")
     assert "last call wins" in entries["attention_slicing"].reason
     assert {name for name, entry in entries.items() if not entry.matches} == {"dtype", "attention", "attention_slicing"}
-    assert len(ledger.mismatches(model.ledger)) == 3
+    assert len(mismatches(model)) == 3
 
 
 def test_xformers_is_probed_and_its_failure_is_the_reason(cache: Path) -> None:
@@ -95,7 +99,7 @@ def test_xformers_is_probed_and_its_failure_is_the_reason(cache: Path) -> None:
     tuning = Tuning(attention="xformers")
     pipe = fresh()
     reason = tuned.probe_xformers("cpu", "float32")
-    why_not = ledger.apply(pipe, tuning, CPU)
+    why_not = tuned.apply(pipe, tuning, CPU)
     entry = look(pipe, tuning, why_not=why_not)["attention"]
     if reason:
         assert reason.startswith("xFormers")
@@ -109,7 +113,7 @@ def test_xformers_that_works_is_left_in_place_after_slicing(monkeypatch: pytest.
     monkeypatch.setattr(tuned, "probe_xformers", lambda kind, dtype: "")
     tuning = Tuning(attention="xformers", attention_slicing=True, fuse_qkv=True)
     pipe = fresh()
-    why_not = ledger.apply(pipe, tuning, CPU)
+    why_not = tuned.apply(pipe, tuning, CPU)
     entries = look(pipe, tuning, why_not=why_not)
     assert (entries["attention"].effective, entries["attention"].matches) == ("xformers", True)
     assert (entries["attention_slicing"].effective, entries["attention_slicing"].matches) == ("off", False)
@@ -120,7 +124,7 @@ def test_xformers_that_works_is_left_in_place_after_slicing(monkeypatch: pytest.
 def test_use_xformers_false_means_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuned, "probe_xformers", lambda kind, dtype: "")
     pipe = fresh()
-    ledger.apply(pipe, Tuning(attention="xformers"), CPU, use_xformers=False)
+    tuned.apply(pipe, Tuning(attention="xformers"), CPU, use_xformers=False)
     assert processors(pipe) == {AttnProcessor2_0}
 
 
@@ -147,7 +151,7 @@ def test_slicing_called_after_sdpa_is_seen_as_what_it_is(cache: Path) -> None:
 def test_sliced_attention_asked_for_is_sliced(cache: Path) -> None:
     model = loaded(cache, "auto", attention="sliced")
     assert processors(model.pipe) == {SlicedAttnProcessor}
-    assert ledger.mismatches(model.ledger) == ()
+    assert mismatches(model) == []
 
 
 @pytest.mark.parametrize(("size", "expected"), [((32, 32), 1), ((64, 64), 9), ((40, 32), 4), ((128, 64), 18)])
@@ -157,7 +161,7 @@ def test_tiling_is_in_effect_only_above_the_tile_size(
     """The count is compared with the decoder's real calls."""
     pipe = fresh()
     tuning = Tuning(vae_tiling=True)
-    ledger.apply(pipe, tuning, CPU)
+    tuned.apply(pipe, tuning, CPU)
     calls = []
     forward = pipe.vae.decoder.forward
     monkeypatch.setattr(pipe.vae.decoder, "forward", lambda *a, **k: (calls.append(1), forward(*a, **k))[1])
@@ -174,7 +178,7 @@ def test_tiling_is_in_effect_only_above_the_tile_size(
 def test_a_tile_size_moves_the_gate() -> None:
     pipe = fresh()
     tuning = Tuning(vae_tiling=True, vae_tile_size=64)
-    ledger.apply(pipe, tuning, CPU)
+    tuned.apply(pipe, tuning, CPU)
     entries = look(pipe, tuning, (64, 64))
     assert not entries["vae_tiling"].matches
     assert (entries["vae_tile_size"].effective, entries["vae_tile_size"].matches) == ("64", True)
@@ -193,7 +197,7 @@ def test_memory_formats_are_read_off_the_kernels() -> None:
     pipe = fresh()
     tuning = Tuning(channels_last=True)
     assert look(pipe, tuning)["channels_last"].effective == "off"
-    ledger.apply(pipe, tuning, CPU)
+    tuned.apply(pipe, tuning, CPU)
     assert look(pipe, tuning)["channels_last"].matches
     kernel = pipe.unet.conv_in.weight
     kernel.data = kernel.data.contiguous()
@@ -203,7 +207,7 @@ def test_memory_formats_are_read_off_the_kernels() -> None:
 def test_fused_projections_are_in_effect_and_paint_the_same() -> None:
     pipe, plain = fresh(), fresh()
     tuning = Tuning(fuse_qkv=True)
-    assert ledger.apply(pipe, tuning, CPU) == {}
+    assert tuned.apply(pipe, tuning, CPU) == {}
     entries = look(pipe, tuning)
     assert (entries["fuse_qkv"].effective, entries["attention"].effective) == ("on", "sdpa")
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -235,7 +239,7 @@ def test_what_xformers_says_at_its_import_is_a_reason_and_no_noise() -> None:
 def test_compiled_modules_are_counted(way: str) -> None:
     pipe = fresh()
     tuning = Tuning(compile=way)
-    ledger.apply(pipe, tuning, CPU)
+    tuned.apply(pipe, tuning, CPU)
     entry = look(pipe, tuning)["compile"]
     assert (entry.effective, entry.matches) == (way, True)
     assert entry.measured["wrapped_modules"] >= 1
@@ -246,7 +250,7 @@ def test_without_a_compiler_compile_is_off_and_says_so(monkeypatch: pytest.Monke
     monkeypatch.setattr(tuned.shutil, "which", lambda name: None)
     pipe = fresh()
     tuning = Tuning(compile="regional")
-    entry = look(pipe, tuning, why_not=ledger.apply(pipe, tuning, CPU))["compile"]
+    entry = look(pipe, tuning, why_not=tuned.apply(pipe, tuning, CPU))["compile"]
     assert (entry.effective, entry.matches) == ("off", False)
     assert "g++" in entry.reason
 
@@ -255,7 +259,7 @@ def test_without_a_compiler_compile_is_off_and_says_so(monkeypatch: pytest.Monke
 def test_offload_without_a_device_is_reported_not_raised(way: str) -> None:
     pipe = fresh()
     tuning = Tuning(offload=way)
-    entry = look(pipe, tuning, why_not=ledger.apply(pipe, tuning, CPU))["offload"]
+    entry = look(pipe, tuning, why_not=tuned.apply(pipe, tuning, CPU))["offload"]
     assert (entry.effective, entry.matches) == ("none", False)
     assert "no device to offload from" in entry.reason
 
@@ -283,7 +287,7 @@ def test_an_optimisation_that_raises_is_reported(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(pipe, "fuse_qkv_projections", broken)
     tuning = Tuning(fuse_qkv=True)
-    entry = look(pipe, tuning, why_not=ledger.apply(pipe, tuning, CPU))["fuse_qkv"]
+    entry = look(pipe, tuning, why_not=tuned.apply(pipe, tuning, CPU))["fuse_qkv"]
     assert (entry.effective, entry.matches) == ("off", False)
     assert "the library has changed" in entry.reason
 

@@ -22,9 +22,11 @@ from demo.ports import claim_port
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.device import describe
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model import LoadedModel, load, pull, random_weights, verify
-from inpaint_ops.model.sources import PINNED, cached_models
-from inpaint_ops.protocol import Job
+from inpaint_ops.model import random_weights
+from inpaint_ops.model.loading import LoadedModel, load
+from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
+from inpaint_ops.model.sources import PINNED, cached_models, find, pull, resolve
+from inpaint_ops.model.verifying import verify
 from inpaint_ops.tuning import Tuning
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -44,8 +46,8 @@ def folder(cache: Path, tmp_path: Path) -> Path:
 
 
 def loaded(model: str | Path, cache: Path, tuning: Tuning | None = None, revision: str | None = None) -> LoadedModel:
-    job = Job(model=str(model), revision=revision, scratch=str(cache))
-    return load(job, CPU, tuning or Tuning(), cache=cache)
+    tuning = tuning or Tuning()
+    return load(find(resolve(str(model), revision, cache=cache), dtype=tuning.dtype, cache=cache), CPU, tuning)
 
 
 def set_config(folder: Path, part: str, **values: object) -> None:
@@ -55,15 +57,15 @@ def set_config(folder: Path, part: str, **values: object) -> None:
 
 def test_a_random_model_is_loaded_and_labelled(cache: Path) -> None:
     phases: list[tuple[str, str]] = []
-    job = Job(model="tiny-random", scratch=str(cache))
-    model = load(job, CPU, Tuning(), lambda *words: phases.append(words), cache=cache)
+    found = find(resolve("tiny-random", cache=cache), dtype="float32")
+    model = load(found, CPU, Tuning(), lambda *words: phases.append(words))
     assert model.identity.random_weights
     assert model.identity.name == "tiny-random"
-    assert model.identity.revision == f"recipe-{random_weights.RECIPE_VERSION}"
+    assert model.identity.revision == f"recipe-{RECIPE_VERSION}"
     assert model.identity.dtype == "float32"
     assert len(model.identity.digest) == 64
     assert model.native_size == 64
-    assert model.load_seconds == sum(model.seconds.values()) > 0
+    assert sum(model.seconds.values()) > 0
     assert [name for name, _ in phases] == ["load", "tune"]
 
 
@@ -77,7 +79,7 @@ def test_weights_are_held_in_the_dtype_asked_for(cache: Path, dtype: str) -> Non
 def test_a_folder_is_loaded_and_its_random_weights_are_still_called_random(folder: Path, cache: Path) -> None:
     model = loaded(folder, cache)
     assert model.identity.random_weights
-    (folder / random_weights.MARKER).unlink()
+    (folder / MARKER).unlink()
     again = loaded(folder, cache)
     assert not again.identity.random_weights
     assert again.identity.digest == model.identity.digest
@@ -299,7 +301,7 @@ def start_pull(
     cache: Path, model: str = "owner/tiny", *, before: str = "", **environment: str
 ) -> subprocess.Popen[str]:
     code = before + (
-        "import sys; from pathlib import Path; from inpaint_ops.model import pull; "
+        "import sys; from pathlib import Path; from inpaint_ops.model.sources import pull; "
         "print(pull(sys.argv[1], cache=Path(sys.argv[2]))); sys.exit('torch' in sys.modules)"
     )
     return subprocess.Popen(

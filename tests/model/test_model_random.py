@@ -17,6 +17,7 @@ from PIL import Image
 
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
+from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION, is_random
 from tests.support.waiting import PATIENCE
 
 
@@ -72,11 +73,11 @@ def test_building_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 
 def test_the_folder_says_that_its_weights_are_random(cache: Path) -> None:
     folder = random_weights.ensure("tiny-random", cache)
-    marker = json.loads((folder / random_weights.MARKER).read_text())
+    marker = json.loads((folder / MARKER).read_text())
     assert marker["random_weights"] is True
-    assert marker["recipe"] == random_weights.RECIPE_VERSION
-    assert random_weights.is_random(folder)
-    assert not random_weights.is_random(cache)
+    assert marker["recipe"] == RECIPE_VERSION
+    assert is_random(folder)
+    assert not is_random(cache)
 
 
 def test_the_pipeline_inpaints_with_nine_channels_and_four_vae_blocks(cache: Path) -> None:
@@ -150,7 +151,7 @@ def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
     assert [process.returncode for process in started] == [0, 0]
     assert "".join(words).count("built") == 1
     folders = list((tmp_path / "random").iterdir())
-    assert {path.name for path in folders if path.is_dir()} == {f"tiny-random-{random_weights.RECIPE_VERSION}"}
+    assert {path.name for path in folders if path.is_dir()} == {f"tiny-random-{RECIPE_VERSION}"}
 
 
 def test_an_unknown_random_model_is_named(tmp_path: Path) -> None:

@@ -276,9 +276,9 @@ def test_commands_are_utf8_whatever_the_locale(
 _SAYS_ITS_MODEL = """
 from inpaint_ops.errors import ModelError
 from inpaint_ops.worker import main, serving
-def open_studio(job, say, **_):
+def set_up(job, say, **_):
     raise ModelError(job.model)
-serving.open_studio = open_studio
+serving.set_up = set_up
 main()
 """
 
@@ -290,6 +290,43 @@ def test_a_busy_device_is_fatal_and_transient(start: Callable[..., Talk], tmp_pa
         fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
     assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceBusyError", "device", False)
     assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+
+
+_HAS_A_GPU = """
+import torch
+from inpaint_ops import device
+from inpaint_ops.worker import main
+device.host_slots = lambda *_, **__: ["GPU-1"]
+{more}
+main()
+"""
+_BREAKS = """
+def broken(*_):
+    raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+device.describe = broken
+"""
+
+
+def test_a_leased_gpu_that_torch_cannot_see_is_refused_with_the_cure(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
+    """It would paint on the processor, and say nothing of it."""
+    talk = start(sys.executable, "-c", _HAS_A_GPU.format(more=""))
+    talk.send(job(tmp_path, device="auto"))
+    fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
+    assert (fatal.error.type, fatal.error.permanent) == ("ConfigError", True)
+    for part in ("GPU-1", "driver", "capability compute", "INPAINT_DEVICE=cpu"):
+        assert part in fatal.error.message
+    assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+
+
+def test_a_card_that_is_broken_at_the_start_is_noted_as_lost(start: Callable[..., Talk], tmp_path: Path) -> None:
+    talk = start(sys.executable, "-c", _HAS_A_GPU.format(more=_BREAKS))
+    talk.send(job(tmp_path, device="auto"))
+    fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
+    assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceLostError", "device", False)
+    assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+    assert "uncorrectable ECC" in (tmp_path / own_folder().name / "GPU-1.losses").read_text()
 
 
 def test_it_ends_with_its_standard_input(start: Callable[..., Talk], tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.config_limits import MAX_CONFIG_BYTES, MAX_JSON_BYTES, check_configs
-from inpaint_ops.model.sources import pull, verify
+from inpaint_ops.model.sources import pull
+from inpaint_ops.model.verifying import verify
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inpaint_ops.model import attention, compiled, digests, ledger
+from inpaint_ops.model import attention, compiled, digests, tuned
 from inpaint_ops.protocol import Bye, Done, End, Ready
 from inpaint_ops.tuning import PROBES, AttentionProbe, Tuning
 from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
@@ -45,7 +45,7 @@ def test_nothing_is_compiled_where_another_user_keeps_code(
     if variable:
         monkeypatch.setenv(variable, str(place))
     pipe = fresh()
-    entry = look(pipe, TUNING, why_not=ledger.apply(pipe, TUNING, CPU))["compile"]
+    entry = look(pipe, TUNING, why_not=tuned.apply(pipe, TUNING, CPU))["compile"]
     assert (entry.effective, entry.matches, entry.measured) == ("off", False, {})
     assert f"{place} belongs to uid {NOBODY}" in entry.reason
 
@@ -68,9 +68,9 @@ def test_nothing_is_compiled_where_another_user_may_write(
     assert compiled.keep_in(folder) == ""
     assert f"other users can write to {folder}" in compiled.refusal()
     pipe = fresh()
-    assert "other users can write" in ledger.apply(pipe, TUNING, CPU)["compile"]
+    assert "other users can write" in tuned.apply(pipe, TUNING, CPU)["compile"]
     folder.chmod(0o755)
-    assert "compile" not in ledger.apply(fresh(), TUNING, CPU), "that others may read it is no matter"
+    assert "compile" not in tuned.apply(fresh(), TUNING, CPU), "that others may read it is no matter"
 
 
 def test_what_is_made_for_compiled_code_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Patches that no model means to paint, and the wider dtype in which such a row is tried again."""
+"""Checks of what was painted, and the wider dtype in which a row with a bad patch is tried again."""
 
 from __future__ import annotations
 

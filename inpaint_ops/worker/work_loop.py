@@ -1,4 +1,4 @@
-"""From Ready to Bye: rows decoded, painted, composited, encoded, each one's end told once."""
+"""From Ready to Bye: rows decoded, painted, composited, encoded, the end of each reported once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
-from inpaint_ops.worker.studio import Studio
+from inpaint_ops.worker.setup import WorkerSetup
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Batcher, PaintItem, PaintResult
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FULL_DISK_SECONDS = 60.0
-"""What a painted image waits for room on the scratch disk."""
+"""How long a painted image waits for room on the scratch disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Garbage:
 
 
 class GarbageError(Exception):
-    """Raised from the error of a `Garbage` that came amid the work."""
+    """Raised from the error of a `Garbage` that came during the work."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ _Message = Command | Garbage | _Decoded | _Ended
 Inbox = queue.SimpleQueue[_Message]
 
 
-class Shift:
+class WorkLoop:
     """From Ready to Bye: rows are decoded in one pool, painted in the calling thread, finished in another pool.
 
     Painting thus overlaps with decoding the next rows and finishing the last ones. How many rows are inside at a
@@ -76,17 +76,17 @@ class Shift:
 
     def __init__(
         self,
-        studio: Studio,
-        say: Callable[[Model], None],
+        setup: WorkerSetup,
+        send: Callable[[Model], None],
         inbox: Inbox,
         incoming: ThreadPoolExecutor,
         outgoing: ThreadPoolExecutor,
     ) -> None:
         from inpaint_ops.engine import Batcher
 
-        self._job, self._loaded, self._engine = studio.job, studio.loaded, studio.engine
-        self._cold_start = studio.cold_start
-        self._say, self._inbox = say, inbox
+        self._job, self._loaded, self._engine = setup.job, setup.loaded, setup.engine
+        self._cold_start = setup.cold_start
+        self._send, self._inbox = send, inbox
         self._incoming, self._outgoing = incoming, outgoing
         self._waiting: Batcher[_Decoded] = Batcher()
         self._decoding: set[int] = set()
@@ -106,20 +106,20 @@ class Shift:
             else:
                 self._take(self._inbox.get())
 
-    def goodbye(self) -> Bye:
-        """The last word, with what was measured."""
-        engine = self._engine
+    def bye(self) -> Bye:
+        """The last event, with what was measured."""
+        engine, measured = self._engine, self._engine.measurements
         ledger = self._loaded.inspect(
-            self._last_size, batch_size=engine.largest_batch, batch_limit=engine.batch_size, prompts_done=True
+            self._last_size, batch_size=measured.largest_batch, batch_limit=engine.batch_size, prompts_done=True
         )
         return Bye(
             ledger=engine.with_measured(ledger),
             cold_start=self._cold_start.model_copy(
-                update={"first_call": engine.first_call, "compile": engine.compiling}
+                update={"first_call": measured.first_call, "compile": measured.compiling}
             ),
-            busy=engine.busy,
-            painted=engine.painted,
-            peak_memory=engine.peak_memory,
+            busy=measured.busy,
+            painted=measured.painted,
+            peak_memory=measured.peak_memory,
         )
 
     def _take(self, message: _Message) -> None:
@@ -144,14 +144,14 @@ class Shift:
                 raise GarbageError("a worker has one job")
 
     def _next_batch(self) -> list[_Decoded]:
-        """A full bucket; when no more rows come for now, the largest; else nothing, so as to wait for company."""
+        """A full bucket; when no more rows come for now, the largest; else none, to wait for more rows of one shape."""
         batch = self._waiting.take_full(self._engine.batch_size)
         if not batch and (self._flush or self._end) and not self._decoding:
             batch = self._waiting.take_largest(self._engine.batch_size)
         return batch
 
     def _paint(self, batch: list[_Decoded]) -> None:
-        self._say(Begun(rows=tuple(row.item.row for row in batch), stage="paint"))
+        self._send(Begun(rows=tuple(row.item.row for row in batch), stage="paint"))
         key = batch[0].paint.key
         self._last_size = key.width, key.height
         by_row = {row.item.row: row for row in batch}
@@ -169,7 +169,7 @@ class Shift:
 
         started_at, clock = now(), time.perf_counter()
         try:
-            self._say(Begun(rows=(item.row,), stage="decode"))
+            self._send(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
             source = images.decode_source(
                 Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames
@@ -201,7 +201,7 @@ class Shift:
         item, timings = row.item, _joined(row.timings, result.timings)
         try:
             assert result.image is not None and result.batch is not None and result.memory is not None
-            self._say(Begun(rows=(item.row,), stage="encode"))
+            self._send(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
             pixels = images.composite(row.source, row.mask.weights, row.placement, result.image, alpha=self._job.alpha)
             change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
@@ -237,7 +237,7 @@ class Shift:
                 started_at=row.started_at,
                 finished_at=now(),
             )
-            self._say(done)
+            self._send(done)
         except Exception as error:
             self._fail(item, error, "encode", row.started_at, timings)
         self._inbox.put(_Ended(item.row))
@@ -246,7 +246,7 @@ class Shift:
         if not isinstance(error, InpaintOpsError):
             log.error("row %d: %s failed", item.row, stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
-        self._say(
+        self._send(
             Failed(
                 row=item.row,
                 error=info,

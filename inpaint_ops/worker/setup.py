@@ -1,0 +1,299 @@
+"""Setting a worker up, in the one order that works: a leased device, the model stack's modules, a tuned model."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inpaint_ops import device, tuning
+from inpaint_ops.device.lease_files import LeaseFolder
+from inpaint_ops.errors import ConfigError, DeviceLostError
+from inpaint_ops.machine.private_folder import private_folder
+from inpaint_ops.machine.scratch import room_for
+from inpaint_ops.model.cache import cache_home
+from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
+from inpaint_ops.records import ColdStart, DeviceInfo, Model, WorkerInfo
+
+if TYPE_CHECKING:
+    from inpaint_ops.engine import Engine
+    from inpaint_ops.model.loading import LoadedModel
+    from inpaint_ops.model.sources import FoundModel, Source
+
+PACKAGES = ("inpaint-ops", "torch", "diffusers", "transformers", "accelerate", "xformers", "safetensors", "pillow",
+            "numpy", "opencv-python-headless")  # fmt: skip
+"""Whose versions a report names."""
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "DIFFUSERS_VERBOSITY": "warning",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set before the model stack is imported: it reads these once. The worker has no network."""
+
+_DTYPE = {"cuda": "float16", "cpu": "float32"}
+"""What the planner takes where the job does not name one: the dtype in which attention kernels are tried."""
+
+PROMPTS_REPORT_EVERY = 10.0
+"""Seconds between signs of life while prompts are encoded."""
+
+OMP_WAIT = ("OMP_WAIT_POLICY", "PASSIVE")
+"""Idle OpenMP threads sleep, unless the environment sets another policy. Spinning, libgomp's default, they starve each
+other on a machine that does anything else: 8.7 s against 0.14 s for a batch of the tiny model on two busy cores; on two
+idle ones 0.08 against 0.13 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What painting needs, ready for the work loop."""
+
+    job: Job
+    lease: device.Lease
+    loaded: LoadedModel
+    engine: Engine
+    cold_start: ColdStart
+
+
+def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpreter: float) -> WorkerSetup:
+    """Lease a device, import, load and tune, and send Ready. Raises DeviceError, ModelError, ConfigError.
+
+    The lease is never released by hand: it ends with the process, as its video memory does, and not a moment sooner.
+    `started` is in epoch seconds, `interpreter` the seconds until this package was imported.
+    """
+    report = _Reporter(send)
+    # The lease comes first: a worker that waits for a device holds no memory for modules yet, and what it may see of
+    # the devices must be settled before CUDA looks.
+    lease = _lease_device(job, report)
+    # The environment comes before the imports: the libraries read it once, when they are imported.
+    _use_own_temporary_folder(Path(job.scratch))
+    users_own_graphs = bool(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
+    _set_environment(lease.device)
+    clock = time.perf_counter()
+    _import_model_stack(report)
+    imported = time.perf_counter()
+    with _failures_noted(lease):
+        # The device and the model's kind come before the tuning: it is chosen for both.
+        report.phase("load", job.model)
+        card = _describe_device(job, lease.device)
+        source, resolving = _resolve(job)
+        choice = _choose_tuning(job, card, source)
+        # The weights are checked after the tuning is chosen, whose dtype says which files are read, and before any is
+        # read: a damaged file costs no load.
+        found = _check_weights(source, choice, resolving)
+        # Where graphs are kept is settled before the load, whose last step may compile.
+        if not users_own_graphs:
+            _keep_graphs(found, choice, card, report)
+        loaded = _load(job, found, card, choice, report)
+        engine = _make_engine(loaded, report)
+        ready = time.perf_counter()
+        # Prompts come before Ready: rows may be painted from then on, and by then the text encoders' memory is free.
+        _prepare_prompts(job, loaded, engine, report)
+    cold_start = ColdStart(
+        interpreter=max(0.0, interpreter),
+        imports=imported - clock,
+        load=ready - imported,
+        prompts=time.perf_counter() - ready,
+    )
+    send(_ready(loaded, engine, card, cold_start, started))
+    return WorkerSetup(job, lease, loaded, engine, cold_start)
+
+
+@contextmanager
+def _failures_noted(lease: device.Lease) -> Iterator[None]:
+    """Within the block a device that turns out to be broken is noted as lost, so that the next worker leases another.
+    Raises DeviceLostError.
+    """
+    from inpaint_ops.model.torch_errors import is_device_lost
+
+    try:
+        yield
+    except Exception as error:
+        if not is_device_lost(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        lease.note_loss(reason)
+        raise DeviceLostError(f"the device failed before the first row: {reason}") from error
+
+
+def _describe_device(job: Job, slot: str) -> DeviceInfo:
+    """What torch sees of the leased device. Raises ConfigError where it is a GPU and torch sees none: the worker would
+    paint on the CPU, for days, and keep the GPU from others.
+    """
+    card = device.describe(job.device)
+    if card.kind == "cpu" and not slot.startswith("cpu-"):
+        raise ConfigError(
+            f"GPU {slot} is leased, but torch {metadata.version('torch')} does not see it: install a driver that is "
+            "new enough for this torch or a torch built for this driver's CUDA, give a container the driver "
+            "capability compute, or set INPAINT_DEVICE=cpu to paint on the processor"
+        )
+    return card
+
+
+class _Reporter:
+    """Events of the setup and, as the engine's listener, of the painting."""
+
+    def __init__(self, send: Callable[[Model], None]) -> None:
+        self._send = send
+        self._prompts_reported = time.monotonic()
+
+    def phase(self, name: str, detail: str = "") -> None:
+        self._send(Phase(name=name, detail=detail))
+
+    def step(self, step: int, steps: int) -> None:
+        self._send(Step(step=step, steps=steps))
+
+    def prompt_encoded(self, done: int, total: int) -> None:
+        if time.monotonic() - self._prompts_reported > PROMPTS_REPORT_EVERY:
+            self._prompts_reported = time.monotonic()
+            self.phase("prompts", f"{done:,} of {total:,} texts")
+
+    def warning(self, message: str) -> None:
+        self._send(Warn(message=message))
+
+    def out_of_memory(self, message: str) -> None:
+        self._send(Warn(message=message, fault="out_of_memory"))
+
+
+def _lease_device(job: Job, report: _Reporter) -> device.Lease:
+    report.phase("lease")
+    slots = device.host_slots(job.device, cpu_slots=int(os.environ.get("INPAINT_CPU_SLOTS") or 1))
+    folder = LeaseFolder.of(job.leases)
+    return device.Lease.acquire(slots, folder, job.lease_timeout, on_wait=lambda text: report.phase("lease", text))
+
+
+def _use_own_temporary_folder(scratch: Path) -> None:
+    """Have every library's temporary files below the worker's own folder. In the machine's, names that can be guessed
+    (`torchinductor_USER`, Inductor's `cache`, of pickles) belong to whoever makes them first. Raises ConfigError,
+    ScratchFullError.
+    """
+    try:
+        with room_for(scratch):
+            folder = private_folder(scratch / "tmp")
+    except OSError as error:
+        raise ConfigError(f"the worker's scratch {scratch} cannot be used: {error.strerror}") from error
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def _set_environment(slot: str) -> None:
+    os.environ.update(device.environment_for(slot) | ENVIRONMENT)
+    os.environ.setdefault(*OMP_WAIT)
+
+
+def _import_model_stack(report: _Reporter) -> None:
+    """Import what the later steps use, by itself, so that its seconds are measured apart from the load's."""
+    report.phase("imports", "torch, diffusers, transformers")
+    import inpaint_ops.engine
+    import inpaint_ops.model.attention
+    import inpaint_ops.model.compiled
+    import inpaint_ops.model.loading  # noqa: F401
+
+
+def _resolve(job: Job) -> tuple[Source, float]:
+    """The model's place on this machine, and the seconds that it took to find."""
+    from inpaint_ops.model.sources import resolve
+
+    clock = time.perf_counter()
+    source = resolve(job.model, job.revision)
+    return source, time.perf_counter() - clock
+
+
+def _choose_tuning(job: Job, card: DeviceInfo, source: Source) -> tuning.Choice:
+    from inpaint_ops.model import attention
+    from inpaint_ops.model.sources import native_size
+
+    return tuning.choose(
+        card,
+        preset=job.tuning,
+        overrides=job.tuning_overrides,
+        native_size=native_size(source),
+        expected_rows=job.expected_rows,
+        use_xformers=job.use_xformers,
+        probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], cache_home()),
+    )
+
+
+def _check_weights(source: Source, choice: tuning.Choice, resolving: float) -> FoundModel:
+    from inpaint_ops.model.sources import find
+
+    return find(source, dtype=choice.tuning.dtype, published=True, seconds=resolving)
+
+
+def _keep_graphs(found: FoundModel, choice: tuning.Choice, card: DeviceInfo, report: _Reporter) -> None:
+    """Have compiled graphs kept in the model cache for the next process; where that cannot be, the report says so."""
+    from inpaint_ops.model import compiled
+
+    if choice.tuning.compile != "off":
+        digest = found.weights.digest if found.weights else found.source.name
+        if reason := compiled.keep_in(compiled.cache_folder(cache_home(), card, digest, choice.tuning)):
+            report.warning(reason)
+
+
+def _load(job: Job, found: FoundModel, card: DeviceInfo, choice: tuning.Choice, report: _Reporter) -> LoadedModel:
+    from inpaint_ops.model.loading import load
+
+    return load(found, card, choice, report.phase, scheduler=job.scheduler)
+
+
+def _make_engine(loaded: LoadedModel, report: _Reporter) -> Engine:
+    from inpaint_ops.engine import Engine
+    from inpaint_ops.model.compiled import CompileWatch
+
+    if loaded.is_compiled:
+        CompileWatch(lambda seconds: report.phase("compile", f"{seconds:.0f} s so far"))
+    return Engine(loaded, report)
+
+
+def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, report: _Reporter) -> None:
+    """Encode all texts of the job and drop the encoders, where the tuning says so; else note in the ledger why not."""
+    if not loaded.tuning.release_text_encoders:
+        return
+    if job.prompts is None:
+        loaded.why_not["release_text_encoders"] = f"the prompts were not known beforehand, or are over {MAX_PROMPTS:,}"
+        return
+    report.phase("prompts", f"{len(job.prompts):,} texts")
+    engine.prepare_prompts(job.prompts)
+    engine.release_text_encoders()
+
+
+def _ready(loaded: LoadedModel, engine: Engine, card: DeviceInfo, cold_start: ColdStart, started: float) -> Ready:
+    return Ready(
+        worker=WorkerInfo(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            device=card.name,
+            started_at=datetime.fromtimestamp(started, UTC),
+        ),
+        device=card,
+        model=loaded.identity,
+        tuning=loaded.tuning.model_dump(mode="json"),
+        ledger=loaded.ledger,
+        cold_start=cold_start,
+        load=loaded.load_times,
+        versions=versions(),
+        native_size=loaded.native_size,
+        batch_size=engine.batch_size,
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of those PACKAGES that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
