@@ -1,6 +1,6 @@
 """The driver's own library, NVML, by NVIDIA's binding (`nvidia-ml-py`): opened for one question, never at import.
 
-The library comes with the driver (in containers: the driver capability `utility`). Where there is none, or it may not be
+The library comes with the driver (in containers: the driver capability `utility`). Where it is missing or may not be
 used, there are no cards. It answers for all processes alike: it does not read `CUDA_VISIBLE_DEVICES`.
 """
 

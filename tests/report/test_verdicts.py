@@ -208,9 +208,7 @@ def test_requests_that_the_store_made_us_repeat_are_told(
 def test_a_card_that_fell_ill_while_it_painted_is_told(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend_health(
-        tmp_path, monkeypatch, before={}, after={DRAM: 2, HOT: 9 * SECOND}
-    )
+    pretend_health(tmp_path, monkeypatch, before={}, after={DRAM: 2, HOT: 9 * SECOND})
     bench = Bench(tmp_path, ["ok"] * 2, model="on-a-card")
     bench.shard_run().run()
     summary, places = told(bench)
