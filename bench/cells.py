@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -55,10 +56,10 @@ class Row:
     field: str
     note: int | None
     on: dict[str, Any]
-    off: dict[str, Any] = field(default_factory=dict)
+    off: dict[str, Any] = dataclasses.field(default_factory=dict)
     batch: int = 1
     importance: int = 75
-    more: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further fields of both cells."""
     alone: bool = False
     """In a process of its own: what it does to the process cannot be undone."""

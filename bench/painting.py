@@ -280,7 +280,7 @@ class Bench:
     def _mark(self, place: torch.device) -> None:
         """The end of a step: an event in the card's own time, so that nothing waits for it."""
         if place.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._steps.append(event)  # type: ignore[arg-type]
         else:

@@ -7,8 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context
-from inpaint_ops_airflow import airflow_errors, open_workspace
-from inpaint_ops_operators import plain_task
+
+from inpaint_ops_airflow.operators import plain_task
+from inpaint_ops_airflow.tasks import airflow_errors
+from inpaint_ops_airflow.workspace import open_workspace
 
 DAYS = {
     "runs": (90, "A run goes when nothing of it has changed for so many days."),

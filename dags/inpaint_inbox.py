@@ -8,8 +8,10 @@ from typing import Any
 
 from airflow.configuration import conf
 from airflow.sdk import Variable, dag
-from inpaint_ops_airflow import airflow_errors, open_workspace
-from inpaint_ops_operators import PlainTrigger, plain_task
+
+from inpaint_ops_airflow.operators import PlainTrigger, plain_task
+from inpaint_ops_airflow.tasks import airflow_errors
+from inpaint_ops_airflow.workspace import open_workspace
 
 INSTALLATION = "inpaint_ops_installation"
 """The Airflow variable that tells this Airflow from another one that watches the same inbox."""

@@ -6,10 +6,20 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, get_current_context
-from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace, run_name
-from inpaint_ops_metrics import count_rejected, deadline_missed, emit
-from inpaint_ops_operators import painting_task
+from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of 3.3.2 lacks the names for deadlines
+    Asset,
+    AsyncCallback,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    dag,
+    get_current_context,
+)
+
+from inpaint_ops_airflow.metrics import count_rejected, deadline_missed, emit
+from inpaint_ops_airflow.operators import painting_task
+from inpaint_ops_airflow.tasks import airflow_errors, die_with_parent
+from inpaint_ops_airflow.workspace import open_workspace, run_name
 
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
 """Before the first retry of a task; doubled before each further one."""
@@ -164,7 +174,7 @@ def inpaint_manifest() -> None:
 
         die_with_parent()
         context = get_current_context()
-        context["shard_label"] = f"shard {shard}"
+        context["shard_label"] = f"shard {shard}"  # type: ignore[typeddict-unknown-key]  # for map_index_template
         instance = context["ti"]
         with airflow_errors():
             workspace, name = open_workspace(), run_name(context["params"], context["run_id"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context
-from inpaint_ops_operators import plain_task
+
+from inpaint_ops_airflow.operators import plain_task
 
 
 @dag(

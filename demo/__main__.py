@@ -49,7 +49,7 @@ def _upload_demo(workspace: Workspace) -> str:
     """Photos first, the manifest last: the inbox never shows a manifest whose images are still on their way."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     inbox = Location(workspace.store.bucket, f"{workspace.store.key}inbox/")
-    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data) and None)
+    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data))
     lines = manifest.replace(b'"photos/', f'"demo-{stamp}/photos/'.encode()).replace(
         b'"masks/', f'"demo-{stamp}/masks/'.encode()
     )

@@ -65,7 +65,7 @@ def _rotated() -> bytes:
     return _bytes(photo.rotate(90, expand=True), "JPEG", exif=exif)
 
 
-def make_demo(put: Callable[[str, bytes], None], *, seed: int = 7) -> bytes:
+def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7) -> bytes:
     """Hand every image and mask to `put(key, data)`, and return the manifest's bytes (JSONL, keys relative to it).
 
     Ten rows: eight photos that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be

@@ -21,9 +21,9 @@ from inpaint_ops.errors import (
     ObjectTooLargeError,
     StorageUnavailableError,
 )
-from inpaint_ops_ui import data, pages, pictures
-from inpaint_ops_ui.access import may_read_runs
-from inpaint_ops_ui.rendering import render
+from inpaint_ops_airflow.ui import data, pages, pictures
+from inpaint_ops_airflow.ui.access import may_read_runs
+from inpaint_ops_airflow.ui.rendering import render
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -19,7 +19,7 @@ def get_browser(request: Request) -> Browser:
     state = request.app.state
     with _opening:
         if state.browser is None:
-            from inpaint_ops_airflow import open_workspace
+            from inpaint_ops_airflow.workspace import open_workspace
 
             state.browser = Browser(open_workspace())
         browser: Browser = state.browser

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 
 from inpaint_ops.browse.pictures import SIZES, Kind
 from inpaint_ops.errors import ImageError, ObjectTooLargeError, PreviewBusyError
-from inpaint_ops_ui.dependencies import BrowserDep, RecordDep
+from inpaint_ops_airflow.ui.dependencies import BrowserDep, RecordDep
 
 router = APIRouter(prefix="/api")
 

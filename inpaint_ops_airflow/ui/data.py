@@ -13,9 +13,9 @@ from inpaint_ops.browse.pictures import Kind, uri_of
 from inpaint_ops.records import STAGES
 from inpaint_ops.report.facts import STAGE_LABELS, cure
 from inpaint_ops.report.timeline import row_seconds
-from inpaint_ops_ui.dependencies import BrowserDep, RecordDep, RunDep
-from inpaint_ops_ui.downloads import download
-from inpaint_ops_ui.models import Point, RowBody, RowItem, RowsBody, StateBody, ThroughputBody
+from inpaint_ops_airflow.ui.dependencies import BrowserDep, RecordDep, RunDep
+from inpaint_ops_airflow.ui.downloads import download
+from inpaint_ops_airflow.ui.models import Point, RowBody, RowItem, RowsBody, StateBody, ThroughputBody
 
 router = APIRouter(prefix="/api")
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.common.db.common import SessionDep
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from inpaint_ops_airflow import run_name
 from sqlalchemy import select
 
 from inpaint_ops.browse import RunQuery, RunView
 from inpaint_ops.browse.table import worker_parts
 from inpaint_ops.layout import shard_name
-from inpaint_ops.records import Counts
-from inpaint_ops.report.page import FAILURE_GROUPS, summary_context
-from inpaint_ops_ui.access import DAG_ID, may_read_this_dag
-from inpaint_ops_ui.data import QueryDep, run_file
-from inpaint_ops_ui.dependencies import BrowserDep, RunDep
-from inpaint_ops_ui.rendering import asset, render
+from inpaint_ops.report.page import FAILURE_GROUPS, FailuresShown, TimesShown, summary_context
+from inpaint_ops_airflow.ui.access import DAG_ID, may_read_this_dag
+from inpaint_ops_airflow.ui.data import QueryDep, run_file
+from inpaint_ops_airflow.ui.dependencies import BrowserDep, RunDep
+from inpaint_ops_airflow.ui.rendering import asset, render
+from inpaint_ops_airflow.workspace import run_name
 
 router = APIRouter(default_response_class=HTMLResponse)
 
@@ -87,17 +85,12 @@ def progress(request: Request, view: RunDep) -> str:
 def failures(request: Request, view: RunDep) -> str:
     """The failures by reason."""
     groups = view.failures()
-    state = view.state
-    counts = Counts(rows=state.rows, done=state.done, failed=state.failed, rejected=state.rejected)
-    return render(
-        request,
-        "failures.html.j2",
-        **_base(view),
-        s=SimpleNamespace(counts=counts if view.is_finished else counts.model_copy(update={"failed": 0})),
+    shown = FailuresShown(
         groups=groups[:FAILURE_GROUPS],
-        more_groups=groups[FAILURE_GROUPS:],
-        unread=view.records().unread,
+        more_groups=len(groups[FAILURE_GROUPS:]),
+        rerun_rows=view.state.failed if view.is_finished else 0,  # failed.jsonl is written at the end
     )
+    return render(request, "failures.html.j2", failures=shown, unread=view.records().unread)
 
 
 @router.get("/runs/{run}/fragments/time")
@@ -106,18 +99,13 @@ def time_fragment(request: Request, view: RunDep) -> str:
     table = view.records().table
     seconds = table.stage_seconds()
     summary = view.summary if view.is_finished else None
-    parts = SimpleNamespace(
-        stage_parts=table.stage_parts(), worker_parts=worker_parts(summary, seconds) if summary else ()
-    )
-    stats = summary.stages if summary else table.stage_stats() if len(table) else {}
-    return render(
-        request,
-        "time.html.j2",
-        **_base(view),
-        facts=parts,
+    shown = TimesShown(
+        stage_parts=table.stage_parts(),
+        worker_parts=worker_parts(summary, seconds) if summary else (),
         stage_seconds=seconds,
-        s=SimpleNamespace(stages=stats),
+        stages=summary.stages if summary else table.stage_stats() if len(table) else {},
     )
+    return render(request, "time.html.j2", times=shown)
 
 
 @router.get("/runs/{run}/report.html")

@@ -7,14 +7,16 @@ lists and dicts included: the name of a file, with braces in it, would run as a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, cast
 
 from airflow.providers.standard.decorators.python import _PythonDecoratedOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import XComArg
-from airflow.sdk.bases.decorator import task_decorator_factory
-from inpaint_ops_links import LINKS
+from airflow.sdk.bases.decorator import TaskDecorator, task_decorator_factory
+
+from inpaint_ops_airflow.links import LINKS
 
 
 class PlainOperator(_PythonDecoratedOperator):
@@ -39,14 +41,11 @@ class PaintingOperator(PlainOperator):
     operator_extra_links = LINKS
 
 
-def plain_task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Airflow's `@task`, as a PlainOperator."""
-    return task_decorator_factory(python_callable=function, decorated_operator_class=PlainOperator, **options)
+plain_task = cast("TaskDecorator", partial(task_decorator_factory, decorated_operator_class=PlainOperator))
+"""Airflow's `@task`, as a PlainOperator."""
 
-
-def painting_task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Airflow's `@task`, as a PaintingOperator."""
-    return task_decorator_factory(python_callable=function, decorated_operator_class=PaintingOperator, **options)
+painting_task = cast("TaskDecorator", partial(task_decorator_factory, decorated_operator_class=PaintingOperator))
+"""Airflow's `@task`, as a PaintingOperator."""
 
 
 class PlainTrigger(TriggerDagRunOperator):
