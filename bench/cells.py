@@ -19,7 +19,7 @@ TIERS = (10, 24, 40)
 """The notes' cards (10), in 1e9 bytes: an RTX 3080, a 24 GB card, an A100-40."""
 
 EXPECTED_ROWS = 1000
-"""The job's size that the planner is told: enough for `fast` to compile."""
+"""The job's size that the planner gets: enough for `fast` to compile."""
 
 
 class Cell(Model):
@@ -139,10 +139,10 @@ def ablation(
     for row in table:
         key = (tuple(sorted(row.off.items())), row.batch)
         if key not in bases:
-            words = ["plain", *(f"{name} {value}" for name, value in row.off.items())]
-            words += [f"batch {row.batch}"] if row.batch > 1 else []
+            parts = ["plain", *(f"{name} {value}" for name, value in row.off.items())]
+            parts += [f"batch {row.batch}"] if row.batch > 1 else []
             most = max(other.importance for other in table if other.off == row.off and other.batch == row.batch)
-            off = cell(", ".join(words), row.off, batch=row.batch, importance=most + 1, **row.more)
+            off = cell(", ".join(parts), row.off, batch=row.batch, importance=most + 1, **row.more)
             bases[key] = off.name
             yield off
         beside = base | row.off if in_turn else None

@@ -107,7 +107,7 @@ class Bench:
         return self._loaded, context
 
     def _choice(self, cell: Cell, model: str, overrides: Mapping[str, Any], card: DeviceInfo) -> tuning.Choice:
-        """As a worker asks the planner, with the card's attention kernels tried once a run."""
+        """As a worker asks the planner, with the card's attention kernels tried once per run."""
         fields = dict(overrides) | ({} if cell.batch is None else {"batch_size": cell.batch})
         dtype = fields.get("dtype") or ("float32" if card.kind == "cpu" else "float16")
         return tuning.choose(
@@ -120,7 +120,7 @@ class Bench:
         )
 
     def _engine(self, loaded: LoadedModel) -> Engine:
-        """An engine as a worker makes it, but that a row which does not fit fails, so that a tier can say so."""
+        """An engine as a worker makes it, except that a row which does not fit fails, so that a tier can report it."""
         return Engine(
             loaded,
             loaded.tuning,
@@ -132,7 +132,7 @@ class Bench:
         )
 
     def _ready(self, loaded: LoadedModel) -> Engine:
-        """The engine of the model at hand, its prompts encoded and the encoders dropped where the tuning says so."""
+        """The engine of the model at hand, its prompts encoded and the encoders dropped if the tuning asks for it."""
         assert self._painter is not None
         self._painter.batch_size = loaded.tuning.batch_size
         if loaded.tuning.release_text_encoders and loaded.pipe.text_encoder is not None:

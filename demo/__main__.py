@@ -21,7 +21,7 @@ from inpaint_ops.runs import Workspace
 HOME = REPOSITORY / ".demo"
 BUCKET = "inpaint"
 GPU_SLOTS = max(1, len(visible_devices()))
-"""One slot a GPU; one on a machine without."""
+"""One slot per GPU; one on a machine without a GPU."""
 
 DAGS = ("inpaint_manifest", "inpaint_inbox", "model_cache")
 
@@ -93,7 +93,7 @@ def _wait_for_claim(airflow: AirflowStack, manifest: str, timeout: float = 120) 
             if run_["conf"].get("manifest") == manifest:
                 return str(run_["dag_run_id"])
         time.sleep(0.5)
-    raise TimeoutError(f"nobody claimed {manifest} in {timeout:.0f} s:\n{airflow.log_tail('scheduler')}")
+    raise TimeoutError(f"{manifest} was not claimed within {timeout:.0f} s:\n{airflow.log_tail('scheduler')}")
 
 
 def _follow(airflow: AirflowStack, workspace: Workspace, run_id: str) -> str:

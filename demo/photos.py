@@ -58,7 +58,7 @@ def _sixteen_bit() -> Image.Image:
 
 
 def _rotated() -> bytes:
-    """A portrait shot as a camera stores it: the pixels lie on their side, EXIF orientation 6 says so."""
+    """A portrait shot as a camera stores it: the pixels lie on their side, marked by EXIF orientation 6."""
     photo = _photo("rocket.jpg").convert("RGB").crop((100, 0, 400, 427))
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -21,7 +21,7 @@ class ResultsLink(BaseOperatorLink):
     name = "Results"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The run's page, by way of the DAG run, so that it holds before there is any result."""
+        """The run's page, found through the DAG run, so that the link works before there is any result."""
         return _path("inpaint", "tasks", ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
 
@@ -31,12 +31,12 @@ class ReportLink(BaseOperatorLink):
     name = "Report"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """As above; a run without a report yet says so."""
+        """As above; where there is no report yet, the page tells the reader."""
         return _path("inpaint", "dag-runs", ti_key.dag_id, ti_key.run_id) + "?to=report"
 
 
 class WorkerLogLink(BaseOperatorLink):
-    """What the task and its worker process said: both write into the task's log."""
+    """The log of the task and of its worker process, which write into the same log."""
 
     name = "Worker log"
 

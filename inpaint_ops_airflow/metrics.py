@@ -1,4 +1,4 @@
-"""Our measurements by way of Airflow's own metrics: to StatsD where `[metrics] statsd_on` says so, else to nobody.
+"""Our measurements through Airflow's own metrics: sent to StatsD if `[metrics] statsd_on` is set, else dropped.
 
 Airflow's processes import this file, so it stays light.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def emit(measurement: Measurement) -> None:
-    """Hand one measurement to Airflow. StatsD's timers are in milliseconds; its exporter makes seconds of them."""
+    """Hand one measurement to Airflow. StatsD's timers are in milliseconds; its exporter converts them to seconds."""
     from airflow.sdk.observability import stats
 
     match measurement.kind:
@@ -33,13 +33,13 @@ def count_rejected(rows: int) -> None:
 
 
 async def deadline_missed(**kwargs: object) -> None:
-    """A run is not over when it should be: say so, in the triggerer's log. Airflow itself counts it in its metric
-    `deadline_alerts.deadline_missed`, which the alert rules look at.
+    """Log, in the triggerer, a run that has not ended by its deadline. Airflow itself counts it in its metric
+    `deadline_alerts.deadline_missed`, which the alert rules read.
     """
     import logging
 
     from inpaint_ops.errors import one_line
 
     context = kwargs.get("context")
-    said = one_line(repr(context.get("dag_run", context) if isinstance(context, dict) else context))
-    logging.getLogger(__name__).error("a run of inpaint_manifest has missed its deadline: %s", said)
+    late = one_line(repr(context.get("dag_run", context) if isinstance(context, dict) else context))
+    logging.getLogger(__name__).error("a run of inpaint_manifest has missed its deadline: %s", late)

@@ -1,4 +1,4 @@
-"""Tasks that render nothing: what comes from outside never reaches Jinja.
+"""Tasks that render nothing: text from users never reaches Jinja.
 
 Airflow renders the template fields of an operator *after* it has filled in what an earlier task returned, nested
 lists and dicts included: the name of a file, with braces in it, would run as a template that can read every connection
@@ -51,7 +51,7 @@ painting_task = cast("TaskDecorator", partial(task_decorator_factory, decorated_
 class PlainTrigger(TriggerDagRunOperator):
     """Triggers a DAG run with exactly the configuration that it is given.
 
-    `claim` is the mark of the claim that it acts upon, for callbacks; `{{ run_label }}` is for the map index.
+    `claim` is the mark of the claim that it acts upon, for callbacks; it sets `{{ run_label }}` for the map index.
     """
 
     template_fields: Sequence[str] = ()

@@ -60,7 +60,7 @@ def _view(name: str, destination: str, path: str, route: str) -> dict[str, Any]:
 
 
 class InpaintPlugin(AirflowPlugin):
-    """What Airflow finds here."""
+    """The plugin that Airflow registers."""
 
     name = "inpaint_ops"
     fastapi_apps = [{"app": Pages(), "url_prefix": PREFIX, "name": "Inpainting"}]  # noqa: RUF012

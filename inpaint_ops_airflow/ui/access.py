@@ -1,4 +1,4 @@
-"""Who may look: whoever may read the runs of the DAG that made them, by the word of Airflow's own auth manager."""
+"""Who may see the pages: users whom Airflow's auth manager lets read the runs of the DAG that made them."""
 
 from __future__ import annotations
 

@@ -1,29 +1,15 @@
-"""The application: every route guarded, every reply with a strict policy, every error a plain sentence."""
+"""The application: every route guarded, every reply with a strict policy, every error as errors.py answers it."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inpaint_ops.browse import Browser
-from inpaint_ops.errors import (
-    AccessDeniedError,
-    ConfigError,
-    DamagedObjectError,
-    ForbiddenLocationError,
-    ImageError,
-    InpaintOpsError,
-    ObjectNotFoundError,
-    ObjectTooLargeError,
-    StorageUnavailableError,
-)
 from inpaint_ops_airflow.ui import data, pages, pictures
 from inpaint_ops_airflow.ui.access import may_read_runs
-from inpaint_ops_airflow.ui.rendering import render
+from inpaint_ops_airflow.ui.errors import add_error_handlers
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -37,17 +23,6 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
-}
-
-_STATUS: dict[type[InpaintOpsError], int] = {
-    ConfigError: 404,
-    ObjectNotFoundError: 404,
-    ForbiddenLocationError: 403,
-    AccessDeniedError: 502,
-    DamagedObjectError: 502,
-    ObjectTooLargeError: 413,
-    ImageError: 415,
-    StorageUnavailableError: 503,
 }
 
 
@@ -78,16 +53,5 @@ def create_app(browser: Browser | None = None) -> FastAPI:
     app.include_router(pictures.router)
     app.include_router(pages.router)
     app.add_middleware(SecureHeaders)
-    app.add_exception_handler(InpaintOpsError, _say)
+    add_error_handlers(app)
     return app
-
-
-def _say(request: Request, error: Any) -> Response:
-    """One of our errors as a reply: a page for a browser, else JSON."""
-    kinds = (_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-    status = next(kinds, 500)
-    message = " ".join(str(error).split())[:500]
-    if "text/html" in request.headers.get("accept", ""):
-        page = render(request, "problem.html.j2", status=status, message=message)
-        return HTMLResponse(page, status_code=status)
-    return JSONResponse({"detail": message}, status_code=status)

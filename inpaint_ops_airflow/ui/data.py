@@ -33,7 +33,7 @@ def run_query(
     order: Order = "created_at",
     descending: bool = True,
 ) -> RunQuery:
-    """The query of a URL."""
+    """The query that a URL asks for."""
     return RunQuery(text=text, state=state, verdict=verdict, order=order, descending=descending)
 
 
@@ -54,7 +54,7 @@ def run_state(view: RunDep) -> StateBody:
 
 @router.get("/runs/{run}/throughput")
 def throughput(view: RunDep) -> ThroughputBody:
-    """Images a second over time."""
+    """Images per second over time."""
     points = view.records().table.throughput()
     return ThroughputBody(
         points=tuple(Point(start=p.start, width=p.width, images_per_second=p.images_per_second) for p in points)

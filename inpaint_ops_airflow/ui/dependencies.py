@@ -15,7 +15,7 @@ _opening = threading.Lock()
 
 
 def get_browser(request: Request) -> Browser:
-    """The browser, opened once a process."""
+    """The browser, opened once per process."""
     state = request.app.state
     with _opening:
         if state.browser is None:

@@ -1,4 +1,4 @@
-"""What the routes for programs say."""
+"""The bodies of the replies to programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StateBody(Model):
 
 
 class Point(Model):
-    """Images a second in `width` seconds from `start` (POSIX)."""
+    """Images per second in `width` seconds from `start` (POSIX)."""
 
     start: float
     width: float
@@ -26,7 +26,7 @@ class Point(Model):
 
 
 class ThroughputBody(Model):
-    """Images a second over time."""
+    """Images per second over time."""
 
     points: tuple[Point, ...]
 

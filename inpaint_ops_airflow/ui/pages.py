@@ -17,6 +17,7 @@ from inpaint_ops.report.page import FAILURE_GROUPS, FailuresShown, TimesShown, s
 from inpaint_ops_airflow.ui.access import DAG_ID, may_read_this_dag
 from inpaint_ops_airflow.ui.data import QueryDep, run_file
 from inpaint_ops_airflow.ui.dependencies import BrowserDep, RunDep
+from inpaint_ops_airflow.ui.downloads import download
 from inpaint_ops_airflow.ui.rendering import asset, render
 from inpaint_ops_airflow.workspace import run_name
 
@@ -113,6 +114,12 @@ def report(view: RunDep, browser: BrowserDep) -> Response:
     """The run's own report, which holds all that it needs; its images are inside, so its policy allows no request."""
     body = browser.workspace.storage.get(browser.workspace.layout(view.run).report, max_bytes=_REPORT_BYTES)
     return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+@router.get("/runs/{run}/images/{name}")
+def image_beside_the_page(name: str, browser: BrowserDep, view: RunDep) -> Response:
+    """A finished image, to save: the links in report.html lead here."""
+    return download(browser.workspace.storage, browser.workspace.layout(view.run).images.join(name).uri)
 
 
 @router.get("/runs/{run}/{name}")

@@ -1,7 +1,7 @@
 """The route of the small pictures, and what stands in for one that cannot be had.
 
-It runs in the event loop and holds no thread while a picture is made; whoever waits too long gets a placeholder and may
-ask again, and finds the picture then.
+It runs in the event loop and holds no thread while a picture is made; a request that waits too long gets a
+placeholder, and a later request finds the picture ready.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
 
 from inpaint_ops.browse.pictures import SIZES, Kind
-from inpaint_ops.errors import ImageError, ObjectTooLargeError, PreviewBusyError
+from inpaint_ops.errors import InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError, PreviewBusyError
 from inpaint_ops_airflow.ui.dependencies import BrowserDep, RecordDep
+from inpaint_ops_airflow.ui.errors import message_of, status_of
 
 router = APIRouter(prefix="/api")
 
 WAIT_SECONDS = 10.0
-"""That a request waits for its picture; a browser asks for six at a time, and for nothing else meanwhile."""
+"""How long a request waits for its picture; a browser has six connections, all of them occupied by such requests."""
 _RETRY_SECONDS = 5.0
 
 _KEEP = {"Cache-Control": "private, max-age=3600"}
 _KEEP_FAILURE = {"Cache-Control": "private, max-age=60"}
+
+_TITLES: dict[type[InpaintOpsError], str] = {
+    ObjectTooLargeError: "too large to preview",
+    ObjectNotFoundError: "not in the store",
+}
 
 SIDE, BUSY_HEIGHT = 240, 241
 """Pixels of a placeholder. That of a picture worth another try is a pixel higher, by which gallery.js knows it."""
@@ -37,20 +43,20 @@ async def picture(run: str, kind: Kind, browser: BrowserDep, record: RecordDep, 
         raise HTTPException(422, f"size is one of {', '.join(map(str, SIZES))}")
     try:
         made = asyncio.wrap_future(browser.pictures.ask(record, kind, size, run=run))
-        made.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also if nobody waits any more
+        made.add_done_callback(lambda done: done.cancelled() or done.exception())  # even if the request gave up
         body = await asyncio.wait_for(asyncio.shield(made), WAIT_SECONDS)
     except (TimeoutError, PreviewBusyError) as error:
         after = error.retry_after if isinstance(error, PreviewBusyError) else _RETRY_SECONDS
         return _placeholder(503, "busy", "try again later", {"Retry-After": str(math.ceil(after))}, height=BUSY_HEIGHT)
-    except ObjectTooLargeError as error:
-        return _placeholder(413, "too large to preview", str(error), _KEEP_FAILURE)
-    except ImageError as error:
-        return _placeholder(415, "no preview", str(error), _KEEP_FAILURE)
+    except InpaintOpsError as error:
+        titles = (title for kind, title in _TITLES.items() if isinstance(error, kind))
+        headers = _KEEP_FAILURE if error.permanent else {}
+        return _placeholder(status_of(error), next(titles, "no preview"), message_of(error), headers)
     return Response(body, media_type="image/png" if kind == "mask" else "image/jpeg", headers=_KEEP)
 
 
 def _placeholder(status: int, title: str, why: str, headers: dict[str, str], *, height: int = SIDE) -> Response:
-    """A picture of a few words, with a status that says the same; not kept unless `headers` says so."""
+    """A picture with a short text and the matching status; not cached unless `headers` allows it."""
     lines = [why[at : at + 34] for at in range(0, min(len(why), 170), 34)]
     texts = "".join(f'<text x="120" y="{130 + 16 * row}">{escape(line)}</text>' for row, line in enumerate(lines))
     body = (

@@ -117,6 +117,10 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     from inpaint_ops.config import Scheduler, Settings
     from inpaint_ops.planning import job_options
 
+    for name in manifest_dag.params:
+        schema = manifest_dag.params.get_param(name).schema
+        if None in schema.get("enum", ()):  # Airflow's form would show the choice as "null"
+            assert schema["values_display"] == {"null": "as the settings say"}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim"}
     chosen = _merged(manifest_dag, conf).validate()

@@ -1,4 +1,4 @@
-// Elements made of text that is never read as HTML, and times as people say them.
+// Elements made of text that is never read as HTML, and durations in readable units.
 
 export const make = (name, properties = {}, ...children) => {
   const element = document.createElement(name);

@@ -3,7 +3,7 @@ import { startViewer } from "./viewer.js";
 import { watch } from "./live.js";
 import { make, seconds } from "./dom.js";
 
-// The placeholder of a picture that was not made in time is 240 x 241 pixels (pictures.py): such a one is asked for once more.
+// The placeholder of a picture that was not made in time is 240 x 241 pixels (pictures.py): such a picture is requested once more.
 const askOnceMore = (picture) => {
   if (picture.naturalWidth !== 240 || picture.naturalHeight !== 241) return;
   window.setTimeout(() => { if (picture.isConnected) picture.src = `${picture.src}&again=1`; }, 8000 + 8000 * Math.random());
@@ -12,7 +12,7 @@ const askOnceMore = (picture) => {
 export const startGallery = () => {
   const main = document.querySelector("main[data-api]");
   const list = document.getElementById("gallery");
-  const said = document.getElementById("gallery-said");
+  const status = document.getElementById("gallery-status");
   const form = document.getElementById("gallery-filters");
   const pager = document.getElementById("gallery-pager");
   const view = { page: 1, pages: 1, items: [], asked: 0, shown: "" };
@@ -47,14 +47,14 @@ export const startGallery = () => {
     list.replaceChildren(...found.items.map(tile));
     if (focused) list.querySelector(`[data-row="${CSS.escape(focused)}"]`)?.focus();
     const rows = `${found.total.toLocaleString("en")} row${found.total === 1 ? "" : "s"}`;
-    said.textContent = found.total ? rows + (found.unread ? `; ${found.unread.toLocaleString("en")} more are being read` : "") : "No row is like that.";
+    status.textContent = found.total ? rows + (found.unread ? `; ${found.unread.toLocaleString("en")} more are being read` : "") : "No row matches.";
     pager.hidden = found.pages < 2;
     pager.querySelector("span").textContent = `Page ${found.page} of ${found.pages.toLocaleString("en")}`;
     pager.querySelector('[data-step="-1"]').disabled = found.page <= 1;
     pager.querySelector('[data-step="1"]').disabled = found.page >= found.pages;
   };
 
-  const show = () => load().catch(() => { said.textContent = "The rows could not be loaded."; });
+  const show = () => load().catch(() => { status.textContent = "The rows could not be loaded."; });
   const turn = async (step) => {
     const page = view.page + step;
     if (page < 1 || page > view.pages) return false;

@@ -1,7 +1,7 @@
 // Parts of a page that are fetched anew: `data-live` is where from, `data-every` how many seconds lie between (0: once).
 
 export const watch = (seconds, work) => {
-  // Runs `work` again and again, one at a time, and only while somebody looks.
+  // Runs `work` again and again, one at a time, and only while the page is visible.
   let timer = 0;
   const again = () => { timer = window.setTimeout(step, seconds * 1000); };
   const step = async () => {
@@ -40,7 +40,7 @@ const replace = (part, html) => {
 export const refresh = async (part) => {
   const url = part.dataset.live;
   const html = await fetchText(url);
-  if (part.dataset.live !== url) return; // another view was asked for meanwhile
+  if (part.dataset.live !== url) return; // another view was requested in the meantime
   replace(part, html);
   const main = document.querySelector("main[data-state]");
   const now = part.querySelector("[data-state]");

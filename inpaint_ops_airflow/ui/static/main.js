@@ -1,4 +1,4 @@
-// What a page needs, started by what it holds.
+// Starts the parts that the page contains.
 import { startLive } from "./live.js";
 import { startFilters } from "./filters.js";
 import { startGallery } from "./gallery.js";

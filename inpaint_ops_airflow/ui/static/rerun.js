@@ -1,9 +1,9 @@
-// Has Airflow run the failed rows again, by its own public API and with the rights of whoever asks.
+// Has Airflow run the failed rows again, by its own public API and with the rights of the signed-in user.
 
 export const startRerun = () => {
   const button = document.getElementById("rerun");
   const dialog = document.getElementById("rerun-dialog");
-  const said = document.getElementById("rerun-said");
+  const status = document.getElementById("rerun-status");
 
   const trigger = async () => {
     const stamp = new Date().toISOString().replace(/[-:]|\.\d+Z/g, "");
@@ -15,18 +15,18 @@ export const startRerun = () => {
       body: JSON.stringify({ logical_date: null, conf }),
     });
     if (reply.ok) {
-      said.textContent = `Triggered as ${run}.`;
+      status.textContent = `Triggered as ${run}.`;
       return;
     }
     button.disabled = false;
-    said.textContent = reply.status === 403 ? "You may not trigger this DAG." : `Airflow refused it (${reply.status}).`;
+    status.textContent = reply.status === 403 ? "You may not trigger this DAG." : `Airflow refused the request (status ${reply.status}).`;
   };
 
   button.addEventListener("click", () => { dialog.returnValue = ""; dialog.showModal(); });
   dialog.addEventListener("close", () => {
     if (dialog.returnValue !== "yes") return;
     button.disabled = true;
-    said.textContent = "Asking Airflow…";
-    trigger().catch(() => { button.disabled = false; said.textContent = "Airflow did not answer."; });
+    status.textContent = "Asking Airflow…";
+    trigger().catch(() => { button.disabled = false; status.textContent = "Airflow did not answer."; });
   });
 };

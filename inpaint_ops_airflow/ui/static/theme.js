@@ -1,4 +1,4 @@
-// Takes Airflow's light or dark from the page around this one, before the first paint; else the system's stands.
+// Takes Airflow's light or dark from the page around this one, before the first paint; otherwise the system's theme applies.
 (() => {
   const apply = (around) => {
     const theme = around.classList.contains("dark") || around.dataset.theme === "dark" ? "dark"
@@ -10,5 +10,5 @@
     const around = window.parent.document.documentElement;
     apply(around);
     new MutationObserver(() => apply(around)).observe(around, { attributes: true, attributeFilter: ["class", "data-theme"] });
-  } catch { /* framed by another origin: the system's theme it is */ }
+  } catch { /* framed by another origin: the system's theme stays */ }
 })();

@@ -1,4 +1,4 @@
-// Images a second over time, drawn by Chart.js in the colours of the page.
+// Images per second over time, drawn by Chart.js in the colours of the page.
 import { watch } from "./live.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -6,7 +6,7 @@ const clock = (seconds) => new Date(seconds * 1000).toISOString().slice(11, 19);
 
 export const startThroughput = () => {
   const canvas = document.getElementById("throughput");
-  const said = document.getElementById("throughput-said");
+  const status = document.getElementById("throughput-status");
   let chart;
 
   const paint = () => chart?.update("none");
@@ -15,14 +15,14 @@ export const startThroughput = () => {
     const reply = await fetch(canvas.dataset.url);
     if (!reply.ok) throw new Error(`${reply.status}`);
     const { points } = await reply.json();
-    if (!points.length) { said.textContent = "No image is finished yet."; return; }
+    if (!points.length) { status.textContent = "No image is finished yet."; return; }
     const rates = points.map((point) => point.images_per_second);
     const labels = points.map((point) => clock(point.start + point.width / 2));
     const most = Math.max(...rates);
     const mean = rates.reduce((sum, rate) => sum + rate, 0) / rates.length;
     const text = `${mean.toPrecision(3)} images/s on average from ${labels[0]} to ${labels.at(-1)} UTC, ${most.toPrecision(3)} at most.`;
     canvas.setAttribute("aria-label", `Images per second over time: ${text}`);
-    said.textContent = text;
+    status.textContent = text;
     if (chart) {
       chart.data.labels = labels;
       chart.data.datasets[0].data = rates;
@@ -45,7 +45,7 @@ export const startThroughput = () => {
   };
 
   const start = () => {
-    load().catch(() => { said.textContent = "The figures could not be loaded."; });
+    load().catch(() => { status.textContent = "The figures could not be loaded."; });
     if (Number(canvas.dataset.every) > 0) watch(Number(canvas.dataset.every), load);
   };
   if (window.Chart) start(); else window.addEventListener("load", start);
