@@ -18,10 +18,10 @@ class OneLineRecords:
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
 
-    def __call__(self, name: str, *arguments: Any, **options: Any) -> logging.LogRecord:
+    def __call__(self, name: str | None, *arguments: Any, **options: Any) -> logging.LogRecord:
         """A record. Raises nothing: a message that cannot be formatted is left for its handler to tell."""
         record = self._make(name, *arguments, **options)
-        if name.partition(".")[0] == __package__:
+        if name is not None and name.partition(".")[0] == __package__:  # logging.makeLogRecord, Airflow's way, has none
             try:
                 record.msg, record.args = one_line(record.getMessage()), None
             except (TypeError, ValueError, KeyError):
