@@ -60,7 +60,11 @@ def test_every_role_is_on_the_page() -> None:
         assert f"| `{path.name}` |" in PAGE.read_text()
 
 
-CODE = [path for folder in ("inpaint_ops", "plugins", "dags") for path in (REPOSITORY / folder).rglob("*.py")]
+CODE = [
+    path
+    for folder in ("inpaint_ops", "inpaint_ops_airflow", "plugins", "dags")
+    for path in (REPOSITORY / folder).rglob("*.py")
+]
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
