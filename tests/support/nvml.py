@@ -43,14 +43,18 @@ def mig(uuid: str, name: str = "Pretended MIG 3g.40gb", total: int = 40 * GIB, f
 
 
 def install(folder: Path, cards: str, environment: dict[str, str]) -> dict[str, str]:
-    """Put the library and its answers into `folder`, and give `environment` so that it is found there."""
+    """Put the library and its answers into `folder`, and give `environment` so that it is found there.
+
+    Workers in that environment paint on the processor (`pretended/sitecustomize.py`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / LIBRARY).exists():
         shutil.copy(_built(), folder / LIBRARY)
     (folder / "cards").write_text(cards)
     changed = {name: value for name, value in environment.items() if name != "CUDA_VISIBLE_DEVICES"}
-    before = changed.get("LD_LIBRARY_PATH")
-    return changed | {"LD_LIBRARY_PATH": f"{folder}:{before}" if before else str(folder)}
+    libraries = filter(None, (str(folder), changed.get("LD_LIBRARY_PATH")))
+    modules = filter(None, (changed.get("PYTHONPATH"), str(Path(__file__).with_name("pretended"))))
+    return changed | {"LD_LIBRARY_PATH": os.pathsep.join(libraries), "PYTHONPATH": os.pathsep.join(modules)}
 
 
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: str) -> None:

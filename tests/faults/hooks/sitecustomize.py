@@ -73,7 +73,14 @@ def _device(module):
     module.Engine._denoise = denoised
 
 
+def _processor(module):
+    """The leased card is a pretended one, and torch sees none: the worker paints on the processor all the same."""
+    module._describe_device = lambda job, slot: module.device.describe("cpu")
+
+
 if "inpaint_ops.worker" in sys.orig_argv:
+    if (_hooks() / "device").exists():
+        sys.meta_path.insert(0, _AfterImport("inpaint_ops.worker.setup", _processor))
     for _name, _change in (("poison", _poison), ("device", _device)):
         if (_hooks() / _name).exists():
             sys.meta_path.insert(0, _AfterImport("inpaint_ops.engine.painting", _change))
