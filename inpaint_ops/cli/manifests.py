@@ -34,9 +34,12 @@ def validate(manifest: str, out: str | None, check_objects: bool, allow: tuple[s
     missing = _missing_objects(workspace, parsed) if check_objects else iter(())
     problems = itertools.chain((row.error.message for row in parsed.rejected), missing)
     if as_json:
-        found = say_json_lines({"rows": parsed.rows, "accepted": len(parsed.accepted)}, "problems", problems)
+        counts = {"rows": parsed.rows, "accepted": len(parsed.accepted), "warnings": parsed.notes}
+        found = say_json_lines(counts, "problems", problems)
     else:
         found = 0
+        for note in parsed.notes:
+            say(f"note: {note}")
         for line in problems:
             say(line)
             found += 1

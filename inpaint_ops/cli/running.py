@@ -131,6 +131,8 @@ def plan(
         say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
         return
     say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
+    for note in parsed.notes:
+        say(f"  note: {note}")
     for row in parsed.rejected:
         say(f"  {row.error.message}")
     for shard in made.shards[:20]:

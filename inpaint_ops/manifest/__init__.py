@@ -1,4 +1,4 @@
-"""What the user wrote: rows, read from JSONL, CSV or Parquet, and separated into accepted and rejected.
+"""What the user wrote: rows, read from JSONL, CSV, Parquet or Excel, and separated into accepted and rejected.
 
 A bad row is rejected with its line, the field and the cure; the others go on. Only a file that cannot be read at all
 raises ManifestError.
@@ -8,7 +8,9 @@ from inpaint_ops.manifest.formats import (
     ManifestLimits,
 )
 from inpaint_ops.manifest.reading import (
+    SUFFIXES,
     read_manifest,
+    read_parts,
 )
 from inpaint_ops.manifest.rows import (
     MAX_SEED,
@@ -26,6 +28,7 @@ from inpaint_ops.manifest.rows import (
 __all__ = [
     "MAX_SEED",
     "STEPS",
+    "SUFFIXES",
     "AcceptedRow",
     "ManifestLimits",
     "ParsedManifest",
@@ -34,6 +37,7 @@ __all__ = [
     "Row",
     "is_valid_id",
     "read_manifest",
+    "read_parts",
     "to_jsonl",
     "write_jsonl",
 ]

@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inpaint_ops import manifest
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, naming, packed, read_manifest
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, formats, naming, packed, read_manifest
 from inpaint_ops.manifest import text as manifest_text
 from inpaint_ops.planning import JobOptions, reject_rows_without_steps, split_rows
 
@@ -279,7 +278,7 @@ def test_the_objects_of_a_row_are_gone_before_the_next_ones_are_made(monkeypatch
         def __del__(self) -> None:
             Extra.count -= 1
 
-    monkeypatch.setattr(manifest, "_no_duplicates", Extra)
+    monkeypatch.setattr(formats, "_no_duplicates", Extra)
     line = b"{" + ROW + b',"extra":{"x":[]}}\n'
     assert len(read(line * 20, "m.jsonl").accepted) == 20
     assert max(alive) == 2, "a row and its `extra`"
