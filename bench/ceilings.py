@@ -72,14 +72,14 @@ def median_seconds(where: str, call: Callable[[], Any], *, warm_up: int = _WARM_
             call()
             taken.append(time.perf_counter() - began)
         return statistics.median(taken)
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(timed)]
+    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(timed)]  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     for start, end in pairs:
         start.record()
         call()
         end.record()
     torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in pairs) / 1e3
+    return float(statistics.median(start.elapsed_time(end) for start, end in pairs)) / 1e3
 
 
 def _matmul(where: str, side: int, dtype: str, *, tf32: bool = False) -> float:

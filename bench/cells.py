@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -55,10 +56,10 @@ class Row:
     field: str
     note: int | None
     on: dict[str, Any]
-    off: dict[str, Any] = field(default_factory=dict)
+    off: dict[str, Any] = dataclasses.field(default_factory=dict)
     batch: int = 1
     importance: int = 75
-    more: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further fields of both cells."""
     alone: bool = False
     """In a process of its own: what it does to the process cannot be undone."""
@@ -138,10 +139,10 @@ def ablation(
     for row in table:
         key = (tuple(sorted(row.off.items())), row.batch)
         if key not in bases:
-            words = ["plain", *(f"{name} {value}" for name, value in row.off.items())]
-            words += [f"batch {row.batch}"] if row.batch > 1 else []
+            parts = ["plain", *(f"{name} {value}" for name, value in row.off.items())]
+            parts += [f"batch {row.batch}"] if row.batch > 1 else []
             most = max(other.importance for other in table if other.off == row.off and other.batch == row.batch)
-            off = cell(", ".join(words), row.off, batch=row.batch, importance=most + 1, **row.more)
+            off = cell(", ".join(parts), row.off, batch=row.batch, importance=most + 1, **row.more)
             bases[key] = off.name
             yield off
         beside = base | row.off if in_turn else None

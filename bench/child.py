@@ -40,7 +40,8 @@ def main() -> None:
     parts = {"interpreter": _BEGAN - given.spawned, "imports": time.perf_counter() - began}
     import torch
 
-    more = {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version() or ""), "triton": _triton()}
+    cudnn = str(torch.backends.cudnn.version() or "")  # type: ignore[no-untyped-call]
+    more = {"cuda": torch.version.cuda, "cudnn": cudnn, "triton": _triton()}
     bench = Bench(given.device, given.folder, parts, given.spawned)
     with os.fdopen(given.results_fd, "w", encoding="utf-8") as results:
         found = versions() | {name: text for name, text in more.items() if text}

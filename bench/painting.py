@@ -142,7 +142,7 @@ class Bench:
         return Engine(loaded, _StepListener(lambda: self._mark(loaded.device)))
 
     def _ready(self, loaded: LoadedModel) -> Engine:
-        """The engine of the model at hand, its prompts encoded and the encoders dropped where the tuning says so."""
+        """The engine of the model at hand, its prompts encoded and the encoders dropped if the tuning asks for it."""
         assert self._painter is not None
         self._painter.batch_size = loaded.tuning.batch_size
         if loaded.tuning.release_text_encoders and loaded.pipe.text_encoder is not None:
@@ -290,7 +290,7 @@ class Bench:
     def _mark(self, place: torch.device) -> None:
         """The end of a step: an event in the card's own time, so that nothing waits for it."""
         if place.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._steps.append(event)  # type: ignore[arg-type]
         else:

@@ -79,8 +79,8 @@ class Child:
     def _end(self) -> str:
         code = self._process.wait()
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").split("\n")
-        tail = " | ".join(line.strip() for line in said[-4:] if line.strip())[-400:]
+        lines = self._log.read().decode(errors="replace").split("\n")
+        tail = " | ".join(line.strip() for line in lines[-4:] if line.strip())[-400:]
         return f"the process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}: {tail}"
 
     def __enter__(self) -> Self:
@@ -103,7 +103,7 @@ class Child:
 
 
 class ChildFailedError(Exception):
-    """A measuring process ended, or was ended: the message says how."""
+    """A measuring process ended, or was ended: the message has the reason."""
 
 
 def arguments(program: str, seconds: float, model: str | None) -> argparse.ArgumentParser:
@@ -117,7 +117,7 @@ def arguments(program: str, seconds: float, model: str | None) -> argparse.Argum
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu" if program == "cpu" else "auto")
     parser.add_argument("--steps", type=_counts, help="denoising steps of the presets, separated by commas")
     parser.add_argument("--repeats", type=int, help="timed batches a cell; default 3, on a CPU by size")
-    parser.add_argument("--label", default="", help="a note about the machine, kept with the results")
+    parser.add_argument("--label", default="", help="a note on the machine, kept with the results")
     parser.add_argument("--dry-run", action="store_true", help="list the cells and stop")
     return parser
 
@@ -130,7 +130,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def chosen_parts(text: str) -> tuple[str, ...]:
-    """The parts that --only names. Exits with a message on an unknown one."""
+    """The parts that --only names. Exits with a message for an unknown one."""
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     for part in parts:
         if part not in PARTS:

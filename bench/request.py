@@ -1,4 +1,4 @@
-"""What the parent and the measuring process say to each other."""
+"""The messages between the parent and the measuring process."""
 
 from __future__ import annotations
 

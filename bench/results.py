@@ -15,7 +15,7 @@ from bench.cells import Cell
 from inpaint_ops.records import DeviceInfo, LedgerEntry, Memory, Model
 
 FOLDER = Path(__file__).parent / "results"
-"""Results that are kept: each says on what machine, when and with which versions it was measured."""
+"""Results that are kept: each records on which machine, when and with which versions it was measured."""
 
 Status = Literal["measured", "reduced", "no effect", "failed", "dropped"]
 
@@ -67,7 +67,7 @@ class CellResult(Model):
     tuning: dict[str, Any] = Field(default_factory=dict)
     ledger: tuple[LedgerEntry, ...] = ()
     parts: dict[str, float] = Field(default_factory=dict, description="Seconds of loading, or of a cold start.")
-    ceilings: dict[str, float] = Field(default_factory=dict, description="TFLOP/s, GB/s, ms: as their names say.")
+    ceilings: dict[str, float] = Field(default_factory=dict, description="TFLOP/s, GB/s, ms: as in their names.")
     step_flops: float | None = Field(default=None, description="Of one image's UNet step with guidance.")
     wall: float = Field(default=0.0, description="Seconds that the cell took, loading included.")
 
@@ -78,7 +78,7 @@ class Results(Model):
     schema_version: Literal[1] = 1
     program: str
     command: str
-    label: str = Field(default="", description="What the person who ran it says of the machine.")
+    label: str = Field(default="", description="The operator's note on the machine.")
     started_at: datetime
     finished_at: datetime | None = None
     device: DeviceInfo | None = None

@@ -38,7 +38,7 @@ class Costs:
     start: float = _START
     flops: dict[str, float] = field(default_factory=dict)
     ceiling: float = 100e12
-    """Operations a second of the matmul ceiling, in the dtype that painting uses."""
+    """Operations per second of the matmul ceiling, in the dtype that painting uses."""
     _ratios: dict[str, list[float]] = field(default_factory=dict)
     """Taken over expected, by model."""
 

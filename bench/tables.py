@@ -29,7 +29,7 @@ def render(results: Results) -> str:
 
 
 def ratio(result: CellResult, off: CellResult | None) -> tuple[float, float] | None:
-    """Seconds a batch over those of its partner, by the medians and by the shortest: below 1 is faster.
+    """Seconds per batch over those of its partner, by the medians and by the shortest: below 1 is faster.
 
     By the median of pairs where the two were painted in turn. The shortest is what other work on the machine disturbs
     least. None unless both were measured, at the same batch.
@@ -67,7 +67,7 @@ def _head(results: Results) -> str:
 
 def _ceilings(results: Results) -> str:
     rows = [[name, f"{value:.4g}"] for name, value in results.ceilings.items()]
-    return _table("Ceilings of this device (names say the unit)", ["what", "median"], rows)
+    return _table("Ceilings of this device (the unit is in the name)", ["what", "median"], rows)
 
 
 def _presets(results: Results) -> str:

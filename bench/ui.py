@@ -15,17 +15,16 @@ from datetime import timedelta
 from pathlib import Path
 
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins"))
 
 from fastapi.testclient import TestClient
-from inpaint_ops_ui.access import may_read_runs
-from inpaint_ops_ui.app import create_app
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
+from inpaint_ops_airflow.ui.access import may_read_runs
+from inpaint_ops_airflow.ui.app import create_app
 from tests.support.synthetic_run import START, put_finished_run
 
 FIRST_PAGE_MS = 300.0

@@ -1,4 +1,4 @@
-"""Removes what nobody needs any more: old runs, dead claims, open uploads, unused models. Shows it first: a dry run."""
+"""Removes old runs, abandoned claims, unfinished uploads and unused models. By default it only lists them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context
-from inpaint_ops_airflow import airflow_errors, open_workspace
-from inpaint_ops_operators import plain_task
+
+from inpaint_ops_airflow.operators import plain_task
+from inpaint_ops_airflow.tasks import airflow_errors
+from inpaint_ops_airflow.workspace import open_workspace
 
 DAYS = {
-    "runs": (90, "A run goes when nothing of it has changed for so many days."),
-    "claims": (2, "A claim goes when its run has not begun by then: the manifest can be claimed again."),
-    "uploads": (7, "A multipart upload that was not ended by then is given up."),
-    "models": (30, "A cached model that was not read for so long goes, but for the one in the settings."),
+    "runs": (90, "A run is removed when none of its objects has changed for this many days."),
+    "claims": (2, "A claim is removed when its run has not begun by then; its manifest can then be claimed again."),
+    "uploads": (7, "A multipart upload that was not completed by then is aborted."),
+    "models": (30, "A cached model that was not read for this many days is removed, except the one in the settings."),
 }
 
 
@@ -23,7 +25,7 @@ DAYS = {
     catchup=False,
     max_active_runs=1,
     params={
-        "dry_run": Param(default=True, type="boolean", title="Dry run", description="Only say what would go."),
+        "dry_run": Param(default=True, type="boolean", title="Dry run", description="Only list what would be removed."),
         **{
             name: Param(default=days, type="integer", minimum=1, title=f"Days for {name}", description=text)
             for name, (days, text) in DAYS.items()
@@ -47,7 +49,7 @@ def inpaint_housekeeping() -> None:
 
     @plain_task(queue="gpu")
     def model_cache() -> dict[str, Any]:
-        """Models in the cache of the GPU machine that this happens to run on."""
+        """Models in the cache of whichever GPU machine runs this task."""
         from inpaint_ops.config import load_settings
         from inpaint_ops.housekeeping import in_the_model_cache, retention, sweep
         from inpaint_ops.model.cache import hub_cache

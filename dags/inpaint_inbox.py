@@ -1,4 +1,4 @@
-"""Looks into the inbox, claims each manifest exactly once, and triggers one `inpaint_manifest` run for each."""
+"""Lists the inbox, claims each manifest exactly once, and triggers one `inpaint_manifest` run for each."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 from airflow.configuration import conf
 from airflow.sdk import Variable, dag
-from inpaint_ops_airflow import airflow_errors, open_workspace
-from inpaint_ops_operators import PlainTrigger, plain_task
+
+from inpaint_ops_airflow.operators import PlainTrigger, plain_task
+from inpaint_ops_airflow.tasks import airflow_errors
+from inpaint_ops_airflow.workspace import open_workspace
 
 INSTALLATION = "inpaint_ops_installation"
-"""The Airflow variable that tells this Airflow from another one that watches the same inbox."""
+"""The Airflow variable that identifies this Airflow among others that watch the same inbox."""
 
 
 def note(context: Any) -> None:
-    """The run of a claim is there, triggered now or before. Where this fails, the next look triggers it again."""
+    """Record that the run of a claim exists, triggered now or before. If this fails, the next run triggers it again."""
     from inpaint_ops.inbox import note_triggered
 
     note_triggered(open_workspace(), context["task"].claim)

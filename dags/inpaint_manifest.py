@@ -1,4 +1,4 @@
-"""One run = one manifest: plan -> inpaint (one mapped task a shard, in the pool `gpu`) -> report."""
+"""One run = one manifest: plan -> inpaint (one mapped task per shard, in the pool `gpu`) -> report."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, dag, get_current_context
-from inpaint_ops_airflow import airflow_errors, die_with_parent, open_workspace, run_name
-from inpaint_ops_metrics import count_rejected, deadline_missed, emit
-from inpaint_ops_operators import painting_task
+from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of 3.3.2 lacks the names for deadlines
+    Asset,
+    AsyncCallback,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    dag,
+    get_current_context,
+)
+
+from inpaint_ops_airflow.metrics import count_rejected, deadline_missed, emit
+from inpaint_ops_airflow.operators import painting_task
+from inpaint_ops_airflow.tasks import airflow_errors, die_with_parent
+from inpaint_ops_airflow.workspace import open_workspace, run_name
 
 RETRY_DELAY = timedelta(seconds=float(os.environ.get("INPAINT_RETRY_SECONDS", "20")))
 """Before the first retry of a task; doubled before each further one."""
 
 TRIES = int(os.environ.get("INPAINT_TRIES") or "4")
-"""Of a task, the first included: Settings.tries, read here as the scheduler must know it and parsing stays light."""
+"""Attempts of a task, the first included: Settings.tries, read here so that parsing this file stays light."""
 
 SHARD_TIMEOUT = timedelta(seconds=float(os.environ.get("INPAINT_SHARD_TIMEOUT") or "21600"))
-"""Settings.shard_timeout. The supervisor of a shard keeps it, and says what it left."""
+"""Settings.shard_timeout. The supervisor of a shard enforces it, and records which rows are left."""
 
 LEEWAY = timedelta(minutes=10)
-"""Then Airflow ends a painting task that its supervisor did not."""
+"""After SHARD_TIMEOUT and this, Airflow ends a painting task that its supervisor did not end."""
 
 DEADLINE = timedelta(hours=float(os.environ.get("INPAINT_DEADLINE_HOURS", "12")))
-"""After a run was queued: one that is not over by then is told to the operators (the triggerer does it)."""
+"""Counted from when a run is queued: the triggerer reports a run that has not ended by then."""
 
 PARAMS = {
     "manifest": Param(
@@ -41,7 +51,7 @@ PARAMS = {
         type=["null", "string"],
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,149}$",
         title="Run name",
-        description="Where the results land: runs/<name>/. Empty: made of the manifest's name and this DAG run's id.",
+        description="Where the results land: runs/<name>/. Empty: made from the manifest's name and this DAG run's id.",
     ),
     "quality": Param(default="high", enum=["good", "high", "best"], title="Quality", description="20, 30 or 50 steps."),
     "steps": Param(
@@ -50,7 +60,7 @@ PARAMS = {
         minimum=1,
         maximum=500,
         title="Steps",
-        description="Denoising steps for rows that name none; overrides the quality.",
+        description="Denoising steps for rows that set none; overrides the quality.",
     ),
     "batch_size": Param(
         default=None,
@@ -63,6 +73,7 @@ PARAMS = {
     "tuning": Param(
         default=None,
         enum=[None, "auto", "notes", "low-memory", "fast"],
+        values_display={"null": "as the settings say"},
         title="Tuning",
         description="The preset of optimisations. Empty: as the settings say (auto).",
     ),
@@ -81,6 +92,7 @@ PARAMS = {
     "scheduler": Param(
         default=None,
         enum=[None, "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"],
+        values_display={"null": "as the settings say"},
         title="Scheduler",
         description="How the denoising steps are taken. Empty: as the settings say (the model's own, euler).",
     ),
@@ -97,7 +109,7 @@ PARAMS = {
         default=None,
         type=["null", "integer"],
         minimum=1,
-        title="Rows in a shard",
+        title="Rows per shard",
         description="One task instance paints one shard. Empty: as the settings say.",
     ),
     "failure_threshold": Param(
@@ -106,13 +118,13 @@ PARAMS = {
         minimum=0,
         maximum=1,
         title="Failure threshold",
-        description="The share of rows that may fail before the run turns red. Empty: as the settings say (0).",
+        description="The share of rows that may fail before the run is marked failed. Empty: as the settings say (0).",
     ),
 }
 
 
 RESULTS = Asset("inpaint_results")
-"""Has an event for each good run, with its summary: Airflow shows it, and what comes after may be scheduled by it."""
+"""Gets one event per run that passes its checks, with its summary; other DAGs can be scheduled on it."""
 
 
 @dag(
@@ -165,7 +177,7 @@ def inpaint_manifest() -> None:
 
         die_with_parent()
         context = get_current_context()
-        context["shard_label"] = f"shard {shard}"
+        context["shard_label"] = f"shard {shard}"  # type: ignore[typeddict-unknown-key]  # for map_index_template
         instance = context["ti"]
         with airflow_errors():
             workspace, name = open_workspace(), run_name(context["params"], context["run_id"])
@@ -183,7 +195,7 @@ def inpaint_manifest() -> None:
         name = run_name(context["params"], context["run_id"])
         with airflow_errors():
             if context["ti"].xcom_pull(task_ids="plan") is None:
-                # The plan was refused: the run of this name is somebody else's, and may be under way.
+                # The plan was refused: the run of this name belongs to another DAG run, and may be under way.
                 raise ConfigError("nothing was planned here, so there is nothing to report: see the task `plan`")
             workspace = open_workspace()
             summary = finish(workspace, name)

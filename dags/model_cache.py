@@ -1,11 +1,12 @@
-"""Fetches a model into the cache of a GPU machine and verifies it, once, before the night."""
+"""Fetches a model into the cache of a GPU machine and verifies it, so that no run has to wait for the download."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context
-from inpaint_ops_operators import plain_task
+
+from inpaint_ops_airflow.operators import plain_task
 
 
 @dag(
@@ -39,12 +40,12 @@ def model_cache() -> None:
         lines = [one_line(line) for line in done.stderr.splitlines() if line.strip()]
         print(*lines, sep="\n")
         if done.returncode == 2:
-            raise AirflowFailException(lines[-1] if lines else "models pull refused, and did not say why")
+            raise AirflowFailException(lines[-1] if lines else "models pull failed without a message")
         if done.returncode != 0:
             raise AirflowException(f"models pull ended with exit code {done.returncode}")
-        said = one_line(done.stdout.strip())
-        print(said)
-        return said
+        result = one_line(done.stdout.strip())
+        print(result)
+        return result
 
     fetch()
 

@@ -20,7 +20,7 @@ from inpaint_ops.runs import Workspace, summary_lines
 HOME = REPOSITORY / ".demo"
 BUCKET = "inpaint"
 GPU_SLOTS = max(1, len(visible_devices()))
-"""One slot a GPU; one on a machine without."""
+"""One slot per GPU; one on a machine without a GPU."""
 
 DAGS = ("inpaint_manifest", "inpaint_inbox", "model_cache")
 
@@ -48,7 +48,7 @@ def _upload_demo(workspace: Workspace) -> str:
     """Photos first, the manifest last: the inbox never shows a manifest whose images are still on their way."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     inbox = workspace.places.inbox
-    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data) and None)
+    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data))
     lines = manifest.replace(b'"photos/', f'"demo-{stamp}/photos/'.encode()).replace(
         b'"masks/', f'"demo-{stamp}/masks/'.encode()
     )
@@ -92,7 +92,7 @@ def _wait_for_claim(airflow: AirflowStack, manifest: str, timeout: float = 120) 
             if run_["conf"].get("manifest") == manifest:
                 return str(run_["dag_run_id"])
         time.sleep(0.5)
-    raise TimeoutError(f"nobody claimed {manifest} in {timeout:.0f} s:\n{airflow.log_tail('scheduler')}")
+    raise TimeoutError(f"{manifest} was not claimed within {timeout:.0f} s:\n{airflow.log_tail('scheduler')}")
 
 
 def _follow(airflow: AirflowStack, workspace: Workspace, run_id: str) -> str:

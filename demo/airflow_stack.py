@@ -117,7 +117,7 @@ class AirflowStack:
     def _migrate(self) -> None:
         """Fill the database of a new home."""
         self._airflow("db", "migrate")
-        self._airflow("pools", "set", "gpu", str(self.gpu_slots), "one slot a GPU")
+        self._airflow("pools", "set", "gpu", str(self.gpu_slots), "one slot per GPU")
 
     def _spawn(
         self,
@@ -151,7 +151,7 @@ class AirflowStack:
         start()
 
     def restart_ended(self) -> list[str]:
-        """Start again what has ended by itself or by a signal, as compose's `restart: unless-stopped`; says what.
+        """Start again the components that have ended, as compose's `restart: unless-stopped` does; returns their names.
 
         Call it from the main thread: what it starts dies with the thread.
         """

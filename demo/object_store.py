@@ -51,7 +51,7 @@ class ObjectStoreServer:
     if the thread that started it ends, as the kernel sees a parent (prctl(2), PR_SET_PDEATHSIG).
 
     `policies` are IAM policies (JSON) by the name of their role: `role_keys` has a key for each, that may do exactly
-    what its policy says. The store's own key may do everything.
+    what its policy allows. The store's own key may do everything.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ObjectStoreServer:
         return self._process is not None and self._process.poll() is None
 
     def session(self) -> boto3.session.Session:
-        """A session with this store's credentials, whatever the environment says."""
+        """A session with this store's credentials, whatever the environment holds."""
         return boto3.session.Session(self.access_key, self.secret_key, region_name=_REGION)
 
     def client(self, *, attempts: int = 1, timeout: float = 5.0) -> S3Client:
@@ -229,7 +229,7 @@ def _ports(base: int) -> list[int]:
 
 
 def _remove_sockets(base: int) -> None:
-    """SeaweedFS puts these in /tmp whatever TMPDIR says, and leaves some."""
+    """SeaweedFS puts these in /tmp regardless of TMPDIR, and leaves some."""
     for index, part in enumerate(_PARTS):
         port = base + index
         for name in (f"{part}-{port}", f"{part}-grpc-{port + _GRPC_OFFSET}"):
@@ -237,7 +237,7 @@ def _remove_sockets(base: int) -> None:
 
 
 def _remove_stale_sockets() -> None:
-    """Those of servers that were killed: nobody has their ports."""
+    """Those of servers that were killed: their ports are not claimed."""
     left = {int(path.stem.rpartition("-")[2]) for path in Path("/tmp").glob("seaweedfs-*-[0-9]*.sock")}
     for base in {port - port % 10 for port in left if port - port % 10 in _BASES}:
         with suppress(OSError):  # it lives, or the files are another user's

@@ -58,14 +58,14 @@ def _sixteen_bit() -> Image.Image:
 
 
 def _rotated() -> bytes:
-    """A portrait shot as a camera stores it: the pixels lie on their side, EXIF orientation 6 says so."""
+    """A portrait shot as a camera stores it: the pixels lie on their side, marked by EXIF orientation 6."""
     photo = _photo("rocket.jpg").convert("RGB").crop((100, 0, 400, 427))
     exif = Image.Exif()
     exif[0x0112] = 6
     return _bytes(photo.rotate(90, expand=True), "JPEG", exif=exif)
 
 
-def make_demo(put: Callable[[str, bytes], None], *, seed: int = 7) -> bytes:
+def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7) -> bytes:
     """Hand every image and mask to `put(key, data)`, and return the manifest's bytes (JSONL, keys relative to it).
 
     Ten rows: eight photos that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be

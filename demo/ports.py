@@ -3,7 +3,7 @@
 Port 0 does not do for them. A port is claimed by an abstract Unix socket of its number: as machine-wide as the port is,
 and given up by the kernel when the last process that holds it ends. So no two of our servers are given the same port,
 also while one of them is down. The ports lie below the kernel's ephemeral ones (32768 up), so that no outgoing
-connection takes one meanwhile.
+connection takes one in the meantime.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Claim:
 
 
 def claim_port() -> Claim:
-    """One port that nobody uses and nobody else is given. Raises RuntimeError."""
+    """One port that is free and that no other caller gets. Raises RuntimeError."""
     for port in random.sample(SINGLE, k=200):
         try:
             return Claim([port])

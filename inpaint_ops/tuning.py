@@ -3,7 +3,7 @@
 Pure: no torch, no environment, no files. What wins, strongest first: what the device cannot do; an override of the
 field (command line, DAG parameter, environment); `USE_XFORMERS`; the preset.
 
-Memory figures are ESTIMATES until measured on the card, in bytes, for SDXL in 16 bits at 1024x1024 (facts/sdxl.md; live
+Memory figures are ESTIMATES until measured on the card, in bytes, for SDXL in 16 bits at 1024x1024 (docs/facts.md; live
 tensors counted on a CPU, weights from the files' sizes): see `estimate_peak`.
 """
 

@@ -20,7 +20,7 @@ def variables() -> set[str]:
 def test_every_setting_is_on_its_page_and_none_that_is_gone() -> None:
     page = (REPOSITORY / "docs/settings.md").read_text()
     assert variables() <= set(re.findall(r"`([A-Z_]+)`", page))
-    places = ("dags/*.py", "plugins/*.py", "inpaint_ops/**/*.py")
+    places = ("dags/*.py", "inpaint_ops_airflow/**/*.py", "inpaint_ops/**/*.py")
     code = "".join(path.read_text() for place in places for path in REPOSITORY.glob(place))
     for name in set(re.findall(r"`(INPAINT_[A-Z_]+)`", page)) - variables():
         assert name in code, f"{name} is on the page and nowhere else"

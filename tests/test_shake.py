@@ -118,7 +118,7 @@ def test_every_reason_to_skip_has_its_cure() -> None:
     [
         ("inpaint_ops/storage/s3.py", "tests/storage/test_storage.py"),
         ("inpaint_ops/device.py", "tests/device/test_device.py"),
-        ("plugins/inpaint_ops_ui/app.py", "tests/plugins/test_ui_app.py"),
+        ("inpaint_ops_airflow/ui/app.py", "tests/plugins/test_ui_app.py"),
         ("tests/test_errors.py", "tests/test_errors.py"),
         ("docker-compose.yaml", "tests/deploy/test_deploy.py"),
     ],

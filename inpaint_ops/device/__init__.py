@@ -11,7 +11,6 @@ from inpaint_ops.device.cards import (
     environment_for,
     host_slots,
     local_card,
-    nvidia_smi,
     tier,
     visible_devices,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "environment_for",
     "host_slots",
     "local_card",
-    "nvidia_smi",
     "tier",
     "visible_devices",
 ]

@@ -1,9 +1,9 @@
 """Which cards there are, how much memory they have, and which tier that is.
 
-`visible_devices` and `host_slots` ask the driver's own tool, so they may be called anywhere; `describe` needs torch, so
+`visible_devices` and `host_slots` ask the driver's library, so they may be called anywhere; `describe` needs torch, so
 only the worker calls it.
 
-A *slot* names one device of this host: a GPU's or MIG instance's UUID as the driver prints it, or `cpu-0`.
+A *slot* names one device of this host: a GPU's or MIG instance's UUID as the driver has it, or `cpu-0`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from inpaint_ops.device.nvml import ask, known
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.records import DeviceInfo
 
@@ -61,43 +62,81 @@ class VisibleDevice:
     def __str__(self) -> str:
         return f"GPU {self.index}: {self.name}, {self.total_memory / GB:.0f} GB, {self.uuid}"
 
-    @property
-    def is_mig(self) -> bool:
-        """Whether this is a part of a GPU."""
-        return self.uuid.startswith("MIG-")
-
 
 def visible_devices(environment: Mapping[str, str] | None = None) -> list[VisibleDevice]:
     """The GPUs that CUDA would show this process, in CUDA's order; [] where there is none. Never imports torch.
 
     `CUDA_VISIBLE_DEVICES` is read as CUDA reads it: indices, UUIDs or their beginnings, MIG UUIDs; the list ends at the
-    first entry that names nothing; empty means none. A GPU cut into MIG instances counts as its instances. Indices are
-    in PCI order, as the driver's tool has them: on a machine of unlike cards set `CUDA_DEVICE_ORDER=PCI_BUS_ID` or use
-    UUIDs. Needs `nvidia-smi` on the PATH (in containers: the driver capability `utility`).
+    first entry that names nothing; empty means none. A GPU cut into MIG instances counts as its instances: as none,
+    where there are none yet. Indices are in PCI order, as the driver has them: on a machine of unlike cards set
+    `CUDA_DEVICE_ORDER=PCI_BUS_ID` or use UUIDs. Needs the driver's `libnvidia-ml.so.1` (in containers: the driver
+    capability `utility`). A card that may not be opened, or has fallen off the bus, is left out.
     """
     environment = os.environ if environment is None else environment
-    gpus = _query_gpus()
-    if not gpus:
-        return []
-    instances = _query_mig(gpus)
+    cards = ask(_cards) or []
     wanted = environment.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
-        return [part for gpu in gpus for part in (instances.get(gpu.uuid) or [gpu])]
+        return [part for _, parts in cards for part in parts]
     found: list[VisibleDevice] = []
-    everything = [*gpus, *(part for parts in instances.values() for part in parts)]
     for entry in (text.strip() for text in wanted.split(",")):
-        matches = _named(entry, gpus, everything)
+        matches = _named(entry, cards)
         if len(matches) != 1:
             break
-        chosen = matches[0]
-        found.extend(part for part in (instances.get(chosen.uuid) or [chosen]) if part not in found)
+        found.extend(part for part in matches[0] if part not in found)
     return found
 
 
-def _named(entry: str, gpus: list[VisibleDevice], everything: list[VisibleDevice]) -> list[VisibleDevice]:
+_Card = tuple[VisibleDevice, list[VisibleDevice]]
+"""A GPU, and what of it can be used: itself, or its MIG instances."""
+
+
+def _named(entry: str, cards: list[_Card]) -> list[list[VisibleDevice]]:
+    """What an entry of CUDA_VISIBLE_DEVICES can mean."""
     if entry.isdigit():
-        return [gpu for gpu in gpus if gpu.index == int(entry)]
-    return [one for one in everything if entry.startswith(("GPU-", "MIG-")) and one.uuid.startswith(entry)]
+        return [parts for gpu, parts in cards if gpu.index == int(entry)]
+    if not entry.startswith(("GPU-", "MIG-")):
+        return []
+    whole = [parts for gpu, parts in cards if gpu.uuid.startswith(entry)]
+    return whole + [[part] for gpu, parts in cards for part in parts if part != gpu and part.uuid.startswith(entry)]
+
+
+def _cards(nvml: Any) -> list[_Card]:
+    driver = known(nvml.nvmlSystemGetDriverVersion) or ""
+    found = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            gpu = _card(nvml, handle, index, driver)
+            found.append((gpu, list(_parts(nvml, handle, gpu))))
+        except nvml.NVMLError:  # one card that is lost or not ours leaves the others as they are
+            continue
+    return found
+
+
+def _card(nvml: Any, handle: Any, index: int, driver: str) -> VisibleDevice:
+    memory = known(nvml.nvmlDeviceGetMemoryInfo, handle)
+    capability = known(nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    return VisibleDevice(
+        index=index,
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=known(nvml.nvmlDeviceGetName, handle) or "GPU",
+        total_memory=memory.total if memory else 0,
+        free_memory=memory.free if memory else 0,
+        capability="{}.{}".format(*capability) if capability else "",
+        driver=driver,
+    )
+
+
+def _parts(nvml: Any, handle: Any, gpu: VisibleDevice) -> Iterator[VisibleDevice]:
+    """The MIG instances of a GPU that is cut into such, or the GPU. The numbers of instances have gaps."""
+    mode = known(nvml.nvmlDeviceGetMigMode, handle)
+    if not mode or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
+        yield gpu
+        return
+    for number in range(known(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        part = known(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        if part is not None:
+            yield replace(_card(nvml, part, gpu.index, gpu.driver), capability=gpu.capability)
 
 
 def host_slots(device: str = "auto", *, cpu_slots: int = 1) -> list[str]:
@@ -150,42 +189,6 @@ def local_card(device: str = "auto") -> str:
     """The name of what this machine would paint on, as `describe` has it, without torch."""
     gpus = [] if device == "cpu" else visible_devices()
     return gpus[0].name if gpus else _processor()
-
-
-def nvidia_smi(*arguments: str) -> str:
-    """What the driver's own tool prints; nothing where it is not there or fails."""
-    try:
-        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
-
-
-def _query_gpus() -> list[VisibleDevice]:
-    fields = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version"
-    gpus = []
-    for line in nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits").splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 7 and parts[0].isdigit():
-            total, free = (int(part) * 2**20 if part.isdigit() else 0 for part in parts[3:5])
-            gpus.append(VisibleDevice(int(parts[0]), parts[1], parts[2], total, free, parts[5], parts[6]))
-    return gpus
-
-
-def _query_mig(gpus: list[VisibleDevice]) -> dict[str, list[VisibleDevice]]:
-    """MIG instances by their GPU's UUID, from `nvidia-smi -L`. Their memory is read from the profile (`1g.10gb`)."""
-    found: dict[str, list[VisibleDevice]] = {}
-    parent: VisibleDevice | None = None
-    for line in nvidia_smi("-L").splitlines():
-        if match := re.match(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)", line):
-            parent = next((gpu for gpu in gpus if gpu.uuid == match[1]), None)
-        elif parent and (match := re.match(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-[^)]+)\)", line)):
-            size = re.search(r"(\d+)gb", match[1])
-            memory = int(size[1]) * GB if size else 0
-            name = f"{parent.name} MIG {match[1]}"
-            part = VisibleDevice(parent.index, match[3], name, memory, memory, parent.capability, parent.driver)
-            found.setdefault(parent.uuid, []).append(part)
-    return found
 
 
 def _host_memory() -> tuple[int, int]:

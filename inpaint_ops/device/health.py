@@ -1,19 +1,19 @@
 """What the driver says of a card's condition: memory errors, rows and pages taken out of use, slowed clocks, Xids.
 
-Asked without torch, by whoever starts and buries a worker, so that a worker that its card has killed is told of as
-well. What a driver or a card does not say is no warning.
+The supervisor asks, without torch, when a worker starts and after it exits, so that a card that killed its worker is
+reported too. What a driver or a card does not tell is no warning.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import xml.etree.ElementTree as Xml
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from inpaint_ops.device.cards import nvidia_smi, visible_devices
+from inpaint_ops.device.nvml import ask, known
 
 KERNEL_LOG = Path("/dev/kmsg")
 """Where the driver's Xid messages are; who may read it is the system's choice (`kernel.dmesg_restrict`)."""
@@ -25,11 +25,31 @@ SLOWED_SHARE = 0.01
 """... and its share of that life."""
 
 _SLOWED = {
-    "heat": ("hw_therm_slowdown", "sw_therm_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown"),
-    "the power supply": ("hw_power_brake", "hw_power_brake_slowdown"),
+    "heat": (0x20 | 0x40, (269, 270, 75)),
+    "the power supply": (0x80, (271,)),
 }
-"""The driver's names, first those of its counters, for reasons that are no card's normal state. The software's power
-cap is: a card at full load is held at its power limit all the time."""
+"""By reason: the bits of it in NVML's mask of clock event reasons (software's and hardware's thermal slowdown, the
+hardware's power brake), and the fields that count the time, in ns since the driver was loaded (the same, and the
+thermal policy's, which older drivers have alone). The software's power cap is no reason to warn: a card at full load is
+held at its power limit all the time."""
+
+_POWER_CAP, _SOFTWARE_HEAT = 74, (269, 75)
+_RETIRED, _RETIREMENT_DUE = 30, (31, 92, 93)
+_REMAPPED, _REMAPPING_DUE, _REMAPPING_FAILED = 143, 144, 145
+_RECOVERY = 230
+_FIELDS = (_POWER_CAP, 269, 270, 271, 75, _RETIRED, *_RETIREMENT_DUE, _REMAPPED, _REMAPPING_DUE, _REMAPPING_FAILED,
+           _RECOVERY)  # fmt: skip
+"""NVML's numbers of them (nvml.h, NVML_FI_DEV_*)."""
+
+_RECOVERIES = (
+    "", "Reset", "Reboot", "Drain P2P", "Drain and Reset", "Recover IMEX Domain", "Bus Reset", "System Reboot"
+)  # fmt: skip
+"""What NVML_GPU_RECOVERY_ACTION_* ask for, by number."""
+
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Where a field's value is, by its NVML_VALUE_TYPE."""
+
+_DRAM, _SRAM = 2, 7
 
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:]+)\): (\d+)")
 
@@ -50,68 +70,72 @@ class DeviceHealth:
 
 
 def device_health(uuid: str) -> DeviceHealth | None:
-    """The condition of the card with this UUID (for a MIG instance: of its card); None where there is no telling."""
+    """The condition of the card with this UUID (for a MIG instance: of its card); None where it does not answer."""
+    return ask(lambda nvml: _read(nvml, uuid)) if uuid else None
+
+
+def _read(nvml: Any, uuid: str) -> DeviceHealth:
+    card = nvml.nvmlDeviceGetHandleByUUID(uuid)
     if uuid.startswith("MIG-"):
-        index = next((one.index for one in visible_devices({}) if one.uuid == uuid), None)
-        uuid = "" if index is None else str(index)
-    if not uuid:
-        return None
-    try:
-        root = Xml.fromstring(nvidia_smi("-q", "-x", "-i", uuid))  # noqa: S314  # the driver's own tool wrote it
-    except Xml.ParseError:
-        return None
-    card = root.find("gpu")
-    return None if card is None else _read(card)
-
-
-def _read(card: Xml.Element) -> DeviceHealth:
-    def said(path: str) -> str:
-        return (card.findtext(path) or "").strip()
-
-    pending = said("remapped_rows/remapped_row_pending"), said("retired_pages/pending_retirement")
-    action = said("gpu_recovery_action")
-    asked = action if action not in ("", "None", "N/A") else "Reset" if "Yes" in pending else ""
+        card = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(card)
+    fields = _fields(nvml, card)
+    action = fields.get(_RECOVERY, 0)
+    due = any(fields.get(field) for field in (_REMAPPING_DUE, *_RETIREMENT_DUE))
+    asked = (_RECOVERIES[action] if action < len(_RECOVERIES) else f"action {action}") or ("Reset" if due else "")
+    pci = known(nvml.nvmlDeviceGetPciInfo, card)
     return DeviceHealth(
-        name=f"{said('product_name') or 'GPU'} ({said('uuid')})",
-        uncorrected_errors=_sum(_uncorrected(card)),
-        rows_remapped=_number(said("remapped_rows/remapped_row_unc")),
-        pages_retired=_number(said("retired_pages/double_bit_retirement/retired_count")),
+        name=f"{known(nvml.nvmlDeviceGetName, card) or 'GPU'} ({nvml.nvmlDeviceGetUUID(card)})",
+        uncorrected_errors=_uncorrected(nvml, card),
+        rows_remapped=fields.get(_REMAPPED),
+        pages_retired=fields.get(_RETIRED),
         reset_due=asked,
-        remapping_failed=said("remapped_rows/remapped_row_failure") == "Yes",
-        slowed_now=tuple(_slowed_now(card)),
-        slowed_seconds=tuple(_slowed_seconds(card)),
-        xids=tuple(_xids(card.get("id") or "")),
+        remapping_failed=bool(fields.get(_REMAPPING_FAILED)),
+        slowed_now=tuple(_slowed_now(nvml, card)),
+        slowed_seconds=tuple(_slowed_seconds(fields)),
+        xids=tuple(_xids(_text(pci.busId) if pci else "")),
     )
 
 
-def _uncorrected(card: Xml.Element) -> Iterator[int | None]:
-    """The volatile counts: DRAM's and SRAM's since Ampere, those of double bits before."""
-    for name in ("dram_uncorrectable", "sram_uncorrectable", "sram_uncorrectable_parity", "sram_uncorrectable_secded"):
-        yield _number(card.findtext(f"ecc_errors/volatile/{name}") or "")
-    yield _number(card.findtext("ecc_errors/volatile/double_bit/total") or "")
+def _fields(nvml: Any, card: Any) -> dict[int, int]:
+    """Those of the fields that this card and driver have."""
+    values = known(nvml.nvmlDeviceGetFieldValues, card, list(_FIELDS)) or ()
+    return {
+        one.fieldId: int(getattr(one.value, _MEMBERS[one.valueType]))
+        for one in values
+        if one.nvmlReturn == nvml.NVML_SUCCESS and one.valueType < len(_MEMBERS)
+    }
 
 
-def _slowed_now(card: Xml.Element) -> Iterator[str]:
-    for why, names in _SLOWED.items():
-        for kind in ("event", "throttle"):  # drivers before 535 say throttle
-            found = (card.findtext(f"clocks_{kind}_reasons/clocks_{kind}_reason_{name}") for name in names)
-            if "Active" in {(text or "").strip() for text in found}:
-                yield why
+def _uncorrected(nvml: Any, card: Any) -> int | None:
+    """Since the last reset: DRAM's and SRAM's, or the sum over all of them, where a card counts only one of these."""
+    kind = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+    parts = [known(nvml.nvmlDeviceGetMemoryErrorCounter, card, *kind, where) for where in (_DRAM, _SRAM)]
+    total = known(nvml.nvmlDeviceGetTotalEccErrors, card, *kind)
+    counted = [count for count in parts if count is not None]
+    sums = [*([sum(counted)] if counted else []), *([total] if total is not None else [])]
+    return max(sums, default=None)
 
 
-def _slowed_seconds(card: Xml.Element) -> Iterator[tuple[str, float]]:
+def _slowed_now(nvml: Any, card: Any) -> Iterator[str]:
+    reasons = known(nvml.nvmlDeviceGetCurrentClocksEventReasons, card)
+    if reasons is None:  # drivers before 535
+        reasons = known(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, card)
+    yield from (why for why, (bits, _) in _SLOWED.items() if (reasons or 0) & bits)
+
+
+def _slowed_seconds(fields: dict[int, int]) -> Iterator[tuple[str, float]]:
     """Seconds by reason, counted up since the driver was loaded."""
-    prefix = "clocks_event_reasons_counters/clocks_event_reasons_counters_"
-    capped = _number(card.findtext(f"{prefix}sw_power_cap") or "")
-    for why, names in _SLOWED.items():
-        counts = []
-        for name in names:
-            count = _number(card.findtext(prefix + name) or "")
-            # Drivers have been seen to say the power cap's count here as well (575.51 on an RTX 4070).
-            if count is not None and not (name.startswith("sw_") and count == capped):
-                counts.append(count)
+    capped = fields.get(_POWER_CAP)
+    for why, (_, names) in _SLOWED.items():
+        # Drivers have been seen to give the power cap's count here as well (575.51 on an RTX 4070).
+        counts = [fields[name] for name in names
+                  if name in fields and not (name in _SOFTWARE_HEAT and fields[name] == capped)]  # fmt: skip
         if counts:
-            yield why, max(counts) / 1e6
+            yield why, max(counts) / 1e9
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else value
 
 
 def _xids(bus_id: str) -> Iterator[str]:
@@ -152,12 +176,12 @@ def _kernel_log() -> Iterator[str]:
 
 
 def health_warnings(before: DeviceHealth | None, after: DeviceHealth | None, seconds: float) -> list[str]:
-    """What became of the card between two looks `seconds` apart that whoever trusts its images must know.
+    """What became of the card between two looks `seconds` apart that whoever uses its images must know.
 
     Counts that only say what happened to a card long ago (rows remapped, pages retired) are told where they grew.
     """
     if after is None:
-        gone = "it answered when the worker began, and does not answer the driver's tool any more"
+        gone = "it answered when the worker began, and does not answer the driver any more"
         return [] if before is None else [f"{before.name}: {gone}: see the kernel's log."]
     found = []
     if after.uncorrected_errors:
@@ -193,13 +217,3 @@ def _slowed(before: DeviceHealth | None, after: DeviceHealth, seconds: float) ->
 
 def _grew(before: int | None, after: int | None) -> bool:
     return before is not None and after is not None and after > before
-
-
-def _number(text: str) -> int | None:
-    digits = re.match(r"\s*(\d+)", text)
-    return int(digits[1]) if digits else None
-
-
-def _sum(counts: Iterator[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None

@@ -6,7 +6,6 @@ Source: TIFF 6.0 (1992), and Adobe's TIFF technical notes for deflate.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
@@ -18,11 +17,13 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images.png import AGAIN
 
-BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR, EXTRA_SAMPLES = 258, 262, 274, 277, 284, 338
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, PLANAR, EXTRA_SAMPLES = 258, 262, 274, 284, 338
 _SAMPLE_FORMAT, _EXIF_IFD, _GPS_IFD = 339, 34665, 34853
 _BITS = {1, 2, 4, 8, 16}
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_WHITE_IS_ZERO, _RGB = 0, 2
 _STRIP_BYTES = 1 << 20
+_RESOLUTION, _UNIT = (282, 283, 296), 296
+_INCH = 2
 _BLOCKS = ((273, 279), (324, 325))
 """The tags that hold (offsets, byte counts) of strips and of tiles."""
 
@@ -117,80 +118,51 @@ def write_16_bit(
     Args:
         pixels: (H, W) or (H, W, C) uint16; C is 3 or 4 (straight alpha).
         icc: a profile to embed, or None.
-        resolution: pixels per inch, (across, down), or None.
+        resolution: pixels per inch, (across, down), or None: then it says 1 to 1, without a unit.
         xmp: an XMP packet to embed, or None.
 
     Pillow writes 16-bit gray alone; OpenCV 5 writes no ICC profile and leaves the alpha channel undeclared.
     """
-    height, width = pixels.shape[:2]
+    import tifffile  # 50 ms that only a process that writes such a file pays
+
+    width = pixels.shape[1]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    rows = max(1, _STRIP_BYTES // (width * channels * 2))
-    body = bytearray(8)  # the header, filled in last
-    offsets, counts = [], []
-    for y in range(0, height, rows):
-        strip = pixels[y : y + rows].reshape(-1, width, channels).astype("<u2")
-        strip[:, 1:] -= strip[:, :-1]  # numpy keeps the overlap right
-        packed = zlib.compress(strip.tobytes())
-        offsets.append(len(body))
-        counts.append(len(packed))
-        body += packed
-        body += b"\0" * (len(body) % 2)
-    byte, short, long, rational, undefined = 1, 3, 4, 5, 7
-    entries: list[tuple[int, int, list[int] | bytes]] = [
-        (256, long, [width]),
-        (257, long, [height]),
-        (BITS_PER_SAMPLE, short, [16] * channels),
-        (259, short, [8]),  # deflate
-        (PHOTOMETRIC, short, [_BLACK_IS_ZERO if channels == 1 else _RGB]),
-        (273, long, offsets),
-        (SAMPLES_PER_PIXEL, short, [channels]),
-        (278, long, [rows]),
-        (279, long, counts),
-        *[(tag, rational, _ratio(value)) for tag, value in zip((282, 283), resolution or (), strict=False)],
-        (PLANAR, short, [1]),
-        *([(296, short, [2])] if resolution else []),  # the resolution's unit is the inch
-        (317, short, [2]),  # horizontal differences
-    ]
-    if channels == 4:
-        entries.append((EXTRA_SAMPLES, short, [2]))  # straight alpha
-    entries.append((339, short, [1] * channels))  # unsigned
-    if xmp:
-        entries.append((700, byte, xmp))
-    if icc:
-        entries.append((34675, undefined, icc))
-    directory = bytearray(struct.pack("<H", len(entries)))
-    for tag, kind, values in entries:
-        raw = (
-            values
-            if isinstance(values, bytes)
-            else struct.pack(f"<{len(values)}{'H' if kind == short else 'I'}", *values)
-        )
-        if len(raw) > 4:
-            inline = struct.pack("<I", len(body))
-            body += raw
-            body += b"\0" * (len(body) % 2)
-        else:
-            inline = raw.ljust(4, b"\0")
-        count = len(values) // 2 if kind == rational else len(values)
-        directory += struct.pack("<HHI", tag, kind, count) + inline
-    struct.pack_into("<2sHI", body, 0, b"II", 42, len(body))
-    return bytes(body + directory + b"\0\0\0\0")
-
-
-def _ratio(value: float) -> list[int]:
-    return [min(2**32 - 1, round(value * 1000)), 1000]
+    file = BytesIO()
+    tifffile.imwrite(
+        file,
+        pixels,
+        bigtiff=False,  # which `check_kind` refuses
+        byteorder="<",  # as `with_exif` wants it
+        photometric="minisblack" if channels == 1 else "rgb",
+        planarconfig=None if channels == 1 else "contig",
+        extrasamples=["unassalpha"] if channels == 4 else None,
+        compression="adobe_deflate",
+        predictor=True,
+        rowsperstrip=max(1, _STRIP_BYTES // (width * channels * 2)),
+        maxworkers=1,
+        resolution=resolution,
+        resolutionunit=_INCH if resolution else None,
+        iccprofile=icc or None,
+        extratags=[(700, 1, len(xmp), xmp, True)] if xmp else None,
+        metadata=None,
+        software=False,
+    )
+    return file.getvalue()
 
 
 def with_exif(data: bytes, exif: bytes) -> bytes:
     """A little-endian TIFF of ours with an EXIF block's tags, which libtiff does not write: a new directory at its end.
 
-    Tags that the file has stand.
+    Tags that the file has stand, but for a resolution without a unit, which says nothing (tifffile writes one always).
     """
     found = Image.Exif()
     found.load(exif)
     body = bytearray(data)
     (at,) = struct.unpack("<I", body[4:8])
     entries = {entry[:2]: entry for entry in _entries(body, at)}
+    if entries.get(struct.pack("<H", _UNIT), b"")[8:10] == b"\1\0":
+        for tag in _RESOLUTION:
+            entries.pop(struct.pack("<H", tag), None)
 
     def append(values: Mapping[int, Any]) -> int:
         body.extend(b"\0" * (len(body) % 2))

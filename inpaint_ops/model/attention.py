@@ -1,6 +1,6 @@
 """Attention kernels: which work on this card and how fast, found out once per card; and having one preferred.
 
-`set_attention_backend` does nothing on SDXL's UNet (facts/sdxl.md), so a kernel is preferred with PyTorch's own
+`set_attention_backend` does nothing on SDXL's UNet (docs/facts.md), so a kernel is preferred with PyTorch's own
 `sdpa_kernel`, around a whole batch. A layer that the kernel cannot serve (the VAE's, with 512 channels per head) falls
 to the next one.
 """

@@ -1,6 +1,6 @@
 """Apply a Tuning to a pipeline, in the order that leaves each choice in place.
 
-The order matters, because many of these calls replace what an earlier one did (facts/sdxl.md): slicing sets every UNet
+The order matters, because many of these calls replace what an earlier one did (docs/facts.md): slicing sets every UNet
 processor, so it comes before the attention processors; fused projections come after both; offload hooks and compilation
 wrap what stands, so they come last.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
-from inpaint_ops.records import LedgerEntry, Record, RunSummary, WorkerReport
-from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, compared, facts, shares_a_batch
+from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, WorkerReport
+from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
 from inpaint_ops.report.summary import RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
@@ -56,6 +56,31 @@ class ShownGroup:
     shown: tuple[Record, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FailuresShown:
+    """What `sections/failures.html.j2` shows: the first groups, how many more there are, and the link to rerun them.
+
+    `rerun_rows` is the number of rows in failed.jsonl; 0, where that file is not written yet, leaves the link out.
+    """
+
+    groups: Sequence[ShownGroup]
+    more_groups: int
+    rerun_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimesShown:
+    """What `sections/time.html.j2` and `sections/stages.html.j2` show; what is empty is left out of the page.
+
+    `stage_seconds` has the seconds of work by stage, each batch counted once; `stages` their distribution over rows.
+    """
+
+    stage_parts: Sequence[Part]
+    worker_parts: Sequence[Part]
+    stage_seconds: Mapping[str, float]
+    stages: Mapping[str, StageStats]
+
+
 def render_page(
     summary: RunSummary,
     records: Sequence[Record],
@@ -72,9 +97,17 @@ def render_page(
     found = facts(records, workers)
     shown = summary_context(summary) | {
         "facts": found,
-        "stage_seconds": {part.key: part.seconds for part in found.stage_parts},
-        "groups": [_shown(group) for group in found.failures[:FAILURE_GROUPS]],
-        "more_groups": found.failures[FAILURE_GROUPS:],
+        "failures": FailuresShown(
+            groups=[_shown(group) for group in found.failures[:FAILURE_GROUPS]],
+            more_groups=len(found.failures[FAILURE_GROUPS:]),
+            rerun_rows=summary.counts.failed,
+        ),
+        "times": TimesShown(
+            stage_parts=found.stage_parts,
+            worker_parts=found.worker_parts,
+            stage_seconds={part.key: part.seconds for part in found.stage_parts},
+            stages=summary.stages,
+        ),
         "conversions": list(found.conversions.items()),
         "without_pictures": [text[:_MESSAGE_CHARS] for text in without_pictures],
         "unclean": [report for report in workers if report.exit != "clean"],

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PARSE = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [{plugins!r}, {dags!r}]
+sys.path[:0] = [{repository!r}, {dags!r}]
 import airflow.sdk, airflow.providers.standard.operators.trigger_dagrun
 before = set(sys.modules)
 for path in sorted(Path({dags!r}).glob("*.py")):
@@ -40,7 +40,7 @@ def _python(tmp_path: Path, program: str, **settings: str) -> str:
 
 
 def test_parsing_the_dags_imports_nothing_heavy(tmp_path: Path, say: Callable[[str], None]) -> None:
-    program = PARSE.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    program = PARSE.format(repository=str(REPOSITORY), dags=str(REPOSITORY / "dags"))
     output = _python(tmp_path, program)
     lines = [line for line in output.splitlines() if line.startswith("parsed ")]
     say("; ".join(lines))
@@ -63,7 +63,7 @@ def test_no_module_that_airflows_tasks_import_pulls_in_torch(tmp_path: Path, mod
 @pytest.fixture(scope="module")
 def manifest_dag(tmp_path_factory: pytest.TempPathFactory) -> Any:
     os.environ.setdefault("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
-    sys.path[:0] = [str(REPOSITORY / "plugins"), str(REPOSITORY / "dags")]
+    sys.path[:0] = [str(REPOSITORY / "dags")]
     import inpaint_manifest
 
     return inpaint_manifest.inpaint_manifest()
@@ -118,6 +118,10 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     from inpaint_ops.config import Scheduler, Settings
     from inpaint_ops.planning import job_options
 
+    for name in manifest_dag.params:
+        schema = manifest_dag.params.get_param(name).schema
+        if None in schema.get("enum", ()):  # Airflow's form would show the choice as "null"
+            assert schema["values_display"] == {"null": "as the settings say"}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim"}
     chosen = _merged(manifest_dag, conf).validate()
@@ -138,7 +142,7 @@ def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> No
 
 LIMITS = """
 import sys
-sys.path[:0] = [{plugins!r}, {dags!r}]
+sys.path[:0] = [{repository!r}, {dags!r}]
 import inpaint_manifest
 task = inpaint_manifest.inpaint_manifest().task_dict["inpaint"].partial_kwargs
 print(inpaint_manifest.TRIES, inpaint_manifest.SHARD_TIMEOUT.total_seconds(), task["retries"],
@@ -159,7 +163,7 @@ def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlive
 ) -> None:
     from inpaint_ops.config import Settings
 
-    program = LIMITS.format(plugins=str(REPOSITORY / "plugins"), dags=str(REPOSITORY / "dags"))
+    program = LIMITS.format(repository=str(REPOSITORY), dags=str(REPOSITORY / "dags"))
     assert _python(tmp_path, program, **settings).strip().splitlines()[-1] == said
     fields = Settings.model_fields
     assert (fields["tries"].default, fields["shard_timeout"].default) == (4, 21600)
@@ -167,7 +171,7 @@ def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlive
 
 def _templates(tmp_path: Path, folder: Path) -> tuple[list[str], list[str]]:
     """The operators in the folder's DAGs, and what of them Jinja would render."""
-    program = f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'plugins')!r}]\n"
+    program = f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}]\n"
     program += f"from tests.support.dag_templates import main; main({str(folder)!r})"
     lines = _python(tmp_path, program).splitlines()
     looked = [line.removeprefix("looked at ") for line in lines if line.startswith("looked at ")]
@@ -187,8 +191,8 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import AsyncCallback, BaseNotifier, BaseOperatorLink, DeadlineAlert, DeadlineReference, dag, task
 from datetime import timedelta
-from inpaint_ops_metrics import deadline_missed
-from inpaint_ops_operators import PlainOperator, PlainTrigger, plain_task
+from inpaint_ops_airflow.metrics import deadline_missed
+from inpaint_ops_airflow.operators import PlainOperator, PlainTrigger, plain_task
 
 class Linked(PlainOperator):
     operator_extra_links = (type("Other", (BaseOperatorLink,), {{"name": "x", "get_link": lambda *a, **k: ""}})(),)
@@ -245,7 +249,7 @@ def test_a_template_in_a_dag_would_be_found(tmp_path: Path) -> None:
 
 
 def test_an_argument_that_nothing_would_resolve_is_refused(manifest_dag: Any) -> None:
-    from inpaint_ops_operators import PlainOperator
+    from inpaint_ops_airflow.operators import PlainOperator
 
     plan = manifest_dag.task_dict["plan"]
     for arguments in ({"op_args": [plan.output]}, {"op_kwargs": {"shards": [plan.output]}}):
@@ -262,7 +266,8 @@ def test_a_trigger_passes_on_what_it_is_given_unrendered(manifest_dag: Any) -> N
 
     from airflow.sdk import dag
     from airflow.sdk.exceptions import DagRunTriggerException
-    from inpaint_ops_operators import PlainTrigger
+
+    from inpaint_ops_airflow.operators import PlainTrigger
 
     @dag(schedule=None)
     def mapped() -> None:
@@ -292,7 +297,7 @@ def test_links_are_paths_whatever_the_ids_hold(manifest_dag: Any) -> None:
 def test_the_pages_places_hold_ids_and_nothing_else() -> None:
     import re
 
-    from inpaint_ops_plugin import InpaintPlugin
+    from inpaint_ops_airflow.plugin import InpaintPlugin
 
     for view in InpaintPlugin.external_views:
         assert set(re.findall(r"\{[^}]*\}", view["href"])) <= {"{DAG_ID}", "{RUN_ID}", "{TASK_ID}", "{MAP_INDEX}"}

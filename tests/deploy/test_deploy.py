@@ -133,7 +133,7 @@ OTHERS = {
 
 def our_variables() -> set[str]:
     ours = {str(field.validation_alias or f"INPAINT_{name.upper()}") for name, field in Settings.model_fields.items()}
-    places = [*REPOSITORY.glob("dags/*.py"), *REPOSITORY.glob("plugins/*.py")]
+    places = [*REPOSITORY.glob("dags/*.py"), *REPOSITORY.glob("inpaint_ops_airflow/**/*.py")]
     code = "".join(path.read_text() for path in places)
     return ours | set(re.findall(r'"(INPAINT_[A-Z0-9_]+)"', code))
 

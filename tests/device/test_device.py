@@ -6,48 +6,28 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from inpaint_ops.device import Lease, Tier, describe, environment_for, host_slots, tier, visible_devices
+from inpaint_ops.device import Lease, Tier, describe, environment_for, host_slots, nvml, tier, visible_devices
 from inpaint_ops.device.lease_files import LOSS_SECONDS
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
 from inpaint_ops.records import DeviceInfo
+from tests.support.nvml import GIB, gpu, install, mig, no_driver, pretend
 
-QUERY = """\
-0, GPU-aaaa1111, NVIDIA A100-SXM4-80GB, 81920, 81000, 8.0, 580.1
-1, GPU-bbbb2222, NVIDIA A100-SXM4-80GB, 81920, 40000, 8.0, 580.1
-2, GPU-bbbb3333, NVIDIA A10, 23028, [N/A], 8.6, 580.1
-"""
-PLAIN = """\
-GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111)
-GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb2222)
-GPU 2: NVIDIA A10 (UUID: GPU-bbbb3333)
-"""
-MIG = """\
-GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111)
-  MIG 3g.40gb     Device  0: (UUID: MIG-0001)
-  MIG 3g.40gb     Device  1: (UUID: MIG-0002)
-GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb2222)
-GPU 2: NVIDIA A10 (UUID: GPU-bbbb3333)
-"""
-
-
-def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
-    """Put an nvidia-smi on the PATH that answers as the real one's two calls would."""
-    (folder / "query").write_text(QUERY)
-    (folder / "list").write_text(listing)
-    tool = folder / "nvidia-smi"
-    tool.write_text(f'#!/bin/sh\ncase "$1" in -L) cat {folder}/list;; *) cat {folder}/query;; esac\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+A100 = "NVIDIA A100-SXM4-80GB"
+FIRST = gpu("GPU-aaaa1111", A100, 81920 * 2**20, 81000 * 2**20, "8.0")
+OTHERS = gpu("GPU-bbbb2222", A100, 81920 * 2**20, 40000 * 2**20, "8.0") + gpu("GPU-bbbb3333", "NVIDIA A10", 0, 0, "8.6")
+DRIVER = "driver 580.1\n"
+PLAIN = DRIVER + FIRST + OTHERS
+MIG = DRIVER + FIRST + mig("MIG-0001", f"{A100} MIG 3g.40gb") + mig("MIG-0002", f"{A100} MIG 3g.40gb") + OTHERS
 
 
 def test_without_a_driver_no_device_is_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    no_driver(tmp_path, monkeypatch)
     assert visible_devices() == []
     assert host_slots() == ["cpu-0"]
     assert host_slots("cpu", cpu_slots=2) == ["cpu-0", "cpu-1"]
@@ -62,7 +42,9 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found[0].total_memory == 81920 * 2**20
     assert found[0].free_memory == 81000 * 2**20
     assert found[2].free_memory == 0
-    assert found[0].driver == "580.1"
+    assert [(gpu.name, gpu.capability, gpu.driver) for gpu in found[1:]] == [
+        (A100, "8.0", "580.1"), ("NVIDIA A10", "8.6", "580.1")
+    ]  # fmt: skip
     assert host_slots("auto") == [gpu.uuid for gpu in found]
     assert host_slots("cpu") == ["cpu-0"]
 
@@ -78,6 +60,8 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch, tmp_
         ("GPU-aaaa", ["GPU-aaaa1111"]),
         ("GPU-bbbb", []),  # ambiguous
         ("nonsense", []),
+        ("bbbb2222", []),
+        ("0,0,GPU-aaaa1111", ["GPU-aaaa1111"]),
     ],
 )
 def test_cuda_visible_devices_is_read_as_cuda_reads_it(
@@ -92,10 +76,96 @@ def test_a_gpu_cut_into_instances_counts_as_its_instances(monkeypatch: pytest.Mo
     pretend(tmp_path, monkeypatch, MIG)
     found = visible_devices()
     assert [gpu.uuid for gpu in found] == ["MIG-0001", "MIG-0002", "GPU-bbbb2222", "GPU-bbbb3333"]
-    assert found[0].is_mig
-    assert found[0].total_memory == 40 * 10**9
+    assert (found[0].index, found[0].name, found[0].capability) == (0, f"{A100} MIG 3g.40gb", "8.0")
+    assert (found[0].total_memory, found[0].free_memory) == (40 * GIB, 39 * GIB)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0002,1")
     assert [gpu.uuid for gpu in visible_devices()] == ["MIG-0002", "GPU-bbbb2222"]
+
+
+def test_an_instance_is_named_by_the_beginning_of_its_uuid_and_its_card_stands_for_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(tmp_path, monkeypatch, MIG)
+    for value, expected in {
+        "MIG-0001": ["MIG-0001"],
+        "MIG-000": [],
+        "GPU-aaaa": ["MIG-0001", "MIG-0002"],
+        "MIG-0002,0": ["MIG-0002", "MIG-0001"],
+    }.items():
+        assert [gpu.uuid for gpu in visible_devices({"CUDA_VISIBLE_DEVICES": value})] == expected
+
+
+def test_a_gpu_that_is_to_be_cut_and_has_no_instance_yet_is_nothing_to_work_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(tmp_path, monkeypatch, DRIVER + FIRST + "cut\n" + OTHERS)
+    assert [gpu.uuid for gpu in visible_devices()] == ["GPU-bbbb2222", "GPU-bbbb3333"]
+    assert visible_devices({"CUDA_VISIBLE_DEVICES": "0"}) == []
+
+
+@pytest.mark.parametrize("fault", ["denied", "lost"])
+def test_a_card_that_is_lost_or_not_ours_leaves_the_others_their_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
+) -> None:
+    pretend(tmp_path, monkeypatch, DRIVER + FIRST + f"{fault}\n" + OTHERS)
+    assert [(gpu.index, gpu.uuid) for gpu in visible_devices()] == [(1, "GPU-bbbb2222"), (2, "GPU-bbbb3333")]
+    assert [gpu.uuid for gpu in visible_devices({"CUDA_VISIBLE_DEVICES": "2"})] == ["GPU-bbbb3333"]
+
+
+def test_an_instance_that_may_not_be_opened_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that was given one instance of several."""
+    pretend(tmp_path, monkeypatch, DRIVER + FIRST + mig("MIG-0001") + "denied\n" + mig("MIG-0002"))
+    assert [gpu.uuid for gpu in visible_devices()] == ["MIG-0002"]
+
+
+ALONE = (
+    "import sys; from inpaint_ops.device import visible_devices; print(visible_devices({}), 'pynvml' in sys.modules)"
+)
+
+
+def test_a_process_without_the_drivers_library_sees_no_card_and_one_with_it_does(tmp_path: Path) -> None:
+    """By the loader's own search, as in a container without and with the driver capability `utility`."""
+    for cards, expected in ((None, "[] True"), (PLAIN, "GPU-bbbb3333")):
+        folder = tmp_path / str(cards is not None)
+        environment = dict(os.environ) | {"LD_LIBRARY_PATH": str(folder)}
+        if cards is not None:
+            environment = install(folder, cards, environment)
+        elif _loads("libnvidia-ml.so.1"):
+            continue  # this machine has a driver
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=True
+        )
+        assert expected in done.stdout
+
+
+def _loads(library: str) -> bool:
+    code = f"import ctypes; ctypes.CDLL({library!r})"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_importing_the_package_loads_no_driver_binding() -> None:
+    code = "import sys, inpaint_ops.device.health, inpaint_ops.cli; print('pynvml' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_a_driver_that_never_answers_counts_as_absent_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend(tmp_path, monkeypatch, PLAIN)
+    monkeypatch.setattr(nvml, "TIMEOUT", 0.01)
+    never, ended = threading.Event(), threading.Event()
+
+    def hang(module: object) -> str:
+        never.wait()
+        ended.set()
+        return "too late"
+
+    try:
+        assert nvml.ask(hang) is None
+        assert "has not answered" in caplog.text
+    finally:
+        never.set()
+        ended.wait()  # before the library is taken away
 
 
 def test_a_slot_confines_its_process() -> None:

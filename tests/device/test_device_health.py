@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,71 +10,43 @@ import pytest
 from inpaint_ops.cli.doctor import _devices
 from inpaint_ops.device import health as module
 from inpaint_ops.device.health import DeviceHealth, device_health, health_warnings
+from tests.support.nvml import gpu, mig, no_driver, pretend
 
-CARD = """\
-<?xml version="1.0" ?>
-<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">
-<nvidia_smi_log><gpu id="00000000:3B:00.0">
-  <product_name>NVIDIA L4</product_name><uuid>GPU-aaaa1111</uuid>
-  <gpu_recovery_action>{recovery}</gpu_recovery_action>
-  <clocks_event_reasons>
-    <clocks_event_reason_sw_power_cap>Active</clocks_event_reason_sw_power_cap>
-    <clocks_event_reason_hw_thermal_slowdown>{hot_now}</clocks_event_reason_hw_thermal_slowdown>
-  </clocks_event_reasons>
-  <clocks_event_reasons_counters>
-    <clocks_event_reasons_counters_sw_power_cap>91403239 us</clocks_event_reasons_counters_sw_power_cap>
-    <clocks_event_reasons_counters_sw_therm_slowdown>{sw_therm_slowdown}</clocks_event_reasons_counters_sw_therm_slowdown>
-    <clocks_event_reasons_counters_hw_therm_slowdown>{hw_therm_slowdown}</clocks_event_reasons_counters_hw_therm_slowdown>
-    <clocks_event_reasons_counters_hw_power_brake>{hw_power_brake}</clocks_event_reasons_counters_hw_power_brake>
-  </clocks_event_reasons_counters>
-  <ecc_errors><volatile>
-    <sram_uncorrectable_parity>0</sram_uncorrectable_parity><dram_uncorrectable>{dram_uncorrectable}</dram_uncorrectable>
-  </volatile><aggregate><dram_uncorrectable>71</dram_uncorrectable></aggregate></ecc_errors>
-  <retired_pages><double_bit_retirement><retired_count>{retired}</retired_count></double_bit_retirement>
-    <pending_retirement>N/A</pending_retirement></retired_pages>
-  <remapped_rows><remapped_row_corr>3</remapped_row_corr><remapped_row_unc>{remapped}</remapped_row_unc>
-    <remapped_row_pending>{pending}</remapped_row_pending><remapped_row_failure>{failure}</remapped_row_failure>
-  </remapped_rows>
-</gpu></nvidia_smi_log>
-"""
-HEALTHY = {
-    "recovery": "None", "hot_now": "Not Active", "sw_therm_slowdown": "0 us", "hw_therm_slowdown": "0 us",
-    "hw_power_brake": "0 us", "dram_uncorrectable": "0", "retired": "0", "remapped": "2", "pending": "No",
-    "failure": "No",
-}  # fmt: skip
-BARE = "<nvidia_smi_log><gpu><product_name>NVIDIA T4</product_name><uuid>GPU-aaaa1111</uuid></gpu></nvidia_smi_log>"
+NAME, UUID = "NVIDIA L4", "GPU-aaaa1111"
+CARD = gpu(UUID, NAME, bus="00000000:3B:00.0")
+BARE = gpu(UUID, "NVIDIA T4")
+SECOND = 10**9  # the counters count ns
+
+HEAT, HOT, BRAKE, HEAT_OF_OLD, CAP = "field 269 3", "field 270 3", "field 271 3", "field 75 3", "field 74 3"
+RETIRED, RETIREMENT_DUE, REMAPPED, DUE, FAILED = "field 30 1", "field 31 1", "field 143 1", "field 144 1", "field 145 1"
+RECOVERY, DRAM, SRAM, EVERYWHERE = "field 230 1", "ecc 2", "ecc 7", "ecc total"
+HEALTHY = {HEAT: 0, HOT: 0, BRAKE: 0, CAP: 91 * SECOND, RETIRED: 0, RETIREMENT_DUE: 0, REMAPPED: 2, DUE: 0, FAILED: 0,
+           RECOVERY: 0, DRAM: 0, SRAM: 0, EVERYWHERE: 0, "events": 0x04}  # fmt: skip
+"""Rows were remapped long ago, and the card is at its power limit."""
+
+Facts = Mapping[str, int | None]
+
+
+def card(changed: Facts | str) -> str:
+    """The lines for tests/support/nvml.c: a healthy card but for what changed (None: not supported), or as given."""
+    if isinstance(changed, str):
+        return changed
+    return CARD + "".join(f"{key} {value}\n" for key, value in (HEALTHY | dict(changed)).items() if value is not None)
 
 
 def pretend_health(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    before: dict[str, str] | str | None,
-    after: dict[str, str] | str | None,
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, before: Facts | str, after: Facts | str | None
 ) -> None:
-    """Put an nvidia-smi on the PATH that says `before` when it is first asked for the card, and then `after`.
-
-    Each is what differs from a healthy card, or the tool's own words, or None for a card that does not answer.
-    """
-    for name, said in (("before", before), ("after", after)):
-        if said is not None:
-            (folder / name).write_text(CARD.format(**HEALTHY | said) if isinstance(said, dict) else said)
-    (folder / "query").write_text("0, GPU-aaaa1111, NVIDIA L4, 23034, 22000, 8.9, 580.1\n")
-    tool = folder / "nvidia-smi"
-    tool.write_text(
-        f'#!/bin/sh\ncase "$1" in -L) exit 0 ;; --query-gpu=*) cat {folder}/query; exit 0 ;; esac\n'
-        f"if [ -e {folder}/asked ]; then exec cat {folder}/after; fi\ntouch {folder}/asked; exec cat {folder}/before\n"
-    )
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    """A card that is `before` when its condition is first asked for, and then `after`: None does not answer."""
+    pretend(folder, monkeypatch, card(before))
+    (folder / "after").write_text("" if after is None else card(after))
 
 
 def warned(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    before: dict[str, str] | str | None,
-    after: dict[str, str] | str | None,
+    before: Facts | str,
+    after: Facts | str | None,
 ) -> list[str]:
     pretend_health(folder, monkeypatch, before=before, after=after)
     first = device_health("GPU-aaaa1111")
@@ -84,21 +56,28 @@ def warned(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"dram_uncorrectable": "2"}, "uncorrected memory errors since its last reset"),
-        ({"remapped": "3"}, "rows were remapped"),
-        ({"retired": "1"}, "pages were retired"),
-        ({"failure": "Yes"}, "could not be remapped: have it replaced"),
-        ({"pending": "Yes"}, "the driver asks for a recovery: Reset"),
-        ({"recovery": "Drain and Reset"}, "the driver asks for a recovery: Drain and Reset"),
-        ({"hw_therm_slowdown": "5000000 us"}, "its clock was slowed down by heat"),
-        ({"sw_therm_slowdown": "5000000 us"}, "its clock was slowed down by heat"),
-        ({"hw_power_brake": "5000000 us"}, "its clock was slowed down by the power supply"),
+        ({DRAM: 2}, "uncorrected memory errors since its last reset"),
+        ({SRAM: 1}, "uncorrected memory errors since its last reset"),
+        ({DRAM: None, SRAM: None, EVERYWHERE: 1}, "uncorrected memory errors since its last reset"),
+        ({REMAPPED: 3}, "rows were remapped"),
+        ({RETIRED: 1}, "pages were retired"),
+        ({FAILED: 1}, "could not be remapped: have it replaced"),
+        ({DUE: 1}, "the driver asks for a recovery: Reset"),
+        ({RETIREMENT_DUE: 1}, "the driver asks for a recovery: Reset"),
+        ({"field 92 1": 1}, "the driver asks for a recovery: Reset"),
+        ({RECOVERY: 4}, "the driver asks for a recovery: Drain and Reset"),
+        ({RECOVERY: 99}, "the driver asks for a recovery: action 99"),
+        ({HOT: 5 * SECOND}, "its clock was slowed down by heat"),
+        ({HEAT: 5 * SECOND}, "its clock was slowed down by heat"),
+        ({HEAT: None, HOT: None, HEAT_OF_OLD: 5 * SECOND}, "its clock was slowed down by heat"),
+        ({BRAKE: 5 * SECOND}, "its clock was slowed down by the power supply"),
     ],
 )
 def test_what_befell_a_card_is_told_with_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int | None], said: str
 ) -> None:
-    [text] = warned(tmp_path, monkeypatch, {}, changed)
+    before = {HEAT: None, HOT: None, HEAT_OF_OLD: 0} if HEAT_OF_OLD in changed else {}
+    [text] = warned(tmp_path, monkeypatch, before, changed)
     assert text.startswith("NVIDIA L4 (GPU-aaaa1111): ")
     assert said in text
 
@@ -107,29 +86,27 @@ def test_what_befell_a_card_is_told_with_its_name(
     "changed",
     [
         {},
-        {"hw_therm_slowdown": "900000 us"},
-        {"hot_now": "Active"},
-        {"sw_therm_slowdown": "91403239 us"},
-        {"dram_uncorrectable": "N/A", "remapped": "N/A", "retired": "[N/A]", "recovery": "N/A", "pending": "N/A"},
+        {HOT: SECOND * 9 // 10},
+        {"events": 0x40},
+        {HEAT: 91 * SECOND},
+        dict.fromkeys(HEALTHY) | {REMAPPED: None},
         BARE,
     ],
     ids=["nothing", "under-a-second", "counters-know-better", "the-power-caps-count", "not-said", "an-old-driver"],
 )
 def test_what_is_normal_or_not_said_is_no_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str] | str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int | None] | str
 ) -> None:
     """A card at its power limit, rows remapped and errors counted long ago, fields that a driver does not have."""
     assert warned(tmp_path, monkeypatch, {}, changed) == []
     assert warned(tmp_path, monkeypatch, changed, changed) == []
 
 
-def test_a_driver_without_counters_is_asked_what_holds_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hot = BARE.replace(
-        "</gpu>",
-        "<clocks_throttle_reasons><clocks_throttle_reason_hw_thermal_slowdown>Active"
-        "</clocks_throttle_reason_hw_thermal_slowdown></clocks_throttle_reasons></gpu>",
-    )
-    [text] = warned(tmp_path, monkeypatch, BARE, hot)
+@pytest.mark.parametrize("now", ["events 64", "events 32", "throttle 64"])
+def test_a_driver_without_counters_is_asked_what_holds_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str
+) -> None:
+    [text] = warned(tmp_path, monkeypatch, BARE, f"{BARE}{now}\n")
     assert text == "NVIDIA T4 (GPU-aaaa1111): its clock was slowed down by heat: check it."
 
 
@@ -137,8 +114,10 @@ def test_a_card_that_is_gone_is_told_and_one_that_never_answered_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [text] = warned(tmp_path, monkeypatch, {}, None)
-    assert "does not answer the driver's tool any more" in text
-    monkeypatch.setenv("PATH", "/nowhere")
+    assert "does not answer the driver any more" in text
+    [text] = warned(tmp_path / "lost", monkeypatch, {}, CARD + "lost\n")
+    assert "does not answer the driver any more" in text
+    no_driver(tmp_path / "none", monkeypatch)
     assert device_health("GPU-aaaa1111") is None
     assert device_health("") is None
     assert health_warnings(None, None, 1.0) == []
@@ -161,18 +140,15 @@ def test_an_xid_of_this_card_that_came_meanwhile_is_told(tmp_path: Path, monkeyp
 
 
 def test_a_part_of_a_card_is_as_well_as_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_health(tmp_path, monkeypatch, before={"failure": "Yes"}, after={"failure": "Yes"})
-    (tmp_path / "list").write_text("GPU 0: NVIDIA L4 (UUID: GPU-aaaa1111)\n  MIG 1g.5gb Device 0: (UUID: MIG-0001)\n")
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(tool.read_text().replace("-L) exit 0", f"-L) cat {tmp_path}/list; exit 0"))
+    pretend(tmp_path, monkeypatch, card({FAILED: 1}) + mig("MIG-0001"))
     found = device_health("MIG-0001")
     assert isinstance(found, DeviceHealth)
-    assert found.remapping_failed
+    assert found.remapping_failed and found.name == f"{NAME} ({UUID})"
     assert device_health("MIG-0009") is None
 
 
 def test_doctor_tells_of_a_card_that_is_ill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_health(tmp_path, monkeypatch, before={"failure": "Yes"}, after={})
+    pretend_health(tmp_path, monkeypatch, before={FAILED: 1}, after={})
     [ill] = _devices()
     assert (ill.state, "have it replaced" in ill.detail) == ("warning", True)
     [well] = _devices()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.faults.job import POISON
 from tests.faults.trial import Fault, Trial
-from tests.support import fault_proxy
+from tests.support import fault_proxy, nvml
 
 PUTS = ("before image", "after image", "before record", "after record")
 WORKING = ("painting", *PUTS)
@@ -157,21 +157,11 @@ def _device_memory(trial: Trial) -> None:
     trial.on_line("ready after", lambda: trial.strike("painting") and None)
 
 
-_TOOL = """#!/bin/sh
-case "$1" in --query-gpu=index*) ;; *) exit 0 ;; esac
-echo "0, GPU-a, Pretended, 24000, 23000, 8.9, 590.01"
-echo "1, GPU-b, Pretended, 24000, 23000, 8.9, 590.01"
-"""
-
-
 def _device_lost(trial: Trial) -> None:
     """One of two cards fails for good after some batches of its worker."""
-    tools = trial.home.path / "bin"
-    tools.mkdir()
-    (tools / "nvidia-smi").write_text(_TOOL)
-    (tools / "nvidia-smi").chmod(0o755)
-    trial.environment["PATH"] = f"{tools}:{trial.environment['PATH']}"
-    trial.environment.pop("CUDA_VISIBLE_DEVICES", None)
+    environment = nvml.install(trial.home.path / "driver", nvml.gpu("GPU-a") + nvml.gpu("GPU-b"), trial.environment)
+    trial.environment.clear()
+    trial.environment.update(environment)
     _device(trial, error="lost", device="GPU-a", after=trial.chance.randint(0, 2))
     trial.on_line("ready after", lambda: trial.strike("painting") and None)
 

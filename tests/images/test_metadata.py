@@ -236,6 +236,37 @@ def test_exif_of_16_bits_is_kept_in_tiff() -> None:
     assert np.array_equal(back.pixels, wide) and back.icc == icc() and back.metadata.exif is not None
 
 
+def test_the_resolution_that_exif_alone_has_is_kept_in_16_bit_tiff() -> None:
+    held = Image.Exif()
+    held[282], held[283], held[296] = 300.0, 150.0, 2
+    wide = noise(24, 40, dtype=np.uint16)
+    source = decode(png(wide, bits=16, extra=chunk(b"eXIf", held.tobytes()[6:])))
+    assert source.metadata.resolution is None
+    tags = again(source, "tiff").tag_v2
+    assert (float(tags[282]), float(tags[283]), tags[296]) == (300, 150, 2)
+
+
+def test_a_16_bit_tiff_makes_no_resolution_up() -> None:
+    data = encode(noise(24, 40, dtype=np.uint16), format="tiff", icc=None)
+    assert decode(data).metadata.resolution is None and "dpi" not in Image.open(BytesIO(data)).info
+
+
+def test_a_16_bit_tiff_is_compressed_with_differences_and_declares_its_alpha() -> None:
+    for channels in (1, 3, 4):
+        flat = np.repeat(np.arange(400, dtype=np.uint16)[None, :] * 150, 400, 0)
+        wide = np.dstack([flat] * channels).squeeze()
+        data = encode(wide, format="tiff", icc=icc(), metadata=decode(data_xmp()).metadata)
+        tags = Image.open(BytesIO(data)).tag_v2  # type: ignore[attr-defined]
+        assert tags[259] == 8 and tags[317] == 2 and tags.get(338) == ((2,) if channels == 4 else None)
+        assert len(data) < wide.nbytes / 50 and tags[34675] == icc() and b"a lake" in tags[700]
+        assert np.array_equal(decode(data).pixels, wide)
+
+
+def data_xmp() -> bytes:
+    extra = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
+    return png(noise(24, 40, dtype=np.uint16), bits=16, extra=extra)
+
+
 def test_raw_profiles_in_texts_are_not_kept_by_safe() -> None:
     extra = chunk(b"tEXt", b"Raw profile type iptc\0\n0 SN12345") + chunk(b"tEXt", b"Author\0Somebody")
     safe, kept = decode(png(PIXELS, extra=extra)), decode(png(PIXELS, extra=extra), metadata="keep")

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
 
@@ -28,12 +29,12 @@ from airflow.models.dag import DagModel
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
-from inpaint_ops_ui.app import POLICY, create_app
 from PIL import Image
 
 from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
+from inpaint_ops_airflow.ui.app import POLICY, create_app
 from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_record, put_word, record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     """The pages under Airflow's own simple auth manager; only its database is left out."""
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
-    monkeypatch.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
+    monkeypatch.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
     made = create_app(Browser(workspace, keep=False))
     made.dependency_overrides[_get_session] = lambda: None
     return made
@@ -110,6 +111,43 @@ class TestAccess:
 
     def test_routes_only_read(self, app: FastAPI) -> None:
         assert {method for method, _ in paths(app)} == {"GET"}
+
+
+class TestErrors:
+    """A person who follows a link is answered by a page, a program by JSON."""
+
+    PERSON: ClassVar[dict[str, str]] = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+    def test_the_anonymous_are_asked_to_sign_in(self, app: FastAPI) -> None:
+        with TestClient(app, root_path="/airflow/inpaint") as anonymous:
+            for method, path in paths(app):
+                reply = anonymous.request(method, path, headers=self.PERSON)
+                assert (reply.status_code, reply.headers["content-type"]) == (401, "text/html; charset=utf-8"), path
+                assert '<a href="/airflow/" target="_top">Sign in to Airflow</a>' in reply.text
+                assert reply.headers["content-security-policy"] == POLICY
+                assert "night" not in reply.text
+            assert anonymous.get("/").json() == {"detail": "Not authenticated"}
+
+    def test_a_user_without_the_right_reads_which_right_it_is(self, app: FastAPI) -> None:
+        with sign_in(app, None) as stranger:
+            page = stranger.get("/", headers=self.PERSON)
+            assert page.status_code == 403
+            assert "You may not read the runs of the DAG inpaint_manifest" in page.text
+
+    @pytest.mark.parametrize("query", ["order=nope", "page=0", "page=x", f"state={quote(EVIL)}", "text=" + "x" * 201])
+    def test_an_address_that_is_not_valid_names_the_field(self, client: TestClient, query: str) -> None:
+        page = client.get(f"/?{query}", headers=self.PERSON)
+        assert (page.status_code, page.headers["content-type"]) == (422, "text/html; charset=utf-8")
+        assert f"This address is not valid: {query.partition('=')[0]}: " in page.text
+        assert "alert(1)" not in page.text
+        assert '<a href="/airflow/inpaint/">All runs</a>' in page.text
+        assert client.get(f"/?{query}").json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
+
+    def test_what_is_not_there_is_a_page_too(self, client: TestClient, night: str) -> None:
+        for path in ("/nowhere", "/runs/none/", "/runs/night/none.txt", "/static/none.js", "/api/runs/night/rows/999"):
+            page = client.get(path, headers=self.PERSON)
+            assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8"), path
+            assert "Nothing to show here" in page.text
 
 
 class Scan(HTMLParser):
@@ -180,7 +218,7 @@ class TestPages:
         page = client.get("/").text
         for words in ("night", "VALID", "60", "NVIDIA H200", "10 GiB", "7.1% of its memory"):
             assert words in page, words
-        assert "No run is like that" in client.get("/?text=nothing").text
+        assert "No run matches" in client.get("/?text=nothing").text
         assert client.get("/?order=nonsense").status_code == 422
 
     def test_a_run_shows_verdict_counts_ledger_memory_and_percentiles(self, client: TestClient, night: str) -> None:
@@ -195,6 +233,33 @@ class TestPages:
         page = client.get("/runs/night/fragments/failures").text
         for words in ("ImageError", "2 rows", "row 7 cannot be read", "replace or re-export it", "RowError"):
             assert words in page, words
+
+    def test_the_link_to_run_again_is_there_once_its_file_is(
+        self, client: TestClient, workspace: Workspace, night: str
+    ) -> None:
+        put_plan(workspace, make_plan("live", 5, shard_rows=5))
+        put_record(workspace, "live", record(1, status="failed"))
+        put_word(workspace, "live", 0, rows=5, done=0, failed=1)
+        going = client.get("/runs/live/fragments/failures").text
+        assert "row 1 cannot be read" in going
+        assert 'href="failed.jsonl"' not in going
+        finished = client.get("/runs/night/fragments/failures").text
+        assert '<a href="failed.jsonl">failed.jsonl</a> is a manifest of the 2 failed rows' in finished
+
+    def test_the_links_of_the_report_are_good_where_the_pages_serve_it(
+        self, client: TestClient, workspace: Workspace, night: str
+    ) -> None:
+        layout = workspace.layout(night)
+        workspace.storage.put(layout.image("row 00001+a", ".png"), b"the image")
+        workspace.storage.put(layout.root.join("plan.json.secret"), b"no image")
+        reply = client.get("/runs/night/images/row%2000001%2Ba.png")
+        assert (reply.status_code, reply.content) == (200, b"the image")
+        assert reply.headers["content-disposition"].startswith("attachment")
+        assert client.get("/runs/night/images/none.png").status_code == 404
+        for climbing in ("..%2Fplan.json.secret", "%2e%2e%2Fplan.json.secret", "..%5Cplan.json.secret"):
+            found = client.get(f"/runs/night/images/{climbing}")
+            assert found.status_code in (403, 404)
+            assert found.content != b"no image"
 
     def test_a_run_that_goes_on_shows_a_stalled_shard(self, client: TestClient, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("live", 20, shard_rows=10))
@@ -268,6 +333,19 @@ class TestData:
         assert client.get("/api/runs/live/rows/1/files/source").content == sink.getvalue()
         assert client.get("/api/runs/live/rows/2/pictures/source").status_code == 404
 
+    def test_a_missing_picture_is_replaced_by_one_that_gives_the_reason(
+        self, client: TestClient, workspace: Workspace
+    ) -> None:
+        put_plan(workspace, make_plan("live", 5, shard_rows=5))
+        gone = workspace.store.join("gone.png").uri
+        put_record(workspace, "live", record(1).model_copy(update={"source": gone, "mask": "/etc/hostname"}))
+        put_word(workspace, "live", 0, rows=5, done=1)
+        for kind, status, title in (("source", 404, "not in the store"), ("mask", 403, "no preview")):
+            reply = client.get(f"/api/runs/live/rows/1/pictures/{kind}")
+            assert (reply.status_code, reply.headers["content-type"]) == (status, "image/svg+xml"), kind
+            assert f"<title>{title}</title>" in reply.text
+            assert reply.headers["content-security-policy"] == POLICY
+
     @pytest.mark.parametrize("path", ["/runs/none/", "/runs/..%2F..%2Fetc/", "/runs/%2e%2e/", "/api/runs/none"])
     def test_a_run_that_is_not_there_is_a_plain_404(self, client: TestClient, path: str) -> None:
         assert client.get(path).status_code == 404
@@ -290,14 +368,14 @@ class TestData:
 def test_the_plugin_imports_next_to_nothing_and_builds_nothing(tmp_path: Path) -> None:
     program = f"""
 import sys
-sys.path[:0] = [{str(REPOSITORY / "plugins")!r}, {str(REPOSITORY)!r}]
+sys.path[:0] = [{str(REPOSITORY)!r}]
 import airflow.plugins_manager
 before = set(sys.modules)
-import inpaint_ops_plugin
+from inpaint_ops_airflow.plugin import InpaintPlugin
 new = set(sys.modules) - before
 print(sorted(name for name in new if name.partition(".")[0] in
-    ("torch", "numpy", "pyarrow", "boto3", "cv2", "PIL", "fastapi", "jinja2", "inpaint_ops", "inpaint_ops_ui")))
-views = inpaint_ops_plugin.InpaintPlugin.external_views
+    ("torch", "numpy", "pyarrow", "boto3", "cv2", "PIL", "fastapi", "jinja2", "inpaint_ops", "inpaint_ops_airflow.ui")))
+views = InpaintPlugin.external_views
 print([view["href"] for view in views])
 """
     environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__API__BASE_URL": "https://host/airflow/"}
@@ -307,15 +385,10 @@ print([view["href"] for view in views])
     assert links.count("'/airflow/inpaint/") == 3
 
 
-def test_airflow_scans_none_of_the_pages_modules() -> None:
+def test_airflow_scans_one_file_of_the_plugins_folder() -> None:
     from airflow._shared.module_loading import find_path_from_directory
 
-    found = {
+    found = [
         Path(path).name for path in find_path_from_directory(str(REPOSITORY / "plugins"), ".airflowignore", "glob")
-    }
-    assert {name for name in found if name.endswith(".py")} == {
-        "inpaint_ops_airflow.py",
-        "inpaint_ops_links.py",
-        "inpaint_ops_metrics.py",
-        "inpaint_ops_plugin.py",
-    }
+    ]
+    assert [name for name in found if name.endswith(".py")] == ["inpaint_ops_plugin.py"]

@@ -144,7 +144,7 @@ def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: 
     expect(runs.locator("html")).to_have_attribute("data-theme", "dark")
     page.screenshot(path=shots / "airflow-runs-dark.png")
     runs.get_by_label("Name or manifest").fill("no such run")
-    expect(runs.get_by_text("No run is like that")).to_be_visible()
+    expect(runs.get_by_text("No run matches")).to_be_visible()
     runs.get_by_label("Name or manifest").fill("finished")
     row.get_by_role("link", name="finished-night", exact=True).click()
     expect(runs.get_by_role("heading", name="finished-night")).to_be_visible()
@@ -160,7 +160,7 @@ def test_a_dag_run_and_a_task_have_their_tab(window: Watched, site: Site, finish
     page.screenshot(path=shots / "airflow-dag-run.png")
     page.goto(f"{site.url}/dags/{DAG}/runs/{finished}/tasks/inpaint/mapped/1")
     page.get_by_role("link", name="Inpainting").last.click()
-    expect(inside(page).get_by_text("You look at shard 00001")).to_be_visible()
+    expect(inside(page).get_by_text("This is shard 00001")).to_be_visible()
     expect(inside(page).locator(".thumb")).to_have_count(4)
 
 
@@ -169,7 +169,7 @@ def test_a_task_links_to_its_results_and_report(window: Watched, site: Site, fin
     assert set(links["extra_links"]) == {"Results", "Report", "Worker log"}
     page = window.page
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Results']}")
-    expect(page.get_by_text("You look at shard 00000")).to_be_visible()
+    expect(page.get_by_text("This is shard 00000")).to_be_visible()
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Report']}")
     expect(page.get_by_role("heading", name="Inpainting run finished-night")).to_be_visible()
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Worker log']}")

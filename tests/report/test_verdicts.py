@@ -23,7 +23,7 @@ from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import make_s3_client
-from tests.device.test_device_health import pretend_health
+from tests.device.test_device_health import DRAM, HOT, SECOND, pretend_health
 from tests.plugins.test_ui_app import app, sign_in
 from tests.supervisor.test_supervisor import STALL, Bench, Flaky
 from tests.support.fault_proxy import Fault, FaultProxy
@@ -208,9 +208,7 @@ def test_requests_that_the_store_made_us_repeat_are_told(
 def test_a_card_that_fell_ill_while_it_painted_is_told(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend_health(
-        tmp_path, monkeypatch, before={}, after={"dram_uncorrectable": "2", "hw_therm_slowdown": "9000000 us"}
-    )
+    pretend_health(tmp_path, monkeypatch, before={}, after={DRAM: 2, HOT: 9 * SECOND})
     bench = Bench(tmp_path, ["ok"] * 2, model="on-a-card")
     bench.shard_run().run()
     summary, places = told(bench)

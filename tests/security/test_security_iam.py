@@ -233,13 +233,13 @@ def whole_job(cast: Cast) -> Night:
 def look_at(cast: Cast, role: str, run: str) -> None:
     """What the pages in Airflow show of a run."""
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-    from inpaint_ops_ui.access import may_read_runs
-    from inpaint_ops_ui.app import create_app
+    from inpaint_ops_airflow.ui.access import may_read_runs
+    from inpaint_ops_airflow.ui.app import create_app
 
     app = create_app(Browser(cast.workspace(role), keep=False))
     app.dependency_overrides[may_read_runs.dependency] = lambda: None
     with TestClient(app) as client, pytest.MonkeyPatch.context() as patched:
-        patched.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
+        patched.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
         api = f"/api/runs/{run}"
         paths = (
             "/", f"/runs/{run}/", f"/runs/{run}/report.html", "/runs/stopped/", f"{api}/rows",

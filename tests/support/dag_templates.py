@@ -29,7 +29,7 @@ def _of_task(task: Any) -> Iterator[str]:
     options = getattr(task, "partial_kwargs", {})
     fields = {*task.template_fields, *getattr(task, "operator_class", task).template_fields}
     if fields:
-        yield f"{sorted(fields)} would be rendered: take the task from inpaint_ops_operators"
+        yield f"{sorted(fields)} would be rendered: take the task from inpaint_ops_airflow.operators"
     label = task.map_index_template
     if label is not None and not re.fullmatch(r"\{\{ (shard|run)_label \}\}", label):
         yield f"map_index_template {label!r} is more than a label that the task itself sets"

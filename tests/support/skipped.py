@@ -15,6 +15,10 @@ CURES = {
     "libfaketime": "`apt-get install faketime`",
     "atheris": "run on Linux on x86-64",
     "only root": "run as root",
+    "user namespaces": "`sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000`",
+    "Landlock": "run on Linux 5.19 or later, with `landlock` among the `lsm=` of the kernel's command line",
+    "every user may run": "make the virtual environment with a Python outside of root's home folder",
+    "C compiler": "`apt-get install gcc`",
     "seconds were over": "`make test`",
 }
 """How to get it, by what the reason of a skip says is missing."""

@@ -50,8 +50,8 @@ def record(row: int, *, shard: int = 0, status: str = "done", prompt: str = "", 
     }
     if status != "done":
         kind, stage = ("RowError", "validate") if status == "rejected" else ("ImageError", "decode")
-        error = ErrorInfo(type=kind, stage=stage, message=f"row {row} cannot be read", permanent=True)  # type: ignore[arg-type]
-        return Record(status=status, error=error, **common)  # type: ignore[arg-type]
+        error = ErrorInfo(type=kind, stage=stage, message=f"row {row} cannot be read", permanent=True)
+        return Record(status=status, error=error, **common)
     return Record(
         status="done",
         output=Output(uri=f"/out/{row}.png", sha256="0" * 64, bytes=10, width=64, height=64, format="png"),
@@ -67,7 +67,7 @@ def record(row: int, *, shard: int = 0, status: str = "done", prompt: str = "", 
         timings=Timings(download=0.05, decode=0.02, denoise=1.5 + slow, vae_decode=0.2, encode=0.1, upload=0.05),
         memory=Memory(peak_allocated=9 * 2**30, peak_reserved=10 * 2**30),
         worker=worker(shard, start),
-        **common,  # type: ignore[arg-type]
+        **common,
     )
 
 
@@ -102,7 +102,7 @@ def put_word(workspace: Workspace, run: str, shard: int, *, rows: int, done: int
     fields = {"phase": "painting", "failed": 0, "images_per_second": 2.0, "worker_silent": 0.5} | said
     word = ShardProgress(
         shard=shard_name(shard), attempt="t", rows=rows, done=done, device="NVIDIA H200", interval=15.0,
-        updated_at=START, **fields,  # type: ignore[arg-type]
+        updated_at=START, **fields,
     )  # fmt: skip
     workspace.storage.put(workspace.layout(run).shard_progress(word.shard), word.model_dump_json().encode())
     return word

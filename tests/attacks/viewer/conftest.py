@@ -18,11 +18,11 @@ from airflow.api_fastapi.common.db.common import _get_session
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import FastAPI
-from inpaint_ops_ui.app import create_app
 
 from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
+from inpaint_ops_airflow.ui.app import create_app
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from inpaint_ops_ui import downloads
 
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.pieces import PIECE_BYTES
+from inpaint_ops_airflow.ui import downloads
 from tests.support.synthetic_run import make_plan, put_plan, put_record, put_word, record
 
 SIZE = 3 * PIECE_BYTES + 5

@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 from fastapi import FastAPI
-from inpaint_ops_ui import pictures as route
 
 from inpaint_ops.browse.pictures import OF_A_RUN, WAITING, Pictures
 from inpaint_ops.errors import ImageError, PreviewBusyError, PreviewError
 from inpaint_ops.previews import Helper, Limits, Preview
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
+from inpaint_ops_airflow.ui import pictures as route
 from tests.attacks.conftest import Scripted
 from tests.attacks.costly_files import padded_bmp
 from tests.support.synthetic_run import make_plan, put_plan, put_record, put_word, record

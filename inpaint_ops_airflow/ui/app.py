@@ -1,0 +1,57 @@
+"""The application: every route guarded, every reply with a strict policy, every error as errors.py answers it."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inpaint_ops.browse import Browser
+from inpaint_ops_airflow.ui import data, pages, pictures
+from inpaint_ops_airflow.ui.access import may_read_runs
+from inpaint_ops_airflow.ui.errors import add_error_handlers
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
+"""No inline script or style, nothing from another host, framed by Airflow alone."""
+
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class SecureHeaders:
+    """Adds the headers that every reply carries, unless the route has set its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def create_app(browser: Browser | None = None) -> FastAPI:
+    """The pages; `browser` is by default that of this installation, opened by the first request that needs it."""
+    app = FastAPI(title="Inpainting", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[may_read_runs])
+    app.state.browser = browser
+    app.include_router(data.router)
+    app.include_router(pictures.router)
+    app.include_router(pages.router)
+    app.add_middleware(SecureHeaders)
+    add_error_handlers(app)
+    return app

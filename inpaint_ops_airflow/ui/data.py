@@ -1,0 +1,117 @@
+"""Routes for programs, the page's own scripts among them: JSON, files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi.responses import Response
+
+from inpaint_ops.browse import RowQuery, RunPage, RunQuery
+from inpaint_ops.browse.catalogue import Order
+from inpaint_ops.browse.pictures import Kind, uri_of
+from inpaint_ops.records import STAGES
+from inpaint_ops.report.facts import STAGE_LABELS, cure
+from inpaint_ops.report.timeline import row_seconds
+from inpaint_ops_airflow.ui.dependencies import BrowserDep, RecordDep, RunDep
+from inpaint_ops_airflow.ui.downloads import download
+from inpaint_ops_airflow.ui.models import Point, RowBody, RowItem, RowsBody, StateBody, ThroughputBody
+
+router = APIRouter(prefix="/api")
+
+PAGE = 48
+_LAYOUT_FILES = {
+    "failed.jsonl": "failed", "results.jsonl": "results", "run.json": "summary", "timings.parquet": "timings",
+    "trace.json": "trace", "manifest.jsonl": "manifest", "rejected.jsonl": "rejected",
+}  # fmt: skip
+
+
+def run_query(
+    text: Annotated[str, Query(max_length=200)] = "",
+    state: Literal["", "going", "finished"] = "",
+    verdict: Literal["", "VALID", "INVALID"] = "",
+    order: Order = "created_at",
+    descending: bool = True,
+) -> RunQuery:
+    """The query that a URL asks for."""
+    return RunQuery(text=text, state=state, verdict=verdict, order=order, descending=descending)
+
+
+QueryDep = Annotated[RunQuery, Depends(run_query)]
+
+
+@router.get("/runs")
+def list_runs(browser: BrowserDep, query: QueryDep, page: Annotated[int, Query(ge=1)] = 1) -> RunPage:
+    """A page of the runs."""
+    return browser.catalogue.page(query, page)
+
+
+@router.get("/runs/{run}")
+def run_state(view: RunDep) -> StateBody:
+    """How far the run and its shards are."""
+    return StateBody(run=view.run, state=view.state, shards=view.shards)
+
+
+@router.get("/runs/{run}/throughput")
+def throughput(view: RunDep) -> ThroughputBody:
+    """Images per second over time."""
+    points = view.records().table.throughput()
+    return ThroughputBody(
+        points=tuple(Point(start=p.start, width=p.width, images_per_second=p.images_per_second) for p in points)
+    )
+
+
+@router.get("/runs/{run}/rows")
+def rows(
+    view: RunDep,
+    status: Literal["", "done", "failed", "rejected"] = "",
+    text: Annotated[str, Query(max_length=200)] = "",
+    order: Literal["row", "slowest", "newest"] = "row",
+    shard: Annotated[str, Query(max_length=10)] = "",
+    page: Annotated[int, Query(ge=1)] = 1,
+) -> RowsBody:
+    """A page of the run's rows."""
+    bounds: dict[str, Any] = {}
+    if shard:
+        found = next((one for one in view.shards if one.name == shard), None)
+        if found is None:
+            raise HTTPException(404, "the run has no such shard")
+        bounds = {"shard_rows": (found.first_row, found.last_row)}
+    seen = view.page(RowQuery(status=status, text=text, order=order, **bounds), page, PAGE)
+    return RowsBody(
+        items=tuple(RowItem.of(record) for record in seen.records),
+        total=seen.total,
+        page=seen.page,
+        pages=seen.pages,
+        unread=seen.unread,
+    )
+
+
+@router.get("/runs/{run}/rows/{row}")
+def one_row(record: RecordDep) -> RowBody:
+    """One row in full."""
+    taken = {STAGE_LABELS[stage]: getattr(record.timings, stage) for stage in STAGES}
+    kinds: list[Kind] = ["source"] if record.source else []
+    kinds += ["mask"] if record.mask else []
+    kinds += ["result"] if record.output else []
+    return RowBody(
+        record=record,
+        seconds=row_seconds(record),
+        cure=cure(record.error) if record.status != "done" else "",
+        stages={label: seconds for label, seconds in taken.items() if seconds is not None},
+        pictures=tuple(kinds),
+    )
+
+
+@router.get("/runs/{run}/rows/{row}/files/{kind}")
+def row_file(kind: Kind, browser: BrowserDep, record: RecordDep) -> Response:
+    """The source, the mask or the result as it is, to save."""
+    return download(browser.workspace.storage, uri_of(record, kind))
+
+
+@router.get("/runs/{run}/files/{name}")
+def run_file(name: str, browser: BrowserDep, view: RunDep) -> Response:
+    """One of the run's files, to save."""
+    if name not in _LAYOUT_FILES:
+        raise HTTPException(404, "a run has no such file")
+    return download(browser.workspace.storage, getattr(browser.workspace.layout(view.run), _LAYOUT_FILES[name]).uri)

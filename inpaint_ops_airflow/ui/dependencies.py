@@ -1,0 +1,53 @@
+"""What routes ask for: the browser of this installation, a run of it, a row of that."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from inpaint_ops.browse import Browser, RunView
+from inpaint_ops.errors import ObjectNotFoundError
+from inpaint_ops.records import Record
+
+_opening = threading.Lock()
+
+
+def get_browser(request: Request) -> Browser:
+    """The browser, opened once per process."""
+    state = request.app.state
+    with _opening:
+        if state.browser is None:
+            from inpaint_ops_airflow.workspace import open_workspace
+
+            state.browser = Browser(open_workspace())
+        browser: Browser = state.browser
+    return browser
+
+
+BrowserDep = Annotated[Browser, Depends(get_browser)]
+
+
+def get_run(run: str, browser: BrowserDep) -> RunView:
+    """The run of the path, as it stands now; 404 where there is none."""
+    view = browser.run(run)
+    if view is None:
+        raise ObjectNotFoundError(
+            "there is no such run here, or it is not planned yet: it shows once its plan is written"
+        )
+    return view
+
+
+RunDep = Annotated[RunView, Depends(get_run)]
+
+
+def get_record(row: int, view: RunDep) -> Record:
+    """The record of the path's row; 404 where it has none yet."""
+    found = view.record(row)
+    if found is None:
+        raise ObjectNotFoundError("the row has no record yet")
+    return found
+
+
+RecordDep = Annotated[Record, Depends(get_record)]

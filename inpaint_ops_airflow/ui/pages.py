@@ -1,0 +1,197 @@
+"""Routes for people: the list of runs, a run, and the tabs that Airflow shows beside its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import quote, urlencode
+
+from airflow.api_fastapi.common.db.common import SessionDep
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy import select
+
+from inpaint_ops.browse import RunQuery, RunView
+from inpaint_ops.browse.table import worker_parts
+from inpaint_ops.layout import shard_name
+from inpaint_ops.report.page import FAILURE_GROUPS, FailuresShown, TimesShown, summary_context
+from inpaint_ops.tuning import Preset
+from inpaint_ops_airflow.ui.access import DAG_ID, may_read_this_dag
+from inpaint_ops_airflow.ui.data import QueryDep, run_file
+from inpaint_ops_airflow.ui.dependencies import BrowserDep, RunDep
+from inpaint_ops_airflow.ui.downloads import download
+from inpaint_ops_airflow.ui.rendering import asset, render
+from inpaint_ops_airflow.workspace import run_name
+
+router = APIRouter(default_response_class=HTMLResponse)
+
+_REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'; sandbox allow-downloads"
+)
+_CHOSEN = ("model", "quality", "steps", "tuning", "failure_threshold", "shard_rows")
+_REPORT_BYTES = 32 * 2**20
+"""Of a report, at most: ours have two million."""
+
+_SHARDS = 200
+_TUNINGS = get_args(Preset)
+
+PageNumber = Annotated[int, Query(ge=1)]
+
+
+@router.get("/")
+def runs_page(request: Request, browser: BrowserDep, query: QueryDep, page: PageNumber = 1) -> str:
+    """All runs."""
+    return render(request, "runs.html.j2", **_runs(browser, query, page))
+
+
+@router.get("/fragments/runs")
+def runs_table(request: Request, browser: BrowserDep, query: QueryDep, page: PageNumber = 1) -> str:
+    """The table of runs, as the page has it."""
+    return render(request, "runs_table.html.j2", **_runs(browser, query, page))
+
+
+def _runs(browser: BrowserDep, query: RunQuery, page: int) -> dict[str, Any]:
+    found = browser.catalogue.page(query, page)
+
+    def link(**changes: Any) -> str:
+        merged = query.model_dump() | {"page": 1} | changes
+        defaults = RunQuery().model_dump() | {"page": 1}
+        return "?" + urlencode({name: value for name, value in merged.items() if value != defaults[name]})
+
+    return {"found": found, "query": query, "link": link, "store": browser.workspace.store.uri}
+
+
+@router.get("/runs/{run}/")
+def run_page(request: Request, view: RunDep, browser: BrowserDep, shard: str = "", embedded: bool = False) -> str:
+    """One run. What costs more than its summary comes afterwards, by the fragments below."""
+    context: dict[str, Any] = _base(view) | {
+        "shard": next((one for one in view.shards if one.name == shard), None),
+        "embedded": embedded,
+        "rerun": _rerun(view, browser.workspace.layout(view.run).failed.uri),
+        "dag_id": DAG_ID,
+        "unclean": [],
+        "conversions": [],
+    }
+    if view.is_finished and view.summary is not None:
+        context |= summary_context(view.summary)
+    return render(request, "run.html.j2", **context)
+
+
+@router.get("/runs/{run}/fragments/progress")
+def progress(request: Request, view: RunDep) -> str:
+    """How far the run and its shards are."""
+    return render(request, "progress.html.j2", **_base(view))
+
+
+@router.get("/runs/{run}/fragments/failures")
+def failures(request: Request, view: RunDep) -> str:
+    """The failures by reason."""
+    groups = view.failures()
+    shown = FailuresShown(
+        groups=groups[:FAILURE_GROUPS],
+        more_groups=len(groups[FAILURE_GROUPS:]),
+        rerun_rows=view.state.failed if view.is_finished else 0,  # failed.jsonl is written at the end
+    )
+    return render(request, "failures.html.j2", failures=shown, unread=view.records().unread)
+
+
+@router.get("/runs/{run}/fragments/time")
+def time_fragment(request: Request, view: RunDep) -> str:
+    """Where the time went, and the distribution of each stage."""
+    table = view.records().table
+    seconds = table.stage_seconds()
+    summary = view.summary if view.is_finished else None
+    shown = TimesShown(
+        stage_parts=table.stage_parts(),
+        worker_parts=worker_parts(summary, seconds) if summary else (),
+        stage_seconds=seconds,
+        stages=summary.stages if summary else table.stage_stats() if len(table) else {},
+    )
+    return render(request, "time.html.j2", times=shown)
+
+
+@router.get("/runs/{run}/report.html")
+def report(view: RunDep, browser: BrowserDep) -> Response:
+    """The run's own report, which holds all that it needs; its images are inside, so its policy allows no request."""
+    body = browser.workspace.storage.get(browser.workspace.layout(view.run).report, max_bytes=_REPORT_BYTES)
+    return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+@router.get("/runs/{run}/images/{name}")
+def image_beside_the_page(name: str, browser: BrowserDep, view: RunDep) -> Response:
+    """A finished image, to save: the links in report.html lead here."""
+    return download(browser.workspace.storage, browser.workspace.layout(view.run).images.join(name).uri)
+
+
+@router.get("/runs/{run}/{name}")
+def file_beside_the_page(name: str, browser: BrowserDep, view: RunDep) -> Response:
+    """The run's files lie beside its page, as they lie beside its report: the same links work in both."""
+    return run_file(name, browser, view)
+
+
+@router.get("/dag-runs/{dag_id}/{run_id:path}", dependencies=[may_read_this_dag])
+def dag_run_tab(
+    request: Request, dag_id: str, run_id: str, session: SessionDep, to: Literal["", "report"] = ""
+) -> Response:
+    """The tab of a DAG run, and its tasks' link to the report: the run that it made."""
+    return _tab(request, _run_of(session, dag_id, run_id), "this DAG run", to=f"{to}.html" if to else "")
+
+
+@router.get("/tasks/{dag_id}/{run_id}/{task_id}/{map_index}", dependencies=[may_read_this_dag])
+def task_tab(request: Request, dag_id: str, run_id: str, task_id: str, map_index: str, session: SessionDep) -> Response:
+    """The tab of a task instance: the shard that it painted, or the whole run."""
+    shard = shard_name(int(map_index)) if task_id == "inpaint" and map_index.isdigit() else ""
+    return _tab(request, _run_of(session, dag_id, run_id), "this task", shard=shard)
+
+
+def _run_of(session: Any, dag_id: str, run_id: str) -> str | None:
+    """The name of the run that a DAG run paints; None where it paints none."""
+    from airflow.models.dagrun import DagRun
+
+    if dag_id != DAG_ID:
+        return None
+    conf = session.scalar(select(DagRun.conf).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)) or {}
+    return run_name(conf, run_id) if conf.get("run") or conf.get("manifest") else None
+
+
+def _tab(request: Request, run: str | None, what: str, *, shard: str = "", to: str = "") -> Response:
+    if run is None:
+        return HTMLResponse(render(request, "problem.html.j2", status=404, message=f"{what} paints no images"))
+    root = str(request.scope.get("root_path", "")).rstrip("/")
+    query = "" if to else "?" + urlencode({"embedded": "true"} | ({"shard": shard} if shard else {}))
+    return RedirectResponse(f"{root}/runs/{quote(run, safe='')}/{to}{query}", status_code=307)
+
+
+@router.get("/static/{name}")
+def static(request: Request, name: str) -> Response:
+    """A style sheet or a script; the browser asks each time whether it changed."""
+    found = asset(name)
+    if found is None:
+        raise HTTPException(404, "there is no such file")
+    body, kind, etag = found
+    headers = {"Cache-Control": "private, no-cache", "ETag": etag}
+    if request.headers.get("if-none-match", "").removeprefix("W/") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=kind, headers=headers)
+
+
+def _base(view: RunView) -> dict[str, Any]:
+    """What every part of a run's page needs; a run of a thousand shards shows those that matter."""
+    eventful = ("working", "stalled", "stopped")
+    shown = [one for one in view.shards if one.state in eventful or one.index < _SHARDS]
+    return {
+        "view": view,
+        "state": view.state,
+        "shards": view.shards,
+        "shown_shards": shown,
+        "plan": view.plan,
+        "summary": view.summary if view.is_finished else None,
+    }
+
+
+def _rerun(view: RunView, manifest: str) -> dict[str, Any]:
+    """What to trigger so that the failed rows run again as this run did."""
+    job = view.plan.job.model_dump(mode="json", include=set(_CHOSEN), exclude_none=True)
+    if job.get("tuning") not in _TUNINGS:
+        job.pop("tuning", None)
+    return {"manifest": manifest, **job}

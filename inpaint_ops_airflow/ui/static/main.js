@@ -1,0 +1,12 @@
+// Starts the parts that the page contains.
+import { startLive } from "./live.js";
+import { startFilters } from "./filters.js";
+import { startGallery } from "./gallery.js";
+import { startRerun } from "./rerun.js";
+import { startThroughput } from "./throughput.js";
+
+startLive();
+startFilters();
+if (document.getElementById("gallery")) startGallery();
+if (document.getElementById("rerun")) startRerun();
+if (document.getElementById("throughput")) startThroughput();

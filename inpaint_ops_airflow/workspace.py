@@ -1,0 +1,47 @@
+"""The workspace of this Airflow, from its connection and its environment, and the name of a DAG run's run in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+    from inpaint_ops.runs import Workspace
+
+CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
+"""Names the Airflow connection for storage; unset: the AWS SDK's own settings."""
+
+
+def open_workspace() -> Workspace:
+    """The workspace of this installation: rows may read from the store, the inbox and INPAINT_ALLOWED_PREFIXES."""
+    from inpaint_ops.config import load_settings
+    from inpaint_ops.runs import Workspace
+
+    settings = load_settings()
+    connection = os.environ.get(CONNECTION_VARIABLE, "")
+    tries = settings.storage_tries
+    return Workspace.open(settings, s3_client=(lambda: _client(connection, tries)) if connection else None)
+
+
+def _client(connection: str, tries: int) -> S3Client:
+    """Our own client (its timeouts, retries and pool) with the connection's credentials and endpoint."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    from inpaint_ops.storage import make_s3_client
+
+    hook = S3Hook(aws_conn_id=connection)
+    endpoint = hook.conn_config.get_service_endpoint_url("s3")
+    return make_s3_client(hook.get_session(), endpoint_url=endpoint, attempts=tries)
+
+
+def run_name(params: Mapping[str, Any], run_id: str) -> str:
+    """The run's name in the store: the same for every attempt and every clearing of a DAG run, and for the pages."""
+    from pathlib import PurePosixPath
+
+    from inpaint_ops.layout import run_name_from
+
+    given: str | None = params.get("run")
+    return given or run_name_from(f"{PurePosixPath(params['manifest']).stem}-{run_id}")
