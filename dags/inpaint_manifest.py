@@ -41,9 +41,10 @@ PARAMS = {
         default="",
         type="string",
         minLength=1,
-        pattern=r"^(s3://[^/]+/|/|file:///).+\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV]|[pP][aA][rR][qQ][uU][eE][tT])$",
+        pattern=r"^(s3://[^/]+/|/|file:///).+(/|\.([jJ][sS][oO][nN][lL]|[nN][dD][jJ][sS][oO][nN]|[cC][sS][vV]|[tT][sS][vV]|"
+        r"[pP][aA][rR][qQ][uU][eE][tT]|[xX][lL][sS][xX])(\.[gG][zZ])?)$",
         title="Manifest",
-        description="URI of a .jsonl, .csv or .parquet manifest, for example s3://bucket/inbox/night.jsonl.",
+        description="URI of a .jsonl, .csv, .parquet or .xlsx manifest, or of a folder of Parquet files, for example s3://bucket/inbox/night.jsonl.",
     ),
     "run": Param(
         default=None,

@@ -31,7 +31,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name, run_name_from
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import MANIFEST_ENDINGS
+from inpaint_ops.manifest import MANIFEST_ENDINGS, manifest_ending
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import ObjectInfo
@@ -93,7 +93,7 @@ def waiting(workspace: Workspace) -> list[ObjectInfo]:
     found: list[ObjectInfo] = []
     refused: list[ObjectInfo] = []
     for info in workspace.storage.list(workspace.inbox, direct=True):
-        if PurePosixPath(info.location.name).suffix.lower() in MANIFEST_ENDINGS:
+        if manifest_ending(info.location.name) in MANIFEST_ENDINGS:
             (found if _is_plain(info.location) else refused).append(info)
     for info in refused[:_NAMED]:
         log.warning(

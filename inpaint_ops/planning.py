@@ -107,6 +107,7 @@ class Plan(Model):
     rejected_rows: tuple[Count, ...]
     shards: tuple[Shard, ...]
     forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
+    warnings: tuple[str, ...] = Field(default=(), description="What reading the manifest changed or left out.")
     created_at: Moment
 
     @model_validator(mode="after")
@@ -205,6 +206,7 @@ def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> Parsed
     return ParsedManifest.packed(
         (row for row in parsed.accepted if _has_steps(row, job)),
         heapq.merge(parsed.rejected, without, key=lambda row: row.row),
+        parsed.notes,
     )
 
 

@@ -25,9 +25,20 @@ def drop(workspace: Workspace, name: str, data: bytes = b"{}\n") -> None:
 
 
 def test_manifests_directly_in_the_inbox_wait_and_nothing_else_does(workspace: Workspace) -> None:
-    for name in ("night.jsonl", "b.csv", "c.parquet", "photo.png", "deeper/d.jsonl"):
+    for name in (
+        "night.jsonl",
+        "b.csv",
+        "c.parquet",
+        "E.XLSX",
+        "f.tsv",
+        "g.csv.gz",
+        "h.gz",
+        "photo.png",
+        "deeper/d.jsonl",
+    ):
         drop(workspace, name)
-    assert {info.location.name for info in waiting(workspace)} == {"night.jsonl", "b.csv", "c.parquet"}
+    taken = {info.location.name for info in waiting(workspace)}
+    assert taken == {"night.jsonl", "b.csv", "c.parquet", "E.XLSX", "f.tsv", "g.csv.gz"}
 
 
 def test_of_many_schedulers_one_claims_each_manifest(workspace: Workspace) -> None:

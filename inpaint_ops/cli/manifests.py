@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, json_option, workspace_of
+from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, job_of, job_options_of, json_option, workspace_of
 from inpaint_ops.cli.terminal import say, say_json, say_json_lines
-from inpaint_ops.config import load_settings
-from inpaint_ops.errors import ConfigError, StorageError
+from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, StorageError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest, to_jsonl
 from inpaint_ops.manifest.pairing import pair, read_prompts
+from inpaint_ops.planning import reject_rows_without_steps
 from inpaint_ops.runs import Workspace
+from inpaint_ops.tuning import check_choices
 
 
 @click.command()
 @click.argument("manifest")
 @click.option("--out", metavar="PREFIX", help="The store, if rows read from it [INPAINT_STORE].")
 @click.option("--check-objects", is_flag=True, help="Ask the store for every image and mask too.")
-@click.option("--allow", multiple=True, metavar="PREFIX", help="A further prefix that rows may read from.")
+@job_options_of
 @json_option
 @as_command
-def validate(manifest: str, out: str | None, check_objects: bool, allow: tuple[str, ...], as_json: bool) -> None:
-    """Tell which rows of MANIFEST would be rejected, and why. Exit code 3 if any would."""
+def validate(
+    manifest: str, out: str | None, check_objects: bool, allow: tuple[str, ...], as_json: bool, **chosen: Any
+) -> None:
+    """Tell which rows of MANIFEST a run with these options would reject, and why. Exit code 3 if any."""
     settings = load_settings()
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
-    parsed, _ = workspace.read_manifest(manifest)
+    job = job_of(settings, chosen)
+    check_choices(job.tuning, job.tuning_overrides)
+    parsed, _ = workspace.read_manifest(manifest, job.row_limit)
+    parsed = reject_rows_without_steps(parsed, job)
     missing = _missing_objects(workspace, parsed) if check_objects else iter(())
     problems = itertools.chain((row.error.message for row in parsed.rejected), missing)
     if as_json:
-        found = say_json_lines({"rows": parsed.rows, "accepted": len(parsed.accepted)}, "problems", problems)
+        counts = {"rows": parsed.rows, "accepted": len(parsed.accepted), "warnings": parsed.notes}
+        found = say_json_lines(counts, "problems", problems)
     else:
         found = 0
+        for note in parsed.notes:
+            say(f"note: {note}")
         for line in problems:
             say(line)
             found += 1
@@ -47,68 +60,180 @@ def validate(manifest: str, out: str | None, check_objects: bool, allow: tuple[s
     sys.exit(EXIT_NOT_ALL_DONE if found else 0)
 
 
+_MOST_LISTED = 1_000_000
+"""Objects below a prefix that are listed; of more of them, each that a row names is asked for."""
+
+
 def _missing_objects(workspace: Workspace, parsed: ParsedManifest) -> Iterator[str]:
+    """A line for each object that is not there. A prefix is listed once: a page of that tells of a thousand objects."""
+    known: dict[Location, frozenset[bytes] | None] = {}
     for row in parsed.accepted:
         for field in ("image", "mask"):
+            place = parse(getattr(row, field))
+            if place.bucket is not None:
+                if place.parent not in known:
+                    known[place.parent] = _listed(workspace, place.parent)
+                names = known[place.parent]
+                if names is not None and _digest(place.key) in names:
+                    continue
             try:
-                workspace.storage.stat(getattr(row, field))
+                workspace.storage.stat(place)
             except StorageError as error:
                 yield f"row {row.row}: {field}: {error}"
 
 
+def _listed(workspace: Workspace, prefix: Location) -> frozenset[bytes] | None:
+    """Digests of the keys directly below a prefix; None if it cannot be listed, or holds too many."""
+    found = set()
+    try:
+        for info in workspace.storage.list(prefix, direct=True):
+            found.add(_digest(info.location.key))
+            if len(found) > _MOST_LISTED:
+                return None
+    except (StorageError, ForbiddenLocationError):
+        return None
+    return frozenset(found)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).digest()
+
+
 @click.command()
 @click.argument("images")
-@click.argument("masks")
+@click.argument("masks", required=False)
 @click.option("--prompt", help="One prompt for all rows.")
 @click.option("--prompts", metavar="CSV", help="A CSV with a prompt for each image.")
 @click.option("--key-column", default="image", show_default=True, help="The CSV's column of image names or stems.")
 @click.option("--prompt-column", default="prompt", show_default=True, help="The CSV's column of prompts.")
+@click.option(
+    "--mask-suffix", metavar="TEXT", help="What a mask's stem ends with; default: mask, _mask, -mask, mask_..."
+)
+@click.option("--glob", "pattern", metavar="GLOB", help="Only images whose name or path below IMAGES matches.")
+@click.option("--recursive/--no-recursive", default=True, show_default=True, help="Folders below, too.")
+@click.option("--id", "id_template", metavar="TEMPLATE", help="Ids, of {stem}, {name}, {path} and {n}.")
+@click.option("--allow", multiple=True, metavar="PREFIX", help="A further prefix; links within it may be read.")
 @click.option(
     "--out", "-o", metavar="FILE", help="Where to write the manifest: a path or URI; default: to standard output."
 )
 @as_command
 def manifest(
     images: str,
-    masks: str,
+    masks: str | None,
     prompt: str | None,
     prompts: str | None,
     key_column: str,
     prompt_column: str,
+    mask_suffix: str | None,
+    pattern: str | None,
+    recursive: bool,
+    id_template: str | None,
+    allow: tuple[str, ...],
     out: str | None,
 ) -> None:
-    """Write a manifest from two folders or prefixes: IMAGES and MASKS, matched by stem.
+    """Write a manifest from two folders or prefixes, IMAGES and MASKS, or from one that holds both.
 
-    What has no partner is named on standard error; exit code 3 if there is any.
+    They are matched by relative path, then by stem. What gives no row is named on standard error; exit code 3 if there
+    is any.
     """
     if prompt is None and prompts is None:
         raise ConfigError("give --prompt TEXT or --prompts CSV")
-    prefixes = [parse(text).as_prefix() for text in (images, masks)]
-    readable = [prefix.uri for prefix in prefixes] + ([parse(prompts).uri] if prompts else [])
-    store = parse(out).parent.uri if out else images
+    roots = parse(images).as_prefix(), parse(masks or images).as_prefix()
     settings = load_settings()
-    workspace = Workspace.open(settings, store=store, also_readable=readable)
-    texts = None
-    if prompts:
-        body = workspace.storage.get(parse(prompts), max_bytes=settings.max_manifest_bytes)
-        texts = read_prompts(body, key_column=key_column, prompt_column=prompt_column)
-    listed = [[info.location for info in workspace.storage.list(prefix)] for prefix in prefixes]
-    paired = pair(listed[0], listed[1], prompt=prompt, prompts=texts)
+    readable = [*(root.uri for root in roots), *allow]
+    workspace = Workspace.open(settings, store=parse(out).parent.uri if out else images, also_readable=readable)
+    texts = _prompts(settings, prompts, key_column, prompt_column) if prompts else None
+    listed, refused = [], []
+    for root in dict.fromkeys(roots):
+        found, odd = _pictures(workspace, root, recursive=recursive)
+        listed.append(found)
+        refused += odd
+    paired = pair(
+        listed[0],
+        listed[-1],
+        prompt=prompt,
+        prompts=texts,
+        roots=roots,
+        mask_suffix=mask_suffix,
+        pattern=pattern,
+        id_template=id_template,
+    )
     rows = [_shorten(row, parse(out).parent if out else None) for row in paired.rows]
     if out:
         workspace.storage.put(parse(out), to_jsonl(rows), content_type="application/jsonl")
     else:
         for row in rows:
             say_json(row)
-    for what, uris in (
-        ("image without a mask", paired.images_alone),
-        ("mask without an image", paired.masks_alone),
-        ("image without a prompt", paired.without_prompt),
-    ):
-        for uri in uris:
-            say(f"{what}: {uri}", err=True)
+    without_row = [
+        *refused,
+        *(f"image without a mask: {uri}" for uri in paired.images_alone),
+        *(f"mask without an image: {uri}" for uri in paired.masks_alone),
+        *(f"image without a prompt: {uri}" for uri in paired.without_prompt),
+        *(f"{clash}: rename one, or write the row by hand" for clash in paired.clashes),
+        *(f"a picture in a format that is not read: {uri}: convert it to PNG or TIFF" for uri in paired.not_read),
+    ]
+    for line in without_row:
+        say(line, err=True)
+    for name in paired.prompts_unused:
+        say(f"a prompt for no image: {name}", err=True)
     say(f"{len(paired.rows)} rows", err=True)
-    if paired.images_alone or paired.masks_alone or paired.without_prompt:
+    if without_row:
         sys.exit(EXIT_NOT_ALL_DONE)
+
+
+def _prompts(settings: Settings, prompts: str, key_column: str, prompt_column: str) -> dict[str, str]:
+    """The prompts of a file that the user named, and so may read wherever it lies."""
+    place = parse(prompts)
+    beside = Workspace.open(settings, store=place.parent.uri)
+    body = beside.storage.get(place, max_bytes=settings.max_manifest_bytes)
+    return read_prompts(body, key_column=key_column, prompt_column=prompt_column, max_bytes=settings.max_manifest_bytes)
+
+
+def _pictures(workspace: Workspace, root: Location, *, recursive: bool) -> tuple[list[Location], list[str]]:
+    """The files below a prefix, and a line for each that cannot be in a manifest.
+
+    Raises ConfigError if there is no such folder, or nothing below the prefix.
+    """
+    if root.bucket is None and not Path(root.key).is_dir():
+        raise ConfigError(f"there is no folder {root}")
+    found: list[Location] = []
+    refused: list[str] = []
+    for info in workspace.storage.list(root, direct=not recursive):
+        place = info.location
+        if not _is_text(place.key):
+            refused.append(f"a file name that is not UTF-8: {place.key!r}: rename it")
+        else:
+            found.append(place)
+    seen = {place.key for place in found}
+    for path in _links(Path(root.key), recursive=recursive) if root.bucket is None else ():
+        if str(path) in seen or not _is_text(str(path)):
+            continue
+        target = os.path.realpath(path)
+        if path.is_dir():
+            refused.append(f"a link to a folder: {path}: it is not followed, so give {target!r} as IMAGES or MASKS")
+        elif path.is_file() and workspace.storage.may_read(str(path)):
+            found.append(parse(str(path)))
+        else:
+            both = os.path.commonpath([path, target])
+            refused.append(f"a link to outside what may be read: {path}: copy the file, or add --allow {both!r}")
+    if not found and not refused:
+        raise ConfigError(f"there is nothing below {root}")
+    return found, refused
+
+
+def _links(root: Path, *, recursive: bool) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        yield from (path for name in (*folders, *names) if (path := Path(folder, name)).is_symlink())
+        if not recursive:
+            return
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shorten(row: dict[str, Any], folder: Location | None) -> dict[str, Any]:
@@ -116,4 +241,4 @@ def _shorten(row: dict[str, Any], folder: Location | None) -> dict[str, Any]:
     if folder is None:
         return row
     prefix = folder.as_prefix().uri
-    return {key: value.removeprefix(prefix) if key != "prompt" else value for key, value in row.items()}
+    return {key: value.removeprefix(prefix) if key in ("image", "mask") else value for key, value in row.items()}

@@ -96,5 +96,6 @@ def workspace_of(settings: Settings, out: str | None, manifest: str | None, allo
     """The workspace at `out`, which may read beside `manifest` and below `allow` too. Raises ConfigError."""
     readable = list(allow)
     if manifest is not None:
-        readable.append(parse(manifest).parent.uri)
+        place = parse(manifest)
+        readable.append((place if place.key.endswith("/") else place.parent).uri)
     return Workspace.open(settings, store=out, also_readable=readable)

@@ -37,7 +37,7 @@ _LONGEST_PAUSE = 600.0
 def run(
     manifest: str, out: str | None, run_name: str | None, allow: tuple[str, ...], as_json: bool, **chosen: Any
 ) -> None:
-    """Paint every row of MANIFEST (a path or URI of .jsonl, .csv or .parquet).
+    """Paint every row of MANIFEST (a path or URI of .jsonl, .csv, .parquet or .xlsx, or a folder of .parquet).
 
     Exit code 0: all rows done; 1: an internal error; 2: usage or configuration; 3: some rows failed or were rejected.
     """
@@ -47,6 +47,8 @@ def run(
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
     job = job_of(settings, chosen)
     plan = prepare(workspace, manifest, name, job, card=local_card(job.device))
+    for note in plan.warnings:
+        say(f"inpaint-ops: {note}", err=True)
     with tqdm(total=plan.rows, unit="row", disable=as_json or None, initial=plan.rejected) as bar:
         base = plan.rejected
         for shard in plan.shards:
@@ -112,7 +114,10 @@ def plan(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing."""
+    """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing.
+
+    Exit code 3 if rows are rejected.
+    """
     settings = load_settings()
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
@@ -122,8 +127,10 @@ def plan(
         body = made.model_dump(mode="json")
         del body["rejected_rows"]
         say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
-        return
+        sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected else 0)
     say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
+    for note in parsed.notes:
+        say(f"  note: {note}")
     for row in parsed.rejected:
         say(f"  {row.error.message}")
     for shard in made.shards[:20]:
@@ -132,6 +139,8 @@ def plan(
         say(f"  ... and {len(made.shards) - 20} more")
     if made.forecast is not None:
         say(f"forecast: {made.forecast.in_words()}")
+    if parsed.rejected:
+        sys.exit(EXIT_NOT_ALL_DONE)
 
 
 @click.command()

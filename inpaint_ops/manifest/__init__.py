@@ -1,4 +1,4 @@
-"""What the user wrote: rows, read from JSONL, CSV or Parquet, and separated into accepted and rejected.
+"""What the user wrote: rows, read from JSONL, CSV, Parquet or Excel, and separated into accepted and rejected.
 
 A bad row is rejected with its line, the field and the cure; the others go on. Only a file that cannot be read at all
 raises ManifestError.
@@ -7,9 +7,11 @@ raises ManifestError.
 from inpaint_ops.manifest.formats import (
     MANIFEST_ENDINGS,
     ManifestLimits,
+    manifest_ending,
 )
 from inpaint_ops.manifest.reading import (
     read_manifest,
+    read_parts,
 )
 from inpaint_ops.manifest.rows import (
     MAX_SEED,
@@ -35,7 +37,9 @@ __all__ = [
     "RejectedRow",
     "Row",
     "is_valid_id",
+    "manifest_ending",
     "read_manifest",
+    "read_parts",
     "to_jsonl",
     "write_jsonl",
 ]

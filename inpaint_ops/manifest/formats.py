@@ -1,4 +1,4 @@
-"""JSONL, CSV and Parquet to raw rows: numbered dictionaries, or why a row cannot be read."""
+"""JSONL, CSV, Parquet and Excel workbooks to raw rows: numbered dictionaries, or why a row cannot be read."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from inpaint_ops.errors import ManifestError
-from inpaint_ops.manifest import parquet
-from inpaint_ops.manifest.text import CsvError, NotUtf8Error, TooLong, csv_records, json_lines
+from inpaint_ops.manifest import excel, parquet
+from inpaint_ops.manifest.notes import Notes
+from inpaint_ops.manifest.problems import BadRowError, shortened
+from inpaint_ops.manifest.text import (
+    DELIMITERS,
+    CsvError,
+    NotUtf8Error,
+    TooLong,
+    csv_records,
+    delimiter_of,
+    json_lines,
+)
 
-MANIFEST_ENDINGS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
-"""Of a file's name, in lower case: each is read as its format."""
+MANIFEST_ENDINGS = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx"})
+"""Of a manifest's name, in lower case: each is read as its format. `.gz` may follow."""
 
-_NAME_SHOWN = 80
-"""Characters of an unknown field's name that an error shows."""
+
+def manifest_ending(name: str) -> str:
+    """The ending of a file's name in lower case, without a `.gz` behind it."""
+    return PurePosixPath(name.lower().removesuffix(".gz")).suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +46,7 @@ class ManifestLimits:
     max_row_bytes: int = 2**20
 
 
-class BadRowError(Exception):
-    """A row cannot be read, and why; `field` is the one at fault, where there is one.
-
-    `written` is the row as far as it was taken apart; else `text` is its text, or the beginning of `size` bytes.
-    """
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(f"{field}: {message}" if field else message)
-        self.field = field
-        self.written: dict[str, Any] = {}
-        self.text = ""
-        self.size: int | None = None
-
-    def of(self, written: dict[str, Any] | None = None, text: str | bytes = "", size: int | None = None) -> BadRowError:
-        """This error, with the row that it is of."""
-        self.written, self.size = written or {}, size
-        self.text = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        return self
-
-
 RawRow = tuple[int, dict[str, Any] | BadRowError]
-
-
-def shortened(name: str) -> str:
-    """A name as an error shows it: its beginning, where it is long."""
-    return name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "…"
 
 
 def read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[RawRow]:
@@ -69,7 +57,7 @@ def read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[RawRow]:
 
 def _read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
     try:
-        value = _loads(line.decode("utf-8"))
+        value = load_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8").of(text=line)
     except BadRowError as error:
@@ -87,17 +75,46 @@ def too_long(limits: ManifestLimits, row: TooLong) -> BadRowError:
     return error.of(text=row.beginning, size=row.size)
 
 
-def _loads(text: str) -> Any:
+def load_json(text: str) -> Any:
     """Read JSON more strictly than `json`: no key twice, no NaN, no half of a surrogate pair. Raises BadRowError."""
+    constants: list[_Constant] = []
+
+    def constant(said: str) -> _Constant:
+        constants.append(_Constant(said))
+        return constants[-1]
+
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=constant)
     except RecursionError:
         raise BadRowError("nested too deeply") from None
     except ValueError as error:
         raise BadRowError(f"not JSON: {error}") from None
+    if constants:
+        raise BadRowError(
+            f"{constants[0]} is not a number that JSON knows: leave the field out, or write null",
+            _field_of(constants[0], value),
+        )
     if "\\u" in text and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise BadRowError("holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it")
     return value
+
+
+class _Constant(str):
+    """NaN, Infinity or -Infinity, where a value belongs."""
+
+    __slots__ = ()
+
+
+def _field_of(constant: _Constant, value: Any) -> str | None:
+    """The field of a row in which a constant stands, however deep."""
+    for field, part in value.items() if isinstance(value, dict) else ():
+        open_parts = [part]
+        while open_parts:
+            inner = open_parts.pop()
+            if inner is constant:
+                return shortened(field)
+            open_parts += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return None
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -114,29 +131,35 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-def _no_constants(text: str) -> Any:
-    raise BadRowError(f"{text} is not a number that JSON knows")
+def read_csv(
+    data: bytes, name: str, limits: ManifestLimits, notes: Notes, *, delimiter: str | None = None
+) -> Iterator[RawRow]:
+    """The records of a CSV file with a header, by line. Raises ManifestError where there is no usable header.
 
-
-def read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[RawRow]:
-    """The records of a CSV file with a header, by line. Raises ManifestError where there is no usable header."""
-    records = csv_records(data, limits.max_row_bytes)
+    What stands between the columns is found in the header, unless it is given.
+    """
+    found, start = delimiter_of(data, "image", limits.max_row_bytes)
+    delimiter = delimiter or found
+    if delimiter != ",":
+        notes.add(f"read with {DELIMITERS[delimiter]} between the columns")
+    records = csv_records(data, limits.max_row_bytes, delimiter=delimiter, start=start)
     try:
         number, first = next(records, (1, []))
         if isinstance(first, TooLong):
             raise ManifestError(f"{name}: line {number}: the columns' names are {too_long(limits, first)}")
-        header = [cell.strip() for cell in first] if number == 1 else []
+        header = [cell.strip() for cell in first]
         if "image" not in header:
             raise ManifestError(
-                f"{name}: the first line must name the columns (image, mask, prompt, ...); it is "
-                f"{[shortened(cell) for cell in header[:8]]!r}"
+                f"{name}: the first line must name the columns (image, mask, prompt, ...), with a comma between them; "
+                f"it is {[shortened(cell) for cell in header[:8]]!r}"
             )
-        _check_columns(header, name)
+        check_columns(header, name)
+        row_of = cells_to_row(header, notes, delimiter)
         for line, cells in records:
             if isinstance(cells, TooLong):
                 yield line, too_long(limits, cells)
             elif any(cell.strip() for cell in cells):
-                yield line, _csv_row(header, cells)
+                yield line, row_of(cells)
             del cells  # of a line of commas they are eight times its text, so not while the next one is read
     except CsvError as error:
         raise ManifestError(f"{name}: line {error.line}: {error}; the rest cannot be told apart") from None
@@ -144,32 +167,62 @@ def read_csv(data: bytes, name: str, limits: ManifestLimits) -> Iterator[RawRow]
         raise ManifestError(f"{name}: not UTF-8 (byte {error.position}); save it as 'CSV UTF-8'") from None
 
 
-def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | BadRowError:
-    if len(cells) > len(header):
-        error = BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds a comma")
-        return error.of(text=_csv_line(cells))
-    row: dict[str, Any] = {key: cell for key, cell in zip(header, cells, strict=False) if cell.strip() != ""}
-    if _MARGIN.fullmatch(row.get("crop", "")):
-        row["crop"] = int(row["crop"])
-    if "extra" in row:
-        try:
-            row["extra"] = _loads(row["extra"])
-        except BadRowError as error:
-            return BadRowError(f"not a JSON object ({error})", "extra").of(row)
-    return row
+def cells_to_row(
+    header: list[str], notes: Notes, delimiter: str = ","
+) -> Callable[[list[Any]], dict[str, Any] | BadRowError]:
+    """What makes a row of cells under these names.
+
+    A first column without a name is the index that pandas writes; any other one may hold nothing. A row that does not
+    fit is kept as text, with `delimiter` between its cells.
+    """
+    unnamed = [at for at, name in enumerate(header) if not name and at > 0]
+    if header and not header[0]:
+        notes.add(
+            "the first column has no name and is left out: it is an index that pandas wrote (index=False omits it)"
+        )
+    if unnamed:
+        notes.add(f"{len(unnamed)} empty columns without a name are left out")
+
+    def row_of(cells: list[Any]) -> dict[str, Any] | BadRowError:
+        for at in unnamed:
+            if at < len(cells) and not _is_blank(cells[at]):
+                error = BadRowError(
+                    f"a cell in column {at + 1}, which has no name, holds {shortened(str(cells[at]))!r}: "
+                    "name the column in the first line, or empty it"
+                )
+                return error.of(text=_line(cells, delimiter))
+        if len(cells) > len(header):
+            if not all(_is_blank(cell) for cell in cells[len(header) :]):
+                holds = DELIMITERS[delimiter]
+                error = BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds {holds}")
+                return error.of(text=_line(cells, delimiter))
+            notes.add("empty cells behind the last column are left out")
+        return {
+            key: cell.strip() if key in _TRIMMED and isinstance(cell, str) else cell
+            for key, cell in zip(header, cells, strict=False)
+            if key and not _is_blank(cell)
+        }
+
+    return row_of
 
 
-def _csv_line(cells: list[str]) -> str:
+def _line(cells: list[Any], delimiter: str) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(cells)
+    csv.writer(out, delimiter=delimiter, lineterminator="").writerow(cells)
     return out.getvalue()
 
 
-_MARGIN = re.compile(r"\s*[0-9]{1,9}\s*")
+_TRIMMED = frozenset({"image", "mask"})
+"""Keys, around which a space comes from aligning a table by hand."""
 
 
-def _check_columns(names: list[str], name: str) -> None:
-    twice = [column for column, count in Counter(names).items() if count > 1]
+def _is_blank(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def check_columns(names: list[str], name: str) -> None:
+    """Raise ManifestError if two columns have one name."""
+    twice = [column for column, count in Counter(filter(None, names)).items() if count > 1]
     if twice:
         raise ManifestError(f"{name}: two columns have one name: {sorted(map(shortened, twice[:8]))}")
 
@@ -177,17 +230,48 @@ def _check_columns(names: list[str], name: str) -> None:
 _PARQUET = b"PAR1"
 
 
-def read_parquet(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None) -> Iterator[RawRow]:
+def read_parquet(
+    data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, notes: Notes
+) -> Iterator[RawRow]:
     """The rows of a Parquet file, read in a process of its own. Raises ManifestError where it cannot be read."""
     if not data.startswith(_PARQUET) or not data.endswith(_PARQUET):
         raise ManifestError(f"{name}: not a readable Parquet file: it is damaged, cut off or of another format")
     lines = parquet.read_lines(data, max_bytes=limits.max_bytes, max_row_bytes=limits.max_row_bytes, max_rows=max_rows)
     with contextlib.closing(lines):
-        for number, line in enumerate(lines, 1):
-            if "error" in line:
-                raise ManifestError(f"{name}: {line['error']}")
+        for number, line in enumerate(_without_notes(lines, name, notes), 1):
             if "bad" in line:
                 error = BadRowError(line["bad"], line["field"] and shortened(line["field"]))
                 yield number, error.of(line.get("row"), line.get("text", ""), line.get("size"))
             elif "row" in line:
                 yield number, line.pop("row")
+
+
+def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, notes: Notes) -> Iterator[RawRow]:
+    """The rows of an Excel workbook's first sheet with a column `image`, by their numbers there.
+
+    It is read in a process of its own. Raises ManifestError where it cannot be read.
+    """
+    lines = excel.read_lines(data, max_bytes=limits.max_bytes, max_row_bytes=limits.max_row_bytes, max_rows=max_rows)
+    row_of: Callable[[list[Any]], dict[str, Any] | BadRowError] | None = None
+    with contextlib.closing(lines):
+        for line in _without_notes(lines, name, notes):
+            if "header" in line:
+                header = [str(cell).strip() for cell in line["header"]]
+                check_columns(header, name)
+                row_of = cells_to_row(header, notes)
+            elif "bad" in line:
+                yield line["number"], BadRowError(line["bad"]).of(text=line["text"], size=line["size"])
+            elif "cells" in line and row_of is not None:
+                yield line["number"], row_of(line.pop("cells"))
+
+
+def _without_notes(lines: Iterator[dict[str, Any]], name: str, notes: Notes) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if "error" in line:
+            raise ManifestError(f"{name}: {line['error']}")
+        if "note" in line:
+            notes.add(line["note"])
+        elif "left_out" in line:
+            notes.left_out(line["left_out"])
+        else:
+            yield line

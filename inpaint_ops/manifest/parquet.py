@@ -18,12 +18,14 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
+from decimal import Decimal
 from typing import IO, Any
 
 from pydantic_core import to_jsonable_python
 
 from inpaint_ops.machine import limited_process
 from inpaint_ops.machine.limited_process import how_it_ended
+from inpaint_ops.manifest.rows import Row
 
 SECONDS = 600
 """Of the processor, at most: 200 000 rows take three."""
@@ -39,14 +41,19 @@ Line = dict[str, Any]
 
 
 def read_lines(
-    data: bytes, *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None
+    data: bytes,
+    *,
+    max_bytes: int,
+    max_row_bytes: int,
+    max_rows: int | None = None,
+    reader_module: str = "inpaint_ops.manifest.parquet",
 ) -> Generator[Line, None, None]:
     """The lines of a file, read by a process of its own; the last is always an "end" or an "error"."""
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as said:
         file.write(data)
         file.seek(0)
         reader = limited_process.start(
-            "inpaint_ops.manifest.parquet",
+            reader_module,
             *map(str, (max_bytes, max_row_bytes, max_rows or 0)),
             stdin=file,
             stdout=subprocess.PIPE,
@@ -102,10 +109,13 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
             say({"error": too_much})
             return
         rows = unpacked = 0
+        for name in (left_out := _indices(metadata.metadata)):
+            say({"left_out": name})
+        kept = [at for at, name in enumerate(names) if name not in left_out]
         # One text may be said a million times by numbers into a dictionary, and each row may be as long as a column.
         at_once = max(1, min(1024, _BATCH_BYTES // max(1, largest)))
         for batch in table.iter_batches(batch_size=at_once, use_threads=False):
-            for line in _rows(batch, names):
+            for line in _rows(batch, names, kept):
                 rows += 1
                 size = len(json.dumps(line, ensure_ascii=False))
                 unpacked += size
@@ -125,11 +135,20 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
         say({"error": f"not a readable Parquet file: {str(error)[:500] or type(error).__name__}"})
 
 
-def _rows(batch: Any, names: list[str]) -> Iterator[Line]:
+def _indices(metadata: dict[bytes, bytes] | None) -> list[str]:
+    """The columns that pandas says are an index, but for those that a row has."""
+    try:
+        said = json.loads((metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+        return [name for name in said if isinstance(name, str) and name not in Row.model_fields]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def _rows(batch: Any, names: list[str], kept: list[int]) -> Iterator[Line]:
     for at in range(batch.num_rows):
         row: dict[str, Any] = {}
         bad: Line = {}
-        for name, column in zip(names, batch.columns, strict=True):
+        for name, column in ((names[which], batch.columns[which]) for which in kept):
             try:
                 row[name] = _plain(name, column[at].as_py())
             except UnicodeDecodeError:
@@ -140,12 +159,21 @@ def _rows(batch: Any, names: list[str]) -> Iterator[Line]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value as JSON knows it. In `extra`, times and decimals become text."""
+    """The value as JSON knows it: decimals as text, which is read by value, and in `extra` times, too."""
     if value is None or isinstance(value, str | int | float):
         return value
+    if isinstance(value, Decimal):
+        return str(value)
     if name != _FREE_FORM:
         raise TypeError(f"a {type(value).__name__}, where text or a number belongs")
-    return to_jsonable_python(value, inf_nan_mode="constants")
+    return to_jsonable_python(_without_nulls(value), inf_nan_mode="constants")
+
+
+def _without_nulls(value: Any) -> Any:
+    """A struct without its members that are null: Parquet gives each row the members of all."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def limit(max_bytes: int, seconds: int = SECONDS) -> None:

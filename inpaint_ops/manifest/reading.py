@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,17 +16,21 @@ from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestErro
 from inpaint_ops.locations import Location, has_scheme, parse
 from inpaint_ops.manifest import parquet
 from inpaint_ops.manifest.formats import (
-    _NAME_SHOWN,
-    BadRowError,
+    MANIFEST_ENDINGS,
     ManifestLimits,
+    RawRow,
+    load_json,
+    manifest_ending,
     read_csv,
+    read_excel,
     read_jsonl,
     read_parquet,
-    shortened,
 )
 from inpaint_ops.manifest.naming import Names
+from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
-from inpaint_ops.manifest.rejecting import cut, reject, typed_cells
+from inpaint_ops.manifest.problems import NAME_SHOWN, BadRowError, shortened
+from inpaint_ops.manifest.rejecting import cut, reject
 from inpaint_ops.manifest.rows import (
     _ID_BYTES,
     IGNORED_FIELDS,
@@ -40,6 +44,8 @@ from inpaint_ops.manifest.rows import (
     unpack_rejected,
     unpack_row,
 )
+from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
+from inpaint_ops.manifest.values import as_far_as_meant, by_value, is_index_column
 
 
 def read_manifest(
@@ -50,39 +56,73 @@ def read_manifest(
     limits: ManifestLimits | None = None,
     row_limit: int | None = None,
 ) -> ParsedManifest:
-    """Read a manifest's bytes; the format is told by the name's ending (`.jsonl`, `.ndjson`, `.csv`, `.parquet`).
+    """Read a manifest's bytes; the format is told by the name's ending, one of `MANIFEST_ENDINGS`.
 
     `location` is where the manifest lies: relative keys are below its folder. `is_allowed` says of a location whether
     rows may read it. `row_limit` keeps the first rows only. Raises ManifestError when the file as a whole is unusable.
     """
     limits = limits or ManifestLimits()
-    if len(data) > limits.max_bytes:
-        raise ManifestError(
-            f"{location.name}: {len(data)} bytes, the limit is {limits.max_bytes} (INPAINT_MAX_MANIFEST_BYTES)"
-        )
-    strict = True
-    match PurePosixPath(location.name).suffix.lower():
-        case ".jsonl" | ".ndjson":
-            rows = read_jsonl(data, limits)
-        case ".csv":
-            rows, strict = read_csv(data, location.name, limits), False
-        case ".parquet":
-            rows = read_parquet(data, location.name, limits, limits.max_rows if row_limit is None else None)
-        case suffix:
+    return read_parts(
+        [(location.name, data)], folder=location.parent, is_allowed=is_allowed, limits=limits, row_limit=row_limit
+    )
+
+
+def read_parts(
+    parts: Iterable[tuple[str, bytes]],
+    *,
+    folder: Location,
+    is_allowed: Callable[[Location], bool],
+    limits: ManifestLimits,
+    row_limit: int | None = None,
+) -> ParsedManifest:
+    """Read a manifest of one or several files, each a name and its bytes, whose rows follow each other.
+
+    Relative keys are below `folder`. The limits hold for all parts together. Raises as `read_manifest` does.
+    """
+    read, name, left = _Reading(), folder.name, limits.max_bytes
+    for name, data in parts:
+        left -= len(data)
+        if left < 0:
             raise ManifestError(
-                f"{location.name}: {suffix or 'no ending'} is not a manifest format; use .jsonl, .csv or .parquet"
+                f"{name}: {limits.max_bytes - left} bytes, the limit is {limits.max_bytes} (INPAINT_MAX_MANIFEST_BYTES)"
             )
-    read = _Reading()
-    for number, raw in rows:
+        before = read.last
+        for number, raw in _rows(data, name, limits, limits.max_rows if row_limit is None else None, read.notes):
+            if row_limit is not None and read.rows >= row_limit:
+                break
+            if read.rows >= limits.max_rows:
+                raise _too_many_rows(name, limits.max_rows)
+            read.add(before + number, _validate(before + number, raw, folder, is_allowed, limits, read.notes))
+            del raw  # 30 times its text, so not while the next one is read
         if row_limit is not None and read.rows >= row_limit:
             break
-        if read.rows >= limits.max_rows:
-            raise _too_many_rows(location.name, limits.max_rows)
-        read.add(number, _validate(number, raw, location, is_allowed, limits, strict=strict))
-        del raw  # 30 times its text, so not while the next one is read
     if not read.rows:
-        raise ManifestError(f"{location.name} has no rows: write one JSON object a line with image, mask and prompt")
+        raise ManifestError(f"{name} has no rows: write one JSON object a line with image, mask and prompt")
     return read.parsed()
+
+
+def _rows(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, notes: Notes) -> Iterator[RawRow]:
+    ending = manifest_ending(name)
+    if ending not in MANIFEST_ENDINGS:
+        cure = {
+            ".json": "write one object a line (jq -c '.[]') and name it .jsonl",
+            ".xls": "save it as .xlsx or .csv",
+            ".ods": "save it as .xlsx or .csv",
+        }.get(ending, f"use {', '.join(sorted(MANIFEST_ENDINGS))}")
+        raise ManifestError(f"{name}: {ending or 'no ending'} is not a manifest format; {cure}")
+    plain = gunzipped(data, name, limits.max_bytes)
+    if plain is not data:
+        notes.add("unpacked with gzip")
+    if ending == ".parquet":
+        return read_parquet(plain, name, limits, max_rows, notes)
+    if ending == ".xlsx":
+        return read_excel(plain, name, limits, max_rows, notes)
+    text, encoding = as_utf8(plain, name, limits.max_bytes)
+    if encoding:
+        notes.add(f"read as {encoding}")
+    if ending in (".csv", ".tsv"):
+        return read_csv(text, name, limits, notes, delimiter="\t" if ending == ".tsv" else None)
+    return read_jsonl(text, limits)
 
 
 class _Reading:
@@ -90,6 +130,9 @@ class _Reading:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.last = 0
+        """The number of the row that was read last."""
+        self.notes = Notes()
         self._names = Names()
         self._accepted, self._rejected = PackedLines(), PackedLines()
         self._wanted = PackedLines()
@@ -98,6 +141,7 @@ class _Reading:
     def add(self, number: int, row: Row | RejectedRow) -> None:
         """Keep a row. An id that an author wrote is the first row's that has it; further rows are rejected."""
         self.rows += 1
+        self.last = number
         if isinstance(row, Row) and row.id is not None:
             owner = self._names.claim(row.id, number)
             if owner is not None:
@@ -122,7 +166,9 @@ class _Reading:
         for (number, own), keeps_it in zip(self._rejected_ids(), is_own, strict=True):
             bad_ids.append((own if keeps_it else self._names.give(f"row-{number}")).encode())
         return ParsedManifest(
-            PackedRows(unpack_row, self._accepted, ids), PackedRows(unpack_rejected, self._rejected, bad_ids)
+            PackedRows(unpack_row, self._accepted, ids),
+            PackedRows(unpack_rejected, self._rejected, bad_ids),
+            self.notes.lines(),
         )
 
     def _rejected_ids(self) -> Iterator[tuple[int, str]]:
@@ -140,41 +186,48 @@ def _too_many_rows(name: str, limit: int) -> ManifestError:
 def _validate(
     number: int,
     raw: dict[str, Any] | BadRowError,
-    manifest: Location,
+    folder: Location,
     is_allowed: Callable[[Location], bool],
     limits: ManifestLimits,
-    *,
-    strict: bool,
+    notes: Notes,
 ) -> Row | RejectedRow:
-    whole = partial(_whole, manifest=manifest)
+    whole = partial(_whole, folder=folder)
     if isinstance(raw, BadRowError):
-        written = raw.written if strict else typed_cells(raw.written)
+        written = as_far_as_meant(raw.written, load_json)
         if raw.text:
             written = {TEXT_FIELD: raw.text if raw.size is None else cut(raw.text, raw.size)}
         return reject(number, written, str(raw), raw.field, whole)
-    unknown = [
-        key for key, value in raw.items()
-        if key not in Row.model_fields and key not in IGNORED_FIELDS and value is not None
-    ]  # fmt: skip
-    unseen = IGNORED_FIELDS.union(unknown[_EXPLAINED:])  # pydantic would describe each, in 500 bytes
-    present = {key: value for key, value in raw.items() if value is not None and key not in unseen}
     try:
-        row = Row.model_validate(present, strict=strict)
+        said = by_value(raw, load_json)
+        unknown = []
+        for key in [key for key in said if key not in Row.model_fields]:
+            if key in IGNORED_FIELDS:
+                del said[key]
+            elif is_index_column(key):
+                del said[key]
+                notes.left_out(key)
+            else:
+                unknown.append(key)
+        for key in unknown[_EXPLAINED:]:  # pydantic would describe each, in 500 bytes
+            del said[key]
+        if isinstance(raw.get("id"), str) and said.get("id") != raw["id"]:
+            notes.count_row("an id that is a whole number with decimals (7.0) is read as its digits (7)")
+        row = Row.model_validate(said, strict=True)
         for field in ("prompt", "negative_prompt"):
             if len(getattr(row, field) or "") > limits.max_prompt_chars:
                 raise BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
-        places = {field: _resolve(getattr(row, field), field, manifest, is_allowed) for field in ("image", "mask")}
+        places = {field: _resolve(getattr(row, field), field, folder, is_allowed, notes) for field in ("image", "mask")}
     except pydantic.ValidationError as error:
-        explained = _explain(error, more=max(0, len(unknown) - _EXPLAINED))
-        return reject(number, raw if strict else typed_cells(raw), *explained, whole)
+        explained = _explain(error, more=len(unknown[_EXPLAINED:]))
+        return reject(number, as_far_as_meant(raw, load_json), *explained, whole)
     except BadRowError as error:
-        return reject(number, raw if strict else typed_cells(raw), str(error), error.field, whole)
+        return reject(number, as_far_as_meant(raw, load_json), str(error), error.field, whole)
     return row.model_copy(update=places)
 
 
-def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Location], bool]) -> str:
+def _resolve(text: str, field: str, folder: Location, is_allowed: Callable[[Location], bool], notes: Notes) -> str:
     try:
-        location = parse(text) if has_scheme(text) else manifest.parent.join(text)
+        location = parse(text) if has_scheme(text) else folder.join(_plain_key(text, field, notes))
     except (ConfigError, ForbiddenLocationError) as error:
         raise BadRowError(str(error), field) from None
     if not location.key or location.key.endswith("/"):
@@ -185,6 +238,24 @@ def _resolve(text: str, field: str, manifest: Location, is_allowed: Callable[[Lo
         )
     return location.uri
 
+
+def _plain_key(text: str, field: str, notes: Notes) -> str:
+    r"""A key as the store names it, of a path as Windows (`photos\a.png`) or `find .` (`./a.png`) writes it."""
+    if _WINDOWS_DRIVE.match(text):
+        raise BadRowError(
+            f"{shortened(text)!r} is a path of a Windows drive: write a path relative to the manifest, with '/'", field
+        )
+    plain = _with_slashes(text)
+    if plain != text:
+        notes.count_row("a path with '\\' or './' is read as a plain key with '/'")
+    return plain
+
+
+def _with_slashes(text: str) -> str:
+    return "/".join(part for part in text.replace("\\", "/").split("/") if part != ".")
+
+
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _EXPLAINED = 3
 """Of the things that are wrong with a row; of the others their number is said."""
@@ -205,7 +276,7 @@ def _explain(error: pydantic.ValidationError, *, more: int) -> tuple[str, str | 
 
 def _explain_one(field: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        short = len(field) <= _NAME_SHOWN  # what is compared is indexed by its letters first
+        short = len(field) <= NAME_SHOWN  # what is compared is indexed by its letters first
         near = difflib.get_close_matches(field, list(Row.model_fields), n=1) if short else []
         hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
         return f"unknown field {shortened(field)!r}, {hint}"
@@ -214,10 +285,10 @@ def _explain_one(field: str, kind: str, message: str) -> str:
     return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
 
 
-def _whole(text: str, manifest: Location) -> str:
+def _whole(text: str, folder: Location) -> str:
     """A relative key as a URI; as it is, where it is none or may not be read."""
     try:
-        return text if has_scheme(text) else manifest.parent.join(text).full_uri
+        return text if has_scheme(text) or _WINDOWS_DRIVE.match(text) else folder.join(_with_slashes(text)).full_uri
     except (ConfigError, ForbiddenLocationError):
         return text
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from inpaint_ops.errors import one_line
-from inpaint_ops.manifest.formats import shortened
-from inpaint_ops.manifest.rows import ERROR_FIELD, TEXT_FIELD, RejectedRow, Row, is_valid_id
+from inpaint_ops.manifest.problems import shortened
+from inpaint_ops.manifest.rows import ERROR_FIELD, TEXT_FIELD, RejectedRow, is_valid_id
 from inpaint_ops.records import ErrorInfo
 
 KEPT_BYTES = 64 * 2**10
@@ -24,10 +23,6 @@ KEPT_BYTES = 64 * 2**10
 
 _PROMPT_KEPT = 4000
 """Characters of a rejected row's prompt that its record shows."""
-
-_CELLS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(cast(Any, field.annotation)) for name, field in Row.model_fields.items() if name != "extra"
-}
 
 
 def reject(
@@ -81,17 +76,3 @@ def cut(text: str, size: int | None = None) -> str:
     """The beginning of a text, with a note that it is one. `size` is in bytes: of the whole, where `text` is a part."""
     size = len(text.encode()) if size is None else size
     return f"{text[: KEPT_BYTES // 4]}… (cut: the row has {size:,} bytes)"
-
-
-def typed_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A CSV's row with numbers and truth values in place of their texts, since JSON is read strictly."""
-    return {name: _typed(name, value) for name, value in row.items()}
-
-
-def _typed(name: str, value: Any) -> Any:
-    if name not in _CELLS or not isinstance(value, str):
-        return value
-    try:
-        return _CELLS[name].validate_python(value)
-    except ValidationError:
-        return value

@@ -177,9 +177,13 @@ class ParsedManifest:
 
     accepted: Sequence[AcceptedRow]
     rejected: Sequence[RejectedRow]
+    notes: tuple[str, ...] = ()
+    """What reading changed or left out, a line each."""
 
     @classmethod
-    def packed(cls, accepted: Iterable[AcceptedRow], rejected: Iterable[RejectedRow]) -> ParsedManifest:
+    def packed(
+        cls, accepted: Iterable[AcceptedRow], rejected: Iterable[RejectedRow], notes: tuple[str, ...] = ()
+    ) -> ParsedManifest:
         """The manifest of these rows, kept as compressed text."""
         lines, ids = PackedLines(), PackedLines()
         for row in accepted:
@@ -189,7 +193,7 @@ class ParsedManifest:
         for bad in rejected:
             bad_lines.append(pack_rejected(bad))
             bad_ids.append(bad.id.encode())
-        return cls(PackedRows(unpack_row, lines, ids), PackedRows(unpack_rejected, bad_lines, bad_ids))
+        return cls(PackedRows(unpack_row, lines, ids), PackedRows(unpack_rejected, bad_lines, bad_ids), notes)
 
     @property
     def rows(self) -> int:

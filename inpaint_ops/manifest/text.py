@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 _BOM = b"\xef\xbb\xbf"
 _INK = re.compile(rb"\S")
-_END_OR_QUOTED_FIELD = re.compile(rb',(?=")|\r\n?|\n')
+_QUOTED_START = re.compile(rb' *"')
 _FIELD_CHARS = 2**24
 
 
@@ -61,19 +61,51 @@ def json_lines(data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes | TooLo
         start = end
 
 
-def csv_records(data: bytes, max_bytes: int) -> Iterator[tuple[int, list[str] | TooLong]]:
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+"""What may stand between the columns, in words."""
+_SEP_LINE = re.compile(rb"sep=([,;\t|])[ \t]*(\r\n?|\n|$)", re.IGNORECASE)
+_FIRST_LINE = re.compile(rb"[^\r\n]*")
+
+
+def delimiter_of(data: bytes, column: str, max_bytes: int) -> tuple[str, int]:
+    """What stands between the columns, and where the header starts.
+
+    Spreadsheets say it in a first line of `sep=;`. Else it is the one by which the header has a column of this name; a
+    comma, where none does.
+    """
+    start = _after_mark(data)
+    said = _SEP_LINE.match(data, start)
+    if said:
+        return said[1].decode(), said.end()
+    found = _FIRST_LINE.match(data, start, start + max_bytes)
+    names = found[0].decode(errors="replace") if found else ""
+    for delimiter in DELIMITERS:
+        if delimiter in names and column in (cell.strip(' "') for cell in names.split(delimiter)):
+            return delimiter, start
+    return ",", start
+
+
+def csv_records(
+    data: bytes, max_bytes: int, *, delimiter: str = ",", start: int | None = None
+) -> Iterator[tuple[int, list[str] | TooLong]]:
     """Each record that is not blank with the number of its first line; a TooLong if it is too long.
 
-    Raises CsvError where a quote is never closed or stands where none may, NotUtf8Error.
+    Spaces behind a delimiter are no part of a cell: a quote after them opens it. Reading begins at byte `start`, by
+    default after the byte order mark. Raises CsvError where a quote is never closed or stands where none may,
+    NotUtf8Error.
     """
     csv.field_size_limit(max(_FIELD_CHARS, max_bytes))
-    start, line = _after_mark(data), 1
+    start = _after_mark(data) if start is None else start
+    line = 1 + data.count(b"\n", 0, start) + data.count(b"\r", 0, start) - data.count(b"\r\n", 0, start)
+    mark = delimiter.encode()
+    ends = re.compile(re.escape(mark) + rb'(?= *")|\r\n?|\n')
     while start < len(data):
-        end = _record_end(data, start)
+        end = _record_end(data, start, ends, mark)
         if end is None:
             raise CsvError(line, "a quote is opened and never closed")
         if _INK.search(data, start, end):
-            yield line, _cells(data, start, end, line) if end - start <= max_bytes else _too_long(data, start, end)
+            is_long = end - start > max_bytes
+            yield line, _too_long(data, start, end) if is_long else _cells(data, start, end, line, delimiter)
         feeds, returns, both = (data.count(mark, start, end) for mark in (b"\n", b"\r", b"\r\n"))
         line += feeds + returns - both
         start = end
@@ -83,14 +115,15 @@ def _too_long(data: bytes, start: int, end: int) -> TooLong:
     return TooLong(data[start : min(end, start + _BEGINNING)], end - start)
 
 
-def _record_end(data: bytes, at: int) -> int | None:
+def _record_end(data: bytes, at: int, ends: re.Pattern[bytes], mark: bytes) -> int | None:
     """Where the record that starts at `at` ends, its line end included; None if it does not, for want of a quote.
 
     A quote opens a field only at the field's start, and two in a row do not close it: the rules of the module csv.
     """
     while True:
-        if data.startswith(b'"', at):
-            at += 1
+        quoted = _QUOTED_START.match(data, at)
+        if quoted:
+            at = quoted.end()
             while True:
                 at = data.find(b'"', at) + 1
                 if not at:
@@ -98,20 +131,21 @@ def _record_end(data: bytes, at: int) -> int | None:
                 if not data.startswith(b'"', at):
                     break
                 at += 1
-        found = _END_OR_QUOTED_FIELD.search(data, at)
+        found = ends.search(data, at)
         if found is None:
             return len(data)
         at = found.end()
-        if found[0] != b",":
+        if found[0] != mark:
             return at
 
 
-def _cells(data: bytes, start: int, end: int, line: int) -> list[str]:
+def _cells(data: bytes, start: int, end: int, line: int, delimiter: str) -> list[str]:
     try:
         text = data[start:end].decode()
     except UnicodeDecodeError as error:
         raise NotUtf8Error(start + error.start) from None
     try:
-        return next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        return next(reader, [])
     except csv.Error as error:
         raise CsvError(line, str(error)) from None

@@ -63,7 +63,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         row_numbers={*rows, *plan.rejected_rows},
         forecast=plan.forecast,
         faults=faults,
-        left_out=left.lines(),
+        left_out=(*(f"manifest: {note}" for note in plan.warnings), *left.lines()),
         images_checked=counted.images_checked,
     )
     if unfinished:

@@ -68,6 +68,7 @@ def make_plan(
         forecast=forecast(
             job, [_work(rows, job) for _, rows in shards], _history(workspace, job), card=card, devices=devices
         ),
+        warnings=parsed.notes,
         created_at=now(),
     )
     return plan, parsed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,11 +11,12 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
     ConfigError,
     ManifestError,
+    ObjectNotFoundError,
     ObjectTooLargeError,
 )
 from inpaint_ops.layout import RunLayout, StoreLayout
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, read_manifest
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, read_parts
 from inpaint_ops.planning import Plan, PlannedRow
 from inpaint_ops.run_files.frozen import read_plan, read_shard
 from inpaint_ops.storage import Storage, make_s3_client
@@ -74,22 +75,47 @@ class Workspace:
         return self.places.run(run)
 
     def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
-        """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError."""
+        """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError.
+
+        A folder or prefix of Parquet files, as Spark, Dask and pyarrow write tables, is one manifest: its parts in the
+        order of their names, with keys relative to the folder.
+        """
         location = parse(manifest)
-        try:
-            data = self.storage.get(location, max_bytes=self.settings.max_manifest_bytes)
-        except ObjectTooLargeError as error:
-            raise ManifestError(f"{error} (INPAINT_MAX_MANIFEST_BYTES)") from error
         limits = ManifestLimits(
             max_rows=self.settings.max_rows,
             max_bytes=self.settings.max_manifest_bytes,
             max_prompt_chars=self.settings.max_prompt_chars,
             max_row_bytes=self.settings.max_row_bytes,
         )
-        parsed = read_manifest(
-            data, location=location, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit
+        digest = hashlib.sha256()
+        try:
+            if location.key.endswith("/"):
+                raise ObjectNotFoundError(f"there is no object {location}: it names a folder")
+            data = self._manifest_bytes(location, limits.max_bytes)
+        except ObjectNotFoundError:
+            folder = location.as_prefix()
+            names = _parts(self.storage, folder, limits.max_bytes)
+            if not names:
+                raise
+            parts = ((place.name, self._manifest_bytes(place, limits.max_bytes)) for place in names)
+        else:
+            folder, parts = location.parent, (part for part in [(location.name, data)])
+
+        def digested() -> Iterator[tuple[str, bytes]]:
+            for name, body in parts:
+                digest.update(body)
+                yield name, body
+
+        parsed = read_parts(
+            digested(), folder=folder, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit
         )
-        return parsed, hashlib.sha256(data).hexdigest()
+        return parsed, digest.hexdigest()
+
+    def _manifest_bytes(self, location: Location, max_bytes: int) -> bytes:
+        try:
+            return self.storage.get(location, max_bytes=max_bytes)
+        except ObjectTooLargeError as error:
+            raise ManifestError(f"{error} (INPAINT_MAX_MANIFEST_BYTES)") from error
 
     def plan(self, run: str) -> Plan | None:
         """The run's plan, or None if there is no such run. Raises StorageError, where it is damaged too."""
@@ -101,3 +127,31 @@ class Workspace:
         if found is None:
             raise ConfigError(f"run {plan.run!r} has no shard {shard!r}: it has {len(plan.shards)}, from 00000")
         return read_shard(self.storage, self.layout(plan.run), found, plan.job, self.settings, Leftovers())
+
+
+_MOST_PARTS = 10_000
+_NOT_A_PART = ("_", ".")
+"""How the names begin of what Spark and others put beside the parts: `_SUCCESS`, `_metadata`, `.part-0.crc`."""
+
+
+def _parts(storage: Storage, folder: Location, max_bytes: int) -> list[Location]:
+    """The Parquet files below a folder, by name. Raises ManifestError if they are too many or too large."""
+    found: list[Location] = []
+    size = 0
+    for info in storage.list(folder):
+        below = info.location.key[len(folder.key) :].split("/")
+        if any(part.startswith(_NOT_A_PART) for part in below) or not below[-1].lower().endswith(".parquet"):
+            continue
+        if len(below) > 1 and any("=" in part for part in below[:-1]):
+            raise ManifestError(
+                f"{info.location} is of a partitioned table, whose folders hold columns: write it without partitions"
+            )
+        found.append(info.location)
+        size += info.size
+        if len(found) > _MOST_PARTS:
+            raise ManifestError(f"{folder} holds more than {_MOST_PARTS} Parquet files: write fewer, larger ones")
+        if size > max_bytes:
+            raise ManifestError(
+                f"{folder}: more than {max_bytes} bytes of Parquet files (INPAINT_MAX_MANIFEST_BYTES): split it"
+            )
+    return sorted(found, key=lambda place: place.key)

@@ -319,10 +319,11 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     assert forms["tuning"]["enum"] == [None, *get_args(Preset)]
     assert forms["run"]["pattern"] == f"^{layout._RUN_NAME.pattern}$"
     for ending in MANIFEST_ENDINGS:
-        for name in (f"s3://bucket/night{ending}", f"/night{ending.upper()}"):
+        for name in (f"s3://bucket/night{ending}", f"/night{ending.upper()}", f"/night{ending}.gz"):
             assert re.search(forms["manifest"]["pattern"], name), name
-    endings = re.sub(r"\[(\w)(\w)\]", r"\1", forms["manifest"]["pattern"]).rpartition("(")[2].rstrip(")$").split("|")
-    assert {f".{ending}" for ending in endings} == MANIFEST_ENDINGS
+    assert re.search(forms["manifest"]["pattern"], "s3://bucket/a-folder-of-parts/")
+    endings = re.search(r"\\\.\(([\w|]+)\)", re.sub(r"\[(\w)(\w)\]", r"\1", forms["manifest"]["pattern"]))
+    assert endings and {f".{ending}" for ending in endings[1].split("|")} == MANIFEST_ENDINGS
     bounds = JobOptions.model_json_schema()["properties"]
     for name, low, high in (("steps", 1, 500), ("failure_threshold", 0, 1), ("shard_rows", 1, None)):
         inner = next(one for one in bounds[name].get("anyOf", [bounds[name]]) if one.get("type") != "null")

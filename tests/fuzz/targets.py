@@ -48,6 +48,8 @@ from inpaint_ops.manifest import (
     to_jsonl,
 )
 from inpaint_ops.manifest.pairing import read_prompts
+from inpaint_ops.manifest.text import delimiter_of
+from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
 from inpaint_ops.previews import Job
 from inpaint_ops.previews.host import make as make_preview
 from inpaint_ops.previews.messages import MAX_REPLY
@@ -105,7 +107,9 @@ def _manifest(data: bytes, name: str, rows: Callable[[bytes], list[int]]) -> Non
         assert len(line) < 1 << 17 and json.loads(line)["_error"] == rejected.error.message
         again = read_manifest(line.encode(), location=parse("s3://bucket/r/rejected.jsonl"), is_allowed=lambda _: True)
         for row in again.rejected:
-            assert "_error" not in row.error.message and "_text" not in row.error.message, "both fields are ignored"
+            assert not any(f"unknown field '{name}'" in row.error.message for name in ("_error", "_text")), (
+                "both ignored"
+            )
     for record in preparing._rejected_records(parsed, "fuzz"):
         assert Record.model_validate_json(record.model_dump_json()) == record
     for row in parsed.accepted:
@@ -131,12 +135,18 @@ def _check_round_trip(parsed: ParsedManifest) -> None:
     ], "accepted rows survive a round trip"
 
 
+def _as_text(data: bytes) -> bytes:
+    """UTF-8 without its mark, of what may be packed with gzip or be UTF-16."""
+    text, _ = as_utf8(gunzipped(data, "m", LIMITS.max_bytes), "m", LIMITS.max_bytes)
+    return text.removeprefix(b"\xef\xbb\xbf")
+
+
 def jsonl(data: bytes) -> None:
     """A manifest in JSONL."""
     _manifest(
         data,
         "m.jsonl",
-        lambda data: [n for n, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if line.strip()],
+        lambda data: [n for n, line in enumerate(_as_text(data).split(b"\n"), 1) if line.strip()],
     )
 
 
@@ -144,13 +154,17 @@ def csv_manifest(data: bytes) -> None:
     """A manifest in CSV."""
 
     def numbers(data: bytes) -> list[int]:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        found, line = [], 1
+        text = _as_text(data)
+        delimiter, start = delimiter_of(text, "image", LIMITS.max_row_bytes)
+        shown = io.StringIO(text[start:].decode(), newline="")
+        reader = csv.reader(shown, delimiter=delimiter, skipinitialspace=True, strict=True)
+        found, before = [], len(text[:start].splitlines())
+        line = before + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 found.append(line)
-            line = reader.line_num + 1
-        return found[1:] if found and found[0] == 1 else found
+            line = before + reader.line_num + 1
+        return found[1:]
 
     _manifest(data, "m.csv", numbers)
 
@@ -160,10 +174,8 @@ def parquet_manifest(data: bytes) -> None:
     lines = list(_forked_lines(data, max_bytes=LIMITS.max_bytes, max_row_bytes=LIMITS.max_row_bytes))
     system, parquet.read_lines = parquet.read_lines, lambda *_, **__: (line for line in lines)
     try:
-        numbers = [
-            number for number, line in enumerate(lines, 1) if {"row", "bad"} & line.keys()
-        ]  # reading empties them
-        _manifest(data, "m.parquet", lambda _: numbers)
+        rows = sum(bool({"row", "bad"} & line.keys()) for line in lines)  # counted first: reading empties them
+        _manifest(data, "m.parquet", lambda _: list(range(1, rows + 1)))
     finally:
         parquet.read_lines = system
 

@@ -28,6 +28,7 @@ from inpaint_ops.manifest import (
     formats,
     is_valid_id,
     naming,
+    problems,
     read_manifest,
     reading,
     to_jsonl,
@@ -62,7 +63,15 @@ def only_rejection(parsed: ParsedManifest) -> str:
         ({**GOOD, "zzz": 1}, ["unknown field 'zzz'", "known fields: image"]),
         ({"image": "a.png", "mask": "b.png"}, ["prompt", "missing"]),
         ({**GOOD, "steps": 0}, ["steps", "greater than or equal to 1"]),
-        ({**GOOD, "steps": "20"}, ["steps", "integer"]),
+        ({**GOOD, "steps": "twenty"}, ["steps", "integer"]),
+        ({**GOOD, "steps": 20.5}, ["steps", "integer"]),
+        ({**GOOD, "strength": "0,8"}, ["strength", "'0,8' has a decimal comma: write '0.8'"]),
+        ({**GOOD, "seed": 1e17}, ["seed", "above 2^53", "loses digits", "integers or text"]),
+        ({**GOOD, "image": "C:\\photos\\a.png"}, ["image", "Windows drive", "relative to the manifest"]),
+        ({**GOOD, "image": "..\\secret.png"}, ["image", "climbs"]),
+        ({**GOOD, "image": "photos\\..\\..\\secret.png"}, ["image", "climbs"]),
+        ({**GOOD, "image": "\\\\host\\share\\a.png"}, ["image", "absolute"]),
+        ({**GOOD, "image": "./"}, ["image", "empty"]),
         ({**GOOD, "seed": True}, ["seed", "integer"]),
         ({**GOOD, "seed": -1}, ["seed"]),
         ({**GOOD, "quality": "ultra"}, ["quality", "good"]),
@@ -129,13 +138,19 @@ def test_a_bad_row_is_rejected_by_line_field_and_cure_and_the_rest_goes_on(row: 
     [
         (b"{broken", "not JSON"),
         (b'{"image": "a.png", "image": "b.png", "mask": "m.png", "prompt": "x"}', "image: the field is given twice"),
-        (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "strength": NaN}', "NaN"),
+        (
+            b'{"image": "a.png", "mask": "m.png", "prompt": "x", "strength": NaN}',
+            "strength: NaN is not a number that JSON knows: leave the field out",
+        ),
         (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "guidance_scale": Infinity}', "Infinity"),
         (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "guidance_scale": 1e999}', "guidance_scale"),
         (b'{"image": "a\xff.png", "mask": "m.png", "prompt": "x"}', "UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": 1e999}}', "extra: holds NaN, infinity"),
-        (b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": {"y": -Infinity}}}', "-Infinity is not"),
+        (
+            b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": {"y": -Infinity}}}',
+            "extra: -Infinity is not",
+        ),
         (
             b'{"image": "a.png", "mask": "m.png", "prompt": "x", "extra": {"x": {"y": 1, "y": 2}}}',
             "y: the field is given",
@@ -209,7 +224,7 @@ class _Counting(str):
 def test_a_field_given_twice_among_many_is_found_in_linear_work() -> None:
     pairs = [(_Counting(at), at) for at in range(2000)] + [(_Counting(1999), 0)]
     _Counting.work = 0
-    with pytest.raises(formats.BadRowError, match="1999: the field is given twice"):
+    with pytest.raises(problems.BadRowError, match="1999: the field is given twice"):
         formats._no_duplicates(pairs)
     assert _Counting.work < 20 * len(pairs)
 
@@ -252,21 +267,25 @@ NUMERIC = [
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
 @pytest.mark.parametrize("field", NUMERIC)
 def test_no_number_is_nan_or_infinite(field: str, value: str, name: str) -> None:
+    """NaN in a CSV is what pandas writes for what is not given."""
     if name == "m.jsonl":
         said = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(value, value)
         data = json.dumps(GOOD).encode()[:-1] + f', "{field}": {said}}}'.encode()
     else:
         data = f"image,mask,prompt,{field}\na.png,m.png,x,{value}\n".encode()
     parsed = read(data, name)
+    if (name, value) == ("m.csv", "nan"):
+        assert getattr(parsed.accepted[0], field) == Row.model_fields[field].default
+        return
     assert not parsed.accepted
-    assert (
-        field in parsed.rejected[0].error.message
-        or "is not a number that JSON knows" in parsed.rejected[0].error.message
-    )
+    assert parsed.rejected[0].error.field == field
+    assert field in parsed.rejected[0].error.message
 
 
-def test_no_number_in_parquet_is_nan_or_infinite() -> None:
-    wrong = [(field, float(value)) for field in NUMERIC for value in ("nan", "inf", "-inf")]
+def test_no_number_in_parquet_is_infinite_and_nan_is_not_given() -> None:
+    absent = read(parquet([GOOD | dict.fromkeys(NUMERIC, float("nan"))]), "m.parquet").accepted[0]
+    assert absent == read([GOOD]).accepted[0]
+    wrong = [(field, float(value)) for field in NUMERIC for value in ("inf", "-inf")]
     parsed = read(parquet([GOOD | dict.fromkeys(NUMERIC) | {field: value} for field, value in wrong]), "m.parquet")
     assert not parsed.accepted
     assert [row.error.field for row in parsed.rejected] == [field for field, _ in wrong]
@@ -298,7 +317,7 @@ def test_csv_with_a_byte_order_mark_carries_the_same_columns() -> None:
         'a.png,m.png,"a cup, blue",7,true,32,"{""sku"": 5}"\r\n'
         'b.png,m.png,"two\nlines",,,auto,\r\n'
         "c.png,m.png,x,many,,,\r\n"
-        "d.png,m.png,x,1,,,,,\r\n"
+        "d.png,m.png,x,1,,,,,y\r\n"
         "e.png,m.png,x,1,,,not json\r\n"
     )
     parsed = read(text.encode(), "m.csv")
@@ -434,7 +453,7 @@ def test_a_damaged_parquet_is_one_clear_error(data: bytes) -> None:
 
 def test_another_ending_and_too_much_are_refused() -> None:
     with pytest.raises(ManifestError, match="not a manifest format"):
-        read([GOOD], "m.xlsx")
+        read([GOOD], "m.json")
     with pytest.raises(ManifestError, match="INPAINT_MAX_ROWS"):
         read([GOOD, GOOD, GOOD], limits=ManifestLimits(max_rows=2))
     with pytest.raises(ManifestError, match="INPAINT_MAX_MANIFEST_BYTES"):

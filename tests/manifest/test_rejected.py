@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,7 +71,7 @@ def test_a_rejected_row_keeps_its_own_id_where_it_is_valid_and_nobody_elses() ->
         ({"seed": -1}, {"seed": 1}),
         ({"promt": "a boat"}, {"promt": None}),
         ({"image": "/etc/passwd"}, {"image": "photos/b.png"}),
-        ({"image": 7}, {"image": "photos/b.png"}),
+        ({"image": ["photos/a.png"]}, {"image": "photos/b.png"}),
         ({"strength": 1e999}, {"strength": 0.5}),
         ({"quality": "best", "steps": 3}, {"steps": None}),
         ({"extra": {"x": [1, {"y": None}]}, "steps": 0}, {"steps": 5}),
@@ -98,7 +99,7 @@ def test_a_row_of_a_table_comes_back_with_its_numbers() -> None:
         "image,mask,prompt,steps,seed,mask_invert,crop,mask_blur,extra\n"
         'photos/a.png,masks/a.png,a cup,20,-1,true,8,1.5,"{""sku"": 7}"\n'
         "photos/a.png,masks/a.png,a cup,20,1,,,,{\n"
-        "photos/a.png,masks/a.png,a,cup,20,1,,,,,,\n"
+        "photos/a.png,masks/a.png,a,cup,20,1,,,,,x\n"
     )
     first, second, third = written(read(table, "m.csv"))
     assert {key: first[key] for key in ("steps", "seed", "mask_invert", "crop", "mask_blur", "extra")} == {
@@ -107,7 +108,7 @@ def test_a_row_of_a_table_comes_back_with_its_numbers() -> None:
     again = read(lines([first | {"seed": 1}, second | {"extra": {}}]))
     assert not again.rejected
     assert (again.accepted[0].steps, again.accepted[1].steps) == (20, 20)
-    assert third["_text"] == "photos/a.png,masks/a.png,a,cup,20,1,,,,,,"
+    assert third["_text"] == "photos/a.png,masks/a.png,a,cup,20,1,,,,,x"
 
 
 def test_a_row_of_a_parquet_file_comes_back_without_the_value_that_cannot_be_read() -> None:
@@ -182,3 +183,40 @@ def test_rejected_rows_are_in_the_runs_folder_and_run_again(tmp_path: Path) -> N
     once_more = prepare(workspace, manifest.uri, "once-more", job)
     assert (once_more.rows, once_more.rejected) == (2, 0), "the frozen manifest of local files is one as well"
     assert workspace.storage.get(workspace.layout("again").rejected) == b""
+
+
+@pytest.mark.parametrize(("between", "named"), [(";", "semicolon"), ("\t", "tab")])
+def test_a_row_with_too_many_cells_is_kept_with_its_own_delimiter(between: str, named: str) -> None:
+    rows = [["image", "mask", "prompt"], ["photos/a.png", "masks/a.png", "a cup, red", "on a table"]]
+    parsed = read("".join(between.join(cells) + "\n" for cells in rows), "m.csv")
+    (row,) = written(parsed)
+    assert row["_text"] == between.join(rows[1]) and f"quote a cell that holds a {named}" in row["_error"]
+
+
+def workbook(*rows: list[Any]) -> bytes:
+    book, sink = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    book.save(sink)
+    return sink.getvalue()
+
+
+def test_a_row_of_a_workbook_comes_back_with_its_values_and_its_own_id() -> None:
+    header = ["id", "image", "mask", "prompt", "seed", "steps", "mask_invert"]
+    bad = [7, "photos\\a.png", "masks/a.png", "a cup", -1, 20, "yes"]
+    parsed = read(workbook(header, ["b", *bad[1:4], 1, 20, "no"], bad), "m.xlsx")
+    (row,) = written(parsed)
+    assert (parsed.rejected[0].row, parsed.rejected[0].id) == (3, "7")
+    assert row.pop("_error").startswith("row 3: seed: ")
+    assert row == WHOLE | {"id": "7", "seed": -1, "steps": 20, "mask_invert": True}
+    (again,) = read(lines([row | {"seed": 1}])).accepted
+    assert (again.id, again.seed, again.steps, again.mask_invert) == ("7", 1, 20, True)
+
+
+def test_a_long_row_and_one_with_a_cell_under_no_name_are_kept_as_text_from_a_workbook() -> None:
+    good = ["photos/a.png", "masks/a.png", "a cup"]
+    data = workbook(["image", "mask", "prompt", None, "seed"], good, [*good[:2], "x" * 9000], [*good, "note", 1])
+    long, stray = written(read(data, "m.xlsx", max_row_bytes=5000))
+    assert long["_text"].startswith('["photos/a.png", "masks/a.png", "xxx') and "(cut: the row has 9," in long["_text"]
+    assert "INPAINT_MAX_ROW_BYTES" in long["_error"]
+    assert stray["_text"].startswith("photos/a.png,masks/a.png,a cup,note,1") and "column 4" in stray["_error"]

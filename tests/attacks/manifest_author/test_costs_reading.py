@@ -111,7 +111,7 @@ SMALL: dict[str, Callable[[int], str]] = {
     "authored-ids.jsonl": lambda at: f'{{"id":"Ǎб{at}","image":"a","mask":"m","prompt":""}}\n',
     "one-id.jsonl": lambda at: '{"id":"a","image":"a","mask":"m","prompt":""}\n',
     "rows.csv": lambda at: "a,m,p\n",
-    "bad-rows.csv": lambda at: "a,m,p,\n",
+    "bad-rows.csv": lambda at: "a,m,p,x\n",
 }
 
 
