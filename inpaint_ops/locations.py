@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError
 
 _CONTROL = {chr(code) for code in range(32)} | {chr(127)}
-_SECRETS_OF_A_URL = re.compile(r"(?<=://)[^/@]*@|\?.*", re.DOTALL)
+_USERINFO = re.compile(r"(?<=://)[^/@]*@")
+_OWN_SCHEME = re.compile(r"(?i)\b(s3|file)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,22 @@ def has_scheme(text: str) -> bool:
     return "://" in text
 
 
+def without_secrets(text: str) -> str:
+    """`text` less the userinfo of each URL in it, and up to the query of the first that is no `s3://` or `file://` URI.
+
+    Either may be a password or a signature, and the text ends in records, reports or files of the run (CWE-532). Where
+    a query ends cannot be told in text that was not taken apart, so nothing behind its beginning is kept.
+    """
+    scheme, *rest = _USERINFO.sub("", text).split("://")
+    kept = scheme
+    for part in rest:
+        path, query, _ = ("", "", "") if _OWN_SCHEME.search(scheme[-5:]) else part.partition("?")
+        if query:
+            return f"{kept}://{path}"
+        kept, scheme = f"{kept}://{part}", part
+    return kept
+
+
 def parse(text: str | os.PathLike[str]) -> Location:
     """Read an `s3://bucket/key` or `file:///path` URI, or a path (made absolute, `~` expanded).
 
@@ -114,8 +131,7 @@ def parse(text: str | os.PathLike[str]) -> Location:
             raise ConfigError(f"{raw!r}: a file URI names no host; write file:///path")
         return parse(unquote(split.path))
     if scheme != "s3":
-        # Its userinfo and query may be a password or a signature, and this ends in records and reports (CWE-532).
-        shown = _SECRETS_OF_A_URL.sub("", raw)
+        shown = without_secrets(raw)
         raise ConfigError(f"{shown!r}: {scheme}:// is not supported; use s3://bucket/key or a folder")
     bucket, _, key = rest.partition("/")
     if not bucket:

@@ -1,7 +1,8 @@
 """Rejected rows as their author wrote them: what `rejected.jsonl` holds, to be corrected and run again.
 
 A reader of manifests ignores two fields: `_error` says why the row was rejected, and `_text` is the text of a row that
-could not be taken apart, or the beginning of one that is too large.
+could not be taken apart, or the beginning of one that is too large. What may be a secret in a URL is left out, and
+`_error` says so.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import Any
 from pydantic_core import to_json
 
 from inpaint_ops.errors import one_line
+from inpaint_ops.locations import without_secrets
 from inpaint_ops.manifest.problems import shortened
 from inpaint_ops.manifest.rows import ERROR_FIELD, TEXT_FIELD, RejectedRow, is_valid_id
 from inpaint_ops.records import ErrorInfo
 
 KEPT_BYTES = 64 * 2**10
 """Of a rejected row as it was written, at most."""
+
+_KEPT_TO_THE_LETTER = frozenset({"prompt", "negative_prompt", "extra"})
+_LEFT_OUT = "; the password or query of its URL is not kept"
 
 _PROMPT_KEPT = 4000
 """Characters of a rejected row's prompt that its record shows."""
@@ -32,6 +37,9 @@ def reject(
 
     `whole` makes a relative key of an image or a mask a URI: `rejected.jsonl` lies elsewhere than the manifest.
     """
+    shown = _without_secrets(raw)
+    if any(shown[name] != raw[name] for name in shown if isinstance(raw[name], str)):
+        message += _LEFT_OUT
     error = ErrorInfo(
         type="RowError",
         stage="validate",
@@ -41,8 +49,21 @@ def reject(
     )
     prompt = raw.get("prompt")
     return RejectedRow(
-        number, _own_id(raw), error, prompt[:_PROMPT_KEPT] if isinstance(prompt, str) else "", as_written(raw, whole)
+        row=number,
+        id=_own_id(raw),
+        error=error,
+        prompt=prompt[:_PROMPT_KEPT] if isinstance(prompt, str) else "",
+        written=as_written(shown, whole),
     )
+
+
+def _without_secrets(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as it is kept. Prompts and `extra` stay to the letter, as in the record of an accepted row."""
+    return {
+        name: without_secrets(value) if isinstance(value, str) and name not in _KEPT_TO_THE_LETTER else value
+        for name, value in raw.items()
+        if name != ERROR_FIELD
+    }
 
 
 def _own_id(raw: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
@@ -73,6 +74,8 @@ def jsonl() -> dict[str, bytes]:
         "crlf": b"\xef\xbb\xbf\r\n\n" + json.dumps(ROW).encode() + b"\r\n\n",
         "broken": b'{"image": \n"a\xff"}\n{\n',
         "deep": b'{"image": "a", "mask": "b", "prompt": "", "extra": {"x": ' + b"[" * 60 + b"]" * 60 + b"}}",
+        "gzip": gzip.compress(json.dumps(ROW).encode(), mtime=0),
+        "utf16": json.dumps({**ROW, "image": ".\\a.png"}).encode("utf-16-le") + b"\n\0",
     }
 
 
@@ -94,6 +97,9 @@ def csv() -> dict[str, bytes]:
         "numbers": b"image,mask,prompt,strength,crop\na,b,c,nan,auto\na,b,c,1e999,-1\na,b,c,0x1,\xc2\xb2\n",
         "extra": b'image,mask,prompt,extra\na,b,c,{}\na,b,c,"[1]"\na,b,c,"{""x"": NaN}"\na,b,c,' + b"[" * 2000 + b"\n",
         "nul": b"image,mask,prompt\na\0,b,c\n",
+        "index": b',image, mask, "prompt"\n0,a.png, b.png, "a, cup"\n',
+        "separator": b'sep=;\nimage;mask;prompt\na.png;b.png;"a; cup"\n',
+        "utf16": b"\xff\xfe" + "image,mask,prompt\na.png,b.png,x\n".encode("utf-16-le"),
     }
 
 

@@ -379,7 +379,11 @@ def placing(data: bytes) -> None:
     assert out.dtype == pixels.dtype and out.shape == pixels.shape
     assert np.array_equal(out[weights == 0], pixels[weights == 0]), "unmasked pixels are the source's own"
     if channels in (2, 4):
-        assert np.array_equal(out[..., -1], pixels[..., -1]), "alpha is the source's own"
+        assert (out[..., -1] >= pixels[..., -1]).all(), "alpha never falls"
+        unit = np.iinfo(dtype).max // 255
+        assert (out[..., -1] >= weights.astype(np.uint32) * unit).all(), "what is painted is as opaque as the mask"
+        kept = composite(picture, weights, placement, painted, alpha="keep")
+        assert np.array_equal(kept[..., -1], pixels[..., -1]), "or alpha is the source's own"
     assert "png" in LOSSLESS
     _check_kept(out, None)
 

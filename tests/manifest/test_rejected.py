@@ -220,3 +220,35 @@ def test_a_long_row_and_one_with_a_cell_under_no_name_are_kept_as_text_from_a_wo
     assert long["_text"].startswith('["photos/a.png", "masks/a.png", "xxx') and "(cut: the row has 9," in long["_text"]
     assert "INPAINT_MAX_ROW_BYTES" in long["_error"]
     assert stray["_text"].startswith("photos/a.png,masks/a.png,a cup,note,1") and "column 4" in stray["_error"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("https://me:pw@h.example/a.png?X-Amz-Signature=pw", "https://h.example/a.png"),
+        ("HTTPS://h.example/a,b.png?x=1,2&sig=pw", "HTTPS://h.example/a,b.png"),
+        ("https://h.example/to/ftp://me:pw@h/a.png", "https://h.example/to/ftp://h/a.png"),
+        ("s3://AKIA:pw@bucket/a.png", "s3://bucket/a.png"),
+        ("https://h.example/with space/a.png?sig=pw", "https://h.example/with space/a.png"),
+    ],
+)
+def test_a_rejected_rows_secrets_are_not_kept(value: str, kept: str) -> None:
+    """A presigned link or a password in the URL of a row that is rejected for it."""
+    parsed = read(lines([{**GOOD, "image": value}, {**GOOD, "mask": value}, {**GOOD, "source": value}]))
+    for row, field in zip(written(parsed), ("image", "mask", "source"), strict=True):
+        assert row[field] == kept
+        assert "password or query of its URL is not kept" in row["_error"]
+        assert "pw" not in json.dumps(row)
+
+
+def test_a_rejected_row_that_is_only_text_keeps_no_secrets() -> None:
+    """What is behind the beginning of a query may still be of it, in text that was not taken apart."""
+    [row] = written(read('{"image": "s3://u:pw@bucket/what?.png", "mask": "https://h/a.png?sig=pw", "steps": 3'))
+    assert row["_text"] == '{"image": "s3://bucket/what?.png", "mask": "https://h/a.png'
+
+
+@pytest.mark.parametrize("value", ["s3://bucket/what?.png", "file:///what?.png", "what?.png", "50%?://"])
+def test_a_question_mark_in_a_key_is_no_query(value: str) -> None:
+    [row] = written(read(lines([{**GOOD, "seed": -1, "image": value}])))
+    assert row["image"].endswith(value) or "?" not in value
+    assert "is not kept" not in row["_error"]

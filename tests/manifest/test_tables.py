@@ -179,8 +179,12 @@ def test_a_whole_id_with_decimals_is_said_to_be_read_as_its_digits() -> None:
         (CSV.decode().encode("utf-16-be"), "m.csv", "read as UTF-16-BE"),
         (CSV.decode().encode("utf-32"), "m.csv", "read as UTF-32-LE"),
         (jsonl([GOOD]).decode().encode("utf-16-le"), "m.jsonl", "read as UTF-16-LE"),
-        (gzip.compress(CSV), "m.csv.gz", "unpacked with gzip"),
-        (gzip.compress(jsonl([GOOD])[:9]) + gzip.compress(jsonl([GOOD])[9:]), "m.jsonl", "unpacked with gzip"),
+        (gzip.compress(CSV, mtime=0), "m.csv.gz", "unpacked with gzip"),
+        (
+            gzip.compress(jsonl([GOOD])[:9], mtime=0) + gzip.compress(jsonl([GOOD])[9:], mtime=0),
+            "m.jsonl",
+            "unpacked with gzip",
+        ),
         (jsonl([{**GOOD, "image": ".\\a.png"}]), "m.jsonl", "1 row: a path with '\\' or './' is read as a plain key"),
         (jsonl([{**GOOD, "image": "./a.png"}]), "m.jsonl", "1 row: a path with '\\' or './' is read as a plain key"),
     ],
@@ -224,9 +228,9 @@ def test_a_cell_under_no_name_rejects_its_row_and_the_line_numbers_are_those_of_
 @pytest.mark.parametrize(
     ("data", "name", "words"),
     [
-        (gzip.compress(CSV)[:-12], "m.csv", "a gzip file that is cut off"),
-        (gzip.compress(CSV)[:20] + b"\xff" * 20, "m.csv", "a (damaged gzip file|gzip file that is cut)"),
-        (gzip.compress(CSV) + b"more", "m.csv", "something else behind it"),
+        (gzip.compress(CSV, mtime=0)[:-12], "m.csv", "a gzip file that is cut off"),
+        (gzip.compress(CSV, mtime=0)[:20] + b"\xff" * 20, "m.csv", "a (damaged gzip file|gzip file that is cut)"),
+        (gzip.compress(CSV, mtime=0) + b"more", "m.csv", "something else behind it"),
         (b"\xff\xfea", "m.csv", "not whole UTF-16-LE text"),
         (b"PK\x03\x04....", "m.csv", "a ZIP archive: unpack it first"),
         (b"\x28\xb5\x2f\xfd....", "m.jsonl", "zstd"),

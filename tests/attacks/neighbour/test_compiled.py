@@ -158,7 +158,7 @@ def test_what_is_known_of_kernels_comes_from_nobody_else(
     """Another user plants the note of which attention kernels work: measured anew, nothing is written or waited for."""
     asked: list[str] = []
     found = AttentionProbe(device="card", dtype="float32", shape=(1, 1, 1, 1), seconds={"sdpa": 1.0}, why_not={})
-    monkeypatch.setattr(attention, "measure", lambda device, dtype: asked.append(dtype) or found)
+    monkeypatch.setattr(attention, "measure", lambda device, dtype: (asked.append(dtype) or found, True))
     (shared / "precious").write_text("ours")
     assert attention.probe(CPU, "float32", shared) == found
     [path] = (shared / PROBES).iterdir()
