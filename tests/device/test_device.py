@@ -15,35 +15,7 @@ from inpaint_ops.device import Lease, Tier, describe, environment_for, host_slot
 from inpaint_ops.device.lease_files import LOSS_SECONDS
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
 from inpaint_ops.records import DeviceInfo
-
-QUERY = """\
-0, GPU-aaaa1111, NVIDIA A100-SXM4-80GB, 81920, 81000, 8.0, 580.1
-1, GPU-bbbb2222, NVIDIA A100-SXM4-80GB, 81920, 40000, 8.0, 580.1
-2, GPU-bbbb3333, NVIDIA A10, 23028, [N/A], 8.6, 580.1
-"""
-PLAIN = """\
-GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111)
-GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb2222)
-GPU 2: NVIDIA A10 (UUID: GPU-bbbb3333)
-"""
-MIG = """\
-GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111)
-  MIG 3g.40gb     Device  0: (UUID: MIG-0001)
-  MIG 3g.40gb     Device  1: (UUID: MIG-0002)
-GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-bbbb2222)
-GPU 2: NVIDIA A10 (UUID: GPU-bbbb3333)
-"""
-
-
-def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
-    """Put an nvidia-smi on the PATH that answers as the real one's two calls would."""
-    (folder / "query").write_text(QUERY)
-    (folder / "list").write_text(listing)
-    tool = folder / "nvidia-smi"
-    tool.write_text(f'#!/bin/sh\ncase "$1" in -L) cat {folder}/list;; *) cat {folder}/query;; esac\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+from tests.support.nvidia_smi import MIG, PLAIN, pretend
 
 
 def test_without_a_driver_no_device_is_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

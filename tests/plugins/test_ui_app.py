@@ -8,33 +8,26 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-
-from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.common.db.common import _get_session
-from airflow.api_fastapi.core_api.security import get_user
-from airflow.models.dag import DagModel
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
-from inpaint_ops_ui.app import POLICY, create_app
+from inpaint_ops_ui.app import POLICY
 from PIL import Image
 
-from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
+from tests.support.pages import app, sign_in
 from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_record, put_word, record
+
+__all__ = ["app"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMETERS = {
@@ -46,22 +39,6 @@ PARAMETERS = {
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(Settings(scratch=tmp_path / "scratch"), store=str(tmp_path / "store"))
-
-
-@pytest.fixture
-def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The pages under Airflow's own simple auth manager; only its database is left out."""
-    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
-    monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
-    monkeypatch.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
-    made = create_app(Browser(workspace, keep=False))
-    made.dependency_overrides[_get_session] = lambda: None
-    return made
-
-
-def sign_in(app: FastAPI, role: str | None) -> TestClient:
-    app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role=role)
-    return TestClient(app, root_path="/airflow/inpaint", follow_redirects=False)
 
 
 @pytest.fixture

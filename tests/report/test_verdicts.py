@@ -23,10 +23,10 @@ from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import make_s3_client
-from tests.device.test_device_health import pretend_health
-from tests.plugins.test_ui_app import app, sign_in
-from tests.supervisor.test_supervisor import STALL, Bench, Flaky
+from tests.support.bench import STALL, Bench, Flaky
 from tests.support.fault_proxy import Fault, FaultProxy
+from tests.support.nvidia_smi import pretend_health
+from tests.support.pages import app, sign_in
 from tests.support.waiting import wait_until
 
 __all__ = ["app"]
@@ -136,7 +136,7 @@ def test_an_image_that_an_ended_try_had_left_is_told(tmp_path: Path, told: Told)
 
 PROGRAM = """
 import sys; sys.path[:0] = [{tests!r}]
-from pathlib import Path; from tests.supervisor.test_supervisor import Bench
+from pathlib import Path; from tests.support.bench import Bench
 Bench(Path({folder!r}), {prompts!r}, transfer_threads=1, progress_interval=0.05).shard_run().run()
 """
 
