@@ -15,7 +15,7 @@ from fastapi.responses import Response
 
 from inpaint_ops.browse.pictures import SIZES, Kind
 from inpaint_ops.errors import ImageError, ObjectTooLargeError, PreviewBusyError
-from inpaint_ops_ui.dependencies import BrowserDep, RecordDep
+from inpaint_ops_ui.dependencies import RecordDep, ViewsDep
 
 router = APIRouter(prefix="/api")
 
@@ -31,12 +31,12 @@ SIDE, BUSY_HEIGHT = 240, 241
 
 
 @router.get("/runs/{run}/rows/{row}/pictures/{kind}")
-async def picture(run: str, kind: Kind, browser: BrowserDep, record: RecordDep, size: int = SIZES[0]) -> Response:
+async def picture(run: str, kind: Kind, views: ViewsDep, record: RecordDep, size: int = SIZES[0]) -> Response:
     """A small picture: the file itself never reaches the browser, so it may be of any format and size."""
     if size not in SIZES:
         raise HTTPException(422, f"size is one of {', '.join(map(str, SIZES))}")
     try:
-        made = asyncio.wrap_future(browser.pictures.ask(record, kind, size, run=run))
+        made = asyncio.wrap_future(views.pictures.ask(record, kind, size, run=run))
         made.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also if nobody waits any more
         body = await asyncio.wait_for(asyncio.shield(made), WAIT_SECONDS)
     except (TimeoutError, PreviewBusyError) as error:

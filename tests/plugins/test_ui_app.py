@@ -25,7 +25,7 @@ from PIL import Image
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
 from tests.support.pages import app, sign_in
-from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_progress, put_record, record
 
 __all__ = ["app"]
 
@@ -141,7 +141,7 @@ class TestPages:
 
     def test_what_users_wrote_stays_text(self, client: TestClient, workspace: Workspace, night: str) -> None:
         put_plan(workspace, make_plan("live", 5, shard_rows=5))
-        put_word(workspace, "live", 0, rows=5, done=1, phase=EVIL)
+        put_progress(workspace, "live", 0, rows=5, done=1, phase=EVIL)
         for path in [*PAGES, "/runs/live/"]:
             reply = client.get(path, params={} if "?" in path else {"text": EVIL})
             found = Scan(reply.text)
@@ -175,12 +175,12 @@ class TestPages:
 
     def test_a_run_that_goes_on_shows_a_stalled_shard(self, client: TestClient, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("live", 20, shard_rows=10))
-        put_word(workspace, "live", 0, rows=10, done=4)
-        put_word(workspace, "live", 1, rows=10, done=2, worker_silent=300.0)
+        put_progress(workspace, "live", 0, rows=10, done=4)
+        put_progress(workspace, "live", 1, rows=10, done=2, worker_silent=300.0)
         put_record(workspace, "live", record(1))
         page = client.get("/runs/live/").text
         assert "Running" in page
-        assert "its worker gave no sign for" in page
+        assert "its worker sent nothing for" in page
         body = client.get("/api/runs/live").json()
         assert (body["state"]["done"], body["state"]["stalled"]) == (6, ["00001"])
         assert client.get("/api/runs/live/rows").json()["total"] == 1
@@ -234,7 +234,7 @@ class TestData:
         inside = workspace.storage.put(workspace.store.join("in.png"), sink.getvalue()).location.uri
         put_plan(workspace, make_plan("live", 5, shard_rows=5))
         put_record(workspace, "live", record(1).model_copy(update={"source": inside, "mask": "/etc/hostname"}))
-        put_word(workspace, "live", 0, rows=5, done=1)
+        put_progress(workspace, "live", 0, rows=5, done=1)
         reply = client.get("/api/runs/live/rows/1/pictures/source?size=256")
         assert (reply.status_code, reply.headers["content-type"]) == (200, "image/jpeg")
         with Image.open(io.BytesIO(reply.content)) as small:

@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.browse import Browser
+from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ShardIncompleteError
 from inpaint_ops.locations import Location
@@ -45,7 +45,7 @@ def told(app: FastAPI) -> Told:
     """Finish a run; its summary, and its texts in the three places: `run.json`, `report.html`, the page in Airflow."""
 
     def finished(bench: Bench) -> tuple[RunSummary, list[str]]:
-        app.state.browser = Browser(bench.workspace, keep=False)
+        app.state.views = RunViews(bench.workspace, keep=False)
         summary = finish(bench.workspace, "run")
         get = bench.workspace.storage.get
         run_json = get(bench.layout.summary).decode()

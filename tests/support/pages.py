@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from inpaint_ops_ui.app import create_app
 
-from inpaint_ops.browse import Browser
+from inpaint_ops.browse import RunViews
 from inpaint_ops.runs import Workspace
 
 
@@ -28,7 +28,7 @@ def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
     monkeypatch.setattr("inpaint_ops_ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
-    made = create_app(Browser(workspace, keep=False))
+    made = create_app(RunViews(workspace, keep=False))
     made.dependency_overrides[_get_session] = lambda: None
     return made
 
