@@ -76,7 +76,7 @@ def test_a_run_in_which_nothing_went_wrong_tells_of_nothing(tmp_path: Path, told
     assert (summary.verdict, summary.faults) == ("VALID", ())
     assert not list(bench.workspace.storage.list(bench.layout.faults))
     for place in places:
-        assert "Recovered" not in place and "On the way" not in place and "was slow" not in place
+        assert "Recovered" not in place and "Fault: " not in place and "was slow" not in place
 
 
 def test_a_worker_that_was_killed_and_replaced_is_told_though_every_row_is_done(tmp_path: Path, told: Told) -> None:
@@ -96,7 +96,7 @@ def test_a_worker_that_stalled_is_told(tmp_path: Path, told: Told) -> None:
     bench.shard_run().run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 2})
-    everywhere(places, "On the way: 2 workers gave no sign of life and were killed (the last: worker ")
+    everywhere(places, "Fault: 2 workers stopped responding and were killed (the last: worker ")
 
 
 def test_workers_that_died_before_they_were_ready_are_told(tmp_path: Path, told: Told) -> None:
@@ -105,7 +105,7 @@ def test_workers_that_died_before_they_were_ready_are_told(tmp_path: Path, told:
         bench.shard_run().run()
     summary, places = told(bench)
     assert faults(summary) == {"worker_died": 3}
-    everywhere(places, "On the way: 3 workers died", "shard 00000 is unfinished: WorkerDiedError: 3 workers in a row")
+    everywhere(places, "Fault: 3 workers died", "shard 00000 is unfinished: WorkerDiedError: 3 workers in a row")
 
 
 def test_a_try_that_stopped_and_was_repeated_is_told(tmp_path: Path, told: Told) -> None:
@@ -120,17 +120,19 @@ def test_a_try_that_stopped_and_was_repeated_is_told(tmp_path: Path, told: Told)
     bench.shard_run(storage=flaky).run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("VALID", {"try_stopped": 1})
-    everywhere(places, "Recovered: 1 try of a shard stopped and another went on (shard 00000: ShardIncompleteError")
+    everywhere(
+        places, "Recovered: 1 attempt at a shard stopped and another continued (shard 00000: ShardIncompleteError"
+    )
 
 
 def test_an_image_that_an_ended_try_had_left_is_told(tmp_path: Path, told: Told) -> None:
     bench = Bench(tmp_path, ["ok", "ok"])
-    bench.workspace.storage.put(bench.layout.image("1", ".png"), b"painted by the try that ended")
+    bench.workspace.storage.put(bench.layout.image("1", ".png"), b"painted by the attempt that ended")
     bench.shard_run().run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("VALID", {"image_adopted": 1})
     everywhere(
-        places, "Recovered: 1 image that an ended try had left was kept in place of the one painted anew (1.png)."
+        places, "Recovered: 1 image left by an earlier attempt was kept instead of the one painted again (1.png)."
     )
 
 
