@@ -88,16 +88,14 @@ def test_a_drained_shard_ends_what_is_in_the_workers_hands_and_hands_the_rest_ba
     ended = bench.records()
     assert ended and all(record.status == "done" for record in ended.values())
     assert set(bench.painted()) == set(ended), "what was painted is recorded"
-    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are handed back" in said
+    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are left" in said
     assert bench.shard_run().run().skipped == len(ended)
     assert sorted(bench.painted()) == list(range(1, 11)), "no row was painted twice"
 
 
 def test_a_worker_that_outlasts_the_grace_is_killed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["hang"] * 3, grace=0.2)
-    assert "3 rows are handed back" in drained(
-        bench, bench.shard_run(final_attempt=True), lambda: bool(bench.painting())
-    )
+    assert "3 rows are left" in drained(bench, bench.shard_run(final_attempt=True), lambda: bool(bench.painting()))
     assert bench.records() == {}, "on the last try too: they have not failed"
 
 
@@ -221,14 +219,14 @@ def test_what_a_drained_shard_could_not_store_is_handed_back_and_not_tried_again
     bench = Bench(tmp_path, ["slow"], patience=60)
     storage = ReadOnly(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
     said = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
-    assert "1 rows are handed back" in said
+    assert "1 rows are left" in said
     assert bench.records() == {}
 
 
 def test_a_transient_error_leaves_the_row_to_the_next_try_which_does_only_that(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok", "ok"])
     flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
-    with pytest.raises(ShardIncompleteError, match="1 rows wait for another try"):
+    with pytest.raises(ShardIncompleteError, match="1 rows wait for another attempt"):
         bench.shard_run(storage=flaky).run()
     assert sorted(bench.records()) == [1, 3]
     flaky.broken = False
