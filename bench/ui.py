@@ -19,7 +19,7 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 from fastapi.testclient import TestClient
 
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.browse import Browser
+from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
@@ -32,7 +32,7 @@ FIRST_PAGE_MS = 300.0
 
 
 def _client(workspace: Workspace, *, keep: bool = False) -> TestClient:
-    app = create_app(Browser(workspace, keep=keep))
+    app = create_app(RunViews(workspace, keep=keep))
     app.dependency_overrides[may_read_runs.dependency] = lambda: None
     return TestClient(app)
 

@@ -75,3 +75,24 @@ def test_requirements_pin_everything() -> None:
     pinned = (REPOSITORY / "requirements.txt").read_text()
     for pin in ("apache-airflow==3.3.2", "torch==2.13.0", "diffusers==0.42.1", "celery==5.6"):
         assert pin in pinned
+
+
+def imports_of_tests(text: str) -> list[str]:
+    """Imports of test modules in a Python file, also in the text of a program that it starts."""
+    return re.findall(r"\b(?:from|import) (?:tests)?\.?[\w.]*(?:\.| import .*\b)test_\w+", text)
+
+
+def test_no_test_imports_from_a_test() -> None:
+    """What tests share is in `tests/support/`."""
+    for line in (
+        'program = "import sys; from tests.a.test_b import C"',
+        "    import tests.test_b",
+        "from tests.a import c, test_b",
+        "from .test_b import C",
+        "from . import test_b",
+    ):
+        assert imports_of_tests(line), line
+    assert not imports_of_tests("from tests.support.waiting import wait_until")
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        if path != Path(__file__).resolve():
+            assert imports_of_tests(path.read_text()) == [], path.relative_to(REPOSITORY)

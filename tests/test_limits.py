@@ -25,7 +25,7 @@ from inpaint_ops.manifest import ManifestLimits, read_manifest
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import Storage, make_s3_client
-from tests.supervisor.test_supervisor import SCRIPT, Bench
+from tests.support.bench import SCRIPT, Bench
 from tests.support.fault_proxy import Fault, FaultProxy
 
 

@@ -12,7 +12,7 @@ from inpaint_ops.errors import StorageUnavailableError
 from inpaint_ops.metrics import IMAGES, PEAK_MEMORY, STAGE_DURATION, Measurement, measure, measured_shard
 from inpaint_ops.records import STAGES, Batch, Memory, Record, Timings
 from inpaint_ops.runs import Workspace
-from tests.report.test_report import record, worker_info
+from tests.support.simulated_run import record, worker_info
 
 
 def painted(row: int, *, batch: str, denoise: float, peak: int = 0, host: int = 1) -> Record:

@@ -30,20 +30,20 @@ from inpaint_ops.storage.stored import parse_model
 log = logging.getLogger(__name__)
 
 LIST_SECONDS = 5.0
-"""The folder of runs is listed no more often than this."""
+"""The shortest time between two listings of the folder of runs."""
 
 LIVE_SECONDS = 3.0
-"""A run that goes on is looked at no more often than this; a finished one, where it is shown, every `CHECK_SECONDS`."""
+"""The shortest time between two reads of an unfinished run; a finished one, while shown: `CHECK_SECONDS`."""
 
 CHECK_SECONDS = 30.0
 ABANDONED_AFTER = timedelta(days=2)
-"""A run that was planned longer ago and does not run is looked at only where it is shown."""
+"""A run that was planned longer ago and is not running is read only while it is shown."""
 
 MAX_RUNS = 100_000
-"""Folders of runs that are looked at, at most."""
+"""The most folders of runs that are read."""
 
 CACHE_BYTES = 64 * 2**20
-"""Of the file of finished runs, at most, that are read: about 60,000 lines."""
+"""The most bytes that are read of the file of finished runs: about 60,000 lines."""
 
 _LINE_BYTES = 64 * 2**10
 _TEXT_CHARS = 300
@@ -93,7 +93,7 @@ class RunQuery(Model):
 
 
 class RunPage(Model):
-    """Some of the runs that a query found. `unread` runs are not known yet, and may be among the next view's."""
+    """One page of the runs that a query found. `unread` runs have not been read yet and may appear later."""
 
     entries: tuple[RunEntry, ...]
     total: int
@@ -130,7 +130,7 @@ def entry_of(view: RunView) -> RunEntry:
 class Catalogue:
     """The runs below a workspace's store. Safe to share between threads.
 
-    `cache_file` keeps the lines of finished runs between restarts; what it says is checked again where it is shown.
+    `cache_file` keeps the lines of finished runs between restarts; a line is checked again when it is shown.
     """
 
     def __init__(self, workspace: Workspace, cache_file: Path | None = None) -> None:
@@ -155,8 +155,8 @@ class Catalogue:
                 names = islice(self._workspace.storage.folders(self._folder), MAX_RUNS)
                 self._names = frozenset(name for name in names if _is_run(name))
             known = self._names
-        going_on = (entry.run for entry in list(self._entries.values()) if _may_move(entry))
-        self._look((*going_on, *(name for name in known if name not in self._entries)), deadline)
+        changing = (entry.run for entry in list(self._entries.values()) if _may_change(entry))
+        self._look((*changing, *(name for name in known if name not in self._entries)), deadline)
         found = sorted_entries((self._entries[name] for name in known if name in self._entries), query)
         pages = max(1, -(-len(found) // size))
         page = min(max(page, 1), pages)
@@ -173,7 +173,7 @@ class Catalogue:
     def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
         """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`).
 
-        Waits for them until `deadline`; what is not read by then comes later.
+        Waits for them until `deadline`; the others are read later.
         """
         moment = time.monotonic()
         pause = LIVE_SECONDS if every is None else every
@@ -196,7 +196,7 @@ class Catalogue:
                 self._entries[name] = entry
                 if entry.state == "finished" and entry != before:
                     self._keep(entry)
-        except Exception as error:  # whatever is wrong with one run: the list is of all
+        except Exception as error:  # one unreadable run must not hide the others
             problem = one_line(" ".join(str(error).split()) or type(error).__name__)[:300]
             log.warning("run %s cannot be shown: %s", name, problem)
             self._entries[name] = RunEntry(run=name, state="unreadable", problem=problem)
@@ -224,7 +224,7 @@ def cache_path(workspace: Workspace) -> Path:
 
 
 def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntry]:
-    """The entries that the query wants, in its order; those without a value come last either way."""
+    """The entries that match the query, in its order; those without a value come last in both directions."""
     wanted = query.text.strip().lower()
     found = [
         entry
@@ -240,8 +240,8 @@ def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntr
     return sorted(newest, key=value, reverse=query.descending) + unknown
 
 
-def _may_move(entry: RunEntry) -> bool:
-    """Whether a run is worth a look though nobody sees it: one that was given up days ago is not."""
+def _may_change(entry: RunEntry) -> bool:
+    """Whether a run that is not shown is read again: one that was abandoned days ago is not."""
     young = entry.created_at is None or now() - entry.created_at < ABANDONED_AFTER
     return entry.state == "running" or (entry.state != "finished" and young)
 

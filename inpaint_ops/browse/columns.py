@@ -1,7 +1,7 @@
 """Columns of a Parquet file of the store, read in a process of its own: `python -m inpaint_ops.browse.columns`.
 
-As with manifests (`parquet`): a file may be made so that its reader dies, or unpacks it to any size. What comes back is
-Arrow's own stream, of the very columns and types that were asked for.
+As with manifests (`parquet`): a crafted file may crash its reader or unpack to any size. The process returns an Arrow
+stream of exactly the requested columns and types.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AT_ONCE = 4096
 
 
 def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> Any:
-    """The columns of `schema` (a pyarrow.Schema) as a pyarrow.Table of those types; others are not looked at.
+    """The columns of `schema` (a pyarrow.Schema) as a pyarrow.Table of those types; others are ignored.
 
     Raises DamagedObjectError for a file that cannot be read, has not these columns, or unpacks to more than `max_bytes`
     or `max_rows`.
@@ -33,30 +33,30 @@ def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> 
     import pyarrow as pa
 
     wanted = base64.b64encode(schema.remove_metadata().serialize()).decode()
-    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         file.write(data)
         file.seek(0)
         command = [sys.executable, "-m", "inpaint_ops.browse.columns", str(max_bytes), str(max_rows), wanted]
         try:
             code = subprocess.run(
-                command, stdin=file, stdout=out, stderr=said, env=limited_process.environment(),
+                command, stdin=file, stdout=out, stderr=errors, env=limited_process.environment(),
                 timeout=_WALL_SECONDS, check=False,
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             raise DamagedObjectError("its reader took too long") from None
         if code:
-            said.seek(0, os.SEEK_END)
-            said.seek(max(0, said.tell() - 500))
-            words = said.read().decode(errors="replace").strip().splitlines()[-1:]
+            errors.seek(0, os.SEEK_END)
+            errors.seek(max(0, errors.tell() - 500))
+            last_line = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             raise DamagedObjectError(
-                " ".join(words)
+                " ".join(last_line)
                 if code == _REFUSED
-                else "; last words: ".join([f"its reader {limited_process.how_it_ended(code)}", *words])
+                else "; its last line: ".join([f"its reader {limited_process.how_it_ended(code)}", *last_line])
             )
         out.seek(0)
         table = pa.ipc.open_stream(out.read()).read_all()
     if table.schema != schema.remove_metadata():
-        raise DamagedObjectError("its reader gave other columns than were asked for")
+        raise DamagedObjectError("its reader returned other columns than were requested")
     return table
 
 

@@ -12,20 +12,20 @@ from inpaint_ops.machine.private_folder import open_file, private_folder, read_b
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 32 * 2**20
-"""Of the file: the newest lines are kept, some fifty thousand runs."""
+"""The largest size of the file: the newest lines are kept, about fifty thousand runs."""
 
 MAX_LINE_BYTES = 65_536
 
 
 class KeptLines:
-    """A file of lines. Where it cannot be used, or not safely, it is done without, and the log says why, once."""
+    """A file of lines. Where it cannot be used safely, nothing is kept, and the log says why once."""
 
     def __init__(self, path: Path) -> None:
         self._path: Path | None = path
         try:
             self._path = private_folder(path.parent) / path.name
         except (OSError, InpaintOpsError) as error:
-            self._do_without(error)
+            self._disable(error)
 
     def lines(self) -> list[bytes]:
         """What is kept, oldest first, of the last `MAX_BYTES`. A file that is longer is cut down to these."""
@@ -42,7 +42,7 @@ class KeptLines:
         except FileNotFoundError:
             return []
         except (OSError, InpaintOpsError) as error:
-            self._do_without(error)
+            self._disable(error)
             return []
         return found
 
@@ -54,8 +54,8 @@ class KeptLines:
             with open(open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except (OSError, InpaintOpsError) as error:
-            self._do_without(error)
+            self._disable(error)
 
-    def _do_without(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         log.warning("the list of runs is not kept between restarts: %s", error)
         self._path = None

@@ -1,7 +1,7 @@
 """Pictures of a row for a browser: small, bounded in number, memory and time, whatever the files behind them are.
 
-The files are foreign, so no thread of this process decodes one: two helpers do (`inpaint_ops.previews`). Who asks gets
-a future or PreviewBusyError at once, and waits for as long as it likes.
+The files are not trusted, so no thread of this process decodes one: two helpers do (`inpaint_ops.previews`). A
+caller gets a future or PreviewBusyError at once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SIZES = (256, 1600)
 
 CACHE_BYTES = 64 * 2**20
 WAITING, OF_A_RUN = 96, 48
-"""Pictures that may wait for a helper, in all and of one run: a gallery, and room for somebody else's."""
+"""Pictures that may wait for a helper, in all and of one run: a gallery, and room for another viewer's."""
 SHARE_SECONDS, SHARE_REFILL = 60.0, 0.5
-"""Seconds of the processor that the pictures of one run may take at once, and what it gets back per second. A
+"""CPU seconds that the pictures of one run may take at once, and what it gets back per second. A
 thumbnail of a photo takes 0.01 to 0.1 s."""
 
 _HELPERS = 2
 _FAILURES, _FAILURE_SECONDS = 4096, 900.0
-"""Files of which there is no picture that are remembered, and for how long: none is decoded again for each view."""
+"""How many files that failed are remembered, and for how long, so that they are not decoded again for each view."""
 _SHARES = 256
 _IDLE_SECONDS = 60.0
 """After which a helper ends: it holds some 40 MB."""
@@ -53,7 +53,7 @@ def uri_of(record: Record, kind: Kind) -> str:
 
 
 class Share:
-    """Seconds that may be spent: `SHARE_SECONDS` at once, and `SHARE_REFILL` more with each second that passes."""
+    """CPU seconds that may be spent: `SHARE_SECONDS` at once, and `SHARE_REFILL` more with each second that passes."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -106,7 +106,7 @@ class Pictures:
         self._threads: list[threading.Thread] = []
 
     def picture(self, record: Record, kind: Kind, size: int, *, run: str = "") -> bytes:
-        """As `ask`, and wait for it."""
+        """As `ask`, but waits for the picture."""
         return self.ask(record, kind, size, run=run).result()
 
     def ask(self, record: Record, kind: Kind, size: int, *, run: str = "") -> Future[bytes]:
@@ -149,7 +149,7 @@ class Pictures:
         until, failure = self._failed.get((uri, size), (0.0, None))
         if failure is None or self._clock() >= until:
             return None
-        return type(failure)(str(failure))  # its own: what is raised again and again keeps every frame
+        return type(failure)(str(failure))  # a new exception: one that is raised repeatedly keeps every frame
 
     def _share(self, run: str) -> Share:
         share = self._shares.setdefault(run, Share(self._clock))
@@ -165,21 +165,21 @@ class Pictures:
             raise PreviewBusyError("the pictures of this run take too long: try again later", retry_after=after)
 
     def _work(self) -> None:
-        """Make pictures, as long as somebody asks. The helper ends with this thread, or with this process."""
+        """Make pictures, as long as there are requests. The helper ends with this thread, or with this process."""
         with self._make_helper() as helper:
             while True:
                 try:
                     self._do(helper, self._queue.get(timeout=_IDLE_SECONDS))
                 except queue.Empty:
                     with self._lock:
-                        if self._queue.empty():  # else somebody has just asked
+                        if self._queue.empty():  # else a request has just arrived
                             self._threads.remove(threading.current_thread())
                             return
 
     def _do(self, helper: Helper, task: _Task) -> None:
         try:
             data = self._make(helper, task)
-        except BaseException as error:  # whoever waits must hear of it, and the thread goes on
+        except BaseException as error:  # it must reach those who wait, and the thread goes on
             with self._lock:
                 self._going.pop(task.key, None)
                 if isinstance(error, _Failure):

@@ -1,4 +1,4 @@
-"""One run, looked at: its plan, its state, its summary and its records, each read no more often than it changes."""
+"""One run: its plan, its state, its summary and its records, each read no more often than it changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from inpaint_ops.browse.sources import FinishedRecords, LiveRecords, Records, Throttle
-from inpaint_ops.browse.state import RunState, ShardState, Word, run_state, shard_states
+from inpaint_ops.browse.state import RunState, ShardState, StoredProgress, run_state, shard_states
 from inpaint_ops.browse.table import RowQuery
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import DamagedObjectError, ObjectNotFoundError, ObjectTooLargeError
@@ -23,11 +23,11 @@ from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import SUMMARY_BYTES, Leftovers, listed, read_each, read_model
 
 REFRESH_SECONDS = 2.0
-"""A run is asked for its state no more often than this, however many people look."""
+"""The shortest time between two reads of a run's state, however many people view it."""
 
 _READ_SECONDS = 1.5
-_WORD_BYTES = 8 * 2**10
-"""What a shard's word may have: a page shows a thousand of them. Ours have four hundred."""
+_PROGRESS_BYTES = 8 * 2**10
+"""The largest progress object that is read: a page shows a thousand of them. Ours have about four hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class RecordPage:
 
 
 class RunView:
-    """A run as it stands. Safe to share between threads; `refresh` before a look."""
+    """A run as it is now. Safe to share between threads; call `refresh` before reading."""
 
     def __init__(self, workspace: Workspace, run: str, plan: Plan) -> None:
         self.run = run
@@ -51,7 +51,7 @@ class RunView:
         self.summary_etag = ""
         self._workspace = workspace
         self._layout = workspace.layout(run)
-        self._words: dict[str, Word] = {}
+        self._progress: dict[str, StoredProgress] = {}
         self._seen: dict[str, str] = {}
         self._left = Leftovers()
         self._finished: FinishedRecords | None = None
@@ -85,24 +85,24 @@ class RunView:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the summary stands for the run as it is now."""
+        """Whether the summary describes the run as it is now."""
         return self.state.state == "finished"
 
     def refresh(self, *, always: bool = False) -> None:
-        """Ask the store what changed: a stat, a listing of one object a shard, and what is new of them."""
+        """Ask the store what changed: a stat, a listing of one object per shard, and the objects that are new."""
         with self._lock:
             if not self._throttle.due() and not always and self._state is not None:
                 return
             storage, layout = self._workspace.storage, self._layout
             modified = self._read_summary()
-            words = notes_of(listed(storage, layout.progress, self._left), layout.progress, self._names, self._left)
-            changed = {info.location: (name, info) for name, info in words if self._seen.get(name) != info.etag}
+            notes = notes_of(listed(storage, layout.progress, self._left), layout.progress, self._names, self._left)
+            changed = {info.location: (name, info) for name, info in notes if self._seen.get(name) != info.etag}
             infos = [info for _, info in changed.values()]
-            for info, said in read_each(storage, infos, ShardProgress, self._left, max_bytes=_WORD_BYTES):
-                self._words[changed[info.location][0]] = said, info.modified
+            for info, progress in read_each(storage, infos, ShardProgress, self._left, max_bytes=_PROGRESS_BYTES):
+                self._progress[changed[info.location][0]] = progress, info.modified
             self._seen |= {name: info.etag for name, info in changed.values()}
-            self._shards = shard_states(self.plan, self._words, now())
-            self._state = self._state_of(modified, [at for _, at in self._words.values()])
+            self._shards = shard_states(self.plan, self._progress, now())
+            self._state = self._state_of(modified, [at for _, at in self._progress.values()])
 
     def _read_summary(self) -> datetime | None:
         storage = self._workspace.storage
@@ -118,17 +118,17 @@ class RunView:
             self.summary, self.summary_etag = None, ""
             return None
         except (DamagedObjectError, ObjectTooLargeError) as error:
-            self._left.add(f"{error}: it was left out; report the run anew.")
+            self._left.add(f"{error}: it was left out; report the run again.")
             return None
         if self.summary is None:
             return None
         return info.modified
 
-    def _state_of(self, modified: datetime | None, spoken: Sequence[datetime]) -> RunState:
+    def _state_of(self, modified: datetime | None, stored_at: Sequence[datetime]) -> RunState:
         state = run_state(self.plan, self._shards)
         summary = self.summary
-        going_on = modified is not None and any(at > modified for at in spoken)
-        if summary is None or (going_on and state.state in ("running", "stalled")):
+        is_running_again = modified is not None and any(at > modified for at in stored_at)
+        if summary is None or (is_running_again and state.state in ("running", "stalled")):
             return state
         return RunState(
             state="finished",
@@ -141,7 +141,7 @@ class RunView:
         )
 
     def records(self) -> Records:
-        """The records: all of a finished run's, or what could be read so far of one that goes on."""
+        """The records: all of a finished run's, or those read so far of one that is running."""
         with self._lock:
             if self.is_finished:
                 if self._live is not None:
@@ -162,7 +162,7 @@ class RunView:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What of the store was not believed, a line for each object."""
+        """Objects of the store that were left out and why, one line for each."""
         return self._left.lines()
 
     def _read(self, records: Records, positions: Iterable[int]) -> tuple[Record, ...]:

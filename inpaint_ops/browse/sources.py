@@ -1,4 +1,4 @@
-"""Where the records of a run are read from: its compacted results once it is finished, its records while it goes."""
+"""Where the records of a run are read from: its compacted results once it is finished, the single records before."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from inpaint_ops.storage.stored import Leftovers, listed, parse_model
 
 _FIRST_CHUNK = 256 * 2**10
 _CHUNK = 8 * 2**20
-"""Bytes of results that are read at once: few for the first page, more for whoever goes on."""
+"""Bytes of results that are read at once: few for the first page, more for the following ones."""
 
 RESULTS_BYTES = 512 * 2**20
-"""Of `results.jsonl`, at most, that are read: whoever searches prompts needs all of them in memory."""
+"""The most that is read of `results.jsonl`: a search of prompts needs all of it in memory."""
 
 LIVE_BYTES = 256 * 2**20
-"""Of the records of a run that goes on, at most, that are kept."""
+"""The most that is kept of the records of an unfinished run."""
 
 _READERS = 16
 _NEWLINE = ord("\n")
@@ -61,7 +61,7 @@ class Records(Protocol):
 
 
 class FinishedRecords:
-    """The records of a finished run: `timings.parquet` for the columns, and `results.jsonl` as far as it is asked for.
+    """The records of a finished run: `timings.parquet` for the columns, and `results.jsonl` as far as it is needed.
 
     Both files hold the records in the same order. Safe to share between threads.
     """
@@ -93,7 +93,7 @@ class FinishedRecords:
                     self._table = RecordTable.from_parquet(data, max_rows=self._rows)
                 except (DamagedObjectError, ObjectTooLargeError, ObjectNotFoundError) as error:
                     self._left.add(
-                        f"{self._timings} cannot be read, so no row is shown ({error}): report the run anew."
+                        f"{self._timings} cannot be read, so no row is shown ({error}): report the run again."
                     )
                     self._table = RecordTable()
             return self._table
@@ -103,7 +103,7 @@ class FinishedRecords:
         what = f"line {position + 1} of {self._results}"
         record = parse_model(self._line(position), Record, what)
         if record.row != int(self.table.rows[position]):
-            raise DamagedObjectError(f"{what} is not of the row that {self._timings} says: report the run anew")
+            raise DamagedObjectError(f"{what} is of another row than {self._timings} has there: report the run again")
         return record
 
     def prompts(self) -> Sequence[str]:
@@ -124,7 +124,7 @@ class FinishedRecords:
         with self._lock:
             while len(self._starts) < position + 2:
                 if len(self._data) - self._starts[-1] > self._line_bytes or not self._read_on():
-                    raise DamagedObjectError(f"{self._results} has no line {position + 1}: report the run anew")
+                    raise DamagedObjectError(f"{self._results} has no line {position + 1}: report the run again")
             return bytes(self._data[self._starts[position] : self._starts[position + 1]])
 
     def _read_on(self) -> bool:
@@ -146,7 +146,7 @@ class FinishedRecords:
 
 
 class LiveRecords:
-    """The records of a run that goes on: each is read once, as it lands, some more with every `refresh`.
+    """The records of an unfinished run: each is read once, as it lands, some more with every `refresh`.
 
     What is no record of the run is left out. Its id, its image and its digest are the report's to
     check.
@@ -230,7 +230,7 @@ class LiveRecords:
                 body = future.result()
                 found.append((self._parsed(body, info), body))
             except StorageUnavailableError:
-                self._known.discard(key)  # the next look asks again
+                self._known.discard(key)  # the next refresh reads it again
                 self._held -= info.size
                 self._ended.clear()
             except StorageError as error:

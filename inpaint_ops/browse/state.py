@@ -1,4 +1,4 @@
-"""How far a run is, from its plan and from what its shards said last: pure functions over values."""
+"""How far a run is, from its plan and from the last progress of its shards: pure functions over values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from inpaint_ops.planning import Plan, Shard
 from inpaint_ops.records import Model, ShardProgress
 
 STALLED_AFTER = 45.0
-"""Seconds without a word from a shard, or without a sign from the worker that paints it, until it counts as stalled.
-A word is due every 15 s at most, so that with the page's own polling a stall shows within a minute."""
+"""Seconds without progress from a shard, or without an event from its worker, until it counts as stalled.
+A shard stores its progress at least every 15 s, so that with the page's own polling a stall shows within a minute."""
 
 _LONGEST = 1e9
-"""Seconds left, at most, of a run: a shard may say any rate."""
+"""The most seconds left that are shown for a run: a shard may report any rate."""
 
 ShardPhase = Literal["waiting", "working", "stalled", "stopped", "finished"]
 RunPhase = Literal["waiting", "running", "stalled", "stopped", "reporting", "finished", "unreadable"]
@@ -62,58 +62,58 @@ class RunState(Model):
         return self.done + self.failed + self.rejected
 
 
-Word = tuple[ShardProgress, datetime]
-"""What a shard said, and when, by the store's clock."""
+StoredProgress = tuple[ShardProgress, datetime]
+"""A shard's last progress, and when it was stored, by the store's clock."""
 
 
-def shard_state(shard: Shard, index: int, word: Word | None, now: datetime) -> ShardState:
-    """One shard, by its last word."""
+def shard_state(shard: Shard, index: int, stored: StoredProgress | None, now: datetime) -> ShardState:
+    """One shard, by its last stored progress."""
     base: dict[str, Any] = {
         "name": shard.name,
         "index": index,
         "first_row": shard.first_row,
         "last_row": shard.last_row,
     }
-    if word is None:
-        return ShardState(**base, rows=shard.rows, detail="no task has taken it up yet")
-    said, at = word
+    if stored is None:
+        return ShardState(**base, rows=shard.rows, detail="no task has started it yet")
+    progress, at = stored
     age = max(0.0, (now - at).total_seconds())
-    state, detail = _phase(said, age)
-    going = state == "working"
+    state, detail = _phase(progress, age)
+    working = state == "working"
     return ShardState(
         **base,
         rows=shard.rows,
-        done=min(said.done, shard.rows),
-        failed=min(said.failed, shard.rows - min(said.done, shard.rows)),
+        done=min(progress.done, shard.rows),
+        failed=min(progress.failed, shard.rows - min(progress.done, shard.rows)),
         state=state,
         detail=detail,
-        images_per_second=said.images_per_second if going else None,
-        seconds_left=said.seconds_left if going else None,
+        images_per_second=progress.images_per_second if working else None,
+        seconds_left=progress.seconds_left if working else None,
         silent=age if state in ("working", "stalled") else None,
-        device=said.device,
+        device=progress.device,
     )
 
 
-def _phase(said: ShardProgress, age: float) -> tuple[ShardPhase, str]:
-    if said.phase == "finished":
+def _phase(progress: ShardProgress, age: float) -> tuple[ShardPhase, str]:
+    if progress.phase == "finished":
         return "finished", ""
-    if said.phase == "stopped":
-        return "stopped", "its task gave up; another try goes on where it stopped"
-    if age > max(STALLED_AFTER, 2 * min(said.interval, STALLED_AFTER)):
-        return "stalled", f"no word for {age:.0f} s: its task was killed, or its machine is gone"
-    silent = said.worker_silent
+    if progress.phase == "stopped":
+        return "stopped", "its task gave up; the next attempt continues where it stopped"
+    if age > max(STALLED_AFTER, 2 * min(progress.interval, STALLED_AFTER)):
+        return "stalled", f"no progress for {age:.0f} s: its task was killed, or its machine is gone"
+    silent = progress.worker_silent
     if silent is not None and silent + age > STALLED_AFTER:
-        return "stalled", f"its worker gave no sign for {silent + age:.0f} s"
-    return "working", said.phase
+        return "stalled", f"its worker sent nothing for {silent + age:.0f} s"
+    return "working", progress.phase
 
 
-def shard_states(plan: Plan, words: Mapping[str, Word], now: datetime) -> tuple[ShardState, ...]:
+def shard_states(plan: Plan, stored: Mapping[str, StoredProgress], now: datetime) -> tuple[ShardState, ...]:
     """Every shard of the plan, in order."""
-    return tuple(shard_state(shard, index, words.get(shard.name), now) for index, shard in enumerate(plan.shards))
+    return tuple(shard_state(shard, index, stored.get(shard.name), now) for index, shard in enumerate(plan.shards))
 
 
 def run_state(plan: Plan, shards: Sequence[ShardState]) -> RunState:
-    """The run, by its shards; its summary, where there is one, says more."""
+    """The run, from its shards; the summary, once there is one, replaces it."""
     rates = [shard.images_per_second for shard in shards if shard.images_per_second]
     rate = sum(rates) or None
     left = sum(shard.rows - shard.ended for shard in shards)

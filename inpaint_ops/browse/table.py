@@ -1,4 +1,4 @@
-"""A run's records as columns: 50,000 rows are filtered, sorted and summed up without an object a row."""
+"""A run's records as columns: 50,000 rows are filtered, sorted and summed up without an object per row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SCHEMA = pa.schema([TIMINGS_SCHEMA.field(name) for name in _COLUMNS])
 _BUCKETS = 60
 _FILE_BYTES = 2**24
 _BYTES_PER_ROW = 2**10
-"""What a row has in `timings.parquet`, at most: thirty numbers, and names of bounded length."""
+"""The most bytes of a row in `timings.parquet`: thirty numbers, and names of bounded length."""
 
 
 class RowQuery(Model):
@@ -44,7 +44,7 @@ class RowQuery(Model):
 
 @dataclass(frozen=True, slots=True)
 class ThroughputPoint:
-    """Images a second in the `width` seconds from `start`, a POSIX time."""
+    """Images per second in the `width` seconds from `start`, a POSIX time."""
 
     start: float
     width: float
@@ -53,7 +53,7 @@ class ThroughputPoint:
 
 @dataclass(frozen=True)
 class RecordTable:
-    """The columns of `timings.parquet` that pages need, of a whole run or of what is there of it."""
+    """The columns of `timings.parquet` that pages need, of a whole run or of the rows recorded so far."""
 
     columns: Any = field(default_factory=lambda: _SCHEMA.empty_table())
 
@@ -82,7 +82,7 @@ class RecordTable:
 
     @cached_property
     def seconds(self) -> npt.NDArray[np.float64]:
-        """What each row was worked on, its batch's time in full, waiting left out."""
+        """Seconds of work on each row: its batch's time in full, without waiting."""
         return np.asarray(np.nansum([self._stage(stage) for stage in STAGES], axis=0))
 
     @cached_property
@@ -92,7 +92,7 @@ class RecordTable:
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
-        """How many rows ended how."""
+        """Number of rows by status."""
         found = pc.value_counts(self.columns["status"]).to_pylist()
         return {item["values"]: item["counts"] for item in found}
 
@@ -130,7 +130,7 @@ class RecordTable:
         return StageTimes({stage: values for stage, values in by_stage.items() if len(values)}).stats()
 
     def stage_seconds(self) -> dict[str, float]:
-        """Seconds of work by stage; a batch counts once, not once a row."""
+        """Seconds of work by stage; a batch counts once, not once per row."""
         totals = {stage: float(np.nansum(self._stage(stage))) for stage in STAGES if stage not in BATCH_STAGES}
         names = [f"{stage}_seconds" for stage in STAGES if stage in BATCH_STAGES]
         batches = self.columns.filter(pc.is_valid(self.columns["batch_id"])).group_by(list(_BATCH_KEY))
@@ -154,7 +154,7 @@ class RecordTable:
         return [(kind, np.asarray(members)) for kind, members in ordered]
 
     def throughput(self) -> list[ThroughputPoint]:
-        """Images a second over time, from the first row's start to the last row's end, in at most 60 steps."""
+        """Images per second over time, from the first row's start to the last row's end, in at most 60 steps."""
         done = self._has_status("done")
         if not done.any():
             return []
@@ -169,12 +169,12 @@ class RecordTable:
 
 
 def timings_bytes(rows: int) -> int:
-    """What `timings.parquet` of so many rows may have, packed and unpacked."""
+    """The largest `timings.parquet` of that many rows that is read, in bytes, packed and unpacked."""
     return _FILE_BYTES + rows * _BYTES_PER_ROW
 
 
 def _check(columns: Any) -> None:
-    """Raise DamagedObjectError for values that no record of ours could have had."""
+    """Raise DamagedObjectError for values that no record written by this program can have."""
     for name in ("row", "status", "started_at", "finished_at"):
         if columns[name].null_count:
             raise DamagedObjectError(f"a row has no {name}")
@@ -183,10 +183,10 @@ def _check(columns: Any) -> None:
     for name, (least, most) in bounds.items():
         values = columns[name].cast(pa.int64()) if name in ("started_at", "finished_at") else columns[name]
         fits = pc.and_(pc.greater_equal(values, least), pc.less_equal(values, most))
-        if not pc.all(fits, min_count=0).as_py():  # NaN fits nowhere
+        if not pc.all(fits, min_count=0).as_py():  # NaN is in no range
             raise DamagedObjectError(f"{name} is out of its bounds")
     if not pc.all(pc.is_in(columns["status"], pa.array(["done", "failed", "rejected"])), min_count=0).as_py():
-        raise DamagedObjectError("a row has no status of ours")
+        raise DamagedObjectError("a row has an unknown status")
 
 
 _LATEST = 7_258_118_400 * 10**6

@@ -1,4 +1,4 @@
-"""What a person asks of a run beyond its summary: where the time went, what was slow, what failed and what to do.
+"""What a person asks about a run beyond its summary: where the time went, what was slow, what failed and what to do.
 
 Computed once, here; the pages only present it.
 """
@@ -87,12 +87,12 @@ class Compared:
     label: str
     unit: str
     expected: float | None
-    came: float | None
+    actual: float | None
 
     @property
     def ratio(self) -> float | None:
         """None where either is unknown."""
-        return self.came / self.expected if self.expected and self.came is not None else None
+        return self.actual / self.expected if self.expected and self.actual is not None else None
 
 
 def compared(summary: RunSummary) -> tuple[Compared, ...]:
@@ -172,7 +172,7 @@ def cure(error: ErrorInfo | None) -> str:
         return known.cure
     if error.permanent:
         return "Not an error that inpaint_ops foresees: look at the worker's log, and report it with the row."
-    return "It may pass on another try: run failed.jsonl."
+    return "It may succeed on another attempt: run failed.jsonl."
 
 
 def shares_a_batch(stage: str) -> bool:

@@ -1,4 +1,4 @@
-"""What went wrong on the way, as values that merge, and in words: a run that recovered says that it had to."""
+"""The faults of a run, as values that merge and as sentences: a run that recovered from faults reports them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from collections.abc import Iterable
 
 from inpaint_ops.records import Fault, FaultKind
 
-_WORDS: dict[FaultKind, tuple[str, str]] = {
+_PHRASES: dict[FaultKind, tuple[str, str]] = {
     "worker_died": ("worker died", "workers died"),
-    "worker_stalled": ("worker gave no sign of life and was killed", "workers gave no sign of life and were killed"),
-    "try_stopped": ("try of a shard stopped and another went on", "tries of shards stopped and others went on"),
-    "try_killed": ("try of a shard was killed and another went on", "tries of shards were killed and others went on"),
+    "worker_stalled": ("worker stopped responding and was killed", "workers stopped responding and were killed"),
+    "try_stopped": (
+        "attempt at a shard stopped and another continued",
+        "attempts at shards stopped and others continued",
+    ),
+    "try_killed": (
+        "attempt at a shard was killed and another continued",
+        "attempts at shards were killed and others continued",
+    ),
     "storage_repeated": (
         "request to the store had to be repeated",
         "requests to the store had to be repeated",
     ),
     "out_of_memory": (
-        "time the memory ran out and rows went on in smaller batches",
-        "times the memory ran out and rows went on in smaller batches",
+        "time the memory ran out and rows continued in smaller batches",
+        "times the memory ran out and rows continued in smaller batches",
     ),
     "image_adopted": (
-        "image that an ended try had left was kept in place of the one painted anew",
-        "images that ended tries had left were kept in place of those painted anew",
+        "image left by an earlier attempt was kept instead of the one painted again",
+        "images left by earlier attempts were kept instead of those painted again",
     ),
 }
-"""One and many, by kind, in the order in which they are told."""
+"""Singular and plural by kind, in the order of the report."""
 
 
 def merge_faults(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """One fault a kind, with the counts added up and the last words that say anything."""
+    """One fault per kind, with the counts added up and the last detail that is not empty."""
     merged: dict[FaultKind, Fault] = {}
     for fault in faults:
         before = merged.get(fault.kind)
@@ -38,14 +44,14 @@ def merge_faults(faults: Iterable[Fault]) -> tuple[Fault, ...]:
                 "what": fault.what or (before.what if before else ""),
             }
         )
-    return tuple(merged[kind] for kind in _WORDS if kind in merged)
+    return tuple(merged[kind] for kind in _PHRASES if kind in merged)
 
 
 def faults_in_words(faults: Iterable[Fault], *, recovered: bool) -> list[str]:
-    """A sentence a fault; `recovered` says whether the run is good in spite of them."""
-    told = []
+    """One sentence per fault; `recovered`: whether the run is valid in spite of them."""
+    sentences = []
     for fault in faults:
-        words = _WORDS[fault.kind][fault.count > 1]
+        phrase = _PHRASES[fault.kind][fault.count > 1]
         last = f" ({'the last: ' if fault.count > 1 else ''}{fault.what})" if fault.what else ""
-        told.append(f"{'Recovered' if recovered else 'On the way'}: {fault.count:,} {words}{last}.")
-    return told
+        sentences.append(f"{'Recovered' if recovered else 'Fault'}: {fault.count:,} {phrase}{last}.")
+    return sentences

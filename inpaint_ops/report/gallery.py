@@ -30,7 +30,7 @@ class GalleryItem:
 
 
 def media_type(data: bytes) -> str:
-    """`image/jpeg` or `image/png`, told by the first bytes. Raises ValueError for anything else."""
+    """`image/jpeg` or `image/png`, by the first bytes. Raises ValueError for anything else."""
     for signature, kind in _SIGNATURES.items():
         if data.startswith(signature):
             return kind

@@ -120,7 +120,7 @@ def render_page(
 
 
 def summary_context(summary: RunSummary) -> dict[str, Any]:
-    """What the sections need that the summary alone tells."""
+    """What the sections need from the summary."""
     return {
         "s": summary,
         "random_weights": bool(summary.model and summary.model.random_weights) or RANDOM_WEIGHTS in summary.warnings,
@@ -230,9 +230,9 @@ def _bytes(count: float) -> str:
 
 def _measured(name: str, number: float) -> str:
     """`denoise_seconds`, 4.2 -> `denoise 4.2 s`: the unit is the end of the name."""
-    for ending, said in (("_seconds", _seconds), ("_bytes", _bytes)):
+    for ending, formatted in (("_seconds", _seconds), ("_bytes", _bytes)):
         if name.endswith(ending):
-            return f"{name.removesuffix(ending).replace('_', ' ')} {said(number)}"
+            return f"{name.removesuffix(ending).replace('_', ' ')} {formatted(number)}"
     return f"{name.replace('_', ' ')} {_figures(number)}"
 
 

@@ -13,13 +13,13 @@ SLOW_RATIO = 10.0
 """A stage that takes this many times its median is worth a look ..."""
 
 SLOW_SECONDS = 1.0
-"""... where that is this much longer at least: a hiccup of milliseconds is none of anybody's business ..."""
+"""... where that is this much longer at least: a difference of milliseconds does not matter ..."""
 
 SLOW_MEMBERS = 5
-"""... and where there are this many rows, or batches: the median of fewer says nothing of what is usual."""
+"""... and where there are this many rows, or batches: the median of fewer is no guide to what is usual."""
 
 TAIL_ROWS = 100
-"""Fewer rows than this have no p99 worth the name."""
+"""With fewer rows than this, a p99 means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def slow_stages(records: Sequence[Record], stages: Mapping[str, StageStats]) -> 
     """What to look at, in the order of the stages; `stages` are the distributions over these records.
 
     A stage that a batch shares is compared by batches, without each worker's first one: what that one takes more is
-    part of the cold start, and told there. More rows or more steps are no slowness.
+    part of the cold start, and reported there. More rows or more steps do not count as slow.
     """
     found = []
     for stage, stats in stages.items():

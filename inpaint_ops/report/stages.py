@@ -12,7 +12,7 @@ import numpy.typing as npt
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record, StageStats, WorkerInfo
 
 WorkerKey = tuple[str, int, datetime | None]
-"""Host, pid and start of a worker process: pids come back, so the start belongs to the name."""
+"""Host, pid and start of a worker process: pids are reused, so the start time is part of the key."""
 
 BatchKey = tuple[WorkerKey, str]
 """A batch of a worker: batch ids need to be unique within their worker only."""
@@ -24,12 +24,12 @@ Seconds = npt.NDArray[np.float64]
 
 
 def worker_key(worker: WorkerInfo | None) -> WorkerKey:
-    """What tells this worker process from every other of the run."""
+    """The key of this worker process, unique in the run."""
     return NO_WORKER if worker is None else (worker.host, worker.pid, worker.started_at)
 
 
 def batch_key(record: Record) -> BatchKey | None:
-    """What tells the row's batch from every other of the run; None for a row that reached none."""
+    """The key of the row's batch, unique in the run; None for a row that reached none."""
     return None if record.batch is None else (worker_key(record.worker), record.batch.id)
 
 
@@ -75,7 +75,7 @@ class StageTimes:
         return StageTimes(rows, batches)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of work by stage, in the order of the stages; a batch counts once, not once a row."""
+        """Seconds of work by stage, in the order of the stages; a batch counts once, not once per row."""
         totals = {}
         for stage in self.rows:
             if stage in BATCH_STAGES:
@@ -97,5 +97,5 @@ def _stats(values: Seconds) -> StageStats:
 
 
 def stage_seconds(records: Iterable[Record]) -> dict[str, float]:
-    """Seconds of work by stage; a batch counts once, not once a row."""
+    """Seconds of work by stage; a batch counts once, not once per row."""
     return StageTimes.of(records).seconds()

@@ -32,7 +32,7 @@ from inpaint_ops.report.timeline import batch_spans, painting_at_once
 from inpaint_ops.report.workers import WorkerTime, add_cold_starts, unreported, worker_times
 
 _MOST = 1e15
-"""Of anything per second: a time that somebody made up may be next to nothing."""
+"""The highest rate that is reported: a forged time may be close to zero."""
 
 RANDOM_WEIGHTS = "The weights are random: the images mean nothing."
 
@@ -53,18 +53,18 @@ def summarize(
     left_out: Sequence[str] = (),
     images_checked: int | None = None,
 ) -> RunSummary:
-    """Sum up a run.
+    """Summarise a run.
 
     `rows` is how many rows the manifest has; `row_numbers` are their line numbers: with them, missing rows are named
-    and not only counted. `failure_threshold` is a share, 0 to 1. `faults` are what tries got over, the oldest
-    first. `left_out` says what of the store was not believed, a line for each object; `images_checked` is how many
+    and not only counted. `failure_threshold` is a share, 0 to 1. `faults` are what attempts recovered from, the oldest
+    first. `left_out` names the objects of the store that were left out, one line for each; `images_checked` is how many
     images were read to compare their digests.
 
     The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
     threshold; else INVALID, with reasons.
 
     `images_per_second` is done rows over the wall clock, from the first worker's start to the last row's end, and so
-    holds every cold start and every pause between tries. `images_per_second_warm` is the pace without them: done rows
+    has every cold start and every pause between attempts. `images_per_second_warm` is the pace without them: done rows
     over the workers' summed painting seconds (without the excess of each first batch) is the pace of one worker, and
     that times the mean number of workers that painted at once (from each one's first batch to its last) is the run's.
     Time that failed rows took counts in both. `gpu_seconds_per_image` is the workers' summed lifetimes over done rows.
@@ -81,14 +81,14 @@ def summarize(
     seconds = max(0.0, (finished - started).total_seconds()) if started and finished else 0.0
     at_once = painting_at_once(batch_spans(kept))
     ledger = merge_ledgers(report.ledger for report in workers)
-    recovered = merge_faults(faults)
-    in_words = faults_in_words(recovered, recovered=not reasons)
+    recovered_faults = merge_faults(faults)
+    fault_sentences = faults_in_words(recovered_faults, recovered=not reasons)
     return RunSummary(
         run=run,
         verdict="INVALID" if reasons else "VALID",
         reasons=reasons,
-        warnings=(*left_out, *_warnings(kept, workers, ledger, stages, in_words)),
-        faults=recovered,
+        warnings=(*left_out, *_warnings(kept, workers, ledger, stages, fault_sentences)),
+        faults=recovered_faults,
         manifest=manifest,
         manifest_sha256=manifest_sha256,
         job=job,
@@ -141,7 +141,7 @@ def error_type(record: Record) -> str:
 def merge_ledgers(ledgers: Iterable[Sequence[LedgerEntry]]) -> tuple[LedgerEntry, ...]:
     """One ledger for a run: equal entries of several workers become one, with the mean of what each measured.
 
-    Workers that fared differently, on another card say, keep an entry each.
+    Workers whose entries differ, such as those on another GPU, keep one entry each.
     """
     same: dict[tuple[str, str, str, bool, str], list[LedgerEntry]] = {}
     for entry in (entry for ledger in ledgers for entry in ledger):
@@ -187,7 +187,7 @@ def _warnings(
         found.append(f"{len(unclean):,} of {len(workers):,} workers did not exit clean ({ends}{more}).")
     silent = unreported(records, workers)
     if not workers and any(record.status == "done" for record in records):
-        found.append("No worker left a report: that this program painted the images, their records alone say.")
+        found.append("No worker left a report: only the records say that this program painted the images.")
     if silent:
         are = "worker left" if len(silent) == 1 else "workers left"
         found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
@@ -198,9 +198,9 @@ def _warnings(
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])
         more = f", and {len(kinds) - 5:,} more kinds" if len(kinds) > 5 else ""
         found.append(f"{converted:,} {'image was' if converted == 1 else 'images were'} converted: {shown}{more}.")
-    heard = dict.fromkeys((report.attempt, text) for report in workers for text in report.warnings)
-    said = Counter(text for _, text in heard)  # a try's later workers repeat what its earlier ones said
-    found += [f"{text} (in {count:,} tries)" if count > 1 else text for text, count in said.most_common()]
+    reported = dict.fromkeys((report.attempt, text) for report in workers for text in report.warnings)
+    counted = Counter(text for _, text in reported)  # later workers of an attempt repeat the warnings of earlier ones
+    found += [f"{text} (in {count:,} attempts)" if count > 1 else text for text, count in counted.most_common()]
     return tuple(found)
 
 

@@ -54,7 +54,7 @@ TIMINGS_SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in _COLUMNS],
 
 
 def results_jsonl(records: Iterable[Record]) -> bytes:
-    """The records, compacted: one a line, by row."""
+    """The records, compacted: one per line, by row."""
     return "".join(record.model_dump_json() + "\n" for record in _in_order(records)).encode()
 
 

@@ -1,4 +1,4 @@
-"""Which events a worker may send when: a worker that an image has taken over says what it likes."""
+"""Which events a worker may send when: a worker that an image has taken over may send anything."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Conduct:
 
     is_ready: bool = False
     is_asked_to_end: bool = False
-    has_said_goodbye: bool = False
+    has_said_bye: bool = False
     _since: int = 0
     _warnings: int = 0
 
     def check(self, event: Event, rows: Mapping[int, BookedRow]) -> None:
-        """Take note of `event`; `rows` are those in the worker's hands. Raises WorkerProtocolError where it is out of
+        """Take note of `event`; `rows` are those in the worker. Raises WorkerProtocolError where it is out of
         turn, of a row that the worker does not have, or one too many without any work done.
         """
         kind = event.kind
         self._since += 1
         if self._since > MAX_EVENTS_BETWEEN:
             raise WorkerProtocolError(f"it sent {MAX_EVENTS_BETWEEN:,} events without a row ended")
-        if self.has_said_goodbye:
+        if self.has_said_bye:
             raise WorkerProtocolError(f"it sent {kind!r} after its goodbye")
         match event:
             case Ready():
@@ -61,4 +61,4 @@ class Conduct:
             case Bye():
                 if not self.is_asked_to_end:
                     raise WorkerProtocolError("it said goodbye before it was asked to end")
-                self.has_said_goodbye = True
+                self.has_said_bye = True

@@ -1,4 +1,4 @@
-"""One worker's life, from its start to its report: what it said of itself, and when it was last heard of."""
+"""One worker's life, from its start to its report: what it reported, and when its last event arrived."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WorkerSession:
     phase: str = "starting a worker"
     painted: int = 0
     flushed: bool = False
-    """It was told to paint what it holds, and nothing has changed since."""
+    """It was asked to paint the rows that it has, and nothing has changed since."""
     device_lost: str = ""
     last_sign: float = field(default_factory=time.monotonic)
     is_distrusted: bool = False
@@ -91,7 +91,7 @@ class WorkerSession:
         return True
 
     def distrust(self, why: str) -> None:
-        """Kill a worker that broke the protocol; its exit is told as any other's. `why` is one line."""
+        """Kill a worker that broke the protocol; its exit is reported as any other's. `why` is one line."""
         self.is_distrusted = True
         self.process.distrust(why)
 
@@ -115,7 +115,7 @@ class WorkerSession:
             self.process.send(Flush())
 
     def end(self) -> None:
-        """Ask it to say goodbye; one that is still loading is killed."""
+        """Ask it to end; one that is still loading is killed."""
         if self.ready is None:
             self.process.kill()
         else:
@@ -147,7 +147,7 @@ class WorkerSession:
         return health_warnings(before, device_health(self.ready.device.uuid), lived)
 
     def report(self, how: str, *, attempt: str, shard: str, warnings: Sequence[str]) -> WorkerReport | None:
-        """What the worker said of itself; None if it never got ready."""
+        """The worker's report; None if it was never ready."""
         ready, bye = self.ready, self.bye
         if ready is None:
             return None

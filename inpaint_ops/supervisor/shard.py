@@ -46,8 +46,8 @@ from inpaint_ops.supervisor.transfers import Transfers
 
 log = logging.getLogger(__name__)
 
-GOODBYE_SECONDS = 60.0
-"""What a worker has to end once its work is done; then it is killed."""
+EXIT_SECONDS = 60.0
+"""How long a worker may take to exit once its work is done; then it is killed."""
 
 
 @dataclass(slots=True)
@@ -140,11 +140,11 @@ class ShardRun:
                 self._transfers.close()
         waiting = self._book.open_count + len(self._left)
         if self._drained_by is not None and waiting:
-            raise DrainedError(f"shard {self.shard}: told to stop; {waiting} rows are handed back to another try")
+            raise DrainedError(f"shard {self.shard}: told to stop; {waiting} rows are left to another attempt")
         if self._left:
             number, error = next(iter(self._left.items()))
             raise ShardIncompleteError(
-                f"shard {self.shard}: {len(self._left)} rows wait for another try; row {number}: {error}"
+                f"shard {self.shard}: {len(self._left)} rows wait for another attempt; row {number}: {error}"
             )
 
     def _loop(self) -> None:
@@ -193,7 +193,7 @@ class ShardRun:
             case _:
                 pass  # from a worker that is gone
 
-    # -- what it tells others -------------------------------------------------------------------------------------
+    # -- progress -----------------------------------------------------------------------------------------------
 
     def _progress(self) -> Progress:
         return self._reporter.progress(self._session, self._book.open_count)
@@ -284,7 +284,7 @@ class ShardRun:
                 else:
                     session.distrust(f"it gave up: {event.error.type}: {event.error.message}")
             case Step() | Bye():
-                pass  # a sign of life, noted already; a goodbye is waited for elsewhere
+                pass  # `heed` has noted it; `_end_worker` waits for Bye
 
     def _on_ready(self, session: WorkerSession, event: Ready) -> None:
         session.set_ready(event)
@@ -328,11 +328,11 @@ class ShardRun:
             return
         if self._session is not None:
             self._session.process.kill()
-            self._store_report(self._session, "killed: the try was out of time")
+            self._store_report(self._session, "killed: the attempt was out of time")
             self._session = None
         raise ShardTimeoutError(
             f"shard {self.shard}: {left} rows were not done within {limit:g} s, the limit "
-            "(INPAINT_SHARD_TIMEOUT); another try does only them"
+            "(INPAINT_SHARD_TIMEOUT); another attempt does only them"
         )
 
     def _on_worker_exit(self, session: WorkerSession, returncode: int) -> None:
@@ -346,11 +346,11 @@ class ShardRun:
         )  # fmt: skip
         end = self._book.worker_ended(session.device if session.device_lost else "")
         if not session.process.stalled:
-            what = f"worker {session.process.pid} ended ({how}) with {len(end.suspects)} rows in its hands"
+            what = f"worker {session.process.pid} ended ({how}) with {len(end.suspects)} rows in it"
             self._reporter.fault("worker_died", what)
         self._store_report(session, how)
         if end.blamed is not None:
-            error = kind(f"the worker ended ({how}) with this row alone in its hands: the row is set aside")
+            error = kind(f"the worker ended ({how}) with only this row in it: the row is set aside")
             self._write_failure(end.blamed, _permanent(error), None)
         for number in end.again:  # the worker could write to their files
             self._remove_files(number)
@@ -368,7 +368,7 @@ class ShardRun:
         session = self._session
         if session is None:
             return
-        deadline, how = time.monotonic() + GOODBYE_SECONDS, "killed: it did not end when asked"
+        deadline, how = time.monotonic() + EXIT_SECONDS, "killed: it did not end when asked"
         if self._worker_has_rows():  # drained, and its rows have outlasted the grace
             deadline, how = time.monotonic(), "killed: told to stop"
         else:
@@ -389,7 +389,7 @@ class ShardRun:
         self._store_report(session, how)
 
     def _store_report(self, session: WorkerSession, how: str) -> None:
-        """Keep what the worker said of itself, and what became of its card; in a thread, since both take a moment."""
+        """Store the worker's report with the warnings about its GPU; in a thread, since both take a moment."""
 
         def store() -> None:
             for text in session.device_warnings():
@@ -427,7 +427,9 @@ class ShardRun:
             self._book.failed(number)
             self._write_failure(number, error, event)
         else:
-            log.warning("row %d (%s): %s; it waits for another try", number, self._files[number].row.id, error.message)
+            log.warning(
+                "row %d (%s): %s; it waits for another attempt", number, self._files[number].row.id, error.message
+            )
             self._leave(number, error.message)
 
     def _leave(self, number: int, why: str) -> None:

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inpaint_ops.browse import Browser
+from inpaint_ops.browse import RunViews
 from inpaint_ops_airflow.ui import data, pages, pictures
 from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.errors import add_error_handlers
@@ -45,10 +45,10 @@ class SecureHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
-def create_app(browser: Browser | None = None) -> FastAPI:
-    """The pages; `browser` is by default that of this installation, opened by the first request that needs it."""
+def create_app(views: RunViews | None = None) -> FastAPI:
+    """The pages; `views` default to those of this installation, opened by the first request that needs it."""
     app = FastAPI(title="Inpainting", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[may_read_runs])
-    app.state.browser = browser
+    app.state.views = views
     app.include_router(data.router)
     app.include_router(pictures.router)
     app.include_router(pages.router)

@@ -13,7 +13,7 @@ from inpaint_ops.browse.pictures import Kind, uri_of
 from inpaint_ops.records import STAGES
 from inpaint_ops.report.facts import STAGE_LABELS, cure
 from inpaint_ops.report.timeline import row_seconds
-from inpaint_ops_airflow.ui.dependencies import BrowserDep, RecordDep, RunDep
+from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep
 from inpaint_ops_airflow.ui.downloads import download
 from inpaint_ops_airflow.ui.models import Point, RowBody, RowItem, RowsBody, StateBody, ThroughputBody
 
@@ -41,9 +41,9 @@ QueryDep = Annotated[RunQuery, Depends(run_query)]
 
 
 @router.get("/runs")
-def list_runs(browser: BrowserDep, query: QueryDep, page: Annotated[int, Query(ge=1)] = 1) -> RunPage:
+def list_runs(views: ViewsDep, query: QueryDep, page: Annotated[int, Query(ge=1)] = 1) -> RunPage:
     """A page of the runs."""
-    return browser.catalogue.page(query, page)
+    return views.catalogue.page(query, page)
 
 
 @router.get("/runs/{run}")
@@ -104,14 +104,14 @@ def one_row(record: RecordDep) -> RowBody:
 
 
 @router.get("/runs/{run}/rows/{row}/files/{kind}")
-def row_file(kind: Kind, browser: BrowserDep, record: RecordDep) -> Response:
+def row_file(kind: Kind, views: ViewsDep, record: RecordDep) -> Response:
     """The source, the mask or the result as it is, to save."""
-    return download(browser.workspace.storage, uri_of(record, kind))
+    return download(views.workspace.storage, uri_of(record, kind))
 
 
 @router.get("/runs/{run}/files/{name}")
-def run_file(name: str, browser: BrowserDep, view: RunDep) -> Response:
+def run_file(name: str, views: ViewsDep, view: RunDep) -> Response:
     """One of the run's files, to save."""
     if name not in _LAYOUT_FILES:
         raise HTTPException(404, "a run has no such file")
-    return download(browser.workspace.storage, getattr(browser.workspace.layout(view.run), _LAYOUT_FILES[name]).uri)
+    return download(views.workspace.storage, getattr(views.workspace.layout(view.run), _LAYOUT_FILES[name]).uri)

@@ -1,4 +1,4 @@
-"""What routes ask for: the browser of this installation, a run of it, a row of that."""
+"""What routes ask for: the run views of this installation, one run, one row."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from inpaint_ops.browse import Browser, RunView
+from inpaint_ops.browse import RunView, RunViews
 from inpaint_ops.errors import ObjectNotFoundError
 from inpaint_ops.records import Record
 
 _opening = threading.Lock()
 
 
-def get_browser(request: Request) -> Browser:
-    """The browser, opened once per process."""
+def get_views(request: Request) -> RunViews:
+    """The run views, opened once per process."""
     state = request.app.state
     with _opening:
-        if state.browser is None:
+        if state.views is None:
             from inpaint_ops_airflow.workspace import open_workspace
 
-            state.browser = Browser(open_workspace())
-        browser: Browser = state.browser
-    return browser
+            state.views = RunViews(open_workspace())
+        views: RunViews = state.views
+    return views
 
 
-BrowserDep = Annotated[Browser, Depends(get_browser)]
+ViewsDep = Annotated[RunViews, Depends(get_views)]
 
 
-def get_run(run: str, browser: BrowserDep) -> RunView:
+def get_run(run: str, views: ViewsDep) -> RunView:
     """The run of the path, as it stands now; 404 where there is none."""
-    view = browser.run(run)
+    view = views.run(run)
     if view is None:
         raise ObjectNotFoundError(
             "there is no such run here, or it is not planned yet: it shows once its plan is written"

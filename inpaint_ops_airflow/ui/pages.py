@@ -17,7 +17,7 @@ from inpaint_ops.report.page import FAILURE_GROUPS, FailuresShown, TimesShown, s
 from inpaint_ops.tuning import Preset
 from inpaint_ops_airflow.ui.access import DAG_ID, may_read_this_dag
 from inpaint_ops_airflow.ui.data import QueryDep, run_file
-from inpaint_ops_airflow.ui.dependencies import BrowserDep, RunDep
+from inpaint_ops_airflow.ui.dependencies import RunDep, ViewsDep
 from inpaint_ops_airflow.ui.downloads import download
 from inpaint_ops_airflow.ui.rendering import asset, render
 from inpaint_ops_airflow.workspace import run_name
@@ -39,35 +39,35 @@ PageNumber = Annotated[int, Query(ge=1)]
 
 
 @router.get("/")
-def runs_page(request: Request, browser: BrowserDep, query: QueryDep, page: PageNumber = 1) -> str:
+def runs_page(request: Request, views: ViewsDep, query: QueryDep, page: PageNumber = 1) -> str:
     """All runs."""
-    return render(request, "runs.html.j2", **_runs(browser, query, page))
+    return render(request, "runs.html.j2", **_runs(views, query, page))
 
 
 @router.get("/fragments/runs")
-def runs_table(request: Request, browser: BrowserDep, query: QueryDep, page: PageNumber = 1) -> str:
+def runs_table(request: Request, views: ViewsDep, query: QueryDep, page: PageNumber = 1) -> str:
     """The table of runs, as the page has it."""
-    return render(request, "runs_table.html.j2", **_runs(browser, query, page))
+    return render(request, "runs_table.html.j2", **_runs(views, query, page))
 
 
-def _runs(browser: BrowserDep, query: RunQuery, page: int) -> dict[str, Any]:
-    found = browser.catalogue.page(query, page)
+def _runs(views: ViewsDep, query: RunQuery, page: int) -> dict[str, Any]:
+    found = views.catalogue.page(query, page)
 
     def link(**changes: Any) -> str:
         merged = query.model_dump() | {"page": 1} | changes
         defaults = RunQuery().model_dump() | {"page": 1}
         return "?" + urlencode({name: value for name, value in merged.items() if value != defaults[name]})
 
-    return {"found": found, "query": query, "link": link, "store": browser.workspace.store.uri}
+    return {"found": found, "query": query, "link": link, "store": views.workspace.store.uri}
 
 
 @router.get("/runs/{run}/")
-def run_page(request: Request, view: RunDep, browser: BrowserDep, shard: str = "", embedded: bool = False) -> str:
+def run_page(request: Request, view: RunDep, views: ViewsDep, shard: str = "", embedded: bool = False) -> str:
     """One run. What costs more than its summary comes afterwards, by the fragments below."""
     context: dict[str, Any] = _base(view) | {
         "shard": next((one for one in view.shards if one.name == shard), None),
         "embedded": embedded,
-        "rerun": _rerun(view, browser.workspace.layout(view.run).failed.uri),
+        "rerun": _rerun(view, views.workspace.layout(view.run).failed.uri),
         "dag_id": DAG_ID,
         "unclean": [],
         "conversions": [],
@@ -111,22 +111,22 @@ def time_fragment(request: Request, view: RunDep) -> str:
 
 
 @router.get("/runs/{run}/report.html")
-def report(view: RunDep, browser: BrowserDep) -> Response:
+def report(view: RunDep, views: ViewsDep) -> Response:
     """The run's own report, which holds all that it needs; its images are inside, so its policy allows no request."""
-    body = browser.workspace.storage.get(browser.workspace.layout(view.run).report, max_bytes=_REPORT_BYTES)
+    body = views.workspace.storage.get(views.workspace.layout(view.run).report, max_bytes=_REPORT_BYTES)
     return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
 @router.get("/runs/{run}/images/{name}")
-def image_beside_the_page(name: str, browser: BrowserDep, view: RunDep) -> Response:
+def image_beside_the_page(name: str, views: ViewsDep, view: RunDep) -> Response:
     """A finished image, to save: the links in report.html lead here."""
-    return download(browser.workspace.storage, browser.workspace.layout(view.run).images.join(name).uri)
+    return download(views.workspace.storage, views.workspace.layout(view.run).images.join(name).uri)
 
 
 @router.get("/runs/{run}/{name}")
-def file_beside_the_page(name: str, browser: BrowserDep, view: RunDep) -> Response:
+def file_beside_the_page(name: str, views: ViewsDep, view: RunDep) -> Response:
     """The run's files lie beside its page, as they lie beside its report: the same links work in both."""
-    return run_file(name, browser, view)
+    return run_file(name, views, view)
 
 
 @router.get("/dag-runs/{dag_id}/{run_id:path}", dependencies=[may_read_this_dag])
@@ -164,7 +164,7 @@ def _tab(request: Request, run: str | None, what: str, *, shard: str = "", to: s
 
 @router.get("/static/{name}")
 def static(request: Request, name: str) -> Response:
-    """A style sheet or a script; the browser asks each time whether it changed."""
+    """A style sheet or a script; the views asks each time whether it changed."""
     found = asset(name)
     if found is None:
         raise HTTPException(404, "there is no such file")

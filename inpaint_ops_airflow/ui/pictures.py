@@ -15,13 +15,13 @@ from fastapi.responses import Response
 
 from inpaint_ops.browse.pictures import SIZES, Kind
 from inpaint_ops.errors import InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError, PreviewBusyError
-from inpaint_ops_airflow.ui.dependencies import BrowserDep, RecordDep
+from inpaint_ops_airflow.ui.dependencies import RecordDep, ViewsDep
 from inpaint_ops_airflow.ui.errors import message_of, status_of
 
 router = APIRouter(prefix="/api")
 
 WAIT_SECONDS = 10.0
-"""How long a request waits for its picture; a browser has six connections, all of them occupied by such requests."""
+"""How long a request waits for its picture; a views has six connections, all of them occupied by such requests."""
 _RETRY_SECONDS = 5.0
 
 _KEEP = {"Cache-Control": "private, max-age=3600"}
@@ -37,12 +37,12 @@ SIDE, BUSY_HEIGHT = 240, 241
 
 
 @router.get("/runs/{run}/rows/{row}/pictures/{kind}")
-async def picture(run: str, kind: Kind, browser: BrowserDep, record: RecordDep, size: int = SIZES[0]) -> Response:
-    """A small picture: the file itself never reaches the browser, so it may be of any format and size."""
+async def picture(run: str, kind: Kind, views: ViewsDep, record: RecordDep, size: int = SIZES[0]) -> Response:
+    """A small picture: the file itself never reaches the views, so it may be of any format and size."""
     if size not in SIZES:
         raise HTTPException(422, f"size is one of {', '.join(map(str, SIZES))}")
     try:
-        made = asyncio.wrap_future(browser.pictures.ask(record, kind, size, run=run))
+        made = asyncio.wrap_future(views.pictures.ask(record, kind, size, run=run))
         made.add_done_callback(lambda done: done.cancelled() or done.exception())  # even if the request gave up
         body = await asyncio.wait_for(asyncio.shield(made), WAIT_SECONDS)
     except (TimeoutError, PreviewBusyError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inpaint_ops.browse import Browser, RowQuery, RunQuery, RunView
+from inpaint_ops.browse import RowQuery, RunQuery, RunView, RunViews
 from inpaint_ops.browse.state import STALLED_AFTER, shard_state
 from inpaint_ops.browse.table import RecordTable, worker_parts
 from inpaint_ops.config import Settings
@@ -21,7 +21,7 @@ from inpaint_ops.records import STAGES, Output, now
 from inpaint_ops.report import facts
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
-from tests.support.synthetic_run import START, make_plan, put_finished_run, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import START, make_plan, put_finished_run, put_plan, put_progress, put_record, record
 from tests.support.waiting import wait_until
 
 
@@ -131,8 +131,8 @@ class TestLive:
         put_plan(workspace, make_plan("live", 30, shard_rows=10, rejected=2))
         run = view(workspace, "live")
         assert (run.state.state, run.state.ended) == ("waiting", 2)
-        put_word(workspace, "live", 0, rows=10, done=4, failed=1)
-        put_word(workspace, "live", 1, rows=10, done=2)
+        put_progress(workspace, "live", 0, rows=10, done=4, failed=1)
+        put_progress(workspace, "live", 1, rows=10, done=2)
         run.refresh(always=True)
         state = run.state
         assert (state.state, state.done, state.failed, state.rejected) == ("running", 6, 1, 2)
@@ -140,35 +140,35 @@ class TestLive:
         assert state.seconds_left == pytest.approx(21 / 4)
         assert [shard.state for shard in run.shards] == ["working", "working", "waiting"]
         before = asked(workspace)["get"]
-        put_word(workspace, "live", 1, rows=10, done=3)
+        put_progress(workspace, "live", 1, rows=10, done=3)
         run.refresh(always=True)
         assert run.state.done == 7
-        assert asked(workspace)["get"] == before + 1, "only the word that changed is read"
+        assert asked(workspace)["get"] == before + 1, "only the progress that changed is read"
 
     def test_only_new_records_are_read(self, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("live", 30, shard_rows=10))
         for row in (1, 2, 3):
             put_record(workspace, "live", record(row, status="failed" if row == 2 else "done"))
-        put_word(workspace, "live", 0, rows=10, done=2, failed=1)
+        put_progress(workspace, "live", 0, rows=10, done=2, failed=1)
         run = view(workspace, "live")
         assert [found.row for found in run.page(RowQuery(), 1, 10).records] == [1, 2, 3]
         assert [group.count for group in run.failures()] == [1]
         before = asked(workspace)["get"]
         put_record(workspace, "live", record(5))
-        put_word(workspace, "live", 0, rows=10, done=3, failed=1)
+        put_progress(workspace, "live", 0, rows=10, done=3, failed=1)
         run.refresh(always=True)
         assert run.page(RowQuery(order="newest"), 1, 10).records[0].row == 5
         assert run.record(5) == record(5)
         assert run.record(4) is None
-        assert asked(workspace)["get"] == before + 2, "one record and one word"
+        assert asked(workspace)["get"] == before + 2, "one record and one progress object"
 
     def test_a_run_that_ends_is_read_from_its_results(self, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("night", 8, shard_rows=10))
         put_record(workspace, "night", record(1))
-        put_word(workspace, "night", 0, rows=8, done=1)
+        put_progress(workspace, "night", 0, rows=8, done=1)
         run = view(workspace, "night")
         assert run.page(RowQuery(), 1, 10).total == 1
-        put_word(workspace, "night", 0, rows=8, done=8, phase="finished")
+        put_progress(workspace, "night", 0, rows=8, done=8, phase="finished")
         run.refresh(always=True)
         assert run.state.state == "reporting"
         put_finished_run(workspace, "night", 8)
@@ -177,7 +177,7 @@ class TestLive:
         assert run.page(RowQuery(), 1, 10).total == 8
 
     @pytest.mark.parametrize(
-        ("said", "age", "state"),
+        ("fields", "age", "state"),
         [
             ({}, 20, "working"),
             ({}, STALLED_AFTER + 1, "stalled"),
@@ -188,12 +188,12 @@ class TestLive:
         ],
     )
     def test_a_stalled_shard_shows_within_a_minute(
-        self, workspace: Workspace, said: dict[str, Any], age: float, state: str
+        self, workspace: Workspace, fields: dict[str, Any], age: float, state: str
     ) -> None:
         plan = make_plan("live", 10, shard_rows=10)
-        word = put_word(workspace, "live", 0, rows=10, done=1, **said)
-        assert STALLED_AFTER + word.interval <= 60
-        assert shard_state(plan.shards[0], 0, (word, START), START + timedelta(seconds=age)).state == state
+        progress = put_progress(workspace, "live", 0, rows=10, done=1, **fields)
+        assert STALLED_AFTER + progress.interval <= 60
+        assert shard_state(plan.shards[0], 0, (progress, START), START + timedelta(seconds=age)).state == state
 
 
 class TestCatalogue:
@@ -201,7 +201,7 @@ class TestCatalogue:
         for index, failed in enumerate([set(), {1, 2, 3}, {1}]):
             put_finished_run(workspace, f"run-{index}", 12, failed=failed, created=START + timedelta(hours=index))
         put_plan(workspace, make_plan("waiting", 5, shard_rows=5, created=START + timedelta(hours=9)))
-        catalogue = Browser(workspace, keep=False).catalogue
+        catalogue = RunViews(workspace, keep=False).catalogue
 
         def names(**query: Any) -> list[str]:
             return [entry.run for entry in catalogue.page(RunQuery(**query)).entries]
@@ -220,9 +220,9 @@ class TestCatalogue:
     def test_finished_runs_are_read_once_and_kept_over_a_restart(self, workspace: Workspace) -> None:
         for index in range(60):
             put_finished_run(workspace, f"run-{index:02d}", 4, created=START + timedelta(hours=index))
-        assert Browser(workspace).catalogue.page(RunQuery()).total == 60
+        assert RunViews(workspace).catalogue.page(RunQuery()).total == 60
         asked(workspace).clear()
-        again = Browser(workspace).catalogue
+        again = RunViews(workspace).catalogue
         page = again.page(RunQuery(), size=5)
         assert (page.total, page.unread) == (60, 0)
         assert asked(workspace)["get"] <= 10, "only the five that are shown are looked at again"
@@ -234,7 +234,7 @@ class TestCatalogue:
         put_finished_run(workspace, "good", 4)
         workspace.storage.put(workspace.layout("bad").plan, b"{")
         workspace.storage.put(workspace.layout("planless").manifest, b"")
-        page = Browser(workspace, keep=False).catalogue.page(RunQuery())
+        page = RunViews(workspace, keep=False).catalogue.page(RunQuery())
         assert (page.total, page.unread) == (2, 0)
         entries = {entry.run: entry for entry in page.entries}
         assert entries["good"].state == "finished"
@@ -244,15 +244,15 @@ class TestCatalogue:
     def test_a_run_that_goes_on_is_looked_at_again(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("inpaint_ops.browse.catalogue.LIVE_SECONDS", 0.0)
         put_plan(workspace, make_plan("live", 5, shard_rows=5, created=now()))
-        catalogue = Browser(workspace, keep=False).catalogue
+        catalogue = RunViews(workspace, keep=False).catalogue
         assert catalogue.page(RunQuery()).entries[0].state == "waiting"
-        put_word(workspace, "live", 0, rows=5, done=2)
+        put_progress(workspace, "live", 0, rows=5, done=2)
         wait_until(lambda: catalogue.page(RunQuery()).entries[0].done == 2)
 
     def test_a_run_that_was_given_up_long_ago_costs_nothing_where_it_is_not_shown(self, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("given-up", 5, shard_rows=5, created=now() - timedelta(days=30)))
         put_plan(workspace, make_plan("young", 5, shard_rows=5, created=now()))
-        catalogue = Browser(workspace, keep=False).catalogue
+        catalogue = RunViews(workspace, keep=False).catalogue
         assert [entry.state for entry in catalogue.page(RunQuery()).entries] == ["waiting", "waiting"]
         catalogue._looked.clear()
         asked(workspace).clear()
@@ -271,7 +271,7 @@ class TestPictures:
         for name, body in (("a.png", self.png((900, 600))), ("m.png", self.png((900, 600), 255))):
             workspace.storage.put(root.join(name), body)
         row = record(1).model_copy(update={"source": root.join("a.png").uri, "mask": root.join("m.png").uri})
-        pictures = Browser(workspace, keep=False).pictures
+        pictures = RunViews(workspace, keep=False).pictures
         with Image.open(io.BytesIO(pictures.picture(row, "source", 256))) as small:
             assert (small.format, small.size) == ("JPEG", (256, 171))
         with Image.open(io.BytesIO(pictures.picture(row, "mask", 256))) as layer:
@@ -286,7 +286,7 @@ class TestPictures:
 
     def test_what_is_kept_is_bounded(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("inpaint_ops.browse.pictures.CACHE_BYTES", 5000)
-        pictures = Browser(workspace, keep=False).pictures
+        pictures = RunViews(workspace, keep=False).pictures
         for number in range(20):
             location = workspace.store.join(f"{number}.png")
             workspace.storage.put(location, self.png((300, 300), (number, 0, 0)))
@@ -294,7 +294,7 @@ class TestPictures:
         assert 0 < sum(len(data) for data in pictures._kept.values()) <= 5000
 
     def test_a_picture_outside_of_what_may_be_read_is_refused(self, workspace: Workspace) -> None:
-        pictures = Browser(workspace, keep=False).pictures
+        pictures = RunViews(workspace, keep=False).pictures
         output = Output(uri="/etc/hostname", sha256="0", bytes=1, width=1, height=1, format="png")
         with pytest.raises(ForbiddenLocationError):
             pictures.picture(record(1).model_copy(update={"output": output}), "result", 256)

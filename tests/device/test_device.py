@@ -16,14 +16,7 @@ from inpaint_ops.device import Lease, Tier, describe, environment_for, host_slot
 from inpaint_ops.device.lease_files import LOSS_SECONDS
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
 from inpaint_ops.records import DeviceInfo
-from tests.support.nvml import GIB, gpu, install, mig, no_driver, pretend
-
-A100 = "NVIDIA A100-SXM4-80GB"
-FIRST = gpu("GPU-aaaa1111", A100, 81920 * 2**20, 81000 * 2**20, "8.0")
-OTHERS = gpu("GPU-bbbb2222", A100, 81920 * 2**20, 40000 * 2**20, "8.0") + gpu("GPU-bbbb3333", "NVIDIA A10", 0, 0, "8.6")
-DRIVER = "driver 580.1\n"
-PLAIN = DRIVER + FIRST + OTHERS
-MIG = DRIVER + FIRST + mig("MIG-0001", f"{A100} MIG 3g.40gb") + mig("MIG-0002", f"{A100} MIG 3g.40gb") + OTHERS
+from tests.support.nvml import A100, DRIVER, FIRST, GIB, MIG, OTHERS, PLAIN, install, mig, no_driver, pretend
 
 
 def test_without_a_driver_no_device_is_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,36 +9,33 @@ import pytest
 from inpaint_ops.cli.doctor import _devices
 from inpaint_ops.device import health as module
 from inpaint_ops.device.health import DeviceHealth, device_health, health_warnings
-from tests.support.nvml import gpu, mig, no_driver, pretend
-
-NAME, UUID = "NVIDIA L4", "GPU-aaaa1111"
-CARD = gpu(UUID, NAME, bus="00000000:3B:00.0")
-BARE = gpu(UUID, "NVIDIA T4")
-SECOND = 10**9  # the counters count ns
-
-HEAT, HOT, BRAKE, HEAT_OF_OLD, CAP = "field 269 3", "field 270 3", "field 271 3", "field 75 3", "field 74 3"
-RETIRED, RETIREMENT_DUE, REMAPPED, DUE, FAILED = "field 30 1", "field 31 1", "field 143 1", "field 144 1", "field 145 1"
-RECOVERY, DRAM, SRAM, EVERYWHERE = "field 230 1", "ecc 2", "ecc 7", "ecc total"
-HEALTHY = {HEAT: 0, HOT: 0, BRAKE: 0, CAP: 91 * SECOND, RETIRED: 0, RETIREMENT_DUE: 0, REMAPPED: 2, DUE: 0, FAILED: 0,
-           RECOVERY: 0, DRAM: 0, SRAM: 0, EVERYWHERE: 0, "events": 0x04}  # fmt: skip
-"""Rows were remapped long ago, and the card is at its power limit."""
-
-Facts = Mapping[str, int | None]
-
-
-def card(changed: Facts | str) -> str:
-    """The lines for tests/support/nvml.c: a healthy card but for what changed (None: not supported), or as given."""
-    if isinstance(changed, str):
-        return changed
-    return CARD + "".join(f"{key} {value}\n" for key, value in (HEALTHY | dict(changed)).items() if value is not None)
-
-
-def pretend_health(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, before: Facts | str, after: Facts | str | None
-) -> None:
-    """A card that is `before` when its condition is first asked for, and then `after`: None does not answer."""
-    pretend(folder, monkeypatch, card(before))
-    (folder / "after").write_text("" if after is None else card(after))
+from tests.support.nvml import (
+    BARE,
+    BRAKE,
+    CARD,
+    DRAM,
+    DUE,
+    EVERYWHERE,
+    FAILED,
+    HEALTHY,
+    HEAT,
+    HEAT_OF_OLD,
+    HOT,
+    NAME,
+    RECOVERY,
+    REMAPPED,
+    RETIRED,
+    RETIREMENT_DUE,
+    SECOND,
+    SRAM,
+    UUID,
+    Facts,
+    card,
+    mig,
+    no_driver,
+    pretend,
+    pretend_health,
+)
 
 
 def warned(

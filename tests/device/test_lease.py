@@ -15,8 +15,7 @@ from inpaint_ops.protocol import Event, Fatal, Job, Phase
 from inpaint_ops.supervisor.commands import job_command
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.worker_process import WorkerProcess
-from tests.device.test_device import MIG, PLAIN
-from tests.support.nvml import pretend
+from tests.support.nvml import MIG, PLAIN, pretend
 from tests.support.waiting import PATIENCE, wait_until
 
 

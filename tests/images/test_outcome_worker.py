@@ -15,7 +15,9 @@ from inpaint_ops.planning import job_options, planned
 from inpaint_ops.protocol import Done, End, Failed, Item
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import RowFiles
-from tests.worker.test_worker import Talk, job, picture, pixels, start  # noqa: F401 - `start` is a fixture
+from tests.support.worker_talk import Talk, job, picture, pixels, start
+
+__all__ = ["start"]
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -26,7 +28,7 @@ def masked(item: Item, mask: np.ndarray) -> Item:
 
 
 def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
-    start: Callable[..., Talk],  # noqa: F811
+    start: Callable[..., Talk],
     tmp_path: Path,
 ) -> None:
     square = np.zeros((64, 64), np.uint8)

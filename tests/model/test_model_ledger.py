@@ -13,14 +13,11 @@ import torch
 import xformers
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 
-from inpaint_ops.device import describe
-from inpaint_ops.model import ledger, loading, random_weights, tuned
+from inpaint_ops.model import ledger, loading, tuned
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.sources import find, resolve
-from inpaint_ops.records import LedgerEntry
 from inpaint_ops.tuning import Tuning, choose
-
-CPU = describe("cpu")
+from tests.support.ledgers import CPU, by_name, fresh, look
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,18 +37,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(cache: Path, preset: str, **overrides: Any) -> LoadedModel:
     choice = choose(CPU, preset=preset, overrides=overrides, native_size=64, expected_rows=8)
     return load(find(resolve("tiny-random", cache=cache), dtype=choice.tuning.dtype), CPU, choice)
-
-
-def fresh() -> Any:
-    return random_weights.instantiate("tiny-random")
-
-
-def by_name(entries: tuple[LedgerEntry, ...]) -> dict[str, LedgerEntry]:
-    return {entry.name: entry for entry in entries}
-
-
-def look(pipe: Any, tuning: Tuning, size: tuple[int, int] = (64, 64), **rest: Any) -> dict[str, LedgerEntry]:
-    return by_name(ledger.inspect(pipe, tuning, size, **rest))
 
 
 def mismatches(model: LoadedModel) -> list[str]:

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,26 +15,20 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pytest
-
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-
-from airflow.api_fastapi import app as airflow_app
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.common.db.common import _get_session
-from airflow.api_fastapi.core_api.security import get_user
-from airflow.models.dag import DagModel
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from inpaint_ops.browse import Browser
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
-from inpaint_ops_airflow.ui.app import POLICY, create_app
-from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_record, put_word, record
+from inpaint_ops_airflow.ui.app import POLICY
+from tests.support.pages import app, sign_in
+from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_progress, put_record, record
+
+__all__ = ["app"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMETERS = {
@@ -47,22 +40,6 @@ PARAMETERS = {
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(Settings(scratch=tmp_path / "scratch"), store=str(tmp_path / "store"))
-
-
-@pytest.fixture
-def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The pages under Airflow's own simple auth manager; only its database is left out."""
-    monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
-    monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
-    monkeypatch.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
-    made = create_app(Browser(workspace, keep=False))
-    made.dependency_overrides[_get_session] = lambda: None
-    return made
-
-
-def sign_in(app: FastAPI, role: str | None) -> TestClient:
-    app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role=role)
-    return TestClient(app, root_path="/airflow/inpaint", follow_redirects=False)
 
 
 @pytest.fixture
@@ -202,7 +179,7 @@ class TestPages:
 
     def test_what_users_wrote_stays_text(self, client: TestClient, workspace: Workspace, night: str) -> None:
         put_plan(workspace, make_plan("live", 5, shard_rows=5))
-        put_word(workspace, "live", 0, rows=5, done=1, phase=EVIL)
+        put_progress(workspace, "live", 0, rows=5, done=1, phase=EVIL)
         for path in [*PAGES, "/runs/live/"]:
             reply = client.get(path, params={} if "?" in path else {"text": EVIL})
             found = Scan(reply.text)
@@ -239,7 +216,7 @@ class TestPages:
     ) -> None:
         put_plan(workspace, make_plan("live", 5, shard_rows=5))
         put_record(workspace, "live", record(1, status="failed"))
-        put_word(workspace, "live", 0, rows=5, done=0, failed=1)
+        put_progress(workspace, "live", 0, rows=5, done=0, failed=1)
         going = client.get("/runs/live/fragments/failures").text
         assert "row 1 cannot be read" in going
         assert 'href="failed.jsonl"' not in going
@@ -263,12 +240,12 @@ class TestPages:
 
     def test_a_run_that_goes_on_shows_a_stalled_shard(self, client: TestClient, workspace: Workspace) -> None:
         put_plan(workspace, make_plan("live", 20, shard_rows=10))
-        put_word(workspace, "live", 0, rows=10, done=4)
-        put_word(workspace, "live", 1, rows=10, done=2, worker_silent=300.0)
+        put_progress(workspace, "live", 0, rows=10, done=4)
+        put_progress(workspace, "live", 1, rows=10, done=2, worker_silent=300.0)
         put_record(workspace, "live", record(1))
         page = client.get("/runs/live/").text
         assert "Running" in page
-        assert "its worker gave no sign for" in page
+        assert "its worker sent nothing for" in page
         body = client.get("/api/runs/live").json()
         assert (body["state"]["done"], body["state"]["stalled"]) == (6, ["00001"])
         assert client.get("/api/runs/live/rows").json()["total"] == 1
@@ -322,7 +299,7 @@ class TestData:
         inside = workspace.storage.put(workspace.store.join("in.png"), sink.getvalue()).location.uri
         put_plan(workspace, make_plan("live", 5, shard_rows=5))
         put_record(workspace, "live", record(1).model_copy(update={"source": inside, "mask": "/etc/hostname"}))
-        put_word(workspace, "live", 0, rows=5, done=1)
+        put_progress(workspace, "live", 0, rows=5, done=1)
         reply = client.get("/api/runs/live/rows/1/pictures/source?size=256")
         assert (reply.status_code, reply.headers["content-type"]) == (200, "image/jpeg")
         with Image.open(io.BytesIO(reply.content)) as small:
@@ -339,7 +316,7 @@ class TestData:
         put_plan(workspace, make_plan("live", 5, shard_rows=5))
         gone = workspace.store.join("gone.png").uri
         put_record(workspace, "live", record(1).model_copy(update={"source": gone, "mask": "/etc/hostname"}))
-        put_word(workspace, "live", 0, rows=5, done=1)
+        put_progress(workspace, "live", 0, rows=5, done=1)
         for kind, status, title in (("source", 404, "not in the store"), ("mask", 403, "no preview")):
             reply = client.get(f"/api/runs/live/rows/1/pictures/{kind}")
             assert (reply.status_code, reply.headers["content-type"]) == (status, "image/svg+xml"), kind

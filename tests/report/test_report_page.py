@@ -14,7 +14,7 @@ from PIL import Image
 from inpaint_ops.records import Batch, ErrorInfo, LedgerEntry, ModelIdentity, Output, Record, Timings
 from inpaint_ops.report import GalleryItem, choose_gallery, mask_overlay, render_page
 from inpaint_ops.report.page import PAGE_BYTES, _bytes, _figures, _seconds
-from tests.report.test_report import Run, a_run, record, worker_report
+from tests.support.simulated_run import Run, a_run, record, worker_report
 
 VOID = {"meta", "link", "img", "br"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onmouseover='x' {{ 7*7 }} &amp; ]]> </style></title>"

@@ -17,7 +17,7 @@ from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, AcceptedRow, read_manifest, to_jsonl
 from inpaint_ops.records import STAGES, Batch, ColdStart, Record, Timings
 from inpaint_ops.report import failed_jsonl, results_jsonl, timings_parquet, trace_json
-from tests.report.test_report import START, a_run, record, worker_info, worker_report
+from tests.support.simulated_run import START, a_run, record, worker_info, worker_report
 
 
 def accepted(rows: list[dict[str, Any]]) -> dict[int, AcceptedRow]:

@@ -16,17 +16,17 @@ import pytest
 from fastapi import FastAPI
 
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.browse import Browser
+from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ShardIncompleteError
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import make_s3_client
-from tests.device.test_device_health import DRAM, HOT, SECOND, pretend_health
-from tests.plugins.test_ui_app import app, sign_in
-from tests.supervisor.test_supervisor import STALL, Bench, Flaky
+from tests.support.bench import STALL, Bench, Flaky
 from tests.support.fault_proxy import Fault, FaultProxy
+from tests.support.nvml import DRAM, HOT, SECOND, pretend_health
+from tests.support.pages import app, sign_in
 from tests.support.waiting import wait_until
 
 __all__ = ["app"]
@@ -45,7 +45,7 @@ def told(app: FastAPI) -> Told:
     """Finish a run; its summary, and its texts in the three places: `run.json`, `report.html`, the page in Airflow."""
 
     def finished(bench: Bench) -> tuple[RunSummary, list[str]]:
-        app.state.browser = Browser(bench.workspace, keep=False)
+        app.state.views = RunViews(bench.workspace, keep=False)
         summary = finish(bench.workspace, "run")
         get = bench.workspace.storage.get
         run_json = get(bench.layout.summary).decode()
@@ -76,7 +76,7 @@ def test_a_run_in_which_nothing_went_wrong_tells_of_nothing(tmp_path: Path, told
     assert (summary.verdict, summary.faults) == ("VALID", ())
     assert not list(bench.workspace.storage.list(bench.layout.faults))
     for place in places:
-        assert "Recovered" not in place and "On the way" not in place and "was slow" not in place
+        assert "Recovered" not in place and "Fault: " not in place and "was slow" not in place
 
 
 def test_a_worker_that_was_killed_and_replaced_is_told_though_every_row_is_done(tmp_path: Path, told: Told) -> None:
@@ -96,7 +96,7 @@ def test_a_worker_that_stalled_is_told(tmp_path: Path, told: Told) -> None:
     bench.shard_run().run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 2})
-    everywhere(places, "On the way: 2 workers gave no sign of life and were killed (the last: worker ")
+    everywhere(places, "Fault: 2 workers stopped responding and were killed (the last: worker ")
 
 
 def test_workers_that_died_before_they_were_ready_are_told(tmp_path: Path, told: Told) -> None:
@@ -105,7 +105,7 @@ def test_workers_that_died_before_they_were_ready_are_told(tmp_path: Path, told:
         bench.shard_run().run()
     summary, places = told(bench)
     assert faults(summary) == {"worker_died": 3}
-    everywhere(places, "On the way: 3 workers died", "shard 00000 is unfinished: WorkerDiedError: 3 workers in a row")
+    everywhere(places, "Fault: 3 workers died", "shard 00000 is unfinished: WorkerDiedError: 3 workers in a row")
 
 
 def test_a_try_that_stopped_and_was_repeated_is_told(tmp_path: Path, told: Told) -> None:
@@ -115,28 +115,30 @@ def test_a_try_that_stopped_and_was_repeated_is_told(tmp_path: Path, told: Told)
         bench.shard_run(storage=flaky).run()
     summary, places = told(bench)
     assert (summary.verdict, summary.faults) == ("INVALID", ())
-    everywhere(places, "shard 00000 is unfinished: ShardIncompleteError: shard 00000: 1 rows wait for another try")
+    everywhere(places, "shard 00000 is unfinished: ShardIncompleteError: shard 00000: 1 rows wait for another attempt")
     flaky.broken = False
     bench.shard_run(storage=flaky).run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("VALID", {"try_stopped": 1})
-    everywhere(places, "Recovered: 1 try of a shard stopped and another went on (shard 00000: ShardIncompleteError")
+    everywhere(
+        places, "Recovered: 1 attempt at a shard stopped and another continued (shard 00000: ShardIncompleteError"
+    )
 
 
 def test_an_image_that_an_ended_try_had_left_is_told(tmp_path: Path, told: Told) -> None:
     bench = Bench(tmp_path, ["ok", "ok"])
-    bench.workspace.storage.put(bench.layout.image("1", ".png"), b"painted by the try that ended")
+    bench.workspace.storage.put(bench.layout.image("1", ".png"), b"painted by the attempt that ended")
     bench.shard_run().run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("VALID", {"image_adopted": 1})
     everywhere(
-        places, "Recovered: 1 image that an ended try had left was kept in place of the one painted anew (1.png)."
+        places, "Recovered: 1 image left by an earlier attempt was kept instead of the one painted again (1.png)."
     )
 
 
 PROGRAM = """
 import sys; sys.path[:0] = [{tests!r}]
-from pathlib import Path; from tests.supervisor.test_supervisor import Bench
+from pathlib import Path; from tests.support.bench import Bench
 Bench(Path({folder!r}), {prompts!r}, transfer_threads=1, progress_interval=0.05).shard_run().run()
 """
 

@@ -23,7 +23,7 @@ from inpaint_ops.runs.forecasting import (
     experience_key,
     forecast,
 )
-from tests.report.test_report import a_run
+from tests.support.simulated_run import a_run
 
 JOB = JobOptions(model="m")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

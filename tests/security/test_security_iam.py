@@ -27,7 +27,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.browse import Browser, RunQuery
+from inpaint_ops.browse import RunQuery, RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import AccessDeniedError, InpaintOpsError
 from inpaint_ops.housekeeping import in_the_store, retention, sweep
@@ -218,7 +218,7 @@ def whole_job(cast: Cast) -> Night:
     assert "nobody/nothing" in "".join(finish(tasks, "stopped").reasons)
 
     look_at(cast, "pages", summary.run)
-    page = Browser(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
+    page = RunViews(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
     # what housekeeping is for: a claim of the dead, an upload that nobody ended, and both runs, much later
     submitter.put_object(Bucket="inpaint", Key="inbox/dead.jsonl", Body=b"{}")
     claim_all(tasks, "a-dead-airflow")
@@ -236,7 +236,7 @@ def look_at(cast: Cast, role: str, run: str) -> None:
     from inpaint_ops_airflow.ui.access import may_read_runs
     from inpaint_ops_airflow.ui.app import create_app
 
-    app = create_app(Browser(cast.workspace(role), keep=False))
+    app = create_app(RunViews(cast.workspace(role), keep=False))
     app.dependency_overrides[may_read_runs.dependency] = lambda: None
     with TestClient(app) as client, pytest.MonkeyPatch.context() as patched:
         patched.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
     DrainedError,
     ModelError,
@@ -25,95 +22,12 @@ from inpaint_ops.errors import (
     WorkerStalledError,
 )
 from inpaint_ops.locations import Location
-from inpaint_ops.planning import JobOptions
-from inpaint_ops.records import Record, ShardProgress, WorkerReport
-from inpaint_ops.runs import Workspace, finish, prepare
+from inpaint_ops.records import ShardProgress
+from inpaint_ops.runs import finish
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import Progress, ShardRun, commands
+from tests.support.bench import STALL, Bench, Flaky
 from tests.support.waiting import wait_until
-
-SCRIPT = Path(__file__).parents[1] / "support" / "scripted_worker.py"
-STALL = 4.0
-"""Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
-
-
-class Bench:
-    """A planned run in a folder, and a scripted worker for it."""
-
-    def __init__(
-        self,
-        tmp_path: Path,
-        prompts: list[str],
-        *,
-        model: str = "scripted",
-        store: str = "",
-        s3_client: Callable[[], Any] | None = None,
-        **settings: Any,
-    ) -> None:
-        (tmp_path / "in").mkdir(exist_ok=True)
-        self.tmp_path = tmp_path
-        self.journal = tmp_path / "journal"
-        for index in range(len(prompts)):
-            (tmp_path / "in" / f"{index}.png").write_bytes(f"pixels {index}".encode())
-        lines = [{"image": f"{i}.png", "mask": f"{i}.png", "prompt": text} for i, text in enumerate(prompts)]
-        manifest = tmp_path / "in" / "m.jsonl"
-        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self.settings = Settings(**{"scratch": tmp_path / "scratch", "prefetch": 4, "patience": 0, **settings})
-        self.workspace = Workspace.open(
-            self.settings,
-            store=store or str(tmp_path / "out"),
-            also_readable=[str(tmp_path / "in")],
-            s3_client=s3_client,
-        )
-        self.job = JobOptions(model=model)
-        self.plan = prepare(self.workspace, str(manifest), "run", self.job)
-        self.layout = self.workspace.layout("run")
-
-    def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
-        rows = self.workspace.shard_rows(self.plan, "00000")
-        command = [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
-        return ShardRun(
-            storage or self.workspace.storage,
-            self.layout,
-            "00000",
-            rows,
-            self.job,
-            self.settings,
-            worker_command=command,
-            **options,
-        )
-
-    def records(self) -> dict[int, Record]:
-        found = [
-            Record.model_validate_json(self.workspace.storage.get(info.location))
-            for info in self.workspace.storage.list(self.layout.records)
-        ]
-        assert len({record.row for record in found}) == len(found), "one record a row"
-        return {record.row: record for record in found}
-
-    def statuses(self) -> list[str]:
-        return [record.status for _, record in sorted(self.records().items())]
-
-    def notes(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
-
-    def painted(self) -> list[int]:
-        return [note["row"] for note in self.notes() if "row" in note]
-
-    def painting(self) -> list[int]:
-        return [note["begun"] for note in self.notes() if "begun" in note]
-
-    def workers(self) -> list[WorkerReport]:
-        return [
-            WorkerReport.model_validate_json(self.workspace.storage.get(info.location))
-            for info in self.workspace.storage.list(self.layout.workers)
-        ]
-
-    def assert_nothing_left(self) -> None:
-        assert not list(self.settings.scratch.glob("*")), "no scratch is left"
-        for note in self.notes():
-            with pytest.raises(ProcessLookupError):
-                os.kill(note["pid"], 0)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -174,16 +88,14 @@ def test_a_drained_shard_ends_what_is_in_the_workers_hands_and_hands_the_rest_ba
     ended = bench.records()
     assert ended and all(record.status == "done" for record in ended.values())
     assert set(bench.painted()) == set(ended), "what was painted is recorded"
-    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are handed back" in said
+    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are left" in said
     assert bench.shard_run().run().skipped == len(ended)
     assert sorted(bench.painted()) == list(range(1, 11)), "no row was painted twice"
 
 
 def test_a_worker_that_outlasts_the_grace_is_killed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["hang"] * 3, grace=0.2)
-    assert "3 rows are handed back" in drained(
-        bench, bench.shard_run(final_attempt=True), lambda: bool(bench.painting())
-    )
+    assert "3 rows are left" in drained(bench, bench.shard_run(final_attempt=True), lambda: bool(bench.painting()))
     assert bench.records() == {}, "on the last try too: they have not failed"
 
 
@@ -307,25 +219,14 @@ def test_what_a_drained_shard_could_not_store_is_handed_back_and_not_tried_again
     bench = Bench(tmp_path, ["slow"], patience=60)
     storage = ReadOnly(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
     said = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
-    assert "1 rows are handed back" in said
+    assert "1 rows are left" in said
     assert bench.records() == {}
-
-
-class Flaky(Storage):
-    """Storage that cannot be reached for one key."""
-
-    broken = True
-
-    def download(self, where: Any, path: Path, *, max_bytes: int | None = None) -> Any:
-        if self.broken and str(where).endswith("1.png"):
-            raise StorageUnavailableError("the store does not answer")
-        return super().download(where, path, max_bytes=max_bytes)
 
 
 def test_a_transient_error_leaves_the_row_to_the_next_try_which_does_only_that(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok", "ok"])
     flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
-    with pytest.raises(ShardIncompleteError, match="1 rows wait for another try"):
+    with pytest.raises(ShardIncompleteError, match="1 rows wait for another attempt"):
         bench.shard_run(storage=flaky).run()
     assert sorted(bench.records()) == [1, 3]
     flaky.broken = False
@@ -416,7 +317,7 @@ def test_a_crash_of_the_supervisor_loses_at_most_what_was_in_flight_and_leaves_n
     program = (
         f"import signal, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "from pathlib import Path; from tests.supervisor.test_supervisor import Bench\n"
+        "from pathlib import Path; from tests.support.bench import Bench\n"
         f"Bench(Path({str(tmp_path)!r}), ['ok', 'ok', 'hang', 'ok'], transfer_threads=1).shard_run().run()\n"
     )
     victim = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
@@ -437,21 +338,6 @@ def test_a_crash_of_the_supervisor_loses_at_most_what_was_in_flight_and_leaves_n
     assert sorted(bench.painted()) == [1, 2, 3, 4]
 
 
-class Deadly(Storage):
-    """Storage whose process is killed at a barrier of the third row's commit."""
-
-    barrier = ""
-
-    def put(self, where: Any, data: Any, **options: Any) -> Any:
-        kind = "image" if "/images/2." in str(where) else "record" if str(where).endswith("0000003.json") else ""
-        if kind and self.barrier == f"before-{kind}":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = super().put(where, data, **options)
-        if kind and self.barrier == f"after-{kind}":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-
 @pytest.mark.parametrize(
     ("barrier", "images", "records"),
     [("before-image", 2, 2), ("after-image", 3, 2), ("before-record", 3, 2), ("after-record", 3, 3)],
@@ -462,7 +348,7 @@ def test_the_image_lands_before_its_record_and_a_crash_between_loses_nothing(
     bench = Bench(tmp_path, ["ok"] * 5, transfer_threads=1)
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-        "from pathlib import Path; from tests.supervisor.test_supervisor import Bench, Deadly\n"
+        "from pathlib import Path; from tests.support.bench import Bench, Deadly\n"
         f"bench = Bench(Path({str(tmp_path)!r}), ['ok'] * 5, transfer_threads=1)\n"
         f"Deadly.barrier = {barrier!r}\n"
         f"storage = Deadly(readable=[Path({str(tmp_path)!r}) / 'in'], writable=[bench.workspace.store])\n"

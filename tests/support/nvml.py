@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -71,3 +72,41 @@ def no_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library whose driver is not loaded."""
     pretend(folder, monkeypatch, "")
     (folder / "cards").unlink()
+
+
+A100 = "NVIDIA A100-SXM4-80GB"
+FIRST = gpu("GPU-aaaa1111", A100, 81920 * 2**20, 81000 * 2**20, "8.0")
+OTHERS = gpu("GPU-bbbb2222", A100, 81920 * 2**20, 40000 * 2**20, "8.0") + gpu("GPU-bbbb3333", "NVIDIA A10", 0, 0, "8.6")
+DRIVER = "driver 580.1\n"
+PLAIN = DRIVER + FIRST + OTHERS
+MIG = DRIVER + FIRST + mig("MIG-0001", f"{A100} MIG 3g.40gb") + mig("MIG-0002", f"{A100} MIG 3g.40gb") + OTHERS
+
+
+NAME, UUID = "NVIDIA L4", "GPU-aaaa1111"
+CARD = gpu(UUID, NAME, bus="00000000:3B:00.0")
+BARE = gpu(UUID, "NVIDIA T4")
+SECOND = 10**9  # the counters count ns
+
+HEAT, HOT, BRAKE, HEAT_OF_OLD, CAP = "field 269 3", "field 270 3", "field 271 3", "field 75 3", "field 74 3"
+RETIRED, RETIREMENT_DUE, REMAPPED, DUE, FAILED = "field 30 1", "field 31 1", "field 143 1", "field 144 1", "field 145 1"
+RECOVERY, DRAM, SRAM, EVERYWHERE = "field 230 1", "ecc 2", "ecc 7", "ecc total"
+HEALTHY = {HEAT: 0, HOT: 0, BRAKE: 0, CAP: 91 * SECOND, RETIRED: 0, RETIREMENT_DUE: 0, REMAPPED: 2, DUE: 0, FAILED: 0,
+           RECOVERY: 0, DRAM: 0, SRAM: 0, EVERYWHERE: 0, "events": 0x04}  # fmt: skip
+"""Rows were remapped long ago, and the card is at its power limit."""
+
+Facts = Mapping[str, int | None]
+
+
+def card(changed: Facts | str) -> str:
+    """The lines for tests/support/nvml.c: a healthy card but for what changed (None: not supported), or as given."""
+    if isinstance(changed, str):
+        return changed
+    return CARD + "".join(f"{key} {value}\n" for key, value in (HEALTHY | dict(changed)).items() if value is not None)
+
+
+def pretend_health(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, before: Facts | str, after: Facts | str | None
+) -> None:
+    """A card that is `before` when its condition is first asked for, and then `after`: None does not answer."""
+    pretend(folder, monkeypatch, card(before))
+    (folder / "after").write_text("" if after is None else card(after))

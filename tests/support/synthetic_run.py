@@ -43,7 +43,7 @@ def record(row: int, *, shard: int = 0, status: str = "done", prompt: str = "", 
     common = {
         "id": f"row-{row:05d}",
         "row": row,
-        "attempt": f"{shard_name(shard)}-try",
+        "attempt": f"{shard_name(shard)}-attempt",
         "prompt": prompt or f"a {'red' if row % 2 else 'blue'} cup number {row}",
         "started_at": finished - timedelta(seconds=2),
         "finished_at": finished,
@@ -97,15 +97,17 @@ def put_plan(workspace: Workspace, plan: Plan) -> None:
     workspace.storage.put(workspace.layout(plan.run).plan, plan.model_dump_json().encode())
 
 
-def put_word(workspace: Workspace, run: str, shard: int, *, rows: int, done: int, **said: object) -> ShardProgress:
-    """Write what a shard says."""
-    fields = {"phase": "painting", "failed": 0, "images_per_second": 2.0, "worker_silent": 0.5} | said
-    word = ShardProgress(
+def put_progress(
+    workspace: Workspace, run: str, shard: int, *, rows: int, done: int, **fields: object
+) -> ShardProgress:
+    """Store a shard's progress."""
+    values = {"phase": "painting", "failed": 0, "images_per_second": 2.0, "worker_silent": 0.5} | fields
+    progress = ShardProgress(
         shard=shard_name(shard), attempt="t", rows=rows, done=done, device="NVIDIA H200", interval=15.0,
-        updated_at=START, **fields,
+        updated_at=START, **values,
     )  # fmt: skip
-    workspace.storage.put(workspace.layout(run).shard_progress(word.shard), word.model_dump_json().encode())
-    return word
+    workspace.storage.put(workspace.layout(run).shard_progress(progress.shard), progress.model_dump_json().encode())
+    return progress
 
 
 def put_record(workspace: Workspace, run: str, found: Record, shard: int = 0) -> None:

@@ -13,8 +13,9 @@ from inpaint_ops.model import attention, compiled, digests, tuned
 from inpaint_ops.protocol import Bye, Done, End, Ready
 from inpaint_ops.tuning import PROBES, AttentionProbe, Tuning
 from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
-from tests.model.test_model_ledger import CPU, fresh, look
-from tests.worker.test_worker import PATIENCE, Talk, job, picture, start
+from tests.support.ledgers import CPU, fresh, look
+from tests.support.waiting import PATIENCE
+from tests.support.worker_talk import Talk, job, picture, start
 
 __all__ = ["start"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.browse import kept
-from inpaint_ops.browse.browser import Browser
 from inpaint_ops.browse.catalogue import RunEntry, RunQuery, cache_path
+from inpaint_ops.browse.views import RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
 from tests.attacks.neighbour.conftest import NOBODY, Neighbour, plant
@@ -25,7 +25,7 @@ def workspace(shared: Path, tmp_path: Path) -> Workspace:
 
 
 def names(workspace: Workspace) -> set[str]:
-    page = Browser(workspace).catalogue.page(RunQuery())
+    page = RunViews(workspace).catalogue.page(RunQuery())
     assert page.unread == 0
     return {entry.run for entry in page.entries if entry.state == "finished"}
 
@@ -97,7 +97,7 @@ def test_a_bad_line_costs_itself(workspace: Workspace, what: str) -> None:
     path.parent.mkdir(mode=0o700)
     good = [RunEntry(run=name, state="finished").model_dump_json().encode() for name in ("first", "last")]
     path.write_bytes(b"\n".join([good[0], BAD[what], good[1], b""]))
-    assert set(Browser(workspace).catalogue._entries) == {"first", "last"}
+    assert set(RunViews(workspace).catalogue._entries) == {"first", "last"}
     assert names(workspace) == {"good"}, "what the store does not list is not shown"
 
 
@@ -112,6 +112,6 @@ def test_of_a_huge_list_the_newest_lines_are_read_and_kept(
         file.truncate(2 * 2**30)
         file.seek(0, os.SEEK_END)
         file.write(b"\n" + RunEntry(run="newest", state="finished").model_dump_json().encode() + b"\n")
-    assert set(Browser(workspace).catalogue._entries) == {"newest"}
+    assert set(RunViews(workspace).catalogue._entries) == {"newest"}
     assert path.stat().st_size < 10_000
-    assert set(Browser(workspace).catalogue._entries) == {"newest"}, "the next start finds it"
+    assert set(RunViews(workspace).catalogue._entries) == {"newest"}, "the next start finds it"

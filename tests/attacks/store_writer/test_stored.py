@@ -25,7 +25,7 @@ from inpaint_ops.report import timings_table
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import make_s3_client
 from inpaint_ops.supervisor.recorder import Recorder
-from tests.supervisor.test_supervisor import Bench
+from tests.support.bench import Bench
 from tests.support.synthetic_run import make_plan, put_finished_run, put_plan, put_record, put_word, record
 
 STRAYS = (".DS_Store", "1.json.bak", "٣.json", "0000001.json.tmp", "1.json", "-000001.json", "99999999999.json",

@@ -19,7 +19,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import FastAPI
 
-from inpaint_ops.browse import Browser
+from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
 from inpaint_ops_airflow.ui.app import create_app
@@ -31,15 +31,15 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def browser(workspace: Workspace) -> Browser:
-    return Browser(workspace, keep=False)
+def views(workspace: Workspace) -> RunViews:
+    return RunViews(workspace, keep=False)
 
 
 @pytest.fixture
-def app(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+def app(views: RunViews, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
-    made = create_app(browser)
+    made = create_app(views)
     made.dependency_overrides[_get_session] = lambda: None
     made.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role="viewer")
     return made

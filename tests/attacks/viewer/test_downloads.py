@@ -15,7 +15,7 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.pieces import PIECE_BYTES
 from inpaint_ops_airflow.ui import downloads
-from tests.support.synthetic_run import make_plan, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import make_plan, put_plan, put_progress, put_record, record
 
 SIZE = 3 * PIECE_BYTES + 5
 PATH = "/api/runs/night/rows/1/files/source"
@@ -29,7 +29,7 @@ def large(workspace: Workspace) -> bytes:
     workspace.storage.put(where, body)
     put_plan(workspace, make_plan("night", 1, shard_rows=1))
     put_record(workspace, "night", record(1).model_copy(update={"source": where.uri}))
-    put_word(workspace, "night", 0, rows=1, done=1)
+    put_progress(workspace, "night", 0, rows=1, done=1)
     return body
 
 

@@ -23,7 +23,7 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops_airflow.ui import pictures as route
 from tests.attacks.conftest import Scripted
 from tests.attacks.costly_files import padded_bmp
-from tests.support.synthetic_run import make_plan, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import make_plan, put_plan, put_progress, put_record, record
 
 STATIC = Path(route.__file__).parent / "static"
 
@@ -146,7 +146,7 @@ def gallery(workspace: Workspace) -> Callable[..., None]:
             where = workspace.store.join(f"photos/{number}")
             workspace.storage.put(where, body)
             put_record(workspace, "night", record(number).model_copy(update={"source": where.uri}))
-        put_word(workspace, "night", 0, rows=len(bodies), done=len(bodies))
+        put_progress(workspace, "night", 0, rows=len(bodies), done=len(bodies))
 
     return put
 
@@ -173,7 +173,7 @@ def test_pictures_that_wait_hold_no_thread_of_airflow(
         async with client(app) as viewer:
             path = "/api/runs/night/rows/{}/pictures/source?size=256"
             waiting = [asyncio.create_task(viewer.get(path.format(row))) for row in range(1, OF_A_RUN + 1)]
-            pictures = app.state.browser.pictures
+            pictures = app.state.views.pictures
             while len(pictures._going) < OF_A_RUN:
                 await asyncio.sleep(0)
             assert (await viewer.get("/api/runs/night")).status_code == 200, "a route that needs a thread"
@@ -199,7 +199,7 @@ def test_a_placeholder_says_busy_and_when_to_come_back(
             assert (reply.status_code, reply.headers["cache-control"]) == (503, "no-store")
             assert int(reply.headers["retry-after"]) >= 1
             assert shown(reply)[:2] == ("240", "241")
-            going = next(iter(app.state.browser.pictures._going.values())).made
+            going = next(iter(app.state.views.pictures._going.values())).made
             scripted.let_go()
             await asyncio.wrap_future(going)
             assert (await viewer.get(path)).content.endswith(b"wait"), "made meanwhile, for the next who asks"

@@ -8,7 +8,7 @@ from typing import Any
 
 from inpaint_ops.supervisor import ShardRun
 from tests.attacks.worker.hostile import png
-from tests.supervisor.test_supervisor import Bench
+from tests.support.bench import Bench
 
 SCRIPT = Path(__file__).with_name("hostile.py")
 PROMPTS = ["ok", "evil", "ok"]

@@ -23,7 +23,7 @@ from inpaint_ops.runs import finish
 from inpaint_ops.supervisor.pipes import LineTooLongError, printed_pieces, whole_lines
 from inpaint_ops.supervisor.worker_process import MAX_PENDING, MAX_PRINTED_BYTES, MAX_PRINTED_LINES, WorkerProcess
 from tests.attacks.worker.bench import SCRIPT, Attacked
-from tests.supervisor.test_supervisor import wait_until
+from tests.support.waiting import wait_until
 
 SAID = {
     "done_twice": ("which it does not have", "its source is 2x1"),

@@ -1,4 +1,4 @@
-"""One way in for whoever shows runs: a catalogue, the runs that were looked at last, and their pictures."""
+"""What the pages read a store through: the catalogue of runs, the runs viewed last, and their pictures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from inpaint_ops.browse.run import RunView
 from inpaint_ops.runs import Workspace
 
 OPEN_RUNS = 8
-"""Runs kept in memory: one of 50,000 rows takes about 100 MB once all of its results were read."""
+"""Runs kept in memory: one of 50,000 rows takes about 100 MB once all its results have been read."""
 
 
-class Browser:
-    """A store, looked at. Safe to share between threads."""
+class RunViews:
+    """Views of the runs in one store. Safe to share between threads."""
 
     def __init__(self, workspace: Workspace, *, keep: bool = True) -> None:
         self.workspace = workspace
@@ -25,7 +25,7 @@ class Browser:
         self._lock = threading.Lock()
 
     def run(self, name: str) -> RunView | None:
-        """The run as it stands now, or None. Raises ConfigError for a name that no run can have, StorageError."""
+        """The run as it is now; None if there is none. Raises ConfigError for an invalid name, StorageError."""
         with self._lock:
             view = self._runs.get(name)
             if view is not None:

@@ -1,0 +1,132 @@
+"""A planned run of a few rows with a scripted worker, and storages that fail at a chosen point."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import (
+    StorageUnavailableError,
+)
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.records import Record, WorkerReport
+from inpaint_ops.runs import Workspace, prepare
+from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor import ShardRun
+
+SCRIPT = Path(__file__).with_name("scripted_worker.py")
+STALL = 4.0
+"""Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
+
+
+class Bench:
+    """A planned run in a folder, and a scripted worker for it."""
+
+    def __init__(
+        self,
+        tmp_path: Path,
+        prompts: list[str],
+        *,
+        model: str = "scripted",
+        store: str = "",
+        s3_client: Callable[[], Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        self.tmp_path = tmp_path
+        self.journal = tmp_path / "journal"
+        for index in range(len(prompts)):
+            (tmp_path / "in" / f"{index}.png").write_bytes(f"pixels {index}".encode())
+        lines = [{"image": f"{i}.png", "mask": f"{i}.png", "prompt": text} for i, text in enumerate(prompts)]
+        manifest = tmp_path / "in" / "m.jsonl"
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.settings = Settings(**{"scratch": tmp_path / "scratch", "prefetch": 4, "patience": 0, **settings})
+        self.workspace = Workspace.open(
+            self.settings,
+            store=store or str(tmp_path / "out"),
+            also_readable=[str(tmp_path / "in")],
+            s3_client=s3_client,
+        )
+        self.job = JobOptions(model=model)
+        self.plan = prepare(self.workspace, str(manifest), "run", self.job)
+        self.layout = self.workspace.layout("run")
+
+    def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
+        rows = self.workspace.shard_rows(self.plan, "00000")
+        command = [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
+        return ShardRun(
+            storage or self.workspace.storage,
+            self.layout,
+            "00000",
+            rows,
+            self.job,
+            self.settings,
+            worker_command=command,
+            **options,
+        )
+
+    def records(self) -> dict[int, Record]:
+        found = [
+            Record.model_validate_json(self.workspace.storage.get(info.location))
+            for info in self.workspace.storage.list(self.layout.records)
+        ]
+        assert len({record.row for record in found}) == len(found), "one record a row"
+        return {record.row: record for record in found}
+
+    def statuses(self) -> list[str]:
+        return [record.status for _, record in sorted(self.records().items())]
+
+    def notes(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+
+    def painted(self) -> list[int]:
+        return [note["row"] for note in self.notes() if "row" in note]
+
+    def painting(self) -> list[int]:
+        return [note["begun"] for note in self.notes() if "begun" in note]
+
+    def workers(self) -> list[WorkerReport]:
+        return [
+            WorkerReport.model_validate_json(self.workspace.storage.get(info.location))
+            for info in self.workspace.storage.list(self.layout.workers)
+        ]
+
+    def assert_nothing_left(self) -> None:
+        assert not list(self.settings.scratch.glob("*")), "no scratch is left"
+        for note in self.notes():
+            with pytest.raises(ProcessLookupError):
+                os.kill(note["pid"], 0)
+
+
+class Flaky(Storage):
+    """Storage that cannot be reached for one key."""
+
+    broken = True
+
+    def download(self, where: Any, path: Path, *, max_bytes: int | None = None) -> Any:
+        if self.broken and str(where).endswith("1.png"):
+            raise StorageUnavailableError("the store does not answer")
+        return super().download(where, path, max_bytes=max_bytes)
+
+
+class Deadly(Storage):
+    """Storage whose process is killed at a barrier of the third row's commit."""
+
+    barrier = ""
+
+    def put(self, where: Any, data: Any, **options: Any) -> Any:
+        kind = "image" if "/images/2." in str(where) else "record" if str(where).endswith("0000003.json") else ""
+        if kind and self.barrier == f"before-{kind}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = super().put(where, data, **options)
+        if kind and self.barrier == f"after-{kind}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
