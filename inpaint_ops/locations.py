@@ -80,7 +80,7 @@ def check_relative(key: str) -> None:
         raise ForbiddenLocationError(f"{key!r} is absolute: give a key relative to the manifest, or a full URI")
     parts = key.rstrip("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise ForbiddenLocationError(f"{key!r} climbs or is not plain: keys hold no '..', '.' or empty parts")
+        raise ForbiddenLocationError(f"{key!r} is not a plain key: keys hold no '..', '.' or empty parts")
 
 
 def has_scheme(text: str) -> bool:
@@ -116,7 +116,7 @@ def parse(text: str | os.PathLike[str]) -> Location:
         try:
             path = os.path.abspath(Path(raw).expanduser())
         except RuntimeError:  # no such user
-            raise ConfigError(f"{raw!r} begins with the home folder of nobody: write the whole path") from None
+            raise ConfigError(f"{raw!r} names a user that does not exist: write the whole path") from None
         path = "/" + path.lstrip("/")  # POSIX keeps two slashes at the beginning, and everybody means one
         return Location(None, path + "/" if raw.endswith("/") and path != "/" else path)
     scheme, _, rest = raw.partition("://")

@@ -95,8 +95,8 @@ def _devices() -> Iterator[Check]:
     if not found:
         yield Check(name="device", state="warning", detail=f"no GPU; {os.cpu_count()} CPU cores: it works, slowly")
     for device in found:
-        told = health_warnings(None, device_health(device.uuid), 0)
-        yield Check(name="device", state="warning" if told else "ok", detail=" ".join([str(device), *told]))
+        warnings = health_warnings(None, device_health(device.uuid), 0)
+        yield Check(name="device", state="warning" if warnings else "ok", detail=" ".join([str(device), *warnings]))
 
 
 def _attention() -> Iterator[Check]:

@@ -175,7 +175,7 @@ def manifest(
     for line in without_row:
         say(line, err=True)
     for name in paired.prompts_unused:
-        say(f"a prompt for no image: {name}", err=True)
+        say(f"a prompt without an image: {name}", err=True)
     say(f"{len(paired.rows)} rows", err=True)
     if without_row:
         sys.exit(EXIT_NOT_ALL_DONE)

@@ -1,4 +1,4 @@
-"""CMYK -> sRGB: by the file's own profile, else by the plain formula, and said."""
+"""CMYK -> sRGB: by the file's own profile, else by the plain formula, and recorded in `conversions`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 
-def to_srgb(image: Image.Image, icc: bytes | None, said: list[str]) -> tuple[np.ndarray, bytes]:
+def to_srgb(image: Image.Image, icc: bytes | None, conversions: list[str]) -> tuple[np.ndarray, bytes]:
     """Load a CMYK picture as sRGB.
 
     Without a profile that can be read: R = 255 - min(255, C + K), and so on, as Pillow does, which makes colours more
@@ -27,12 +27,12 @@ def to_srgb(image: Image.Image, icc: bytes | None, said: list[str]) -> tuple[np.
                 flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )  # fmt: skip
         except ImageCms.PyCMSError:
-            said.append("the CMYK profile cannot be used")
+            conversions.append("the CMYK profile cannot be used")
         else:
             assert converted is not None  # not in place
-            said.append("CMYK became sRGB by the file's profile: unmasked pixels are the converted ones")
+            conversions.append("CMYK became sRGB by the file's profile: unmasked pixels are the converted ones")
             return np.asarray(converted), _srgb_bytes()
-    said.append("CMYK became RGB without a profile, by the plain formula: colours may differ from print")
+    conversions.append("CMYK became RGB without a profile, by the plain formula: colours may differ from print")
     return np.asarray(image.convert("RGB")), _srgb_bytes()
 
 

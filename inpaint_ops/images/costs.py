@@ -61,7 +61,7 @@ def check_scans(data: bytes, pixels: int, begin: int = 0, end: int | None = None
     """Raise ImageError for a JPEG of too many scans for its pixels; it lies in `data` from `begin` to `end`."""
     most = min(_MOST_SCANS, max(_SOME_SCANS, _SCANNED_PIXELS // max(1, pixels)))
     if data.count(b"\xff\xda", begin, end) > most:
-        raise ImageError(f"has more than {most} scans: save it anew")
+        raise ImageError(f"has more than {most} scans: save it again")
 
 
 def _check_bmp(image: BmpImageFile, data: bytes) -> None:
@@ -87,7 +87,7 @@ def check_segments(data: bytes) -> None:
         segments += 1
         exif += marker == 0xFFE1 and data[at + 4 : at + 8] == b"Exif"
         if segments > _MOST_SEGMENTS or exif > _MOST_EXIF:
-            raise ImageError("has more segments of metadata than any program writes: save it anew, without metadata")
+            raise ImageError("has more segments of metadata than any program writes: save it again, without metadata")
         at += 2 + length
 
 
@@ -98,7 +98,7 @@ def check_chunks(data: bytes) -> None:
         if at + 8 > len(data):
             return
         at += 12 + int.from_bytes(data[at : at + 4], "big")
-    raise ImageError(f"has more than {_MOST_CHUNKS} chunks: save it anew")
+    raise ImageError(f"has more than {_MOST_CHUNKS} chunks: save it again")
 
 
 def check_directory(data: bytes) -> None:
@@ -131,7 +131,7 @@ def check_blocks(tags: Mapping[int, Any], size: tuple[int, int], data: bytes) ->
         if tags.get(259) in _JPEG:
             blocks = set(zip(begins, lengths, strict=False))
             if sum(length for _, length in blocks) > 4 * len(data):
-                raise ImageError("has strips or tiles that overlap: save it anew")
+                raise ImageError("has strips or tiles that overlap: save it again")
             for begin, length in blocks:
                 check_scans(data, size[0] * size[1], begin, begin + length)
     tile_width, tile_height = tags.get(322), tags.get(323)

@@ -39,28 +39,32 @@ def output_conversions(source: Source, format: Format) -> tuple[str, ...]:
     """What the format cannot hold of this source: one sentence each, empty when it holds everything."""
     gray, alpha = _is_gray(source.pixels), _has_alpha(source.pixels)
     wide = source.pixels.dtype == np.uint16
-    said = []
+    conversions = []
     if wide and format in ("webp", "jpeg"):
-        said.append(f"16 bits a channel became 8: {format} holds no more")
+        conversions.append(f"16 bits per channel became 8: {format} cannot store 16")
     if alpha and format == "jpeg":
-        said.append("transparency was laid on white: jpeg has no alpha")
+        conversions.append("transparency was flattened onto white: jpeg has no alpha")
     if gray and format == "webp":
-        said.append("gray became RGB of equal channels: webp has no gray")
+        conversions.append("gray became RGB of equal channels: webp has no gray")
     if gray and alpha and wide and format == "tiff":
-        said.append("16-bit gray with alpha became RGBA of equal channels, which more readers of tiff understand")
+        conversions.append(
+            "16-bit gray with alpha became RGBA of equal channels, which more readers of tiff understand"
+        )
     if source.icc and _loses_profile(source.pixels, source.icc, format):
-        said.append("the gray ICC profile was dropped, since gray became RGB")
-    said += lost(source.metadata, format)
+        conversions.append("the gray ICC profile was dropped, since gray became RGB")
+    conversions += lost(source.metadata, format)
     if format == "jpeg":
-        said.append(f"jpeg is lossy (quality {_JPEG_QUALITY}): unmasked pixels are close to the source's, not equal")
-    return tuple(said)
+        conversions.append(
+            f"jpeg is lossy (quality {_JPEG_QUALITY}): unmasked pixels are close to the source's, not equal"
+        )
+    return tuple(conversions)
 
 
 def check_output_size(size: tuple[int, int], format: Format) -> None:
     """Raise ImageError when the format cannot hold a (width, height): to be asked before anything is painted."""
     if max(size) > _LONGEST_SIDE[format]:
         raise ImageError(
-            f"the output is {size[0]}x{size[1]} and {format} ends at {_LONGEST_SIDE[format]} pixels a side: "
+            f"the output is {size[0]}x{size[1]} and {format} ends at {_LONGEST_SIDE[format]} pixels per side: "
             "choose png or tiff"
         )
 

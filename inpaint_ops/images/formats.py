@@ -46,7 +46,7 @@ class Format:
     feature: str = ""
     """Pillow's own name for what it may have been built without."""
     bits_at: re.Pattern[bytes] | None = None
-    """Matches a header of more than 8 bits a channel, which the plugin gives in 8."""
+    """Matches a header of more than 8 bits per channel, which the plugin gives in 8."""
 
     @property
     def is_there(self) -> bool:

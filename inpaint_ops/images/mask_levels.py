@@ -38,26 +38,28 @@ _WIDE_COUNTS = {1023: 10, 4095: 12, 16383: 14, 32767: 15, 32768: 15}
 """Highest levels of 16-bit files that count in fewer bits, and in how many."""
 
 
-def to_levels(plane: np.ndarray, said: list[str]) -> np.ndarray:
+def to_levels(plane: np.ndarray, conversions: list[str]) -> np.ndarray:
     """One channel as 8-bit levels: (H, W) uint8 of (H, W) uint8 or uint16.
 
     A 16-bit channel that counts to 255 at most holds 8-bit levels; one that counts to 1023, 4095, 16383 or 32768 holds
-    10, 12, 14 or 15 bits. Both are said in `said`.
+    10, 12, 14 or 15 bits. Both are recorded in `conversions`.
     """
     if plane.dtype == np.uint8:
         return plane
     highest = int(plane.max())
     if 0 < highest <= 255:
-        said.append(f"the mask has 16 bits and counts to {highest} only: its levels were read as 8-bit ones")
+        conversions.append(f"the mask has 16 bits, but no level above {highest}: read as 8 bits")
         return plane.astype(np.uint8)
     if highest in _WIDE_COUNTS:
-        said.append(f"the mask has 16 bits and counts to {highest}: read as {_WIDE_COUNTS[highest]} bits")
+        conversions.append(
+            f"the mask has 16 bits, but its highest level is {highest}: read as {_WIDE_COUNTS[highest]} bits"
+        )
         return cv2.convertScaleAbs(plane, alpha=255 / highest)
     return cv2.convertScaleAbs(plane, alpha=1 / 257)
 
 
-def read_levels(plane: np.ndarray, said: list[str], *, is_lossy: bool = False) -> np.ndarray:
-    """Weights of a channel's levels, with a sentence in `said` for each reading that changed one.
+def read_levels(plane: np.ndarray, conversions: list[str], *, is_lossy: bool = False) -> np.ndarray:
+    """Weights of a channel's levels, with a sentence in `conversions` for each reading that changed one.
 
     - two levels, whichever they are: the higher is white, the lower black; also with soft or noisy edges between them;
     - a ground that is not quite black becomes black, and noise around black and white becomes black and white;
@@ -65,7 +67,7 @@ def read_levels(plane: np.ndarray, said: list[str], *, is_lossy: bool = False) -
 
     Args:
         plane: (H, W) uint8.
-        said: where sentences go.
+        conversions: where sentences go.
         is_lossy: the file's own format is lossy, so noise is sure to be there.
 
     Returns:
@@ -77,29 +79,29 @@ def read_levels(plane: np.ndarray, said: list[str], *, is_lossy: bool = False) -
     present = np.flatnonzero(counts)
     low, high = int(present[0]), int(present[-1])
     if low == high:
-        return _one_level(plane, low, said)
+        return _one_level(plane, low, conversions)
     if low >= 255 - NOISE:
-        said.append(f"the mask's levels are {low} to {high}: all of it was taken for white")
+        conversions.append(f"the mask's levels are {low} to {high}: all of it was taken for white")
         return np.full_like(plane, 255)
     if len(present) == 2:
-        return plane if (low, high) == (0, 255) else _stretched(plane, low, high, said)
+        return plane if (low, high) == (0, 255) else _stretched(plane, low, high, conversions)
     ground, top = _plateaus(counts, low, high)
     if ground is not None and top is not None and top - ground >= _OVERSHOOT:
         if (ground, top) != (0, 255):
-            plane = _stretched(plane, ground, top, said)
+            plane = _stretched(plane, ground, top, conversions)
     elif high < _FAINT:
         raise MaskError(_faint(counts, present))
     else:
         if ground:
-            said.append(f"the mask's ground has level {ground}: taken for black")
+            conversions.append(f"the mask's ground has level {ground}: taken for black")
             plane = _lut(plane, ground, 255)
         if high < 255 - NOISE:
-            said.append(
+            conversions.append(
                 f"the mask's highest level is {high} of 255: what is painted shows to {_percent(high)} at most "
                 "(mask_threshold makes it whole)"
             )
-    plane = _without_noise(plane, said, is_lossy)
-    _say_blends(_histogram(plane), said)
+    plane = _without_noise(plane, conversions, is_lossy)
+    _note_blends(_histogram(plane), conversions)
     return plane
 
 
@@ -112,11 +114,11 @@ def _histogram(plane: np.ndarray) -> np.ndarray:
     return cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
-def _one_level(plane: np.ndarray, level: int, said: list[str]) -> np.ndarray:
+def _one_level(plane: np.ndarray, level: int, conversions: list[str]) -> np.ndarray:
     if level in (0, 255):
         return plane
     if level >= 255 - NOISE:
-        said.append(f"the mask has level {level} everywhere: taken for white")
+        conversions.append(f"the mask has level {level} everywhere: taken for white")
         return np.full_like(plane, 255)
     raise MaskError(
         f"the mask has level {level} of 255 everywhere, so it does not say where to paint: "
@@ -124,8 +126,8 @@ def _one_level(plane: np.ndarray, level: int, said: list[str]) -> np.ndarray:
     )
 
 
-def _stretched(plane: np.ndarray, ground: int, top: int, said: list[str]) -> np.ndarray:
-    said.append(f"the mask's two levels are {ground} and {top}: taken for black and white")
+def _stretched(plane: np.ndarray, ground: int, top: int, conversions: list[str]) -> np.ndarray:
+    conversions.append(f"the mask's two levels are {ground} and {top}: taken for black and white")
     return _lut(plane, ground, top)
 
 
@@ -159,7 +161,7 @@ def _faint(counts: np.ndarray, present: np.ndarray) -> str:
     )
 
 
-def _without_noise(plane: np.ndarray, said: list[str], is_lossy: bool) -> np.ndarray:
+def _without_noise(plane: np.ndarray, conversions: list[str], is_lossy: bool) -> np.ndarray:
     """Levels next to black and white snapped to them, where the content says that they are noise or a ground."""
     table = np.arange(256, dtype=np.uint8)
     counts = _histogram(plane)
@@ -171,7 +173,7 @@ def _without_noise(plane: np.ndarray, said: list[str], is_lossy: bool) -> np.nda
     ends += [f"{255 - bright} to 255 as white"] if bright else []
     if not ends:
         return plane
-    said.append(f"noise of the mask's levels was taken out: {' and '.join(ends)}")
+    conversions.append(f"noise of the mask's levels was taken out: {' and '.join(ends)}")
     return cv2.LUT(plane, table)
 
 
@@ -188,15 +190,15 @@ def _noise(plane: np.ndarray, counts: np.ndarray, is_lossy: bool) -> int:
     return NOISE if is_noisy or is_lossy or near > _GAP * between else 0
 
 
-def _say_blends(counts: np.ndarray, said: list[str]) -> None:
+def _note_blends(counts: np.ndarray, conversions: list[str]) -> None:
     """Tell of gray regions of their own: classes and trimaps have them, soft edges do not."""
     masked = counts[1:].sum()
     if counts[NOISE + 1 : 255 - NOISE].sum() > counts.sum() / 2:
-        said.append("most of the mask is gray, and is blended: a mask is mostly black and white, a photo is not")
+        conversions.append("most of the mask is gray, and is blended: a mask is mostly black and white, a photo is not")
     regions = [level for level in range(NOISE + 1, 255 - NOISE) if counts[level] >= max(1, _BLEND_SHARE * masked)]
     if regions and masked:
         levels = ", ".join(f"{level} ({_percent(level)})" for level in regions[:6])
-        said.append(f"gray regions of the mask are blended: level {levels}; mask_threshold makes them whole")
+        conversions.append(f"gray regions of the mask are blended: level {levels}; mask_threshold makes them whole")
 
 
 def _percent(level: int) -> str:

@@ -55,32 +55,32 @@ def weights_of(
 
     Returns:
         weights: (H, W) uint8, 0 keeps the source, 255 is wholly painted; all 0 where nothing is masked.
-        said: a sentence for each reading beyond "white is painted and black is kept".
+        conversions: a sentence for each reading beyond "white is painted and black is kept".
 
     Raises MaskError, naming the level, the colour or the alpha, for a mask that could mean two things.
     """
-    said: list[str] = []
-    plane = _auto(picture.array, said) if channel == "auto" else _named(picture.array, channel, said)
+    conversions: list[str] = []
+    plane = _auto(picture.array, conversions) if channel == "auto" else _named(picture.array, channel, conversions)
     if threshold:
         plane = over_threshold(plane, threshold)
     elif threshold is None:
-        plane = read_levels(plane, said, is_lossy=picture.format == "jpeg")
-    return plane, tuple(said)
+        plane = read_levels(plane, conversions, is_lossy=picture.format == "jpeg")
+    return plane, tuple(conversions)
 
 
-def _named(array: np.ndarray, channel: MaskChannel, said: list[str]) -> np.ndarray:
+def _named(array: np.ndarray, channel: MaskChannel, conversions: list[str]) -> np.ndarray:
     has_alpha = array.ndim == 3 and array.shape[2] in (2, 4)
     if channel == "alpha":
         if not has_alpha:
             raise MaskError("the mask has no alpha channel: leave out mask_channel, or give luma")
-        plane = to_levels(np.ascontiguousarray(array[..., -1]), said)
+        plane = to_levels(np.ascontiguousarray(array[..., -1]), conversions)
         if plane.min() == plane.max():
             raise MaskError(
                 f"the mask's alpha is {int(plane[0, 0])} everywhere, so it does not say where to paint: "
                 "leave out mask_channel, or give luma"
             )
         return plane
-    colour = _colour(array, said)
+    colour = _colour(array, conversions)
     if channel == "luma":
         return _luma(colour)
     if colour.ndim == 2:
@@ -94,22 +94,22 @@ def _named(array: np.ndarray, channel: MaskChannel, said: list[str]) -> np.ndarr
     return plane
 
 
-def _auto(array: np.ndarray, said: list[str]) -> np.ndarray:
-    colour = _colour(array, said)
+def _auto(array: np.ndarray, conversions: list[str]) -> np.ndarray:
+    colour = _colour(array, conversions)
     if array.ndim == 3 and array.shape[2] in (2, 4):
-        alpha = to_levels(np.ascontiguousarray(array[..., -1]), said)
-        if (plane := _by_alpha(colour, alpha, said)) is not None:
+        alpha = to_levels(np.ascontiguousarray(array[..., -1]), conversions)
+        if (plane := _by_alpha(colour, alpha, conversions)) is not None:
             return plane
-    return _by_colour(colour, said) if colour.ndim == 3 else colour
+    return _by_colour(colour, conversions) if colour.ndim == 3 else colour
 
 
-def _colour(array: np.ndarray, said: list[str]) -> np.ndarray:
+def _colour(array: np.ndarray, conversions: list[str]) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8 without alpha. All channels are counted alike, so that a colour stays the same."""
     if array.ndim == 2 or array.shape[2] == 2:
-        return to_levels(np.ascontiguousarray(array if array.ndim == 2 else array[..., 0]), said)
+        return to_levels(np.ascontiguousarray(array if array.ndim == 2 else array[..., 0]), conversions)
     height, width = array.shape[:2]
     rgb = np.ascontiguousarray(array[..., :3])
-    return to_levels(rgb.reshape(height, width * 3), said).reshape(height, width, 3)
+    return to_levels(rgb.reshape(height, width * 3), conversions).reshape(height, width, 3)
 
 
 def _luma(colour: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ def _luma(colour: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ alpha
 
 
-def _by_alpha(colour: np.ndarray, alpha: np.ndarray, said: list[str]) -> np.ndarray | None:
+def _by_alpha(colour: np.ndarray, alpha: np.ndarray, conversions: list[str]) -> np.ndarray | None:
     """The plane that a mask with transparent pixels means; None where its alpha says nothing."""
     low, high = int(alpha.min()), int(alpha.max())
     if high == 0:
@@ -131,30 +131,32 @@ def _by_alpha(colour: np.ndarray, alpha: np.ndarray, said: list[str]) -> np.ndar
     if low >= 255 - NOISE:
         return None
     if low == high:
-        said.append(f"the mask's alpha is {low} everywhere: it does not count")
+        conversions.append(f"the mask's alpha is {low} everywhere: it does not count")
         return None
     opaque = alpha >= (high + 1) // 2
     seen = colour[opaque].reshape(-1, 1 if colour.ndim == 2 else 3)
     middle = _median(seen)
     is_one_colour = np.mean((np.abs(seen - middle) <= _ONE_COLOUR_WIDTH).all(axis=1)) >= _ONE_COLOUR
     if is_one_colour:
-        return _drawn_on_transparent(alpha, opaque, middle, said)
+        return _drawn_on_transparent(alpha, opaque, middle, conversions)
     luma = _luma(colour)
     if np.mean(_is_black_or_white(seen)) >= _BLACK_AND_WHITE:
-        said.append("what is transparent in the mask counts as black")
+        conversions.append("what is transparent in the mask counts as black")
         return cv2.multiply(luma, alpha, scale=1 / 255)
     if _number_of_colours(seen) <= _FEW_COLOURS:
         raise MaskError(
             "the mask is drawn in several colours and is transparent elsewhere: give mask_channel alpha to paint what "
             "is drawn, and mask_invert too to paint what is transparent"
         )
-    said.append(
+    conversions.append(
         "the mask is a picture with a transparent part: what is transparent is painted (mask_invert: what is opaque)"
     )
     return 255 - alpha
 
 
-def _drawn_on_transparent(alpha: np.ndarray, opaque: np.ndarray, colour: np.ndarray, said: list[str]) -> np.ndarray:
+def _drawn_on_transparent(
+    alpha: np.ndarray, opaque: np.ndarray, colour: np.ndarray, conversions: list[str]
+) -> np.ndarray:
     name = _name(colour)
     if _share_of_border(opaque) > 0.5:
         raise MaskError(
@@ -162,7 +164,7 @@ def _drawn_on_transparent(alpha: np.ndarray, opaque: np.ndarray, colour: np.ndar
             "paint what is opaque, and mask_invert too to paint what is transparent"
         )
     if colour.min() < 255 - NOISE:
-        said.append(f"the mask is drawn in {name} on a transparent ground: what is opaque counts as white")
+        conversions.append(f"the mask is drawn in {name} on a transparent ground: what is opaque counts as white")
     return alpha
 
 
@@ -172,7 +174,7 @@ def _is_black_or_white(seen: np.ndarray) -> np.ndarray:
 
 
 def _number_of_colours(seen: np.ndarray) -> int:
-    """How many colours of 4 bits a channel it takes for 95 % of the pixels."""
+    """How many colours of 4 bits per channel it takes for 95 % of the pixels."""
     counts = np.sort(np.bincount(_bins(seen.astype(np.uint8)), minlength=4096))[::-1]
     return int(np.searchsorted(np.cumsum(counts), 0.95 * len(seen)) + 1)
 
@@ -180,7 +182,7 @@ def _number_of_colours(seen: np.ndarray) -> int:
 # ----------------------------------------------------------------------------------------------------------- colour
 
 
-def _by_colour(rgb: np.ndarray, said: list[str]) -> np.ndarray:
+def _by_colour(rgb: np.ndarray, conversions: list[str]) -> np.ndarray:
     """The plane that an opaque RGB mask means: its luma, or how much a pixel has of the one colour drawn with."""
     red, green, blue = cv2.split(rgb)  # several times quicker than along the last axis
     chroma = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
@@ -219,12 +221,12 @@ def _by_colour(rgb: np.ndarray, said: list[str]) -> np.ndarray:
             f"give mask_channel {_telling(ground, colour)} to paint where that channel is bright, "
             "and mask_invert too to paint where it is dark"
         )
-    said.append(f"the mask is drawn in {_name(colour)} on {_name(ground)}: {_name(colour)} counts as white")
+    conversions.append(f"the mask is drawn in {_name(colour)} on {_name(ground)}: {_name(colour)} counts as white")
     return plane
 
 
 def _bins(pixels: np.ndarray) -> np.ndarray:
-    """(N,) bins of 4 bits a channel, of (N, 1 or 3) uint8."""
+    """(N,) bins of 4 bits per channel, of (N, 1 or 3) uint8."""
     parts = (pixels >> 4).astype(np.uint16)
     if parts.shape[1] == 1:
         return parts[:, 0]

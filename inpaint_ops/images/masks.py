@@ -81,10 +81,12 @@ def read_mask(
     fits = (width, height) == size
     if not fits and not (resize and _same_aspect((width, height), size)):
         raise MaskError(_another_size((width, height), size))
-    weights, said = weights_of(decoded, channel=channel, threshold=threshold)
+    weights, conversions = weights_of(decoded, channel=channel, threshold=threshold)
     if not fits:
         weights = cv2.resize(weights, size, interpolation=cv2.INTER_NEAREST)
-        said += (f"the mask was scaled from {width}x{height} to the image's {size[0]}x{size[1]}, by nearest pixel",)
+        conversions += (
+            f"the mask was scaled from {width}x{height} to the image's {size[0]}x{size[1]}, by nearest pixel",
+        )
     if not weights.any():
         raise MaskError(_nothing(invert, channel, threshold))
     if invert:
@@ -98,7 +100,7 @@ def read_mask(
         weights = _dilated(weights, dilate)
     if blur:
         weights = _feathered(weights, blur)
-    return Mask(weights, said)
+    return Mask(weights, conversions)
 
 
 def decode_mask(data: bytes, **options: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ Policy = Literal["safe", "keep", "strip"]
 """`safe`: all but location, serial numbers and thumbnails; `keep`: all; `strip`: nothing."""
 
 MAX_TEXT_BYTES = 1 << 20
-"""Bytes of all texts together, and of XMP: more is dropped, and said."""
+"""Bytes of all texts together, and of XMP: more is dropped, and recorded in `conversions`."""
 _MAX_SEGMENT = 65_533 - 29
 """Bytes of EXIF or XMP that fit one segment of a JPEG, after its longest name."""
 
@@ -71,7 +71,13 @@ NOTHING = Metadata()
 
 
 def read_metadata(
-    image: ImageFile.ImageFile, data: bytes, *, policy: Policy, orientation: int, size: tuple[int, int], said: list[str]
+    image: ImageFile.ImageFile,
+    data: bytes,
+    *,
+    policy: Policy,
+    orientation: int,
+    size: tuple[int, int],
+    conversions: list[str],
 ) -> Metadata:
     """Gather what goes on, once the pixels are loaded.
 
@@ -79,13 +85,13 @@ def read_metadata(
         image: the opened file.
         data: the whole file.
         policy: what becomes of texts, EXIF and XMP.
-        orientation: what EXIF said of it, which was applied to the pixels: it is taken out of EXIF and XMP.
+        orientation: its value in EXIF, which was applied to the pixels: it is taken out of EXIF and XMP.
         size: (width, height) of the upright picture.
-        said: gets a sentence for each thing that is dropped here.
+        conversions: gets a sentence for each thing that is dropped here.
     """
     chunks = png.ancillary(data, {*_COLOUR_CHUNKS, *_TEXT_CHUNKS}) if image.format == "PNG" else []
     colour = tuple((kind, body) for kind, body in chunks if len(body) == _COLOUR_CHUNKS.get(kind))
-    exif, xmp = _exif(image, said), _xmp(image)
+    exif, xmp = _exif(image, conversions), _xmp(image)
     resolution, aspect = _resolution(image, exif)
     if orientation >= 5:  # width and height are swapped
         resolution = resolution and (resolution[1], resolution[0])
@@ -94,18 +100,18 @@ def read_metadata(
     comment = image.info.get("comment") if image.format in ("JPEG", "MPO") else None
     comment = comment if isinstance(comment, bytes) and comment else None
     if _has_iptc(image):
-        said.append("IPTC data is not kept")
+        conversions.append("IPTC data is not kept")
     if xmp and orientation == 1 and (found := _XMP_ORIENTATION.search(xmp)) and found[1] != b"1":
-        said.append(
+        conversions.append(
             f"an orientation ({found[1].decode()}) that only XMP has was not applied, as browsers do not apply it"
         )
     if policy == "strip":
         if texts or comment or xmp or exif is not None:
-            said.append("EXIF, XMP and texts were removed (INPAINT_METADATA=strip)")
+            conversions.append("EXIF, XMP and texts were removed (INPAINT_METADATA=strip)")
         return Metadata(colour, resolution, aspect)
     if sum(len(body) for _, body in texts) > MAX_TEXT_BYTES:
         texts = ()
-        said.append(f"text chunks of more than {MAX_TEXT_BYTES} bytes are not kept")
+        conversions.append(f"text chunks of more than {MAX_TEXT_BYTES} bytes are not kept")
     if policy == "safe":
         raw = tuple(chunk for chunk in texts if not chunk[1].lower().startswith(b"raw profile type"))
         removed = [
@@ -117,7 +123,7 @@ def read_metadata(
         removed += more
         if removed:
             names = ", ".join(dict.fromkeys(removed))
-            said.append(f"metadata was removed ({names}; INPAINT_METADATA=keep keeps it)")
+            conversions.append(f"metadata was removed ({names}; INPAINT_METADATA=keep keeps it)")
     if orientation != 1 and xmp:
         xmp = re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)[1-8]", rb"\g<1>1", xmp)
     return Metadata(colour, resolution, aspect, texts, comment, _exif_bytes(exif, size), xmp)
@@ -125,22 +131,22 @@ def read_metadata(
 
 def lost(metadata: Metadata, format: str) -> tuple[str, ...]:  # noqa: A002
     """A sentence for each thing that an output format cannot hold."""
-    said = []
+    conversions = []
     if metadata.colour and format != "png":
         names = ", ".join(kind.decode() for kind, _ in metadata.colour)
-        said.append(f"what the PNG says of its colours ({names}) was dropped: {format} does not hold it")
+        conversions.append(f"the PNG's colour chunks ({names}) were dropped: {format} cannot store them")
     if metadata.resolution and format == "webp":
-        said.append(f"the resolution ({metadata.resolution[0]:.0f} dpi) was dropped: webp holds none")
+        conversions.append(f"the resolution ({metadata.resolution[0]:.0f} dpi) was dropped: webp cannot store it")
     if metadata.aspect and format != "png":
-        said.append(f"the pixels' aspect was dropped: {format} does not hold it")
+        conversions.append(f"the pixels' aspect was dropped: {format} cannot store it")
     if metadata.texts and format != "png":
-        said.append(f"text chunks were dropped: {format} does not hold them")
+        conversions.append(f"text chunks were dropped: {format} cannot store them")
     if metadata.comment and format not in ("jpeg", "png"):
-        said.append(f"the JPEG's comment was dropped: {format} does not hold it")
+        conversions.append(f"the JPEG's comment was dropped: {format} cannot store it")
     for name, block in (("EXIF", metadata.exif), ("XMP", metadata.xmp)):
         if block and format == "jpeg" and len(block) > _MAX_SEGMENT:
-            said.append(f"{name} was dropped: it is too long for a jpeg")
-    return tuple(said)
+            conversions.append(f"{name} was dropped: it is too long for a jpeg")
+    return tuple(conversions)
 
 
 def png_chunks(metadata: Metadata, *, has_icc: bool) -> list[tuple[bytes, bytes]]:
@@ -212,7 +218,7 @@ def exif_of(image: Image.Image) -> Image.Exif:
             image.info[key] = value
 
 
-def _exif(image: ImageFile.ImageFile, said: list[str]) -> Image.Exif | None:
+def _exif(image: ImageFile.ImageFile, conversions: list[str]) -> Image.Exif | None:
     """A copy to change, without orientation and thumbnail; None where there is none, or none that can be read."""
     copy = Image.Exif()
     try:
@@ -226,10 +232,10 @@ def _exif(image: ImageFile.ImageFile, said: list[str]) -> Image.Exif | None:
             if values:
                 copy.get_ifd(ifd).update(values)
         if not is_tiff and found.get_ifd(ExifTags.IFD.IFD1):
-            said.append("the thumbnail in the metadata was removed: it shows the source")
+            conversions.append("the thumbnail in the metadata was removed: it shows the source")
         copy.tobytes()
     except Exception:  # foreign bytes: Pillow raises OSError, SyntaxError, struct.error, KeyError, ...
-        said.append("EXIF is damaged, and is not kept")
+        conversions.append("EXIF is damaged, and is not kept")
         return None
     return copy if len(copy) or copy.get_ifd(_EXIF_IFD) or copy.get_ifd(_GPS_IFD) else None
 

@@ -101,7 +101,7 @@ def _shrunk(image: Image.Image, longest: int) -> Image.Image:
         transparent = image.mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if transparent else "L" if image.mode == "1" else "RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ImageError(f"is of the kind {image.mode}, which is not supported: convert it to RGB")
+        raise ImageError(f"has the mode {image.mode}, which is not supported: convert it to RGB")
     if factor > 1:
         image = image.reduce(factor)
     return image.resize(size, Image.Resampling.BILINEAR)

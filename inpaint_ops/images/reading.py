@@ -174,7 +174,7 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
         jpeg.check_complete(data, colours=len(image.getbands()))
     conversions: list[str] = []
     if getattr(image, "is_animated", False):
-        conversions.append("of several frames or pages the first was taken (INPAINT_FRAMES=first)")
+        conversions.append("only the first of several frames or pages was used (INPAINT_FRAMES=first)")
     icc: bytes | None = image.info.get("icc_profile") or None
     if image.mode == "CMYK":
         if isinstance(image, TiffImageFile):
@@ -192,13 +192,15 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
         if orientation in _TURNS:
             array = np.ascontiguousarray(_TURNS[orientation][1](array))
     if found.bits_at is not None and array.dtype == np.uint8 and found.bits_at.search(data):
-        conversions.append(f"more than 8 bits a channel became 8: {found.name} is read in 8")
+        conversions.append(f"more than 8 bits per channel became 8: {found.name} is read in 8")
     if "mp" in image.info:
         conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
     metadata = NOTHING
     if policy is not None:
         size = array.shape[1], array.shape[0]
-        metadata = read_metadata(image, data, policy=policy, orientation=orientation, size=size, said=conversions)
+        metadata = read_metadata(
+            image, data, policy=policy, orientation=orientation, size=size, conversions=conversions
+        )
     array.setflags(write=False)
     return Pixels(array, icc, found.name, tuple(conversions), metadata)
 
@@ -262,7 +264,7 @@ def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions:
         array = _array(image, conversions)
         if array.dtype == np.uint16 and tiff.is_white_zero(tags):
             array = 65535 - array
-            conversions.append("16-bit gray that counted from white was turned around to count from black")
+            conversions.append("16-bit gray in which 0 is white was inverted, so that 0 is black")
         if tiff.has_premultiplied_alpha(tags):
             conversions.append("premultiplied alpha became straight alpha")
     if tiff.has_unnamed_channel(tags):
@@ -283,7 +285,7 @@ def _decode_16_bit(data: bytes) -> np.ndarray:
 def _array(image: ImageFile.ImageFile, conversions: list[str]) -> np.ndarray:
     """Decode, and bring the mode to one that can be kept: gray, gray with alpha, RGB or RGBA."""
     if image.mode not in _MODES:
-        raise ImageError(f"is of the kind {image.mode}, which is not supported: convert it to RGB")
+        raise ImageError(f"has the mode {image.mode}, which is not supported: convert it to RGB")
     image.load()
     plain: Image.Image = image
     if image.mode in ("P", "PA"):

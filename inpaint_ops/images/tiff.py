@@ -47,7 +47,7 @@ def check_kind(data: bytes) -> None:
         )
     if not set(bits) <= _BITS and all(isinstance(value, int) for value in bits):
         raise ImageError(
-            f"has {'/'.join(map(str, bits[:4]))} bits a sample, which is not supported: convert it to 8 or 16 bits"
+            f"has {'/'.join(map(str, bits[:4]))} bits per sample, which is not supported: convert it to 8 or 16 bits"
         )
 
 

@@ -162,7 +162,7 @@ def read_csv(
                 yield line, row_of(cells)
             del cells  # of a line of commas they are eight times its text, so not while the next one is read
     except CsvError as error:
-        raise ManifestError(f"{name}: line {error.line}: {error}; the rest cannot be told apart") from None
+        raise ManifestError(f"{name}: line {error.line}: {error}; the rest cannot be parsed") from None
     except NotUtf8Error as error:
         raise ManifestError(f"{name}: not UTF-8 (byte {error.position}); save it as 'CSV UTF-8'") from None
 

@@ -76,7 +76,7 @@ def read_lines(
         said.seek(0)
         words = said.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
     if not {"end", "error"} & line.keys():
-        yield {"error": "; last words: ".join([f"its reader {how_it_ended(code)}", *words])}
+        yield {"error": "; its last output: ".join([f"its reader {how_it_ended(code)}", *words])}
 
 
 def too_many_rows(limit: int) -> str:

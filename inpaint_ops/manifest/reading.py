@@ -105,7 +105,7 @@ def _rows(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, 
     ending = manifest_ending(name)
     if ending not in MANIFEST_ENDINGS:
         cure = {
-            ".json": "write one object a line (jq -c '.[]') and name it .jsonl",
+            ".json": "write one object per line (jq -c '.[]') and name it .jsonl",
             ".xls": "save it as .xlsx or .csv",
             ".ods": "save it as .xlsx or .csv",
         }.get(ending, f"use {', '.join(sorted(MANIFEST_ENDINGS))}")

@@ -231,7 +231,7 @@ _DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field 
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Rows as JSONL, one object a line, UTF-8."""
+    """Rows as JSONL, one object per line, UTF-8."""
     out = io.BytesIO()
     write_jsonl(rows, out)
     return out.getvalue()

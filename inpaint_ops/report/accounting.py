@@ -15,7 +15,7 @@ _NAMED = 10
 class Accounting:
     """A run's records against its manifest.
 
-    `records` holds one record a row, by line: of several the one that finished first, for a commit point that was
+    `records` holds one record per row, by line: of several the one that finished first, for a commit point that was
     written twice should never have been overwritten. `missing` and `unknown` are known only where the manifest's line
     numbers are.
     """

@@ -171,7 +171,7 @@ def cure(error: ErrorInfo | None) -> str:
     if (known := error_class(error.type)) is not None:
         return known.cure
     if error.permanent:
-        return "Not an error that inpaint_ops foresees: look at the worker's log, and report it with the row."
+        return "Not an error that inpaint_ops expects: look at the worker's log, and report it with the row."
     return "It may succeed on another attempt: run failed.jsonl."
 
 

@@ -15,7 +15,7 @@ _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 class GalleryItem:
     """A row and its thumbnails, as bytes of JPEG or PNG files: raises ValueError for anything else.
 
-    About 256 pixels a side are meant, or 10 kB a picture: 24 rows then fit a page of 2 MB. `mask` is the mask alone or,
+    About 256 pixels per side, or 10 kB per picture: 24 rows then fit a page of 2 MB. `mask` is the mask alone or,
     better, laid over the source (`images.preview.mask_overlay`).
     """
 

@@ -46,7 +46,7 @@ _COLUMNS: tuple[tuple[str, Any, Callable[[Record], Any]], ...] = (
 _METADATA = {
     "units": "seconds, bytes, pixels; times of day are UTC",
     "batch_stages": ", ".join(f"{stage}_seconds" for stage in STAGES if stage in BATCH_STAGES)
-    + ": the whole batch's duration on each of its rows; take one row a (worker, batch_id) before you sum",
+    + ": the whole batch's duration on each of its rows; take one row per (worker, batch_id) before you sum",
 }
 
 TIMINGS_SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in _COLUMNS], metadata=_METADATA)

@@ -36,7 +36,7 @@ def read_plan(storage: Storage, layout: RunLayout, settings: Settings) -> Plan |
     except ObjectNotFoundError:
         return None
     if plan.run != layout.run:
-        raise DamagedObjectError(f"{layout.plan} is the plan of another run, {plan.run!r}: plan this run anew")
+        raise DamagedObjectError(f"{layout.plan} is the plan of another run, {plan.run!r}: plan this run again")
     return plan
 
 

@@ -88,7 +88,7 @@ def why_unfinished(shard: str, stops: Mapping[str, ErrorInfo], progress: ShardPr
     if error is not None and (progress is None or progress.phase == "stopped"):
         return describe(error)
     return (
-        "no task has taken it up"
+        "no task has started it"
         if progress is None
         else f"its last attempt has {progress.phase}, and records are missing"
     )

@@ -36,11 +36,11 @@ class Conduct:
         if self._since > MAX_EVENTS_BETWEEN:
             raise WorkerProtocolError(f"it sent {MAX_EVENTS_BETWEEN:,} events without a row ended")
         if self.has_said_bye:
-            raise WorkerProtocolError(f"it sent {kind!r} after its goodbye")
+            raise WorkerProtocolError(f"it sent {kind!r} after its final report")
         match event:
             case Ready():
                 if self.is_ready:
-                    raise WorkerProtocolError("it said a second time that it is ready")
+                    raise WorkerProtocolError("it reported twice that it was ready")
                 self.is_ready, self._since = True, 0
             case Begun() | Step() | Done() | Failed() | Bye() if not self.is_ready:
                 raise WorkerProtocolError(f"it sent {kind!r} before it was ready")
@@ -60,5 +60,5 @@ class Conduct:
                     raise WorkerProtocolError(f"it sent more than {MAX_WARNINGS} warnings")
             case Bye():
                 if not self.is_asked_to_end:
-                    raise WorkerProtocolError("it said goodbye before it was asked to end")
+                    raise WorkerProtocolError("it sent its final report before it was asked to end")
                 self.has_said_bye = True

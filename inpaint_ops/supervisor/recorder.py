@@ -318,4 +318,6 @@ def _agrees(event: Done, image: Received, expected: Expected) -> None:
         ("extension", event.extension, image.extension),
     ):
         if stated != found:
-            raise WorkerProtocolError(f"the worker's output was refused: its {name} is {found}, and it said {stated}")
+            raise WorkerProtocolError(
+                f"the worker's output was refused: its {name} is {found}, and the worker reported {stated}"
+            )

@@ -140,7 +140,7 @@ class ShardRun:
                 self._transfers.close()
         waiting = self._book.open_count + len(self._left)
         if self._drained_by is not None and waiting:
-            raise DrainedError(f"shard {self.shard}: told to stop; {waiting} rows are left to another attempt")
+            raise DrainedError(f"shard {self.shard} was asked to stop; {waiting} rows are left to another attempt")
         if self._left:
             number, error = next(iter(self._left.items()))
             raise ShardIncompleteError(
@@ -282,7 +282,7 @@ class ShardRun:
                 if isinstance(error, DeviceLostError):
                     session.device_lost = event.error.message
                 else:
-                    session.distrust(f"it gave up: {event.error.type}: {event.error.message}")
+                    session.distrust(f"it stopped: {event.error.type}: {event.error.message}")
             case Step() | Bye():
                 pass  # `heed` has noted it; `_end_worker` waits for Bye
 
@@ -314,7 +314,7 @@ class ShardRun:
         session = self._session
         silent = session.silence(self.settings, has_rows=self._worker_has_rows()) if session else None
         if session is not None and silent is not None:
-            what = f"worker {session.process.pid} gave no sign for {silent:.0f} s at '{session.phase}'"
+            what = f"worker {session.process.pid} sent nothing for {silent:.0f} s at '{session.phase}'"
             self._reporter.fault("worker_stalled", what)
             session.process.stalled = True
             session.process.kill()  # its exit comes through the inbox
@@ -346,11 +346,11 @@ class ShardRun:
         )  # fmt: skip
         end = self._book.worker_ended(session.device if session.device_lost else "")
         if not session.process.stalled:
-            what = f"worker {session.process.pid} ended ({how}) with {len(end.suspects)} rows in it"
+            what = f"worker {session.process.pid} ended ({how}) while it held {len(end.suspects)} rows"
             self._reporter.fault("worker_died", what)
         self._store_report(session, how)
         if end.blamed is not None:
-            error = kind(f"the worker ended ({how}) with only this row in it: the row is set aside")
+            error = kind(f"the worker ended ({how}) while it held only this row: the row is set aside")
             self._write_failure(end.blamed, _permanent(error), None)
         for number in end.again:  # the worker could write to their files
             self._remove_files(number)
@@ -370,7 +370,7 @@ class ShardRun:
             return
         deadline, how = time.monotonic() + EXIT_SECONDS, "killed: it did not end when asked"
         if self._worker_has_rows():  # drained, and its rows have outlasted the grace
-            deadline, how = time.monotonic(), "killed: told to stop"
+            deadline, how = time.monotonic(), "killed: asked to stop"
         else:
             session.end()
         while time.monotonic() < deadline:
@@ -490,4 +490,4 @@ def _our_error(error: ErrorInfo) -> InpaintOpsError:
     kind = error_class(error.type)
     if kind is not None:
         return kind(error.message)
-    return WorkerDiedError(f"the worker gave up: {error.type}: {error.message}")
+    return WorkerDiedError(f"the worker stopped: {error.type}: {error.message}")

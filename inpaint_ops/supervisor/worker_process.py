@@ -193,7 +193,7 @@ class WorkerProcess:
         else:
             how = f"exit code {returncode}"
         last = next((line for line in reversed(self._tail) if line.strip()), "")
-        return f"{how}; last words: {last[:300]}" if last and returncode > 0 else how
+        return f"{how}; its last output: {last[:300]}" if last and returncode > 0 else how
 
     def _has_ended(self) -> bool:
         return self.process.poll() is not None
@@ -212,15 +212,15 @@ class WorkerProcess:
         """
         assert self.process.stdout is not None
         chunks = read_pipe(self.process.stdout.fileno(), self._has_ended)
-        said = lines = 0
+        printed = lines = 0
         for piece in printed_pieces(chunks, MAX_PRINTED_PIECE):
             text = escaped(piece.decode(errors="replace")).rstrip()
             if text:
                 self._tail.append(text)
                 log.info("worker %d| %s", self.pid, text)
-            said, lines = said + len(piece), lines + 1
-            if said > MAX_PRINTED_BYTES or lines >= MAX_PRINTED_LINES:
-                log.warning("worker %d has printed %d lines, %d bytes: the rest is left out", self.pid, lines, said)
+            printed, lines = printed + len(piece), lines + 1
+            if printed > MAX_PRINTED_BYTES or lines >= MAX_PRINTED_LINES:
+                log.warning("worker %d has printed %d lines, %d bytes: the rest is left out", self.pid, lines, printed)
                 break
         dropped = 0
         for chunk in chunks:

@@ -311,7 +311,7 @@ def test_a_row_that_does_not_fit_fails_alone(make: Callable[..., Engine], pipe: 
 class SmallCard:
     """A card with a byte budget, around a real pipeline: it counts what the UNet and the VAE are given.
 
-    A UNet sample (with its guidance twin) takes `sample` bytes a latent pixel, a VAE call `pixel` bytes a pixel.
+    A UNet sample (with its guidance twin) takes `sample` bytes a latent pixel, a VAE call `pixel` bytes per pixel.
     """
 
     def __init__(self, pipe: Any, budget: int, sample: int = 100, pixel: int = 10) -> None:

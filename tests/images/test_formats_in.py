@@ -215,7 +215,7 @@ def tiff_of(bits: int, sample_format: int, *, big: bool = False) -> bytes:
         (tiff_of(32, 3), "holds 32-bit float samples.*16-bit integers"),
         (tiff_of(16, 3), "holds 16-bit float samples"),
         (tiff_of(64, 3), "holds 64-bit float samples"),
-        (tiff_of(32, 1), "has 32 bits a sample.*convert it to 8 or 16 bits"),
+        (tiff_of(32, 1), "has 32 bits per sample.*convert it to 8 or 16 bits"),
         (tiff_of(8, 1, big=True), "is a BigTIFF.*save it as a plain TIFF"),
     ],
 )

@@ -387,7 +387,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(monkeypatch: py
     most = data[:-2] + last * (100 - scans) + data[-2:]
     assert decode(most).size == (64, 64)
     monkeypatch.setattr(JpegImageFile, "load", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(ImageError, match="more than 100 scans: save it anew"):
+    with pytest.raises(ImageError, match="more than 100 scans: save it again"):
         decode(most[:-2] + last + most[-2:])
 
 
@@ -800,7 +800,7 @@ def test_what_jpeg_loses_is_said() -> None:
 
 
 def test_a_picture_too_large_for_a_format_is_refused() -> None:
-    with pytest.raises(ImageError, match="16383 pixels a side: choose png or tiff"):
+    with pytest.raises(ImageError, match="16383 pixels per side: choose png or tiff"):
         encode(np.zeros((1, 16_384, 3), np.uint8), format="webp", icc=None)
 
 

@@ -548,7 +548,7 @@ def test_no_relative_key_leaves_its_prefix(key: str) -> None:
 
 def test_a_parquet_that_ends_its_reader_is_one_clear_error() -> None:
     data = (CORPUS / "parquet" / "found-metadata-that-ends-the-process-2").read_bytes()
-    with pytest.raises(ManifestError, match=r"^m\.parquet: its reader was ended by SIGABRT; last words: "):
+    with pytest.raises(ManifestError, match=r"^m\.parquet: its reader was ended by SIGABRT; its last output: "):
         read(data, "m.parquet")
 
 
@@ -561,7 +561,7 @@ def test_a_reader_that_is_killed_is_one_clear_error(tmp_path: Path, monkeypatch:
     aborts.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(aborts))
     with pytest.raises(
-        ManifestError, match=r"m\.parquet: its reader was ended by SIGABRT; last words: terminate called"
+        ManifestError, match=r"m\.parquet: its reader was ended by SIGABRT; its last output: terminate called"
     ):
         read(parquet([GOOD]), "m.parquet")
 

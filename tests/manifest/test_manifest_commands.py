@@ -59,7 +59,7 @@ def test_prompts_are_read_from_wherever_the_user_says(folders: Path, tmp_path_fa
     done = command("manifest", folders / "photos", folders / "masks", "--prompts", prompts)
     assert done.exit_code == 0
     assert json.loads(done.stdout)["prompt"] == "a wall"
-    assert "a prompt for no image: z.png" in done.stderr
+    assert "a prompt without an image: z.png" in done.stderr
 
 
 def test_validate_and_plan_reject_the_same_rows(folders: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_cell_under_no_name_rejects_its_row_and_the_line_numbers_are_those_of_
         (b"\xff\xfea", "m.csv", "not whole UTF-16-LE text"),
         (b"PK\x03\x04....", "m.csv", "a ZIP archive: unpack it first"),
         (b"\x28\xb5\x2f\xfd....", "m.jsonl", "zstd"),
-        (b"[]", "m.json", "one object a line"),
+        (b"[]", "m.json", "one object per line"),
         (b"x", "m.xls", "save it as .xlsx"),
         (b"x", "m.xlsx", "not a readable Excel workbook"),
         (sheet([["picture", "mask"], ["a", "b"]]), "m.xlsx", "no sheet's first row names the columns"),

@@ -1,4 +1,4 @@
-"""Attention kernels: tried once a card, remembered, and really taken."""
+"""Attention kernels: tried once per card, remembered, and really taken."""
 
 from __future__ import annotations
 

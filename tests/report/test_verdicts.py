@@ -169,7 +169,7 @@ def test_a_shard_whose_task_was_killed_is_lost_and_says_where(tmp_path: Path, to
 def test_a_shard_that_no_task_took_up_is_lost(tmp_path: Path, told: Told) -> None:
     summary, places = told(Bench(tmp_path, ["ok"] * 2))
     assert summary.verdict == "INVALID"
-    everywhere(places, "shard 00000 is unfinished: no task has taken it up", "2 of 2 rows have no record")
+    everywhere(places, "shard 00000 is unfinished: no task has started it", "2 of 2 rows have no record")
 
 
 def test_a_shard_that_said_finished_and_whose_record_is_gone_is_lost(tmp_path: Path, told: Told) -> None:

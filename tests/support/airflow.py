@@ -115,5 +115,5 @@ def records(workspace: Workspace, run: str) -> dict[int, Record]:
         Record.model_validate_json(workspace.storage.get(info.location))
         for info in workspace.storage.list(workspace.layout(run).records)
     ]
-    assert len({record.row for record in found}) == len(found), "one record a row"
+    assert len({record.row for record in found}) == len(found), "one record per row"
     return {record.row: record for record in found}

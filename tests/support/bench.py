@@ -78,7 +78,7 @@ class Bench:
             Record.model_validate_json(self.workspace.storage.get(info.location))
             for info in self.workspace.storage.list(self.layout.records)
         ]
-        assert len({record.row for record in found}) == len(found), "one record a row"
+        assert len({record.row for record in found}) == len(found), "one record per row"
         return {record.row: record for record in found}
 
     def statuses(self) -> list[str]:
