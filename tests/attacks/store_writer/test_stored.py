@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.browse import Browser, RowQuery, RunQuery
+from inpaint_ops.browse import RowQuery, RunQuery, RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.locations import Location
@@ -26,7 +26,7 @@ from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import make_s3_client
 from inpaint_ops.supervisor.recorder import Recorder
 from tests.support.bench import Bench
-from tests.support.synthetic_run import make_plan, put_finished_run, put_plan, put_record, put_word, record
+from tests.support.synthetic_run import make_plan, put_finished_run, put_plan, put_progress, put_record, record
 
 STRAYS = (".DS_Store", "1.json.bak", "٣.json", "0000001.json.tmp", "1.json", "-000001.json", "99999999999.json",
           "nested/0000001.json", "0000009.json", "a\u202eb.json")  # fmt: skip
@@ -211,7 +211,7 @@ def test_objects_of_two_gigabytes_are_not_read(tmp_path: Path, monkeypatch: pyte
         return data
 
     monkeypatch.setattr(type(run.workspace.storage), "get", weighed)
-    browser = Browser(run.workspace, keep=False)
+    browser = RunViews(run.workspace, keep=False)
     seen = browser.run("run")
     assert seen is not None and any("run.json is too large" in line for line in seen.left_out)
     summary = finish(run.workspace, "run")
@@ -233,7 +233,7 @@ def test_one_damaged_plan_hides_no_other_run(tmp_path: Path, field: str) -> None
     forged = {"created_at": "2026-01-01T00:00:00", "rows": 10**30, "shards": [shard], "run": "x", "rejected_rows": [1]}
     here.storage.put(here.layout("bad").plan, json.dumps(plan | {field: forged[field]}).encode())
     for order in ("created_at", "rows", "seconds"):
-        page = Browser(here, keep=False).catalogue.page(RunQuery(order=order))  # type: ignore[arg-type]
+        page = RunViews(here, keep=False).catalogue.page(RunQuery(order=order))  # type: ignore[arg-type]
         assert {entry.run: entry.state for entry in page.entries} == {"good": "finished", "bad": "unreadable"}
     with pytest.raises(DamagedObjectError):
         here.plan("bad")
@@ -243,12 +243,12 @@ def test_a_page_shows_what_is_sound_beside_what_is_not(tmp_path: Path) -> None:
     """Words, records and lines of results are damaged while people look."""
     here = workspace(tmp_path)
     put_plan(here, make_plan("live", 8, shard_rows=4))
-    put_word(here, "live", 0, rows=4, done=10**6)
+    put_progress(here, "live", 0, rows=4, done=10**6)
     here.storage.put(here.layout("live").shard_progress("00001"), b'{"shard": "00000"}')
     put_record(here, "live", record(1))
     here.storage.put(here.layout("live").record("00000", 2), b"{")
     here.storage.put(Location(None, f"{here.layout('live').shard_records('00000').key}.DS_Store"), b"x")
-    browser = Browser(here, keep=False)
+    browser = RunViews(here, keep=False)
     seen = browser.run("live")
     assert seen is not None
     assert [found.row for found in seen.page(RowQuery(), 1, 10).records] == [1]
@@ -287,7 +287,7 @@ def test_a_table_of_timings_that_lies_costs_its_rows_and_no_page(tmp_path: Path,
         kind, sink.getvalue)())  # fmt: skip
     if kind == "none":
         here.storage.delete(place)
-    seen = Browser(here, keep=False).run("night")
+    seen = RunViews(here, keep=False).run("night")
     assert seen is not None
     assert (seen.is_finished, seen.page(RowQuery(), 1, 10).total) == (True, 0)
     assert any("timings.parquet cannot be read" in line for line in seen.left_out)
