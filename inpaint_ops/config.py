@@ -121,7 +121,12 @@ class Settings(BaseSettings):
         description="A folder of device leases that all users of this machine share, made by its administrator; empty: "
         "only workers of the same user see each other's leases.",
     )
-    prefetch: int = Field(default=8, ge=1, le=256, description="Rows downloaded ahead of the worker.")
+    prefetch: int | None = Field(
+        default=None, ge=1, le=4096, description="Rows on this machine at most; empty: by the batch size."
+    )
+    prefetch_bytes: int = Field(
+        default=4 * 2**30, ge=1, description="Bytes of sources and masks on the scratch disk; one row is always taken."
+    )
     transfer_threads: int = Field(default=4, ge=1, le=64, description="Threads for downloads, and for uploads.")
     start_timeout: float = Field(default=1800, gt=0, description="Seconds a worker may take to load its model.")
     stall_timeout: float = Field(default=600, gt=0, description="Seconds without a step before a worker is killed.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import cells, cpu, estimates, gpu, program, tables
+from bench import cells, cpu, estimates, gpu, pipeline, program, tables
 from bench.cells import PARTS, Cell
 from bench.results import CellResult, Results, Spread, load, load_all, with_fractions
 from bench.schedule import Costs, keep
@@ -239,3 +239,20 @@ def test_the_page_of_the_optimisations_knows_every_field_and_preset_and_note() -
         assert f"`{name}`" in page, name
     for number in range(1, 11):
         assert f"| {number} |" in page, number
+
+
+def test_the_pipeline_fills_batches_of_two_aspects_around_a_device_that_sleeps() -> None:
+    """Sixteen rows of two aspects in turn, by the product's own shard and worker: four whole batches, no copies."""
+    found = pipeline.run(pipeline.Cell(4, 0.01, 2, padded=True), rows=16, seconds=0.01, delay=0.0, prefetch=None)
+    assert (found.rows, found.batches, found.mean_batch, found.padding) == (16, 4, 4.0, 0.0)
+    assert found.useful + found.waiting == pytest.approx(1)
+
+
+def test_the_pipelines_figures_tell_painting_from_padding_and_waiting() -> None:
+    batches = [
+        {"began": 10.0, "ended": 14.0, "rows": 4, "filled": 4},
+        {"began": 16, "ended": 18, "rows": 1, "filled": 2},
+    ]
+    found = pipeline.figures(batches, cpu_seconds=10.0)
+    assert (found.rows, found.mean_batch, found.seconds, found.cpu_seconds_per_image) == (5, 2.5, 8, 2)
+    assert (found.useful, found.padding, found.waiting) == (5 / 8, 1 / 8, 2 / 8)

@@ -88,7 +88,7 @@ BAD: dict[str, tuple[bytes | None, bytes, dict[str, Any], str, str, str]] = {
     "missing": (None, mask_of(96, 64), {}, "failed", "ObjectNotFoundError", "there is no object"),
     "typo": (WHOLE, mask_of(96, 64), {"promt": "x"}, "rejected", "RowError", "did you mean 'prompt'"),
     "twice": (WHOLE, mask_of(96, 64), {"id": "rgb"}, "rejected", "RowError", "already that of row 1"),
-    "climbs": (WHOLE, mask_of(96, 64), {"image": "../../etc/passwd"}, "rejected", "RowError", "climbs"),
+    "climbs": (WHOLE, mask_of(96, 64), {"image": "../../etc/passwd"}, "rejected", "RowError", "plain key"),
     "elsewhere": (WHOLE, mask_of(96, 64), {"image": "s3://another/a.png"}, "rejected", "RowError", "ALLOWED_PREFIXES"),
 }  # fmt: skip
 

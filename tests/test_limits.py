@@ -126,7 +126,7 @@ def test_a_row_too_many_ends_the_reading_of_a_csv() -> None:
     with pytest.raises(ManifestError, match=r"m.csv: more than 2 rows") as caught:
         read("m.csv", rows + broken, max_rows=2)
     one_line(caught.value, "INPAINT_MAX_ROWS")
-    with pytest.raises(ManifestError, match="cannot be told apart"):
+    with pytest.raises(ManifestError, match="cannot be parsed"):
         read("m.csv", rows + broken, max_rows=4)
 
 

@@ -65,8 +65,8 @@ class PaintingModel(Protocol):
 class Engine:
     """Paints batches with one model on one device; not safe for threads. Between calls the pipeline is as it was.
 
-    Where the model is compiled, every batch is filled up to `batch_size` with copies of its last row, whose images are
-    dropped, so that a last, smaller batch is no new shape.
+    Where the model is compiled, every batch is filled up to the next power of two, or to `batch_size`, with copies of
+    its last row, whose images are dropped: so there are few shapes to compile, and at most half of a batch is copies.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Engine:
 
     def _filled(self, rows: int) -> int:
         """Rows that the model gets to see where `rows` are painted."""
-        return max(rows, self.batch_size) if self._fixed_size else rows
+        return min(1 << (rows - 1).bit_length(), max(rows, self.batch_size)) if self._fixed_size else rows
 
     def _shrink(self, size: int, error: Exception) -> None:
         self.batch_size = size // 2

@@ -25,7 +25,7 @@ from inpaint_ops.images.encoding import (
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
-from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_sizes
+from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
 from inpaint_ops.images.reading import Source, decode_source
 
 __all__ = [
@@ -52,5 +52,6 @@ __all__ = [
     "thumbnail",
     "to_working",
     "visible_change",
+    "working_size",
     "working_sizes",
 ]

@@ -93,6 +93,11 @@ def working_sizes(native: int, multiple: int = LATENT_CELL) -> tuple[Size, ...]:
     )
 
 
+def working_size(size: Size, *, native: int) -> Size:
+    """(width, height) of the canvas for the whole frame of an upright source of `size`: see `place`."""
+    return _nearest(working_sizes(native), *size)
+
+
 def place(size: Size, mask: np.ndarray, *, native: int, crop: Crop = "none") -> Placement:
     """Choose what the model sees of a source, and where on which canvas.
 

@@ -18,6 +18,8 @@ class RowFiles:
     folder: Path
     size: tuple[int, int] | None = None
     """The source's width and height as its file's header says; None where that says nothing."""
+    bytes: int = 0
+    """Of its image and mask."""
     download: float | None = None
     """Seconds that its files took to arrive."""
     painted_by: int = 0

@@ -11,7 +11,9 @@ attempt at the shard does the row), and the first three in SKIPPED (another atte
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import sys
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -33,6 +35,7 @@ class RowPhase(StrEnum):
     LEFT = "left"
 
 
+_HELD = (RowPhase.DOWNLOADING, RowPhase.READY, RowPhase.IN_WORKER, RowPhase.RECORDING)
 FINAL = frozenset({RowPhase.RECORDED, RowPhase.SKIPPED, RowPhase.LEFT})
 
 _NEXT: dict[RowPhase, frozenset[RowPhase]] = {
@@ -45,13 +48,38 @@ _NEXT: dict[RowPhase, frozenset[RowPhase]] = {
 
 
 @dataclass(slots=True)
+class Limits:
+    """How much is held at a time. The supervisor sets them anew when the worker has reported its batch size."""
+
+    rows: int
+    """Rows whose files are on this machine or on their way to it."""
+    bytes: int = sys.maxsize
+    """Bytes of their files; one row is always taken."""
+    downloads: int = sys.maxsize
+    """Rows that are downloaded at a time, so that `bytes` is exceeded by no more than these."""
+    batch: int = 1
+    """Rows that the worker paints together."""
+    in_worker: int = sys.maxsize
+    """Rows in the worker; a batch is always taken."""
+    pixels_in_worker: int = sys.maxsize
+    """Pixels of their sources together; a batch is always taken."""
+
+
+@dataclass(slots=True)
 class BookedRow:
-    """One row: its phase, and what is held against it."""
+    """One row: its phase, what it takes, and the deaths that count against it."""
 
     number: int
     phase: RowPhase = RowPhase.WAITING
+    bytes: int = 0
+    """Of its files on this machine."""
+    pixels: int = 0
+    group: Hashable = None
+    """Rows of one group probably fit one batch."""
     begun: bool = False
-    """Its worker has said that it works on it."""
+    """Its worker has reported that it works on it."""
+    stage: str = ""
+    """What its worker does with it, as reported last: decode, paint or encode."""
     suspect: bool = False
     """It was being worked on when a worker ended: it goes on alone, so that the row at fault is found."""
     deaths_alone: int = 0
@@ -80,14 +108,18 @@ class WorkerEnd:
 class RowBook:
     """The rows of one attempt of a shard. Not thread-safe: the supervisor's loop alone uses it.
 
-    `window` bounds the rows whose files are on this machine or on their way to it.
+    Rows go to the worker a batch at a time, those of one group together. A batch that is not full goes only when no row
+    that could fill it is on its way, or when nothing can arrive and the worker paints nothing.
     """
 
-    def __init__(self, numbers: Iterable[int], *, window: int) -> None:
+    def __init__(self, numbers: Iterable[int], limits: Limits) -> None:
+        self.limits = limits
         self._rows = {number: BookedRow(number) for number in numbers}
+        self._dealt: deque[int] = deque()
+        """Rows chosen for the worker's next batch; one may have been skipped meanwhile."""
+        self._held_bytes = 0
         self._members: dict[RowPhase, dict[int, None]] = {phase: {} for phase in RowPhase}
         self._members[RowPhase.WAITING] = dict.fromkeys(self._rows)
-        self._window = window
         self.fruitless_workers = 0
         """Consecutive workers that ended without finishing any row."""
 
@@ -116,8 +148,7 @@ class RowBook:
     @property
     def held(self) -> int:
         """How many rows have files on this machine, or on their way to it."""
-        phases = (RowPhase.DOWNLOADING, RowPhase.READY, RowPhase.IN_WORKER, RowPhase.RECORDING)
-        return sum(len(self._members[phase]) for phase in phases)
+        return sum(len(self._members[phase]) for phase in _HELD)
 
     @property
     def has_work(self) -> bool:
@@ -126,14 +157,44 @@ class RowBook:
         return any(self._members[phase] for phase in phases)
 
     @property
-    def no_more_to_come(self) -> bool:
-        """Whether the worker has all that it can get for now, so that it should paint a batch that is not full.
+    def should_flush(self) -> bool:
+        """Whether the worker should paint a batch that is not full: it gets no further row before it has done so.
 
-        To be asked once `next_for_worker` has nothing more: what is still READY then has to wait for the worker.
+        To be asked once `next_for_worker` has nothing more.
         """
-        on_its_way = self._members[RowPhase.WAITING] or self._members[RowPhase.DOWNLOADING]
-        head_must_wait = bool(self._members[RowPhase.READY])
-        return head_must_wait or not on_its_way or self.held >= self._window or self._has_suspect(RowPhase.IN_WORKER)
+        ready, inside = self._members[RowPhase.READY], self._members[RowPhase.IN_WORKER]
+        if self._has_suspect(RowPhase.IN_WORKER) or self._has_suspect(RowPhase.READY):
+            return True
+        if not ready and self._is_tail:
+            return True
+        return not self._is_painting and (
+            len(inside) >= self.limits.in_worker or not self._more_can_come or self._is_tail
+        )
+
+    @property
+    def _is_tail(self) -> bool:
+        """Whether no row is on its way to this machine, and none waits for it."""
+        return not (self._members[RowPhase.WAITING] or self._members[RowPhase.DOWNLOADING])
+
+    @property
+    def _more_can_come(self) -> bool:
+        """Whether a row will arrive before any other row is finished."""
+        return bool(self._members[RowPhase.DOWNLOADING]) or (bool(self._members[RowPhase.WAITING]) and self._has_room)
+
+    @property
+    def _has_room(self) -> bool:
+        limits, held = self.limits, self.held
+        return held < limits.rows and (held == 0 or self._held_bytes < limits.bytes)
+
+    @property
+    def _is_painting(self) -> bool:
+        return any(row.stage == "paint" for row in self.in_worker().values())
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether the worker paints, or has a whole batch to paint, as far as is known here."""
+        groups = Counter(row.group for row in self.in_worker().values() if row.stage in ("", "decode"))
+        return self._is_painting or max(groups.values(), default=0) >= self.limits.batch
 
     def in_worker(self) -> dict[int, BookedRow]:
         """The rows in the worker, by number."""
@@ -142,36 +203,66 @@ class RowBook:
     # -- what happens to them -----------------------------------------------------------------------------------
 
     def next_download(self) -> int | None:
-        """Take the next row to download; None where the window is full or no row waits."""
+        """Take the next row to download; None where there is no room for one, or none waits."""
         number = next(iter(self._members[RowPhase.WAITING]), None)
-        if number is None or self.held >= self._window:
+        if number is None or not self._has_room or len(self._members[RowPhase.DOWNLOADING]) >= self.limits.downloads:
             return None
         self._move(number, RowPhase.DOWNLOADING)
         return number
 
-    def downloaded(self, number: int) -> None:
-        """The row's files are here."""
+    def downloaded(self, number: int, *, size: int = 0, pixels: int = 0, group: Hashable = None) -> None:
+        """The row's files are here, of `size` bytes together; its source has `pixels`, as far as is known."""
         self._move(number, RowPhase.READY)
+        row = self._rows[number]
+        row.bytes, row.pixels, row.group = size, pixels, group
+        self._held_bytes += size
+
+    def set_group(self, number: int, group: Hashable) -> None:
+        """Rows of one group probably fit one batch."""
+        self._rows[number].group = group
 
     def next_for_worker(self) -> int | None:
         """Take the next row for the worker; None where there is none now.
 
-        A suspect goes in alone, and stays alone until its output has been accepted.
+        A suspect goes in alone, before all others, and stays alone until its output has been accepted.
         """
-        number = next(iter(self._members[RowPhase.READY]), None)
-        inside = self._members[RowPhase.IN_WORKER]
-        if number is None or self._has_suspect(RowPhase.IN_WORKER) or self._has_suspect(RowPhase.RECORDING):
+        ready, inside = self._members[RowPhase.READY], self._members[RowPhase.IN_WORKER]
+        if not ready or self._has_suspect(RowPhase.IN_WORKER) or self._has_suspect(RowPhase.RECORDING):
             return None
-        if self._rows[number].suspect and inside:
-            return None
-        self._move(number, RowPhase.IN_WORKER)
-        return number
+        suspect = next((number for number in ready if self._rows[number].suspect), None)
+        if suspect is not None:
+            if inside:
+                return None
+            self._move(suspect, RowPhase.IN_WORKER)
+            return suspect
+        if not self._dealt:
+            self._dealt.extend(self._next_batch())
+        while self._dealt:
+            number = self._dealt.popleft()
+            if number in ready:
+                self._move(number, RowPhase.IN_WORKER)
+                return number
+        return None
 
-    def begun(self, numbers: Iterable[int]) -> None:
-        """The worker works on these; numbers of rows that are not in it are ignored."""
+    def _next_batch(self) -> list[int]:
+        """The rows that the worker should get next, all at once; empty where it should wait for others, or is full."""
+        groups: dict[Hashable, list[int]] = {}
+        for number in self._members[RowPhase.READY]:
+            groups.setdefault(self._rows[number].group, []).append(number)
+        size = self.limits.batch
+        chosen = next((rows[:size] for rows in groups.values() if len(rows) >= size), [])
+        if not chosen and (self._is_tail or not (self._more_can_come or self._is_busy)):
+            chosen = max(groups.values(), key=len)
+        inside = self._members[RowPhase.IN_WORKER]
+        pixels = sum(self._rows[number].pixels for number in (*inside, *chosen))
+        fits = len(inside) + len(chosen) <= self.limits.in_worker and pixels <= self.limits.pixels_in_worker
+        return chosen if fits or not inside else []
+
+    def begun(self, numbers: Iterable[int], stage: str) -> None:
+        """The worker begins this stage of these rows; numbers of rows that are not in it are ignored."""
         for number in numbers:
             if number in self._members[RowPhase.IN_WORKER]:
-                self._rows[number].begun = True
+                self._rows[number].begun, self._rows[number].stage = True, stage
 
     def painted(self, number: int) -> None:
         """The worker has painted the row; whether its output is accepted is found out while it is recorded."""
@@ -224,6 +315,7 @@ class RowBook:
         The rows that it worked on go on one by one, first; others that were in it, or ready for it, go on as before.
         A row that was alone in two workers that ended, or with two devices that failed, is to blame.
         """
+        self._dealt.clear()
         inside = list(self.in_worker().values())
         suspects = [row for row in inside if row.begun]
         others = [row.number for row in inside if not row.begun] + list(self._members[RowPhase.READY])
@@ -271,3 +363,7 @@ class RowBook:
         del self._members[row.phase][number]
         self._members[phase][number] = None
         row.phase = phase
+        row.stage = ""
+        if phase not in _HELD:
+            self._held_bytes -= row.bytes
+            row.bytes = 0

@@ -11,7 +11,7 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, 
 from inpaint_ops.records import ErrorInfo, ShardProgress
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.storage import Storage
+from inpaint_ops.supervisor.ahead import group_of, in_order, limits
 from inpaint_ops.supervisor.commands import expected_output, item_command, job_command
 from inpaint_ops.supervisor.confinement import Identity, identity
 from inpaint_ops.supervisor.messages import Downloaded, Exited, FromWorker, Message, Recorded, RecordsListed, RowFiles
@@ -73,6 +74,10 @@ class ShardRun:
     _files: dict[int, RowFiles] = field(init=False, default_factory=dict)
     _left: dict[int, str] = field(init=False, default_factory=dict)
     """Rows that are left to another attempt, and why."""
+    _native_size: int | None = field(init=False, default=None)
+    """The model's, once a worker has reported it."""
+    _groups: set[Hashable] = field(init=False, default_factory=set)
+    """The groups of rows that were downloaded so far."""
     _session: WorkerSession | None = field(init=False, default=None)
     _sessions: int = field(init=False, default=0)
     _reporter: Reporter = field(init=False)
@@ -88,7 +93,7 @@ class ShardRun:
         self._reporter = Reporter(self._recorder, len(self.rows), self.settings.progress_interval)
         self._identity = identity(self.settings.worker_user)
         self._transfers = Transfers(self.storage, self.settings, self._inbox.put, self._identity)
-        self._book = RowBook((), window=self.settings.prefetch)
+        self._book = RowBook((), limits(self.settings))
 
     def run(self) -> ShardResult:
         """Bring every row of the shard to a record.
@@ -127,8 +132,8 @@ class ShardRun:
 
     def _work(self, missing: Sequence[PlannedRow]) -> None:
         with scratch_folder(self.settings.scratch, f"{self.layout.run}-{self.attempt}") as self._scratch:
-            self._files = {row.row: RowFiles(row, self._scratch / f"{row.row:07d}") for row in missing}
-            self._book = RowBook(self._files, window=self.settings.prefetch)
+            self._files = {row.row: RowFiles(row, self._scratch / f"{row.row:07d}") for row in in_order(missing)}
+            self._book = RowBook(self._files, limits(self.settings))
             try:
                 self._start_worker()
                 self._loop()
@@ -218,9 +223,13 @@ class ShardRun:
         if number not in self._book.in_phase(RowPhase.DOWNLOADING):
             self._remove_files(number)  # another attempt has recorded it meanwhile
             return
-        self._files[number].download = message.seconds
+        files = self._files[number]
+        files.download = message.seconds
         if message.error is None:
-            self._book.downloaded(number)
+            group = group_of(files, self._native_size)
+            width, height = files.size or (0, 0)
+            self._book.downloaded(number, size=files.bytes, pixels=width * height, group=group)
+            self._note_group(group)
         else:
             self._fail(number, ErrorInfo.of(message.error, "download"))
 
@@ -251,7 +260,7 @@ class ShardRun:
             return
         while (number := self._book.next_for_worker()) is not None:
             session.give(item_command(self._files[number]))
-        if self._worker_has_rows() and self._book.no_more_to_come:
+        if self._worker_has_rows() and self._book.should_flush:
             session.flush()
 
     def _on_event(self, session: WorkerSession, event: Event) -> None:
@@ -262,7 +271,7 @@ class ShardRun:
             case Ready():
                 self._on_ready(session, event)
             case Begun():
-                self._book.begun(event.rows)
+                self._book.begun(event.rows, event.stage)
                 if event.stage == "paint":
                     self._reporter.tally.begin()
             case Done():
@@ -286,8 +295,21 @@ class ShardRun:
             case Step() | Bye():
                 pass  # `heed` has noted it; `_end_worker` waits for Bye
 
+    def _note_group(self, group: Hashable) -> None:
+        """Hold more rows where they fall into more groups, so that one of these has a whole batch."""
+        if group not in self._groups:
+            self._groups.add(group)
+            self._book.limits = limits(self.settings, batch=self._book.limits.batch, groups=len(self._groups))
+
     def _on_ready(self, session: WorkerSession, event: Ready) -> None:
         session.set_ready(event)
+        self._native_size = event.native_size
+        self._groups.clear()
+        for number in self._book.in_phase(RowPhase.READY):
+            group = group_of(self._files[number], self._native_size)
+            self._book.set_group(number, group)
+            self._groups.add(group)
+        self._book.limits = limits(self.settings, batch=event.batch_size, groups=len(self._groups))
         self._transfers.message(partial(self._list_records, session.number))
         session.look_at_device(self._transfers.background)
         name, device, seconds = event.model.name, event.device.name, event.cold_start.total

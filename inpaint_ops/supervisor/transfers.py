@@ -105,6 +105,7 @@ class Transfers:
             for name, uri in (("image", files.row.image), ("mask", files.row.mask)):
                 self.patiently(partial(self._fetch, files, name, uri))
             files.size = source_size(files.folder / "image")
+            files.bytes = sum(file.stat().st_size for file in files.folder.iterdir())
             if self.identity is not None:
                 self.identity.give(files.folder)
         except BaseException as failure:  # it must reach the main thread, whatever it is

@@ -88,7 +88,7 @@ def test_timings_come_back_with_their_types() -> None:
         assert row["error_type"] == (original.error.type if original.error else None)
         assert row["worker_pid"] == (original.worker.pid if original.worker else None)
         assert (row["working_width"], row["steps"]) == ((1024, 30) if original.status == "done" else (None, None))
-    assert b"one row a (worker, batch_id)" in table.schema.metadata[b"batch_stages"]
+    assert b"one row per (worker, batch_id)" in table.schema.metadata[b"batch_stages"]
 
 
 def test_an_empty_run_has_a_table_of_the_same_columns() -> None:

@@ -8,16 +8,29 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from inpaint_ops.supervisor.rows import FINAL, RowBook, RowPhase
+from inpaint_ops.supervisor.rows import FINAL, Limits, RowBook, RowPhase
+
+HELD = (RowPhase.DOWNLOADING, RowPhase.READY, RowPhase.IN_WORKER, RowPhase.RECORDING)
 
 
 class Shard(RuleBasedStateMachine):
     """A shard's attempt: downloads, a worker that dies as it likes, records that are stored or not."""
 
-    @initialize(rows=strategies.integers(1, 12), window=strategies.integers(1, 6))
-    def start(self, rows: int, window: int) -> None:
-        self.window = window
-        self.book = RowBook(range(1, rows + 1), window=window)
+    @initialize(
+        rows=strategies.integers(1, 12),
+        limits=strategies.builds(
+            Limits,
+            rows=strategies.integers(1, 6),
+            bytes=strategies.integers(1, 30),
+            downloads=strategies.integers(1, 4),
+            batch=strategies.integers(1, 4),
+            in_worker=strategies.integers(1, 9),
+            pixels_in_worker=strategies.integers(1, 30),
+        ),
+    )
+    def start(self, rows: int, limits: Limits) -> None:
+        self.limits = limits
+        self.book = RowBook(range(1, rows + 1), limits)
         self.all = set(range(1, rows + 1))
         self.final: dict[int, RowPhase] = {}
         self.ends_alone: dict[int, list[str]] = {number: [] for number in self.all}
@@ -29,18 +42,26 @@ class Shard(RuleBasedStateMachine):
 
     @rule()
     def download(self) -> None:
-        before = self.book.held
-        number = self.book.next_download()
-        assert (number is None) == (before >= self.window or not self._waiting_before(number))
-
-    def _waiting_before(self, number: int | None) -> bool:
-        return number is not None or bool(self.book.in_phase(RowPhase.WAITING))
+        book, limits = self.book, self.limits
+        held = {number: phase for phase in HELD for number in book.in_phase(phase)}
+        size = sum(book[number].bytes for number in held)
+        waits, arriving = bool(book.in_phase(RowPhase.WAITING)), len(book.in_phase(RowPhase.DOWNLOADING))
+        room = len(held) < limits.rows and arriving < limits.downloads and (not held or size < limits.bytes)
+        assert (book.next_download() is not None) == (waits and room)
 
     @precondition(lambda self: self.book.in_phase(RowPhase.DOWNLOADING))
-    @rule(data=strategies.data(), how=strategies.sampled_from(["here", "bad", "left"]))
-    def downloaded(self, data: Any, how: str) -> None:
+    @rule(
+        data=strategies.data(),
+        how=strategies.sampled_from(["here", "bad", "left"]),
+        size=strategies.integers(0, 12),
+        group=strategies.sampled_from("ab"),
+    )
+    def downloaded(self, data: Any, how: str, size: int, group: str) -> None:
         number = self.any_in(data, RowPhase.DOWNLOADING)
-        {"here": self.book.downloaded, "bad": self.book.failed, "left": self.book.leave}[how](number)
+        if how == "here":
+            self.book.downloaded(number, size=size, pixels=size, group=group)
+        else:
+            {"bad": self.book.failed, "left": self.book.leave}[how](number)
 
     @rule()
     def feed(self) -> None:
@@ -55,7 +76,8 @@ class Shard(RuleBasedStateMachine):
     @rule(data=strategies.data())
     def begin(self, data: Any) -> None:
         inside = sorted(self.book.in_phase(RowPhase.IN_WORKER))
-        self.book.begun([*data.draw(strategies.lists(strategies.sampled_from(inside))), 0, 99])
+        begun = data.draw(strategies.lists(strategies.sampled_from(inside)))
+        self.book.begun([*begun, 0, 99], data.draw(strategies.sampled_from(["decode", "paint", "encode"])))
 
     @precondition(lambda self: self.book.in_phase(RowPhase.IN_WORKER))
     @rule(data=strategies.data(), how=strategies.sampled_from(["painted", "failed", "left"]))
@@ -133,21 +155,37 @@ class Shard(RuleBasedStateMachine):
         self.final |= {n: self.book[n].phase for n in self.all if self.book[n].phase in FINAL}
 
     @invariant()
-    def the_window_holds(self) -> None:
-        assert self.book.held <= self.window
+    def the_limits_hold(self) -> None:
+        assert self.book.held <= self.limits.rows
+        assert len(self.book.in_phase(RowPhase.DOWNLOADING)) <= self.limits.downloads
+        inside = self.book.in_worker()
+        assert len(inside) <= max(self.limits.in_worker, self.limits.batch)
+
+    def _painted_by_the_worker(self) -> list[int]:
+        """What a worker paints next: the batch that it has begun, else a full one, else, where it is flushed, the
+        largest. Rows of one group may still have different shapes.
+        """
+        inside = self.book.in_worker()
+        if begun := [number for number, row in inside.items() if row.stage in ("paint", "encode")]:
+            return begun
+        shapes: dict[tuple[object, int], list[int]] = {}
+        for number, row in inside.items():
+            shapes.setdefault((row.group, number % 2), []).append(number)
+        largest = max(shapes.values(), key=len, default=[])
+        return largest[: self.limits.batch] if len(largest) >= self.limits.batch or self.book.should_flush else []
 
     def teardown(self) -> None:
         """From wherever the events have led, a worker that works ends every row."""
         if not hasattr(self, "book"):
             return
-        for _ in range(4 * len(self.all) + 4):
+        for _ in range(12 * len(self.all) + 12):
             while (number := self.book.next_download()) is not None:
                 pass
             for number in list(self.book.in_phase(RowPhase.DOWNLOADING)):
                 self.book.downloaded(number)
             while (number := self.book.next_for_worker()) is not None:
                 pass
-            for number in list(self.book.in_phase(RowPhase.IN_WORKER)):
+            for number in self._painted_by_the_worker():
                 self.book.painted(number)
             for number in list(self.book.in_phase(RowPhase.RECORDING)):
                 self.book.recorded(number, done=True)
@@ -159,13 +197,13 @@ TestShard = Shard.TestCase
 
 
 def test_a_row_cannot_skip_a_phase() -> None:
-    book = RowBook([1], window=4)
+    book = RowBook([1], Limits(rows=4))
     with pytest.raises(ValueError, match="row 1 cannot go from waiting to recorded"):
         book.recorded(1, done=True)
 
 
 def test_two_poison_rows_of_one_batch_are_both_found() -> None:
-    book = RowBook([1, 2, 3], window=4)
+    book = RowBook([1, 2, 3], Limits(rows=4))
     poison, blamed = {1, 3}, []
     while book.open_count:
         while (number := book.next_download()) is not None:
@@ -173,7 +211,7 @@ def test_two_poison_rows_of_one_batch_are_both_found() -> None:
         while (number := book.next_for_worker()) is not None:
             pass
         inside = list(book.in_phase(RowPhase.IN_WORKER))
-        book.begun(inside)
+        book.begun(inside, "decode")
         if poison & set(inside):
             blamed.append(book.worker_ended().blamed)
         else:
@@ -183,3 +221,60 @@ def test_two_poison_rows_of_one_batch_are_both_found() -> None:
             book.recorded(number, done=number not in poison)
     assert sorted(number for number in blamed if number is not None) == [1, 3]
     assert len(book.in_phase(RowPhase.RECORDED)) == 3
+
+
+def numbers_given(book: RowBook) -> list[int]:
+    given = []
+    while (number := book.next_for_worker()) is not None:
+        given.append(number)
+    return given
+
+
+def arrive(book: RowBook, groups: str) -> None:
+    """The next rows arrive, each of its group."""
+    for group in groups:
+        number = book.next_download()
+        assert number is not None
+        book.downloaded(number, group=group)
+
+
+def test_the_worker_gets_whole_batches_of_one_group_while_more_rows_can_come() -> None:
+    book = RowBook(range(1, 100), Limits(rows=50, batch=3, in_worker=12))
+    arrive(book, "abacb")
+    assert (numbers_given(book), book.should_flush) == ([], False)
+    arrive(book, "a")
+    assert numbers_given(book) == [1, 3, 6]
+    assert not book.should_flush, "more rows of its shape may come"
+    arrive(book, "bcc")
+    assert numbers_given(book) == [2, 5, 7, 4, 8, 9]
+
+
+def test_a_batch_that_is_not_full_waits_for_the_one_that_is_painted() -> None:
+    """No more rows are held, and no group has a whole batch: nothing can come before something is finished."""
+    book = RowBook(range(1, 100), Limits(rows=7, batch=3, in_worker=12))
+    arrive(book, "aaabbcd")
+    assert numbers_given(book) == [1, 2, 3]
+    book.begun([1, 2, 3], "paint")
+    assert (numbers_given(book), book.should_flush) == ([], False)
+    for number in (1, 2, 3):
+        book.painted(number)
+        book.recorded(number, done=True)
+    arrive(book, "b")
+    assert numbers_given(book) == [4, 5, 8]
+
+
+def test_the_last_rows_are_painted_in_batches_that_are_not_full() -> None:
+    book = RowBook(range(1, 6), Limits(rows=50, batch=3, in_worker=12))
+    arrive(book, "ababb")
+    assert numbers_given(book) == [2, 4, 5, 1, 3]
+    book.begun([2, 4, 5], "paint")
+    assert book.should_flush, "no row is on its way: the worker need not be asked again"
+
+
+def test_rows_of_one_group_that_have_other_shapes_are_painted_all_the_same() -> None:
+    """What was known of their files did not show it: the worker has a batch, and none that it can fill."""
+    book = RowBook(range(1, 100), Limits(rows=4, batch=3, in_worker=12))
+    arrive(book, "aaab")
+    assert numbers_given(book) == [1, 2, 3]
+    book.begun([1, 2, 3], "decode")
+    assert (numbers_given(book), book.should_flush) == ([], True)

@@ -27,12 +27,12 @@ from tests.support.waiting import wait_until
 
 SAID = {
     "done_twice": ("which it does not have", "its source is 2x1"),
-    "ready_twice": ("a second time",),
+    "ready_twice": ("reported twice",),
     "unknown_row_done": ("ended row 4711",),
     "unknown_row_failed": ("ended row 4711",),
     "unknown_row_begun": ("began row 4711",),
     "goodbye_unasked": ("before it was asked",),
-    "fatal_of_a_permanent_kind": ("it gave up: ModelError",),
+    "fatal_of_a_permanent_kind": ("it stopped: ModelError",),
     "naive_time": ("no event",),
     "time_out_of_range": ("no event",),
     "not_a_number": ("no event",),
