@@ -327,7 +327,7 @@ def test_validate_and_plan_tell_before_a_gpu_is_touched(night: Night) -> None:
     other = night.command("plan", night.manifest, *options, "--card", "a card that nobody has")
     assert "forecast: unknown: no earlier run of tiny-random" in other.stdout
     planned = night.command("plan", night.manifest, *options, "--batch-size", "2", "--json")
-    assert planned.returncode == 0, planned.stderr
+    assert planned.returncode == 3, planned.stderr
     body = json.loads(planned.stdout)
     assert (body["rows"], body["rejected"], len(body["shards"])) == (len(GOOD) + len(BAD), 4, 4)
     assert body["forecast"]["seconds"] > 0, "an earlier run of this model and tuning is in the store"
