@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     alpha: Literal["fill", "keep"] = Field(
         default="fill", description="Where a transparent part is painted, alpha rises to the mask's weight, or is kept."
     )
+    png: Literal["fast", "small"] = Field(
+        default="fast", description="How hard PNGs are compressed: small takes fifteen times as long."
+    )
     mask_resize: Literal["off", "nearest"] = Field(
         default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
     )

@@ -51,6 +51,7 @@ class Job(Model):
     max_pixels: int = 100_000_000
     mask_resize: Literal["off", "nearest"] = "off"
     alpha: Literal["fill", "keep"] = "fill"
+    png: Literal["fast", "small"] = "fast"
     metadata: Literal["safe", "keep", "strip"] = "safe"
     frames: Literal["one", "first"] = "one"
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")

@@ -106,6 +106,8 @@ def check_directory(data: bytes) -> None:
     opened: each number becomes an object of 36 bytes.
     """
     order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] in (b"+\0", b"\0+"):  # BigTIFF, which has other directories, and is refused by `tiff.check_kind`
+        return
     if len(data) < 8 or (at := struct.unpack_from(order + "I", data, 4)[0]) + 2 > len(data):
         return
     (entries,) = struct.unpack_from(order + "H", data, at)

@@ -69,7 +69,9 @@ def check_output_size(size: tuple[int, int], format: Format) -> None:
         )
 
 
-def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: Metadata = NOTHING) -> bytes:
+def encode(
+    pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: Metadata = NOTHING, effort: png.Effort = "fast"
+) -> bytes:
     """Encode pixels.
 
     Args:
@@ -78,14 +80,16 @@ def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: M
             without chroma subsampling.
         icc: a profile to embed, or None.
         metadata: what else to embed, as far as the format can hold it.
+        effort: how hard to compress a PNG.
 
     Raises ImageError when the format cannot hold an image of this size.
     """
     check_output_size((pixels.shape[1], pixels.shape[0]), format)
     if icc and _loses_profile(pixels, icc, format):
         icc = None
-    if pixels.dtype == np.uint16 and format == "png":
-        return png.with_chunks(png.write_16_bit(pixels, icc=icc), png_chunks(metadata, has_icc=icc is not None))
+    if format == "png":
+        data = png.write(pixels, icc=icc, effort=effort)
+        return png.with_chunks(data, png_chunks(metadata, has_icc=icc is not None))
     if pixels.dtype == np.uint16 and format == "tiff":
         wide = _to_rgba(pixels) if _is_gray(pixels) and _has_alpha(pixels) else pixels
         data = tiff.write_16_bit(wide, icc=icc, resolution=metadata.resolution, xmp=metadata.xmp)
@@ -96,14 +100,10 @@ def encode(pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: M
     if format == "webp" and _is_gray(eight):
         eight = _to_rgba(eight) if _has_alpha(eight) else cv2.cvtColor(eight, cv2.COLOR_GRAY2RGB)
     options: dict[Format, dict[str, Any]] = {
-        "png": {"compress_level": png.LEVEL},
         "webp": {"lossless": True, "exact": True, "method": 4},  # exact: colours under transparent pixels are kept
         "tiff": {"compression": "tiff_adobe_deflate"},
         "jpeg": {"quality": _JPEG_QUALITY, "subsampling": 0},
     }
-    if format == "png":
-        data = _save(eight, format, icc_profile=icc, **options[format])
-        return png.with_chunks(data, png_chunks(metadata, has_icc=icc is not None))
     data = _save(eight, format, icc_profile=icc, **options[format], **save_options(metadata, format))
     return tiff.with_exif(data, metadata.exif) if format == "tiff" and metadata.exif else data
 

@@ -28,6 +28,7 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
         max_pixels=settings.max_pixels,
         mask_resize=settings.mask_resize,
         alpha=settings.alpha,
+        png=settings.png,
         metadata=settings.metadata,
         frames=settings.frames,
         unchanged_threshold=settings.unchanged_threshold,

@@ -207,7 +207,9 @@ class WorkLoop:
             change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
             images.check_changed(change, self._job.unchanged_threshold)
             composited = time.perf_counter()
-            data = images.encode(pixels, format=item.format, icc=row.source.icc, metadata=row.source.metadata)
+            data = images.encode(
+                pixels, format=item.format, icc=row.source.icc, metadata=row.source.metadata, effort=self._job.png
+            )
             _write(Path(item.output), data)
             done = Done(
                 row=item.row,

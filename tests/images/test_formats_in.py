@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from inpaint_ops.cli import doctor
@@ -186,6 +187,12 @@ def test_damaged_files_of_every_format_are_an_image_error(start: bytes) -> None:
 # ------------------------------------------------------------------------------------------------------- own words
 
 
+def tifffile_of(pixels: Any, **options: Any) -> bytes:
+    buffer = BytesIO()
+    tifffile.imwrite(buffer, pixels, photometric="rgb", **options)
+    return buffer.getvalue()
+
+
 def tiff_of(bits: int, sample_format: int, *, big: bool = False) -> bytes:
     """The header of a TIFF of such samples, with a few bytes of pixels."""
     tags = [
@@ -217,6 +224,8 @@ def tiff_of(bits: int, sample_format: int, *, big: bool = False) -> bytes:
         (tiff_of(64, 3), "holds 64-bit float samples"),
         (tiff_of(32, 1), "has 32 bits per sample.*convert it to 8 or 16 bits"),
         (tiff_of(8, 1, big=True), "is a BigTIFF.*save it as a plain TIFF"),
+        (tifffile_of(smooth(512, 480), bigtiff=True), "is a BigTIFF.*save it as a plain TIFF"),
+        (tifffile_of(smooth(512, 480), bigtiff=True, byteorder=">"), "is a BigTIFF.*save it as a plain TIFF"),
     ],
 )
 def test_sound_files_that_are_not_read_are_not_called_damaged(data: bytes, says: str) -> None:
