@@ -22,6 +22,7 @@ from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import parse
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare, summary_lines
+from inpaint_ops.runs.checking import check_model, missing_objects
 from inpaint_ops.supervisor import Progress
 
 _LONGEST_PAUSE = 600.0
@@ -46,7 +47,7 @@ def run(
     workspace = workspace_of(settings, out, manifest, allow)
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
     job = job_of(settings, chosen)
-    plan = prepare(workspace, manifest, name, job, card=local_card(job.device))
+    plan = prepare(workspace, manifest, name, job, card=local_card(job.device), paints_here=True)
     for note in plan.warnings:
         say(f"inpaint-ops: {note}", err=True)
     with tqdm(total=plan.rows, unit="row", disable=as_json or None, initial=plan.rejected) as bar:
@@ -116,30 +117,35 @@ def plan(
 ) -> None:
     """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing.
 
-    Exit code 3 if rows are rejected.
+    Exit code 3 if rows are rejected or their files are missing, 2 if there is no such model.
     """
     settings = load_settings()
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
     card = card or local_card(job.device)
+    about_model = check_model(job.model, job.model_revision, must_be_here=False)
     made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
+    notes = [*parsed.notes, *([about_model] if about_model else [])]
+    missing = list(missing_objects(workspace.storage, parsed, ask_each=False))
     if as_json:
-        body = made.model_dump(mode="json")
+        body = made.model_dump(mode="json") | {"warnings": notes, "missing_objects": missing}
         del body["rejected_rows"]
         say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
-        sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected else 0)
+        sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected or missing else 0)
     say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
-    for note in parsed.notes:
+    for note in notes:
         say(f"  note: {note}")
     for row in parsed.rejected:
         say(f"  {row.error.message}")
+    for line in missing:
+        say(f"  {line}")
     for shard in made.shards[:20]:
         say(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
         say(f"  ... and {len(made.shards) - 20} more")
     if made.forecast is not None:
         say(f"forecast: {made.forecast.in_words()}")
-    if parsed.rejected:
+    if parsed.rejected or missing:
         sys.exit(EXIT_NOT_ALL_DONE)
 
 

@@ -32,6 +32,7 @@ from inpaint_ops.records import (
     Record,
     now,
 )
+from inpaint_ops.runs.checking import check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage import Storage
@@ -98,11 +99,20 @@ def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
         return []
 
 
-def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None) -> Plan:
+def prepare(
+    workspace: Workspace,
+    manifest: str,
+    run: str,
+    job: JobOptions,
+    *,
+    card: str | None = None,
+    paints_here: bool = False,
+) -> Plan:
     """Freeze the manifest, keep and record the rejected rows, write the shards, then `plan.json`, which owns the name.
 
-    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. Raises RunConflictError
-    for another manifest or other choices, ManifestError, StorageError.
+    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. With `paints_here`, the
+    model of a new run must be on this machine. Files that are known to be missing are named in the plan's warnings.
+    Raises RunConflictError for another manifest or other choices, ModelError, ManifestError, StorageError.
     """
     layout = workspace.layout(run)
     plan, parsed = make_plan(workspace, manifest, run, job, card=card)
@@ -110,6 +120,9 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
     if standing is not None:
         return _resumed(standing, plan)
     storage = workspace.storage
+    about_model = check_model(job.model, job.model_revision, must_be_here=paints_here)
+    notes = (*([about_model] if about_model else []), *_about_missing(storage, parsed))
+    plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
         with frozen.open("wb") as out:
@@ -136,6 +149,17 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
             raise
         return _resumed(standing, plan)
     return plan
+
+
+_MISSING_SHOWN = 10
+
+
+def _about_missing(storage: Storage, parsed: ParsedManifest) -> Iterator[str]:
+    """A warning for each of the first missing files, and one for the others. Their rows go on: they may come yet."""
+    lines = missing_objects(storage, parsed, ask_each=False)
+    yield from itertools.islice(lines, _MISSING_SHOWN)
+    if more := sum(1 for _ in lines):
+        yield f"and {more:,} more images and masks that were not there when the run was planned"
 
 
 _JSON = "application/json"
