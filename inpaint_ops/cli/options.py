@@ -92,6 +92,14 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
     return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
+def named_options(chosen: dict[str, Any]) -> set[str]:
+    """The fields of a job that the command line named, whatever the settings say. Call it before `job_of`."""
+    named = {name for name, value in chosen.items() if value is not None and name not in ("overrides", "batch_size")}
+    if chosen["overrides"] or chosen["batch_size"] is not None:
+        named.add("tuning_overrides")
+    return named
+
+
 def workspace_of(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:
     """The workspace at `out`, which may read beside `manifest` and below `allow` too. Raises ConfigError."""
     readable = list(allow)

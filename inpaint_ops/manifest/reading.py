@@ -234,7 +234,9 @@ def _resolve(text: str, field: str, folder: Location, is_allowed: Callable[[Loca
         raise BadRowError(f"{text!r} names a folder, not an object", field)
     if not is_allowed(location):
         raise BadRowError(
-            f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES", field
+            f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES "
+            "or, in a shell, with --allow",
+            field,
         )
     return location.uri
 

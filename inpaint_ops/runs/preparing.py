@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from inpaint_ops.errors import (
     ObjectExistsError,
@@ -18,7 +20,8 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl, write_jsonl
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest, RejectedRow, to_jsonl, write_jsonl
+from inpaint_ops.manifest.rows import TEXT_FIELD
 from inpaint_ops.planning import (
     JobOptions,
     Plan,
@@ -130,7 +133,7 @@ def prepare(
         storage.put(layout.manifest, frozen, content_type=_JSONL)
         rejected = Path(folder, "rejected.jsonl")
         with rejected.open("wb") as out:
-            write_jsonl((row.as_manifest_row() for row in parsed.rejected), out)
+            write_jsonl(map(_to_correct, parsed.rejected), out)
         storage.put(layout.rejected, rejected, content_type=_JSONL)
     pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     for shard, rows in pieces:
@@ -151,6 +154,30 @@ def prepare(
     return plan
 
 
+def _to_correct(row: RejectedRow) -> dict[str, Any]:
+    """The rejected row as `rejected.jsonl` holds it: with the id by which the run knows it, if its author gave none."""
+    written = row.as_manifest_row()
+    if TEXT_FIELD in written or written.get("id") not in (None, ""):
+        return written
+    return {"id": row.id} | {name: value for name, value in written.items() if name != "id"}
+
+
+def why_rejected(workspace: Workspace, plan: Plan, most: int) -> Iterator[str]:
+    """The errors of the first rows that the run rejected, by its `rejected.jsonl`; none if that cannot be read."""
+    if not plan.rejected:
+        return
+    try:
+        head = workspace.storage.get(workspace.layout(plan.run).rejected, byte_range=(0, _HEAD_BYTES - 1))
+    except StorageError:
+        return
+    for line in head.splitlines()[:most]:
+        try:
+            yield str(json.loads(line)["_error"])
+        except (ValueError, KeyError, TypeError):  # cut off here, or changed by hand
+            return
+
+
+_HEAD_BYTES = 256 * 2**10
 _MISSING_SHOWN = 10
 
 
@@ -167,6 +194,7 @@ _JSONL = "application/jsonl"
 
 
 def _resumed(standing: Plan, wanted: Plan) -> Plan:
+    """The standing plan, with a warning where rows that it rejected would be accepted now."""
     if standing.manifest_sha256 != wanted.manifest_sha256:
         raise RunConflictError(
             f"run {wanted.run!r} is of another manifest ({standing.manifest}, {standing.manifest_sha256[:12]}…; now "
@@ -178,7 +206,12 @@ def _resumed(standing: Plan, wanted: Plan) -> Plan:
             raise RunConflictError(
                 f"run {wanted.run!r} was started with {name} = {theirs[name]!r}, not {value!r}: choose another run name"
             )
-    return standing
+    accepted_now = len(set(standing.rejected_rows) - set(wanted.rejected_rows))
+    if not accepted_now:
+        return standing
+    rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
+    note = f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them"
+    return standing.model_copy(update={"warnings": (*standing.warnings, note)})
 
 
 def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:
