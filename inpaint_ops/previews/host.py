@@ -26,9 +26,16 @@ from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request
 def make(job: Job, files: Sequence[bytes]) -> bytes:
     """The picture. Raises ImageError, MemoryError."""
     if job.kind == "overlay":
-        return mask_overlay(files[0], files[1], invert=job.invert)
+        return mask_overlay(files[0], files[1])
     if job.kind == "mask":
-        return mask_layer(files[0], job.longest, max_pixels=job.max_pixels, invert=job.invert)
+        return mask_layer(
+            files[0],
+            job.longest,
+            max_pixels=job.max_pixels,
+            channel=job.channel,
+            threshold=job.threshold,
+            invert=job.invert,
+        )
     return preview(files[0], job.longest, max_pixels=job.max_pixels)
 
 
