@@ -182,6 +182,8 @@ def test_the_verdict_follows_the_newest_records_for_the_worse_too(desk: Desk) ->
     assert (summary.counts.done, summary.counts.failed) == (5, 0)
     assert [(one.retry, one.status) for one in records["a"].earlier] == [(0, "done"), (2, "failed")]
     assert len(summary.retries) == 3
+    page = desk.objects()["report.html"].decode()
+    assert "Done again" in page and '<th scope="row">b,c,e</th>' in page
 
 
 def test_a_retry_that_broke_off_is_gone_on_with_and_meanwhile_the_old_records_count(desk: Desk) -> None:
