@@ -183,6 +183,8 @@ def inpaint_manifest() -> None:
             if is_new:
                 count_rejected(made.rejected)
         print(f"{made.rows} rows, {made.rejected} rejected, {len(made.shards)} shards")
+        for note in made.warnings:
+            print(f"note: {note}")
         if made.forecast is not None:
             print(f"forecast: {made.forecast.in_words()}")
         return [shard.name for shard in made.shards]

@@ -117,7 +117,7 @@ def _paint_all(workspace: Workspace, name: str, shards: Sequence[Shard], bar: tq
         try:
             _paint_with_retries(workspace, name, shard.name, show)
         except InpaintOpsError:
-            with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is told anyway
+            with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is reported anyway
                 finish(workspace, name)
             raise
         base += shard.rows

@@ -84,7 +84,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What comes back, followed by `size` bytes that the child said: `+` and a picture, or `-` and why there is none.
+    """What comes back, followed by `size` bytes from the child: `+` and a picture, or `-` and why there is none.
 
     `exit` is how the child ended (negative: the signal), `cpu` the seconds of the processor that it took, `peak` its
     peak resident memory in bytes.

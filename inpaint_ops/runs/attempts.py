@@ -25,7 +25,7 @@ def notes_of(
 ) -> Iterator[tuple[str, ObjectInfo]]:
     """The objects that are named like a note of one of the shards, by that name without its ending.
 
-    Notes of retries are passed over without a word where their shards are not asked for.
+    Notes of retries are passed over silently where their shards are not asked for.
     """
     for info in infos:
         name = _NAME.fullmatch(info.location.key.removeprefix(prefix.key))

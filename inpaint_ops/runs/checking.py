@@ -55,9 +55,7 @@ def check_model(model: str, revision: str | None = None, *, must_be_here: bool) 
         raise ModelError(f"{not_here}{why_unknown and f' ({why_unknown})'}") from not_here
     if why_unknown:
         return f"it is not known whether there is a model {model}: it is not in this machine's cache, and {why_unknown}"
-    return (
-        f"{model} is not in this machine's cache {hub_cache()}: whoever paints needs it, by `inpaint-ops models pull`"
-    )
+    return f"{model} is not in this machine's cache {hub_cache()}: where it paints, run `inpaint-ops models pull`"
 
 
 def _ask_hub(model: str, revision: str | None) -> str:

@@ -29,7 +29,7 @@ def read_retried(
 
 
 def with_earlier(record: Record, earlier: Sequence[Record]) -> Record:
-    """The record with the row's earlier ones listed in it, whatever it said of them itself."""
+    """The record with the row's earlier ones listed in it, whatever it holds of them itself."""
     listed = tuple(
         EarlierAttempt(
             retry=one.retry,
