@@ -29,7 +29,8 @@ def run_name_from(text: str) -> str:
 SHARD_NAME = r"[0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?"
 """What a shard may be called, as a regular expression: `00000`, or `00000r0001_1f2e3d4c` for one of the first retry."""
 
-MAX_RETRIES = 9999
+MAX_RETRIES = 999
+"""Of a run; what a report looks at is bounded by it."""
 _RETRY_SHARD = re.compile(r"[0-9]{5,9}r([0-9]{4})_[0-9a-f]{8}")
 _RECORD = re.compile(rf"({SHARD_NAME}|rejected)/([0-9]{{7,10}})\.json")
 

@@ -28,7 +28,9 @@ def read_retry(storage: Storage, layout: RunLayout, number: int) -> RetryPlan:
     return retry
 
 
-def read_retries(storage: Storage, layout: RunLayout, left: Leftovers) -> tuple[list[RetryPlan], int]:
+def read_retries(
+    storage: Storage, layout: RunLayout, settings: Settings, left: Leftovers
+) -> tuple[list[RetryPlan], int]:
     """The plans of the run's retries in order, and the first number that is free; what is none is left out.
 
     Asks for each, and once for one that is not there. Raises StorageError.
@@ -36,7 +38,10 @@ def read_retries(storage: Storage, layout: RunLayout, left: Leftovers) -> tuple[
     found = []
     for number in range(1, MAX_RETRIES + 1):
         try:
-            found.append(read_retry(storage, layout, number))
+            retry = read_retry(storage, layout, number)
+            if len(retry.shards) > settings.max_shards:
+                raise DamagedObjectError(f"{layout.retry(number)} names more than {settings.max_shards} shards")
+            found.append(retry)
         except ObjectNotFoundError:
             return found, number
         except (DamagedObjectError, ObjectTooLargeError) as error:

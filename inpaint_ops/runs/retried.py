@@ -22,7 +22,7 @@ def read_retried(
     Raises StorageError.
     """
     layout, storage = workspace.layout(plan.run), workspace.storage
-    retries, _ = read_retries(storage, layout, left)
+    retries, _ = read_retries(storage, layout, workspace.settings, left)
     ids: dict[int, str | None] = {number: row.id for number, row in rows.items()}
     ids |= dict.fromkeys(plan.rejected_rows)
     return retries, read_retry_rows(storage, layout, retries, ids, workspace.settings, left)

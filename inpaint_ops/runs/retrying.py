@@ -172,7 +172,7 @@ def _read(workspace: Workspace, plan: Plan) -> _Run:
                 "done again there: run its failed.jsonl as a manifest, under another run name"
             )
     rows = {row.row: row for members in own.values() for row in members}
-    retries, free = read_retries(storage, layout, left)
+    retries, free = read_retries(storage, layout, workspace.settings, left)
     ids: dict[int, str | None] = {number: row.id for number, row in rows.items()} | dict.fromkeys(plan.rejected_rows)
     retried = read_retry_rows(storage, layout, retries, ids, workspace.settings, left)
     quick = workspace.settings.model_copy(update={"check_image_bytes": 0})

@@ -223,3 +223,35 @@ def test_a_large_folder_of_few_wanted_files_is_not_listed_to_its_end(tmp_path: P
     assert line.startswith("row 1: mask: ") and storage.stats == 2
     with pytest.raises(ObjectNotFoundError):
         storage.stat(str(tmp_path / "none.png"))
+
+
+@pytest.mark.parametrize("name", ["failed.jsonl", "rejected.jsonl"])
+@pytest.mark.parametrize(
+    "others", ["may only read", "may change the plan", "may change the file", "may change the folder"]
+)
+def test_a_file_of_ones_own_run_may_read_what_the_run_read(folder: Path, name: str, others: str) -> None:
+    """The folder of the run is as good as the command that made it only while nobody else can write to it."""
+    workspace = Workspace.open(
+        Settings(scratch=folder / "scratch"), store=str(folder / "out"), also_readable=[str(folder)]
+    )
+    prepare(workspace, str(folder / "job.jsonl"), "job", JobOptions(model="tiny-random"))
+    run = folder / "out" / "runs" / "job"
+    uri = f"file://{folder}/a.png"
+    (run / name).write_text(json.dumps({"image": uri, "mask": uri, "prompt": "x"}) + "\n")
+    assert str(folder).startswith("/")
+    if others == "may change the plan":
+        (run / "plan.json").chmod(0o666)
+    if others == "may change the file":
+        (run / name).chmod(0o666)
+    if others == "may change the folder":
+        run.chmod(0o777)
+    (folder / "elsewhere").mkdir()
+    code, text = command("validate", run / name, "--out", folder / "elsewhere", "--model", "tiny-random")
+    if others == "may only read":
+        assert code == 0 and f"rows may be read from {folder}/ too" in text, text
+    else:
+        assert code == 3 and "or, in a shell, with --allow" in text, text
+    code, text = command(
+        "validate", run / name, "--out", folder / "elsewhere", "--model", "tiny-random", "--allow", folder
+    )
+    assert code == 0, text
