@@ -53,6 +53,15 @@ PARAMS = {
         title="Run name",
         description="Where the results land: runs/<name>/. Empty: made from the manifest's name and this DAG run's id.",
     ),
+    "retry": Param(
+        default=None,
+        type=["null", "string"],
+        pattern=r"^[^,]+(,[^,]+)*$",
+        title="Retry",
+        description="Only these rows of the run named above again: failed, rejected, unchanged, or ids, with commas "
+        "between. The manifest is the run's own, or one with corrected rows of the same ids. The rows are painted with "
+        "the run's own model, scheduler, quality and steps. Empty: a whole run.",
+    ),
     "quality": Param(default="high", enum=["good", "high", "best"], title="Quality", description="20, 30 or 50 steps."),
     "steps": Param(
         default=None,
@@ -145,20 +154,37 @@ RESULTS = Asset("inpaint_results")
 def inpaint_manifest() -> None:
     @painting_task
     def plan() -> list[str]:
+        from inpaint_ops.errors import ConfigError
         from inpaint_ops.planning import job_options
-        from inpaint_ops.runs import prepare
+        from inpaint_ops.runs import prepare, prepare_retry
 
         context = get_current_context()
-        chosen = {name: value for name, value in context["params"].items() if name not in ("manifest", "run")}
+        not_of_the_job = ("manifest", "run", "retry")
+        chosen = {name: value for name, value in context["params"].items() if name not in not_of_the_job}
         with airflow_errors():
             workspace = open_workspace()
             job = job_options(workspace.settings, **chosen)
             name = run_name(context["params"], context["run_id"])
+            if (retry := context["params"].get("retry")) is not None:
+                if not context["params"]["run"]:
+                    raise ConfigError("`retry` does rows of a run again: name it in `run`, as the pages show it")
+                named = {field for field, value in chosen.items() if value is not None} - {"quality"}
+                if "batch_size" in named:
+                    named = named - {"batch_size"} | {"tuning_overrides"}
+                manifest, request = context["params"]["manifest"], context["run_id"]
+                again = prepare_retry(workspace, manifest, name, retry, job, chosen=named, request=request)
+                print("\n".join(again.notes))
+                if again.retry is None:
+                    return []
+                print(f"retry {again.retry.number}: {again.retry.rows} rows, with quality {again.retry.job.quality}")
+                return [shard.name for shard in again.retry.shards]
             is_new = workspace.plan(name) is None
             made = prepare(workspace, context["params"]["manifest"], name, job)
             if is_new:
                 count_rejected(made.rejected)
         print(f"{made.rows} rows, {made.rejected} rejected, {len(made.shards)} shards")
+        for note in made.warnings:
+            print(f"note: {note}")
         if made.forecast is not None:
             print(f"forecast: {made.forecast.in_words()}")
         return [shard.name for shard in made.shards]

@@ -26,7 +26,13 @@ def run_name_from(text: str) -> str:
     return check_run_name(name or "run")
 
 
-_RECORD = re.compile(r"([0-9]{5,9}|rejected)/([0-9]{7,10})\.json")
+SHARD_NAME = r"[0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?"
+"""What a shard may be called, as a regular expression: `00000`, or `00000r0001_1f2e3d4c` for one of the first retry."""
+
+MAX_RETRIES = 999
+"""Of a run; what a report looks at is bounded by it."""
+_RETRY_SHARD = re.compile(r"[0-9]{5,9}r([0-9]{4})_[0-9a-f]{8}")
+_RECORD = re.compile(rf"({SHARD_NAME}|rejected)/([0-9]{{7,10}})\.json")
 
 
 def _below(prefix: Location, key: str) -> Location:
@@ -117,9 +123,17 @@ class RunLayout:
         """The rows of one shard."""
         return self._at(f"shards/{shard}.jsonl")
 
-    def image(self, row_id: str, extension: str) -> Location:
-        """A finished image; `extension` has its dot. Ids are checked when a manifest is read: they hold no slash."""
-        return self._at(f"images/{row_id}{extension}")
+    def retry(self, number: int) -> Location:
+        """The plan of one retry, from 1; put if absent. It lies beside the shards: whoever paints may read it."""
+        return self._at(f"shards/retry-{number:04d}.json")
+
+    def image(self, row_id: str, extension: str, retry: int = 0) -> Location:
+        """A finished image; `extension` has its dot. Ids are checked when a manifest is read: they hold no slash.
+
+        With `retry`, the name that an image of that retry has where an earlier attempt's has the plain one: no id holds
+        a `~`.
+        """
+        return self._at(f"images/{row_id}{f'~{retry}' if retry else ''}{extension}")
 
     @property
     def images(self) -> Location:
@@ -136,7 +150,7 @@ class RunLayout:
         return self._at(f"records/{shard}/")
 
     def record(self, shard: str, row: int) -> Location:
-        """The one record of one row."""
+        """The one record of one row; each retry of the row has one more, in a shard of its own."""
         return self._at(f"records/{shard}/{row:07d}.json")
 
     def shard_and_row(self, record: Location) -> tuple[str, int] | None:
@@ -225,3 +239,14 @@ REJECTED = "rejected"
 def shard_name(index: int) -> str:
     """`00000`, `00001`, ..."""
     return f"{index:05d}"
+
+
+def retry_shard_name(index: int, retry: int, nonce: str) -> str:
+    """The name of a retry's shard. `nonce` has 8 hexadecimal digits: two who plan a retry at once have one each."""
+    return f"{shard_name(index)}r{retry:04d}_{nonce}"
+
+
+def retry_of(shard: str) -> int:
+    """The number of the retry that a shard belongs to, from 1; 0 for a shard of the run itself and for `REJECTED`."""
+    found = _RETRY_SHARD.fullmatch(shard)
+    return int(found[1]) if found else 0

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from inpaint_ops.config import Scheduler, Settings
 from inpaint_ops.errors import ConfigError
-from inpaint_ops.layout import shard_name
+from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
@@ -88,7 +88,7 @@ def job_options(
 class Shard(Model):
     """The rows that one task instance paints."""
 
-    name: str = Field(pattern=r"^[0-9]{5,9}$")
+    name: str = Field(pattern=rf"^{SHARD_NAME}$")
     rows: int = Field(ge=1, le=2**31 - 1)
     first_row: int = Field(ge=1, le=2**31 - 1)
     last_row: int = Field(ge=1, le=2**31 - 1)
@@ -123,6 +123,32 @@ class Plan(Model):
             raise ValueError("the rejected rows are not as many as the plan says")
         if sum(shard.rows for shard in self.shards) + rejected != self.rows:
             raise ValueError("the shards' rows and the rejected ones are not all rows")
+        return self
+
+
+class RetryPlan(Model):
+    """The plan of one retry: which rows of a run are done again. Put if absent: it owns its number."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    number: int = Field(ge=1, le=MAX_RETRIES)
+    asked: str = Field(description="Which rows, as it was asked: `failed`, `rejected`, `unchanged`, ids.")
+    request: str = Field(default="", description="What asked, where it may ask again: a DAG run's id.")
+    manifest: str
+    manifest_sha256: str
+    job: JobOptions
+    shards: tuple[Shard, ...] = Field(min_length=1)
+    created_at: Moment
+
+    @property
+    def rows(self) -> int:
+        """How many rows are done again."""
+        return sum(shard.rows for shard in self.shards)
+
+    @model_validator(mode="after")
+    def _shards_are_its_own(self) -> RetryPlan:
+        if any(retry_of(shard.name) != self.number for shard in self.shards):
+            raise ValueError("a shard is not of this retry")
         return self
 
 

@@ -165,8 +165,19 @@ class MaskMeaning(Model):
     mask_invert: bool = False
 
 
+class EarlierAttempt(Model):
+    """How a row ended before it was done again."""
+
+    retry: Count = Field(default=0, description="0: in the run itself; n: in its nth retry.")
+    attempt: str
+    status: Status
+    error: ErrorInfo | None = None
+    output: Output | None = None
+    finished_at: Moment
+
+
 class Record(Painted, MaskMeaning):
-    """How one row ended. One object per row, put if absent: the only commit point."""
+    """How one row ended. One object per row and retry, put if absent: the only commit point. The newest counts."""
 
     schema_version: Literal[1] = 1
     id: str
@@ -175,6 +186,10 @@ class Record(Painted, MaskMeaning):
     )
     status: Status
     attempt: str = Field(description="Unique to the attempt that wrote this record.")
+    retry: Count = Field(default=0, description="0: written by the run itself; n: by its nth retry.")
+    earlier: tuple[EarlierAttempt, ...] = Field(
+        default=(), description="The row's records before this one, the oldest first; known in `results.jsonl`."
+    )
     error: ErrorInfo | None = None
     output: Output | None = None
     prompt: str = ""
@@ -365,6 +380,17 @@ class Counts(Model):
         return self.rows - self.done - self.failed - self.rejected
 
 
+class RetryCounts(Model):
+    """What one retry of a run did: rows = done + failed, when all of its rows have ended."""
+
+    number: Count
+    asked: str
+    rows: Count
+    done: Count
+    failed: Count
+    created_at: Moment
+
+
 class Pace(Model):
     """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
 
@@ -430,6 +456,7 @@ class RunSummary(Model):
     images_checked: int | None = Field(
         default=None, description="Images whose SHA-256 was compared with their records'; of the others the size was."
     )
+    retries: tuple[RetryCounts, ...] = Field(default=(), description="The run's retries, in order.")
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")

@@ -330,6 +330,7 @@ def test_validate_and_plan_tell_before_a_gpu_is_touched(night: Night) -> None:
     assert planned.returncode == 3, planned.stderr
     body = json.loads(planned.stdout)
     assert (body["rows"], body["rejected"], len(body["shards"])) == (len(GOOD) + len(BAD), 4, 4)
+    assert [line for line in body["missing_objects"] if "missing.img" in line] == body["missing_objects"] != []
     assert body["forecast"]["seconds"] > 0, "an earlier run of this model and tuning is in the store"
     assert "in this store" in body["forecast"]["basis"]
 

@@ -98,7 +98,7 @@ class Pictures:
         self._clock = clock
         self._kept: OrderedDict[_Key, bytes] = OrderedDict()
         self._bytes = 0
-        self._failed: OrderedDict[tuple[str, int], tuple[float, _Failure]] = OrderedDict()
+        self._failed: OrderedDict[_Key, tuple[float, _Failure]] = OrderedDict()
         self._shares: OrderedDict[str, Share] = OrderedDict()
         self._going: dict[_Key, _Task] = {}
         self._lock = threading.Lock()
@@ -117,7 +117,9 @@ class Pictures:
         ObjectNotFoundError where the row has no such file, and PreviewBusyError where too many wait.
         """
         uri = uri_of(record, kind)
-        key = (uri, f"mask-{record.mask_invert}" if kind == "mask" else "picture", size)
+        limit = self._workspace.settings.max_pixels
+        job = Job.of_mask(record, size, limit) if kind == "mask" else Job("picture", size, limit)
+        key = (uri, f"mask {job.channel} {job.threshold} {job.invert}" if kind == "mask" else "picture", size)
         made: Future[bytes] = Future()
         made.set_running_or_notify_cancel()  # several may wait for it, so none can cancel it
         with self._lock:
@@ -125,15 +127,13 @@ class Pictures:
                 self._kept.move_to_end(key)
                 made.set_result(self._kept[key])
                 return made
-            failure = self._failure(uri, size)
+            failure = self._failure(key)
             if failure is not None:
                 made.set_exception(failure)
                 return made
             if key in self._going:
                 return self._going[key].made
             self._check_share(run)
-            job = Job("mask" if kind == "mask" else "picture", size, self._workspace.settings.max_pixels,
-                      invert=kind == "mask" and record.mask_invert)  # fmt: skip
             task = _Task(run, key, job, made)
             if len(self._going) >= WAITING or sum(one.run == run for one in self._going.values()) >= OF_A_RUN:
                 raise PreviewBusyError("too many pictures are being made: try again later")
@@ -145,8 +145,8 @@ class Pictures:
                 thread.start()
         return made
 
-    def _failure(self, uri: str, size: int) -> _Failure | None:
-        until, failure = self._failed.get((uri, size), (0.0, None))
+    def _failure(self, key: _Key) -> _Failure | None:
+        until, failure = self._failed.get(key, (0.0, None))
         if failure is None or self._clock() >= until:
             return None
         return type(failure)(str(failure))  # a new exception: one that is raised repeatedly keeps every frame
@@ -183,7 +183,7 @@ class Pictures:
             with self._lock:
                 self._going.pop(task.key, None)
                 if isinstance(error, _Failure):
-                    self._failed[task.key[0], task.key[2]] = (self._clock() + _FAILURE_SECONDS, error)
+                    self._failed[task.key] = (self._clock() + _FAILURE_SECONDS, error)
                     while len(self._failed) > _FAILURES:
                         self._failed.popitem(last=False)
             task.made.set_exception(error)

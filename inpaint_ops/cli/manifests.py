@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import sys
@@ -15,40 +14,50 @@ import click
 from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, job_of, job_options_of, json_option, workspace_of
 from inpaint_ops.cli.terminal import say, say_json, say_json_lines
 from inpaint_ops.config import Settings, load_settings
-from inpaint_ops.errors import ConfigError, ForbiddenLocationError, StorageError
+from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ParsedManifest, to_jsonl
+from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.manifest.pairing import pair, read_prompts
 from inpaint_ops.planning import reject_rows_without_steps
 from inpaint_ops.runs import Workspace
+from inpaint_ops.runs.checking import check_model, missing_objects
 from inpaint_ops.tuning import check_choices
 
 
 @click.command()
 @click.argument("manifest")
 @click.option("--out", metavar="PREFIX", help="The store, if rows read from it [INPAINT_STORE].")
-@click.option("--check-objects", is_flag=True, help="Ask the store for every image and mask too.")
+@click.option(
+    "--check-objects",
+    is_flag=True,
+    help="Look for every image and mask, also where listing their folders costs more than asking for each.",
+)
 @job_options_of
 @json_option
 @as_command
 def validate(
     manifest: str, out: str | None, check_objects: bool, allow: tuple[str, ...], as_json: bool, **chosen: Any
 ) -> None:
-    """Tell which rows of MANIFEST a run with these options would reject, and why. Exit code 3 if any."""
+    """Tell which rows of MANIFEST a run with these options would reject or find no files for. Exit code 3 if any.
+
+    Exit code 2 if there is no such model, or a choice cannot work.
+    """
     settings = load_settings()
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
     check_choices(job.tuning, job.tuning_overrides)
+    about_model = check_model(job.model, job.model_revision, must_be_here=False)
     parsed, _ = workspace.read_manifest(manifest, job.row_limit)
     parsed = reject_rows_without_steps(parsed, job)
-    missing = _missing_objects(workspace, parsed) if check_objects else iter(())
+    notes = (*parsed.notes, *([about_model] if about_model else []))
+    missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)
     problems = itertools.chain((row.error.message for row in parsed.rejected), missing)
     if as_json:
-        counts = {"rows": parsed.rows, "accepted": len(parsed.accepted), "warnings": parsed.notes}
+        counts = {"rows": parsed.rows, "accepted": len(parsed.accepted), "warnings": notes}
         found = say_json_lines(counts, "problems", problems)
     else:
         found = 0
-        for note in parsed.notes:
+        for note in notes:
             say(f"note: {note}")
         for line in problems:
             say(line)
@@ -58,45 +67,6 @@ def validate(
             f"{found - len(parsed.rejected)} objects missing"
         )
     sys.exit(EXIT_NOT_ALL_DONE if found else 0)
-
-
-_MOST_LISTED = 1_000_000
-"""Objects below a prefix that are listed; of more of them, each that a row names is asked for."""
-
-
-def _missing_objects(workspace: Workspace, parsed: ParsedManifest) -> Iterator[str]:
-    """A line for each object that is not there. A prefix is listed once: a page of that tells of a thousand objects."""
-    known: dict[Location, frozenset[bytes] | None] = {}
-    for row in parsed.accepted:
-        for field in ("image", "mask"):
-            place = parse(getattr(row, field))
-            if place.bucket is not None:
-                if place.parent not in known:
-                    known[place.parent] = _listed(workspace, place.parent)
-                names = known[place.parent]
-                if names is not None and _digest(place.key) in names:
-                    continue
-            try:
-                workspace.storage.stat(place)
-            except StorageError as error:
-                yield f"row {row.row}: {field}: {error}"
-
-
-def _listed(workspace: Workspace, prefix: Location) -> frozenset[bytes] | None:
-    """Digests of the keys directly below a prefix; None if it cannot be listed, or holds too many."""
-    found = set()
-    try:
-        for info in workspace.storage.list(prefix, direct=True):
-            found.add(_digest(info.location.key))
-            if len(found) > _MOST_LISTED:
-                return None
-    except (StorageError, ForbiddenLocationError):
-        return None
-    return frozenset(found)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).digest()
 
 
 @click.command()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import click
+from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import Scheduler, Settings, parse_fields
-from inpaint_ops.errors import ConfigError, InpaintOpsError
-from inpaint_ops.locations import parse
-from inpaint_ops.planning import JobOptions, job_options
+from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
+from inpaint_ops.planning import JobOptions, Plan, job_options
 from inpaint_ops.runs import Workspace
 
 EXIT_NOT_ALL_DONE = 3
@@ -92,10 +96,51 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
     return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
+def named_options(chosen: dict[str, Any]) -> set[str]:
+    """The fields of a job that the command line named, whatever the settings say. Call it before `job_of`."""
+    named = {name for name, value in chosen.items() if value is not None and name not in ("overrides", "batch_size")}
+    if chosen["overrides"] or chosen["batch_size"] is not None:
+        named.add("tuning_overrides")
+    return named
+
+
 def workspace_of(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:
-    """The workspace at `out`, which may read beside `manifest` and below `allow` too. Raises ConfigError."""
+    """The workspace at `out`, which may read beside `manifest` and below `allow` too. Raises ConfigError.
+
+    Of a `failed.jsonl` or `rejected.jsonl` in the folder of a run that this user made on this machine, and that nobody
+    else can write to, it may also read what that run could read beside its own manifest.
+    """
     readable = list(allow)
     if manifest is not None:
         place = parse(manifest)
         readable.append((place if place.key.endswith("/") else place.parent).uri)
+        if (sources := _sources_of_own_run(place)) is not None:
+            say(
+                f"inpaint-ops: rows may be read from {sources} too: the manifest of this run of yours lay there",
+                err=True,
+            )
+            readable.append(sources.uri)
     return Workspace.open(settings, store=out, also_readable=readable)
+
+
+_OF_A_RUN = ("failed.jsonl", "rejected.jsonl")
+_PLAN_BYTES = 64 * 2**20
+
+
+def _sources_of_own_run(place: Location) -> Location | None:
+    """The folder of the manifest of the run that `place` is a file of; None unless this user alone could have said so.
+
+    What a store says of itself is not believed: whoever writes to it could have any file of this user's read. A local
+    folder that only this user can change is as good as the command that made the run.
+    """
+    if place.bucket is not None or place.name not in _OF_A_RUN:
+        return None
+    try:
+        folder = trusted_folder(Path(place.parent.key), make=False)
+        for about in ((folder / name).lstat() for name in ("plan.json", place.name)):
+            if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+                return None
+        plan = Plan.model_validate_json(read_bounded(folder / "plan.json", _PLAN_BYTES))
+        return parse(plan.manifest).parent
+    except (OSError, UnsafePathError, ValidationError, ConfigError):
+        return None

@@ -6,38 +6,72 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, job_of, job_options_of, json_option, workspace_of
+from inpaint_ops.cli.options import (
+    EXIT_NOT_ALL_DONE,
+    as_command,
+    job_of,
+    job_options_of,
+    json_option,
+    named_options,
+    workspace_of,
+)
 from inpaint_ops.cli.terminal import say, say_json, say_json_lines
 from inpaint_ops.config import load_settings
 from inpaint_ops.device import local_card
 from inpaint_ops.errors import DrainedError, InpaintOpsError
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import parse
+from inpaint_ops.planning import Shard
 from inpaint_ops.records import RunSummary
-from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare, summary_lines
+from inpaint_ops.runs import (
+    Workspace,
+    finish,
+    make_plan,
+    paint,
+    prepare,
+    prepare_retry,
+    summary_lines,
+    why_rejected,
+)
+from inpaint_ops.runs.checking import check_model, missing_objects
 from inpaint_ops.supervisor import Progress
 
 _LONGEST_PAUSE = 600.0
+_REJECTED_SHOWN = 10
+"""Rejected rows whose errors `run` prints before it begins."""
 
 
 @click.command()
 @click.argument("manifest")
 @click.option("--out", metavar="PREFIX", help="Where runs land: a folder or s3://bucket/prefix [INPAINT_STORE].")
 @click.option("--run", "run_name", help="The run's name; default: the manifest's. The same name and manifest resume.")
+@click.option(
+    "--retry",
+    metavar="ROWS",
+    help="Do only these rows of the run again: failed, rejected, unchanged, or ids, with commas between.",
+)
 @job_options_of
 @json_option
 @as_command
 def run(
-    manifest: str, out: str | None, run_name: str | None, allow: tuple[str, ...], as_json: bool, **chosen: Any
+    manifest: str,
+    out: str | None,
+    run_name: str | None,
+    retry: str | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Paint every row of MANIFEST (a path or URI of .jsonl, .csv, .parquet or .xlsx, or a folder of .parquet).
+
+    With --retry, MANIFEST is the run's own, or one that holds corrected rows with the same ids.
 
     Exit code 0: all rows done; 1: an internal error; 2: usage or configuration; 3: some rows failed or were rejected.
     """
@@ -45,36 +79,57 @@ def run(
     settings = load_settings(progress_interval=1.0)  # for the bar; a task's log wants it less often
     workspace = workspace_of(settings, out, manifest, allow)
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
+    named = named_options(chosen)
     job = job_of(settings, chosen)
-    plan = prepare(workspace, manifest, name, job, card=local_card(job.device))
-    for note in plan.warnings:
+    if retry is None:
+        plan = prepare(workspace, manifest, name, job, card=local_card(job.device), paints_here=True)
+        shards, rows, ended, notes = plan.shards, plan.rows, plan.rejected, plan.warnings
+        for line in why_rejected(workspace, plan, _REJECTED_SHOWN):
+            say(f"inpaint-ops: rejected: {line}", err=True)
+        if plan.rejected > _REJECTED_SHOWN:
+            say(f"inpaint-ops: {plan.rejected - _REJECTED_SHOWN:,} more are in rejected.jsonl", err=True)
+    else:
+        again = prepare_retry(workspace, manifest, name, retry, job, chosen=named, paints_here=True)
+        shards, ended, notes = again.retry.shards if again.retry else (), 0, again.notes
+        rows = again.retry.rows if again.retry else 0
+    for note in notes:
         say(f"inpaint-ops: {note}", err=True)
-    with tqdm(total=plan.rows, unit="row", disable=as_json or None, initial=plan.rejected) as bar:
-        base = plan.rejected
-        for shard in plan.shards:
-
-            def show(progress: Progress, base: int = base) -> None:
-                bar.n = base + progress.done + progress.failed
-                bar.set_postfix_str(
-                    f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase
-                )
-
-            try:
-                _paint_with_retries(workspace, name, shard.name, show)
-            except InpaintOpsError:
-                with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is told anyway
-                    finish(workspace, name)
-                raise
-            base += shard.rows
-            bar.n = base
-            bar.refresh()
+    with tqdm(total=rows, unit="row", disable=as_json or None, initial=ended) as bar:
+        _paint_all(workspace, name, shards, bar)
     summary = finish(workspace, name)
     if as_json:
         say_json(summary.model_dump(mode="json"))
     else:
         _print_summary(workspace, summary)
+        _print_how_to_retry(summary)
     if summary.verdict != "VALID" or summary.counts.done != summary.counts.rows:
         sys.exit(EXIT_NOT_ALL_DONE)
+
+
+def _paint_all(workspace: Workspace, name: str, shards: Sequence[Shard], bar: tqdm[Any]) -> None:
+    base = int(bar.n)
+    for shard in shards:
+
+        def show(progress: Progress, base: int = base) -> None:
+            bar.n = base + progress.done + progress.failed
+            bar.set_postfix_str(f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase)
+
+        try:
+            _paint_with_retries(workspace, name, shard.name, show)
+        except InpaintOpsError:
+            with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is reported anyway
+                finish(workspace, name)
+            raise
+        base += shard.rows
+        bar.n = base
+        bar.refresh()
+
+
+def _print_how_to_retry(summary: RunSummary) -> None:
+    counts = summary.counts
+    states = [name for name, count in (("failed", counts.failed), ("rejected", counts.rejected)) if count]
+    if states and not counts.missing:
+        say(f"  after the repair: the same command with --retry {','.join(states)} does these rows again")
 
 
 def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callable[[Progress], None]) -> None:
@@ -116,30 +171,35 @@ def plan(
 ) -> None:
     """Tell what a run of MANIFEST would do: rows, shards, expected seconds and memory. Writes nothing.
 
-    Exit code 3 if rows are rejected.
+    Exit code 3 if rows are rejected or their files are missing, 2 if there is no such model.
     """
     settings = load_settings()
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
     card = card or local_card(job.device)
+    about_model = check_model(job.model, job.model_revision, must_be_here=False)
     made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
+    notes = [*parsed.notes, *([about_model] if about_model else [])]
+    missing = list(missing_objects(workspace.storage, parsed, ask_each=False))
     if as_json:
-        body = made.model_dump(mode="json")
+        body = made.model_dump(mode="json") | {"warnings": notes, "missing_objects": missing}
         del body["rejected_rows"]
         say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
-        sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected else 0)
+        sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected or missing else 0)
     say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
-    for note in parsed.notes:
+    for note in notes:
         say(f"  note: {note}")
     for row in parsed.rejected:
         say(f"  {row.error.message}")
+    for line in missing:
+        say(f"  {line}")
     for shard in made.shards[:20]:
         say(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
         say(f"  ... and {len(made.shards) - 20} more")
     if made.forecast is not None:
         say(f"forecast: {made.forecast.in_words()}")
-    if parsed.rejected:
+    if parsed.rejected or missing:
         sys.exit(EXIT_NOT_ALL_DONE)
 
 

@@ -1,7 +1,8 @@
 """Small pictures of image files, for pages and reports: quick and frugal, where the worker's decoding is exact.
 
 A JPEG is decoded at a fraction of its size, 16-bit colour as 8 bits, and nothing is inflated twice: these pictures are
-for people to look at. Call it in a process that may die (`inpaint_ops.previews`).
+for people to look at. Only a mask is read as it is for painting, since its levels may mean anything. Call it in a
+process that may die (`inpaint_ops.previews`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import tiff
-from inpaint_ops.images.reading import opened
+from inpaint_ops.images.mask_meaning import MaskChannel, weights_of
+from inpaint_ops.images.reading import opened, read_pixels
 
 _MAGENTA = (230, 0, 126)
 _OPACITY = 0.6
@@ -37,32 +39,42 @@ def preview(data: bytes, longest: int, *, max_pixels: int) -> bytes:
     return _jpeg(_small(data, longest, max_pixels).convert("RGB"))
 
 
-def mask_layer(data: bytes, longest: int, *, max_pixels: int, invert: bool = False) -> bytes:
-    """A mask file as a small PNG to lay over its image: magenta where white is (black, if `invert`), else transparent.
+def mask_layer(
+    data: bytes,
+    longest: int,
+    *,
+    max_pixels: int,
+    channel: MaskChannel = "auto",
+    threshold: int | None = None,
+    invert: bool = False,
+) -> bytes:
+    """A mask file as a small PNG to lay over its image: magenta where the mask means "paint", else transparent.
 
-    Arguments and errors as those of `preview`.
+    What it means is found out as for painting (`read_mask`, whose arguments these are), before it is grown, feathered
+    or scaled. So the mask is decoded whole: it takes more than a photo's `preview`.
+
+    Raises MaskError for a mask that could mean two things, ImageError, MemoryError.
     """
-    levels = _small(data, longest, max_pixels).convert("L")
+    weights, _ = weights_of(read_pixels(data, what="mask", max_pixels=max_pixels), channel=channel, threshold=threshold)
+    scale = min(1.0, longest / max(weights.shape))
+    size = max(1, round(weights.shape[1] * scale)), max(1, round(weights.shape[0] * scale))
+    levels = Image.fromarray(cv2.resize(weights, size, interpolation=cv2.INTER_AREA))
     layer = Image.new("RGBA", levels.size, (*_MAGENTA, 0))
-    layer.putalpha(_opacity(levels, invert))
+    layer.putalpha(levels.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)]))
     sink = BytesIO()
     layer.save(sink, "PNG", optimize=True)
     return sink.getvalue()
 
 
-def mask_overlay(source: bytes, mask: bytes, *, invert: bool = False) -> bytes:
-    """Lay a mask's thumbnail in magenta over its source's: where white is (black, if `invert`), the model painted.
+def mask_overlay(source: bytes, layer: bytes) -> bytes:
+    """Lay what `mask_layer` made over the thumbnail of its source.
 
     Takes image files, small ones; returns a JPEG of the source's size. Raises OSError for what is no image.
     """
-    with Image.open(BytesIO(source)) as first, Image.open(BytesIO(mask)) as second:
+    with Image.open(BytesIO(source)) as first, Image.open(BytesIO(layer)) as second:
         picture = first.convert("RGB")
-        painted = second.convert("L").resize(picture.size, Image.Resampling.BILINEAR)
-    return _jpeg(Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, _opacity(painted, invert)))
-
-
-def _opacity(levels: Image.Image, invert: bool) -> Image.Image:
-    return levels.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)])
+        opacity = second.convert("RGBA").getchannel("A").resize(picture.size, Image.Resampling.BILINEAR)
+    return _jpeg(Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, opacity))
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -41,7 +41,7 @@ def read_lines(
 
 
 def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None) -> None:
-    """What the process does: one line a row, and the last word."""
+    """What the process does: one line per row, then how it ended."""
     too_much = f"unpacks to more than {max_bytes} bytes (INPAINT_MAX_MANIFEST_BYTES): split it"
 
     def say(line: Line) -> int:

@@ -79,8 +79,8 @@ def load_json(text: str) -> Any:
     """Read JSON more strictly than `json`: no key twice, no NaN, no half of a surrogate pair. Raises BadRowError."""
     constants: list[_Constant] = []
 
-    def constant(said: str) -> _Constant:
-        constants.append(_Constant(said))
+    def constant(text: str) -> _Constant:
+        constants.append(_Constant(text))
         return constants[-1]
 
     try:

@@ -8,7 +8,7 @@ from inpaint_ops.errors import one_line
 from inpaint_ops.manifest.problems import shortened
 
 _MOST = 20
-"""Notes of one manifest; of further ones their number is said."""
+"""Notes of one manifest; further ones are counted."""
 
 
 class Notes:

@@ -49,7 +49,7 @@ def read_lines(
     reader_module: str = "inpaint_ops.manifest.parquet",
 ) -> Generator[Line, None, None]:
     """The lines of a file, read by a process of its own; the last is always an "end" or an "error"."""
-    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as errors:
         file.write(data)
         file.seek(0)
         reader = limited_process.start(
@@ -57,7 +57,7 @@ def read_lines(
             *map(str, (max_bytes, max_row_bytes, max_rows or 0)),
             stdin=file,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
         )
         assert reader.stdout is not None
         line: Line = {}
@@ -73,8 +73,8 @@ def read_lines(
         finally:  # the caller has enough of it, too
             limited_process.kill(reader)
             reader.stdout.close()
-        said.seek(0)
-        words = said.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
+        errors.seek(0)
+        words = errors.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
     if not {"end", "error"} & line.keys():
         yield {"error": "; its last output: ".join([f"its reader {how_it_ended(code)}", *words])}
 
@@ -85,7 +85,7 @@ def too_many_rows(limit: int) -> str:
 
 
 def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None) -> None:
-    """What the process does: one line a row, and the last word."""
+    """What the process does: one line per row, then how it ended."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -112,7 +112,7 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
         for name in (left_out := _indices(metadata.metadata)):
             say({"left_out": name})
         kept = [at for at, name in enumerate(names) if name not in left_out]
-        # One text may be said a million times by numbers into a dictionary, and each row may be as long as a column.
+        # A dictionary may repeat one text a million times, by numbers, and each row may be as long as a column.
         at_once = max(1, min(1024, _BATCH_BYTES // max(1, largest)))
         for batch in table.iter_batches(batch_size=at_once, use_threads=False):
             for line in _rows(batch, names, kept):
@@ -138,8 +138,8 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
 def _indices(metadata: dict[bytes, bytes] | None) -> list[str]:
     """The columns that pandas says are an index, but for those that a row has."""
     try:
-        said = json.loads((metadata or {}).get(b"pandas", b"{}"))["index_columns"]
-        return [name for name in said if isinstance(name, str) and name not in Row.model_fields]
+        names = json.loads((metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+        return [name for name in names if isinstance(name, str) and name not in Row.model_fields]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
 

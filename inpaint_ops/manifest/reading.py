@@ -198,21 +198,21 @@ def _validate(
             written = {TEXT_FIELD: raw.text if raw.size is None else cut(raw.text, raw.size)}
         return reject(number, written, str(raw), raw.field, whole)
     try:
-        said = by_value(raw, load_json)
+        values = by_value(raw, load_json)
         unknown = []
-        for key in [key for key in said if key not in Row.model_fields]:
+        for key in [key for key in values if key not in Row.model_fields]:
             if key in IGNORED_FIELDS:
-                del said[key]
+                del values[key]
             elif is_index_column(key):
-                del said[key]
+                del values[key]
                 notes.left_out(key)
             else:
                 unknown.append(key)
         for key in unknown[_EXPLAINED:]:  # pydantic would describe each, in 500 bytes
-            del said[key]
-        if isinstance(raw.get("id"), str) and said.get("id") != raw["id"]:
+            del values[key]
+        if isinstance(raw.get("id"), str) and values.get("id") != raw["id"]:
             notes.count_row("an id that is a whole number with decimals (7.0) is read as its digits (7)")
-        row = Row.model_validate(said, strict=True)
+        row = Row.model_validate(values, strict=True)
         for field in ("prompt", "negative_prompt"):
             if len(getattr(row, field) or "") > limits.max_prompt_chars:
                 raise BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
@@ -234,7 +234,9 @@ def _resolve(text: str, field: str, folder: Location, is_allowed: Callable[[Loca
         raise BadRowError(f"{text!r} names a folder, not an object", field)
     if not is_allowed(location):
         raise BadRowError(
-            f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES", field
+            f"{location} is outside the prefixes that may be read; add its prefix to INPAINT_ALLOWED_PREFIXES "
+            "or, in a shell, with --allow",
+            field,
         )
     return location.uri
 
@@ -258,7 +260,7 @@ def _with_slashes(text: str) -> str:
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 _EXPLAINED = 3
-"""Of the things that are wrong with a row; of the others their number is said."""
+"""Of the things that are wrong with a row; further ones are counted."""
 
 
 def _explain(error: pydantic.ValidationError, *, more: int) -> tuple[str, str | None]:

@@ -74,9 +74,9 @@ def delimiter_of(data: bytes, column: str, max_bytes: int) -> tuple[str, int]:
     comma, where none does.
     """
     start = _after_mark(data)
-    said = _SEP_LINE.match(data, start)
-    if said:
-        return said[1].decode(), said.end()
+    stated = _SEP_LINE.match(data, start)
+    if stated:
+        return stated[1].decode(), stated.end()
     found = _FIRST_LINE.match(data, start, start + max_bytes)
     names = found[0].decode(errors="replace") if found else ""
     for delimiter in DELIMITERS:

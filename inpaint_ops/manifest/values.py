@@ -40,98 +40,100 @@ def by_value(row: dict[str, Any], load_json: Callable[[str], Any]) -> dict[str, 
     What means nothing is left as it is, for the field's own check to name. `load_json` reads an `extra` that is text.
     Raises BadRowError.
     """
-    return {name: value for name, said in row.items() if (value := _value(name, said, load_json)) is not None}
+    return {name: value for name, given in row.items() if (value := _value(name, given, load_json)) is not None}
 
 
 def as_far_as_meant(row: dict[str, Any], load_json: Callable[[str], Any]) -> dict[str, Any]:
     """A row that is rejected, with the values that mean something by value and the others as they were written."""
-    return {name: _meant(name, said, load_json) for name, said in row.items()}
+    return {name: _meant(name, given, load_json) for name, given in row.items()}
 
 
-def _meant(name: str, said: Any, load_json: Callable[[str], Any]) -> Any:
+def _meant(name: str, given: Any, load_json: Callable[[str], Any]) -> Any:
     try:
-        value = _value(name, said, load_json) if name in _FIELDS else said
+        value = _value(name, given, load_json) if name in _FIELDS else given
     except BadRowError:
-        return said
-    return said if value is None or isinstance(value, Decimal) else value  # JSON has no Decimal
+        return given
+    return given if value is None or isinstance(value, Decimal) else value  # JSON has no Decimal
 
 
-def _value(name: str, said: Any, load_json: Callable[[str], Any]) -> Any:
-    if said is None:
+def _value(name: str, given: Any, load_json: Callable[[str], Any]) -> Any:
+    if given is None:
         return None
     if name in _TEXTS or name == "id":
-        return _text(said, is_id=name == "id")
+        return _text(given, is_id=name == "id")
     if name == "extra":
-        return _extra(said, load_json)
-    if isinstance(said, str):
-        said = said.strip()
-        if said == "" or said.lower() == "nan":
+        return _extra(given, load_json)
+    if isinstance(given, str):
+        given = given.strip()
+        if given == "" or given.lower() == "nan":
             return None
-    elif isinstance(said, float | Decimal) and math.isnan(said):
+    elif isinstance(given, float | Decimal) and math.isnan(given):
         return None
     if name in _INTEGERS or name == "crop":
-        return _integer(name, said)
+        return _integer(name, given)
     if name in _FLOATS:
-        return _float(name, said)
+        return _float(name, given)
     if name == "mask_invert":
-        return _truth(said)
+        return _truth(given)
     if name in _CHOICES:
-        return said
-    return said
+        return given
+    return given
 
 
-def _text(said: Any, *, is_id: bool) -> Any:
-    if isinstance(said, float | Decimal):
-        if math.isnan(said):
+def _text(given: Any, *, is_id: bool) -> Any:
+    if isinstance(given, float | Decimal):
+        if math.isnan(given):
             return None
-        return str(int(said)) if _is_whole(said) else str(said)
-    if isinstance(said, int) and not isinstance(said, bool):
-        return _digits(said)
-    if is_id and isinstance(said, str):
-        whole = _WHOLE_ID.fullmatch(said.strip())
-        return whole[1] if whole else said
-    return said
+        return str(int(given)) if _is_whole(given) else str(given)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return _digits(given)
+    if is_id and isinstance(given, str):
+        whole = _WHOLE_ID.fullmatch(given.strip())
+        return whole[1] if whole else given
+    return given
 
 
 def _digits(number: int) -> Any:
     return str(number) if number.bit_length() <= 4096 else number  # Python writes no longer ones
 
 
-def _integer(name: str, said: Any) -> Any:
-    if isinstance(said, str):
-        if not _NUMBER.fullmatch(said):
-            _refuse_decimal_comma(name, said)
-            return said
-        said = Decimal(said)
-    if isinstance(said, float) and math.isfinite(said) and said.is_integer() and abs(said) > _EXACT:
+def _integer(name: str, given: Any) -> Any:
+    if isinstance(given, str):
+        if not _NUMBER.fullmatch(given):
+            _refuse_decimal_comma(name, given)
+            return given
+        given = Decimal(given)
+    if isinstance(given, float) and math.isfinite(given) and given.is_integer() and abs(given) > _EXACT:
         raise BadRowError(
-            f"{said:.0f} is above 2^53 and kept as a float, which loses digits: keep the column as integers or text",
+            f"{given:.0f} is above 2^53 and kept as a float, which loses digits: keep the column as integers or text",
             name,
         )
-    return int(said) if isinstance(said, float | Decimal) and _is_whole(said) else said
+    return int(given) if isinstance(given, float | Decimal) and _is_whole(given) else given
 
 
-def _float(name: str, said: Any) -> Any:
-    if isinstance(said, str):
-        if not _NUMBER.fullmatch(said):
-            _refuse_decimal_comma(name, said)
-            return said
-        return float(said)
-    return float(said) if isinstance(said, Decimal) else said
+def _float(name: str, given: Any) -> Any:
+    if isinstance(given, str):
+        if not _NUMBER.fullmatch(given):
+            _refuse_decimal_comma(name, given)
+            return given
+        return float(given)
+    return float(given) if isinstance(given, Decimal) else given
 
 
-def _refuse_decimal_comma(name: str, said: str) -> None:
-    if _DECIMAL_COMMA.fullmatch(said):
-        raise BadRowError(f"{shortened(said)!r} has a decimal comma: write {shortened(said.replace(',', '.'))!r}", name)
+def _refuse_decimal_comma(name: str, given: str) -> None:
+    if _DECIMAL_COMMA.fullmatch(given):
+        raise BadRowError(
+            f"{shortened(given)!r} has a decimal comma: write {shortened(given.replace(',', '.'))!r}", name
+        )
 
 
-def _truth(said: Any) -> Any:
-    if isinstance(said, str):
-        word = said.lower().removesuffix(".0")
-        return True if word in _YES else False if word in _NO else said
-    if isinstance(said, int | float | Decimal) and said in (0, 1):
-        return bool(said)
-    return said
+def _truth(given: Any) -> Any:
+    if isinstance(given, str):
+        text = given.lower().removesuffix(".0")
+        return True if text in _YES else False if text in _NO else given
+    if isinstance(given, int | float | Decimal) and given in (0, 1):
+        return bool(given)
+    return given
 
 
 def _is_whole(number: float | Decimal) -> bool:
@@ -140,14 +142,14 @@ def _is_whole(number: float | Decimal) -> bool:
     return number.is_finite() and number.adjusted() < 40 and number == number.to_integral_value()
 
 
-def _extra(said: Any, load_json: Callable[[str], Any]) -> Any:
-    if isinstance(said, float | Decimal) and math.isnan(said):
+def _extra(given: Any, load_json: Callable[[str], Any]) -> Any:
+    if isinstance(given, float | Decimal) and math.isnan(given):
         return None
-    if not isinstance(said, str):
-        return said
-    if said.strip() == "" or said.strip().lower() == "nan":
+    if not isinstance(given, str):
+        return given
+    if given.strip() == "" or given.strip().lower() == "nan":
         return None
     try:
-        return load_json(said)
+        return load_json(given)
     except BadRowError as error:
         raise BadRowError(f"not a JSON object ({error})", "extra") from None

@@ -114,15 +114,15 @@ class Helper:
         watch.start()
         done = False
         try:
-            reply, said = self._exchange(host.stdin, host.stdout, job, files)
+            reply, body = self._exchange(host.stdin, host.stdout, job, files)
             done = reply is not None and not too_long.is_set()
         except (BrokenPipeError, ValueError):  # it ended, or says what no host says
-            reply, said = None, b""
+            reply, body = None, b""
         finally:
             watch.cancel()
             if not done:
                 self.close()
-        return self._judged(reply, said, too_long.is_set())
+        return self._judged(reply, body, too_long.is_set())
 
     def _start(self) -> None:
         close_to_others()
@@ -143,20 +143,20 @@ class Helper:
                 sink.write(piece)
         sink.flush()
         reply = Reply.read(source)
-        said = source.read(reply.size) if reply is not None else b""
-        return (reply, said) if reply is not None and len(said) == reply.size else (None, b"")
+        body = source.read(reply.size) if reply is not None else b""
+        return (reply, body) if reply is not None and len(body) == reply.size else (None, b"")
 
-    def _judged(self, reply: Reply | None, said: bytes, too_long: bool) -> Preview:
+    def _judged(self, reply: Reply | None, body: bytes, too_long: bool) -> Preview:
         limits = self.limits
         if too_long:
             raise PreviewError(f"takes more than {limits.wall_seconds:g} s to preview", cpu=float(limits.cpu_seconds))
         if reply is None:
             raise PreviewError("cannot be previewed: the process that decoded it ended", cpu=float(limits.cpu_seconds))
-        if reply.exit != 0 or not said:
+        if reply.exit != 0 or not body:
             how = limited_process.how_it_ended(reply.exit)
             spent = reply.exit == -signal.SIGXCPU or reply.cpu > limits.cpu_seconds
             why = f"takes more than {limits.cpu_seconds} s to decode" if spent else f"broke its decoder, which {how}"
             raise PreviewError(why, cpu=reply.cpu)
-        if said[:1] == b"+" and said[1:].startswith(_SIGNATURES):
-            return Preview(said[1:], reply.cpu, reply.peak)
-        raise PreviewError(said[1 : 1 + _MESSAGE_BYTES].decode(errors="replace"), cpu=reply.cpu)
+        if body[:1] == b"+" and body[1:].startswith(_SIGNATURES):
+            return Preview(body[1:], reply.cpu, reply.peak)
+        raise PreviewError(body[1 : 1 + _MESSAGE_BYTES].decode(errors="replace"), cpu=reply.cpu)

@@ -1,8 +1,8 @@
 """The process that makes small pictures: `python -m inpaint_ops.previews.host`.
 
-The host reads a request and its files from standard input, forks a child for it, and says on standard output what the
-child said and how it ended. It looks at no foreign byte itself. The child locks itself in, makes the one picture, and
-ends. Both end when whoever started the host does: its standard input then closes.
+The host reads a request and its files from standard input, forks a child for it, and writes to standard output what
+the child answered and how it ended. It looks at no foreign byte itself. The child locks itself in, makes the one
+picture, and ends. Both end when whoever started the host does: its standard input then closes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,16 @@ from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request
 def make(job: Job, files: Sequence[bytes]) -> bytes:
     """The picture. Raises ImageError, MemoryError."""
     if job.kind == "overlay":
-        return mask_overlay(files[0], files[1], invert=job.invert)
+        return mask_overlay(files[0], files[1])
     if job.kind == "mask":
-        return mask_layer(files[0], job.longest, max_pixels=job.max_pixels, invert=job.invert)
+        return mask_layer(
+            files[0],
+            job.longest,
+            max_pixels=job.max_pixels,
+            channel=job.channel,
+            threshold=job.threshold,
+            invert=job.invert,
+        )
     return preview(files[0], job.longest, max_pixels=job.max_pixels)
 
 
@@ -38,8 +45,8 @@ def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
         files = [source.read(size) for size in request.sizes]
         if any(len(file) < size for file, size in zip(files, request.sizes, strict=True)):
             return  # whoever asked has gone
-        reply, said = _forked(request, files)
-        sink.write(reply.head() + said)
+        reply, body = _forked(request, files)
+        sink.write(reply.head() + body)
         sink.flush()
 
 
@@ -51,14 +58,14 @@ def _forked(request: Request, files: Sequence[bytes]) -> tuple[Reply, bytes]:
         _child(request, files, writable)  # never returns
     os.close(writable)
     with open(readable, "rb") as pipe:
-        said = pipe.read(MAX_REPLY + 1)
-    if len(said) > MAX_REPLY:
+        body = pipe.read(MAX_REPLY + 1)
+    if len(body) > MAX_REPLY:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, 9)
-        said = b""
+        body = b""
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return Reply(code, float(usage.ru_utime + usage.ru_stime), usage.ru_maxrss * 1024, len(said)), said
+    return Reply(code, float(usage.ru_utime + usage.ru_stime), usage.ru_maxrss * 1024, len(body)), body
 
 
 def _child(request: Request, files: Sequence[bytes], sink: int) -> None:
@@ -73,12 +80,12 @@ def _child(request: Request, files: Sequence[bytes], sink: int) -> None:
         )
         limited_process.lock_in()
         try:
-            said = b"+" + make(request.job, files)
+            body = b"+" + make(request.job, files)
         except MemoryError:
-            said = f"-takes more than the {limits.memory_bytes >> 20} MiB that a preview may take".encode()
+            body = f"-takes more than the {limits.memory_bytes >> 20} MiB that a preview may take".encode()
         except ImageError as error:
-            said = b"-" + str(error).encode()
-        view = memoryview(said)
+            body = b"-" + str(error).encode()
+        view = memoryview(body)
         while view:
             view = view[os.write(sink, view) :]
         code = 0

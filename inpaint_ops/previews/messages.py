@@ -6,7 +6,10 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast, get_args
+
+from inpaint_ops.config import MaskChannel
+from inpaint_ops.records import MaskMeaning
 
 MAX_REPLY = 16 * 2**20
 """Bytes of a small picture, at most: a PNG of 1600 x 1600 pixels is smaller, whatever it shows."""
@@ -36,16 +39,24 @@ class Job:
 
     Attributes:
         kind: `picture`: a JPEG of an image file; `mask`: a PNG layer of a mask file; `overlay`: a JPEG of two files, a
-            small source and a small mask.
+            small source and a mask's layer.
         longest: pixels of the longer side, at most.
         max_pixels: the most pixels that a file may have.
-        invert: of a mask, whether black is painted.
+        channel, threshold, invert: how a mask was asked to be read.
     """
 
     kind: Literal["picture", "mask", "overlay"]
     longest: int
     max_pixels: int
+    channel: MaskChannel = "auto"
+    threshold: int | None = None
     invert: bool = False
+
+    @classmethod
+    def of_mask(cls, record: MaskMeaning, longest: int, max_pixels: int) -> Job:
+        """The layer of the mask of a row, read as it was for painting."""
+        channel = cast("MaskChannel", record.mask_channel if record.mask_channel in get_args(MaskChannel) else "auto")
+        return cls("mask", longest, max_pixels, channel, record.mask_threshold, record.mask_invert)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What comes back, followed by `size` bytes that the child said: `+` and a picture, or `-` and why there is none.
+    """What comes back, followed by `size` bytes from the child: `+` and a picture, or `-` and why there is none.
 
     `exit` is how the child ended (negative: the signal), `cpu` the seconds of the processor that it took, `peak` its
     peak resident memory in bytes.

@@ -20,6 +20,7 @@ from inpaint_ops.records import (
     ModelIdentity,
     Pace,
     Record,
+    RetryCounts,
     RunSummary,
     StageStats,
     WorkerReport,
@@ -52,13 +53,16 @@ def summarize(
     faults: Iterable[Fault] = (),
     left_out: Sequence[str] = (),
     images_checked: int | None = None,
+    idle_seconds: float = 0.0,
+    retries: tuple[RetryCounts, ...] = (),
 ) -> RunSummary:
     """Summarise a run.
 
     `rows` is how many rows the manifest has; `row_numbers` are their line numbers: with them, missing rows are named
     and not only counted. `failure_threshold` is a share, 0 to 1. `faults` are what attempts recovered from, the oldest
     first. `left_out` names the objects of the store that were left out, one line for each; `images_checked` is how many
-    images were read to compare their digests.
+    images were read to compare their digests. `idle_seconds` lie between the run and its retries: they count for no
+    pace.
 
     The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
     threshold; else INVALID, with reasons.
@@ -78,7 +82,7 @@ def summarize(
     total = sum(times.values(), WorkerTime())
     started = _first_start(kept, workers)
     finished = max((record.finished_at for record in kept), default=None)
-    seconds = max(0.0, (finished - started).total_seconds()) if started and finished else 0.0
+    seconds = max(0.0, (finished - started).total_seconds() - idle_seconds) if started and finished else 0.0
     at_once = painting_at_once(batch_spans(kept))
     ledger = merge_ledgers(report.ledger for report in workers)
     recovered_faults = merge_faults(faults)
@@ -108,6 +112,7 @@ def summarize(
         peak_memory=_peak([record.memory for record in kept] + [report.peak_memory for report in workers]),
         ledger=ledger,
         images_checked=images_checked,
+        retries=retries,
         failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),
         started_at=started,
         finished_at=finished,

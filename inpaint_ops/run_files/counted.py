@@ -10,12 +10,12 @@ import hashlib
 import logging
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import StorageError
-from inpaint_ops.layout import REJECTED, RunLayout
+from inpaint_ops.layout import REJECTED, RunLayout, retry_of
 from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import Plan
@@ -32,15 +32,20 @@ _BYTES_PER_RECORD = 8 * 2**10
 
 _SLACK = 64 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ENDING = re.compile(r"\.[a-z]{2,5}")
+_ENDING = re.compile(r"(?:~[0-9]{1,4})?\.[a-z]{2,5}")
+"""What follows an id in the name of its image: a retry's number where that image is beside an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
 class CountedRecords:
-    """The records of a run that count, by line, and how many of their images were read to compare the digest."""
+    """The records of a run that count, by line, and how many of their images were read to compare the digest.
+
+    Of a row that was done again, `records` holds the newest, and `earlier` the others, the oldest first.
+    """
 
     records: tuple[Record, ...]
     images_checked: int
+    earlier: Mapping[int, tuple[Record, ...]] = field(default_factory=dict)
 
 
 def why_not(
@@ -55,6 +60,8 @@ def why_not(
         return f"it says row {record.row}"
     if (record.status == "rejected") != (shard == REJECTED):
         return f"its status is {record.status}"
+    if record.retry != retry_of(shard):
+        return f"it says retry {record.retry}"
     if row is not None and record.id != row.id:
         return f"its id is {record.id!r}, and the row's is {row.id!r}"
     if row is not None and (record.source, record.mask) != (row.image, row.mask):
@@ -85,15 +92,18 @@ def read_records(
     settings: Settings,
     left: Leftovers,
 ) -> CountedRecords:
-    """The records of a run that count; the others are left out, each with a line. `rows` are those of its shards.
+    """The records of a run that count; the others are left out, each with a line. `rows` are those of its shards,
+    the shards of its retries among them.
 
     Asks for a listing of the records, each record once, a listing of the images, and, for the digests, as many images
     as `check_image_bytes` allows: all of them, or a random sample. Raises StorageError.
     """
     frozen = {shard: {row.row: row for row in members} for shard, members in rows.items()}
-    numbers = {shard: members.keys() for shard, members in frozen.items()} | {REJECTED: set(plan.rejected_rows)}
+    numbers: dict[str, Collection[int]] = {shard: members.keys() for shard, members in frozen.items()}
+    numbers[REJECTED] = set(plan.rejected_rows)
     infos = list(_candidates(listed(storage, layout.records, left), layout, numbers, left))
-    budget = _SLACK + plan.rows * _BYTES_PER_RECORD + sum(_weight(row) for some in rows.values() for row in some)
+    count = sum(map(len, numbers.values()))
+    budget = _SLACK + count * _BYTES_PER_RECORD + sum(_weight(row) for some in rows.values() for row in some)
     found: list[Record] = []
     bounded = smallest_first(infos, budget, left)
     for info, record in read_each(storage, bounded, Record, left, max_bytes=row_bytes(settings)):
@@ -104,7 +114,11 @@ def read_records(
         else:
             found.append(record)
     sound, checked = _with_images(storage, layout, found, settings.check_image_bytes, left)
-    return CountedRecords(tuple(sorted(sound, key=lambda record: record.row)), checked)
+    by_row: dict[int, list[Record]] = {}
+    for record in sorted(sound, key=lambda record: (record.row, record.retry)):
+        by_row.setdefault(record.row, []).append(record)
+    earlier = {row: tuple(records[:-1]) for row, records in by_row.items() if len(records) > 1}
+    return CountedRecords(tuple(records[-1] for records in by_row.values()), checked, earlier)
 
 
 def _place(layout: RunLayout, info: ObjectInfo) -> tuple[str, int]:
@@ -135,36 +149,41 @@ def _with_images(
     storage: Storage, layout: RunLayout, records: Sequence[Record], check_bytes: int, left: Leftovers
 ) -> tuple[list[Record], int]:
     """The records less those of done rows whose image is not there, or is another; and how many were read for that."""
-    wanted = {place.key: record for record in records if (place := image_of(record, layout)) is not None}
+    wanted: dict[str, list[Record]] = {}
+    for record in records:
+        if (place := image_of(record, layout)) is not None:
+            wanted.setdefault(place.key, []).append(record)  # a retry that painted the very same bytes shares an image
     there: dict[str, ObjectInfo] = {}
     if wanted:
         infos = listed(storage, layout.images, left)
         there = {info.location.key: info for info in infos if info.location.key in wanted}
-    bad: set[str] = set()
-    for key, record in wanted.items():
-        assert record.output is not None
-        if key not in there:
-            left.add(f"row {record.row} does not count as done: its image {Location(None, key).name} is not there.")
-            bad.add(key)
-        elif there[key].size != record.output.bytes:
-            left.add(f"row {record.row} does not count as done: its image has {there[key].size:,} bytes, and its "
-                     f"record says {record.output.bytes:,}.")  # fmt: skip
-            bad.add(key)
-    chosen = _chosen([info for key, info in there.items() if key not in bad], check_bytes)
-    if len(chosen) < len(wanted) - len(bad):
+    bad: set[tuple[int, int]] = set()
+    for key, some in wanted.items():
+        for record in some:
+            assert record.output is not None
+            if key not in there:
+                left.add(f"row {record.row} does not count as done: its image {Location(None, key).name} is not there.")
+                bad.add((record.row, record.retry))
+            elif there[key].size != record.output.bytes:
+                left.add(f"row {record.row} does not count as done: its image has {there[key].size:,} bytes, and its "
+                         f"record says {record.output.bytes:,}.")  # fmt: skip
+                bad.add((record.row, record.retry))
+    sound = [key for key, some in wanted.items() if any((record.row, record.retry) not in bad for record in some)]
+    chosen = _chosen([there[key] for key in sound], check_bytes)
+    if len(chosen) < len(sound):
         log.info(
             "the digests of %d of %d images are compared (INPAINT_CHECK_IMAGE_BYTES); of the others the size was",
-            len(chosen), len(wanted) - len(bad),
+            len(chosen), len(sound),
         )  # fmt: skip
     digests = {info.location.key: got for info, got in each(chosen, lambda info: _digest(storage, info), left)}
     for key in {info.location.key for info in chosen}:
-        output = wanted[key].output
-        if output is None or digests.get(key) != output.sha256:
-            if key in digests:
-                left.add(f"row {wanted[key].row} does not count as done: its image is not the one of its record.")
-            bad.add(key)
-    lost = {wanted[key].row for key in bad}
-    return [record for record in records if record.output is None or record.row not in lost], len(digests)
+        for record in wanted[key]:
+            if record.output is None or digests.get(key) != record.output.sha256:
+                if key in digests:
+                    left.add(f"row {record.row} does not count as done: its image is not the one of its record.")
+                bad.add((record.row, record.retry))
+    kept = [record for record in records if record.output is None or (record.row, record.retry) not in bad]
+    return kept, len(digests)
 
 
 def _chosen(infos: list[ObjectInfo], check_bytes: int) -> list[ObjectInfo]:

@@ -1,5 +1,7 @@
 """The whole job in three calls: `prepare` a run, `paint` each of its shards, `finish` it with a report.
 
+`prepare_retry` takes the place of `prepare` where rows of a finished run are done again.
+
 The command line and the DAGs go through these, so what Airflow runs is what a shell runs.
 """
 
@@ -14,6 +16,10 @@ from inpaint_ops.runs.painting import (
 from inpaint_ops.runs.preparing import (
     make_plan,
     prepare,
+    why_rejected,
+)
+from inpaint_ops.runs.retrying import (
+    prepare_retry,
 )
 from inpaint_ops.runs.workspace import (
     Workspace,
@@ -26,5 +32,7 @@ __all__ = [
     "make_plan",
     "paint",
     "prepare",
+    "prepare_retry",
     "summary_lines",
+    "why_rejected",
 ]

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from inpaint_ops.errors import one_line
-from inpaint_ops.layout import RunLayout
+from inpaint_ops.layout import SHARD_NAME, RunLayout, retry_of
 from inpaint_ops.locations import Location
 from inpaint_ops.records import AttemptFaults, ErrorInfo, Fault, Model, ShardProgress, WorkerReport
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, WORKER_REPORT_BYTES, Leftovers, listed, read_each, smallest_first
 
-_NAME = re.compile(r"([0-9]{5,9})(?:-[A-Za-z0-9._-]{1,80})?\.json")
+_NAME = re.compile(rf"({SHARD_NAME})(?:-[A-Za-z0-9._-]{{1,80}})?\.json")
 _TOTAL_BYTES = 128 * 2**20
 """What all notes of a kind may have together; those of a thousand shards have one or two million."""
 
@@ -23,9 +23,14 @@ M = TypeVar("M", bound=Model)
 def notes_of(
     infos: Iterable[ObjectInfo], prefix: Location, shards: Collection[str], left: Leftovers
 ) -> Iterator[tuple[str, ObjectInfo]]:
-    """The objects that are named like a note of one of the shards, by that name without its ending."""
+    """The objects that are named like a note of one of the shards, by that name without its ending.
+
+    Notes of retries are passed over silently where their shards are not asked for.
+    """
     for info in infos:
         name = _NAME.fullmatch(info.location.key.removeprefix(prefix.key))
+        if name is not None and name[1] not in shards and retry_of(name[1]):
+            continue
         if name is None or name[1] not in shards:
             left.add(f"{info.location} is no note of a shard of this run: it was left out.")
         else:

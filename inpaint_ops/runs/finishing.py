@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -12,7 +13,8 @@ from inpaint_ops.errors import (
     StorageError,
     one_line,
 )
-from inpaint_ops.planning import Plan
+from inpaint_ops.layout import retry_of
+from inpaint_ops.planning import Plan, PlannedRow
 from inpaint_ops.records import (
     ErrorInfo,
     Record,
@@ -25,6 +27,7 @@ from inpaint_ops.runs.attempts import read_notes, read_workers, recovered_faults
 from inpaint_ops.runs.forecasting import experience, experience_key
 from inpaint_ops.runs.gallery import Gallery, make_gallery
 from inpaint_ops.runs.preparing import _JSON, _JSONL
+from inpaint_ops.runs.retried import idle_seconds, read_retried, retry_counts, unfinished_shards, with_earlier
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage.stored import Leftovers
 
@@ -40,17 +43,21 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: it was never planned, or its plan failed")
     layout, storage = workspace.layout(run), workspace.storage
-    left, shards = Leftovers(), {shard.name for shard in plan.shards}
-    by_shard = read_shards(storage, layout, plan, workspace.settings, left)
+    left = Leftovers()
+    by_shard: dict[str, Sequence[PlannedRow]] = {**read_shards(storage, layout, plan, workspace.settings, left)}
     rows = {row.row: row for members in by_shard.values() for row in members}
-    counted = read_records(storage, layout, plan, by_shard, workspace.settings, left)
-    records = counted.records
+    retries, retried = read_retried(workspace, plan, rows, left)
+    shards = {*by_shard, *retried}
+    counted = read_records(storage, layout, plan, by_shard | retried, workspace.settings, left)
+    records = tuple(with_earlier(record, counted.earlier.get(record.row, ())) for record in counted.records)
+    every = (*records, *itertools.chain.from_iterable(counted.earlier.values()))
     workers = read_workers(storage, layout, shards, left)
     ended = {record.row for record in records}
     unfinished = [one.name for one in plan.shards if sum(row.row in ended for row in by_shard[one.name]) < one.rows]
+    undone = unfinished_shards(retries, every)
     stops = read_notes(storage, layout.stop_notes, ErrorInfo, shards, left)
-    faults = [*recovered_faults(storage, layout, shards, left), *stopped(stops, unfinished)]
-    progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished else {}
+    faults = [*recovered_faults(storage, layout, shards, left), *stopped(stops, [*unfinished, *undone])]
+    progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished or undone else {}
     summary = report.summarize(
         run=run,
         manifest=plan.manifest,
@@ -65,11 +72,21 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
         faults=faults,
         left_out=(*(f"manifest: {note}" for note in plan.warnings), *left.lines()),
         images_checked=counted.images_checked,
+        idle_seconds=idle_seconds(every, workers),
+        retries=retry_counts(retries, every),
     )
+    if undone:
+        lost = (
+            f"retry {retry_of(name)}: {count} of its rows have no new record, so their earlier records count; shard "
+            f"{name} is unfinished: {why_unfinished(name, stops, progress.get(name))}"
+            for name, count in undone.items()
+        )
+        summary = summary.model_copy(update={"warnings": (*summary.warnings, *lost)})
     if unfinished:
         lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, progress.get(name))}" for name in unfinished)
         summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost), "verdict": "INVALID"})
-    by_row = {number: row.as_manifest_row() for number, row in rows.items()}
+    newest = rows | {row.row: row for members in retried.values() for row in members}
+    by_row = {number: row.as_manifest_row() for number, row in newest.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
     storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
     storage.put(layout.timings, report.timings_parquet(records), content_type="application/vnd.apache.parquet")
@@ -100,6 +117,10 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     lines = [
         f"{summary.verdict}: {counts.done} done, {counts.failed} failed, {counts.rejected} rejected of {counts.rows}",
         *(f"  - {line}" for line in (*summary.reasons, *summary.warnings)),
+        *(
+            f"  retry {one.number} ({one.asked}): {one.done} done, {one.failed} failed of {one.rows}"
+            for one in summary.retries
+        ),
     ]
     if summary.images_per_second:
         warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""

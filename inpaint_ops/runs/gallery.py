@@ -103,12 +103,13 @@ def make_gallery(
         try:
             source = small(record.source)
             what = "mask"
-            mask = small(record.mask)
+            budget.check()
+            layer = make(Job.of_mask(record, _LONGEST, settings.max_pixels),
+                         [in_pieces(storage, record.mask, max_bytes=settings.max_image_bytes)])  # fmt: skip
             what = "result"
             result = small(record.output.uri)
             what = "mask"
-            overlay = make(Job("overlay", _LONGEST, settings.max_pixels, invert=record.mask_invert),
-                           [Whole(source), Whole(mask)])  # fmt: skip
+            overlay = make(Job("overlay", _LONGEST, settings.max_pixels), [Whole(source), Whole(layer)])
         except (StorageError, ImageError, PreviewBusyError) as error:
             return f"row {record.row}: {what}: {error}"
         return GalleryItem(record, source, overlay, result)

@@ -21,13 +21,16 @@ def paint(
     final_attempt: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ShardResult:
-    """Paint what is missing of one shard. Call it from the main thread; see ShardRun.run for what it raises."""
+    """Paint what is missing of one shard, of the run itself or of a retry.
+
+    Call it from the main thread; see ShardRun.run for what it raises.
+    """
     plan = workspace.plan(run)
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: plan it first")
     layout = workspace.layout(run)
-    rows = workspace.shard_rows(plan, shard)
-    work = ShardRun(workspace.storage, layout, shard, rows, plan.job, workspace.settings, final_attempt=final_attempt)
+    job, rows = workspace.shard(plan, shard)
+    work = ShardRun(workspace.storage, layout, shard, rows, job, workspace.settings, final_attempt=final_attempt)
     if on_progress is not None:
         work.on_progress = on_progress
     with _drained_on_sigterm(work):

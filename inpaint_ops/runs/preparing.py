@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from inpaint_ops.errors import (
     ObjectExistsError,
@@ -18,7 +20,8 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl, write_jsonl
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest, RejectedRow, to_jsonl, write_jsonl
+from inpaint_ops.manifest.rows import TEXT_FIELD
 from inpaint_ops.planning import (
     JobOptions,
     Plan,
@@ -32,6 +35,7 @@ from inpaint_ops.records import (
     Record,
     now,
 )
+from inpaint_ops.runs.checking import check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage import Storage
@@ -98,11 +102,20 @@ def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
         return []
 
 
-def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None) -> Plan:
+def prepare(
+    workspace: Workspace,
+    manifest: str,
+    run: str,
+    job: JobOptions,
+    *,
+    card: str | None = None,
+    paints_here: bool = False,
+) -> Plan:
     """Freeze the manifest, keep and record the rejected rows, write the shards, then `plan.json`, which owns the name.
 
-    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. Raises RunConflictError
-    for another manifest or other choices, ManifestError, StorageError.
+    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. With `paints_here`, the
+    model of a new run must be on this machine. Files that are known to be missing are named in the plan's warnings.
+    Raises RunConflictError for another manifest or other choices, ModelError, ManifestError, StorageError.
     """
     layout = workspace.layout(run)
     plan, parsed = make_plan(workspace, manifest, run, job, card=card)
@@ -110,6 +123,9 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
     if standing is not None:
         return _resumed(standing, plan)
     storage = workspace.storage
+    about_model = check_model(job.model, job.model_revision, must_be_here=paints_here)
+    notes = (*([about_model] if about_model else []), *_about_missing(storage, parsed))
+    plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
         with frozen.open("wb") as out:
@@ -117,7 +133,7 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
         storage.put(layout.manifest, frozen, content_type=_JSONL)
         rejected = Path(folder, "rejected.jsonl")
         with rejected.open("wb") as out:
-            write_jsonl((row.as_manifest_row() for row in parsed.rejected), out)
+            write_jsonl(map(_to_correct, parsed.rejected), out)
         storage.put(layout.rejected, rejected, content_type=_JSONL)
     pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
     for shard, rows in pieces:
@@ -138,11 +154,47 @@ def prepare(workspace: Workspace, manifest: str, run: str, job: JobOptions, *, c
     return plan
 
 
+def _to_correct(row: RejectedRow) -> dict[str, Any]:
+    """The rejected row as `rejected.jsonl` holds it: with the id by which the run knows it, if its author gave none."""
+    written = row.as_manifest_row()
+    if TEXT_FIELD in written or written.get("id") not in (None, ""):
+        return written
+    return {"id": row.id} | {name: value for name, value in written.items() if name != "id"}
+
+
+def why_rejected(workspace: Workspace, plan: Plan, most: int) -> Iterator[str]:
+    """The errors of the first rows that the run rejected, by its `rejected.jsonl`; none if that cannot be read."""
+    if not plan.rejected:
+        return
+    try:
+        head = workspace.storage.get(workspace.layout(plan.run).rejected, byte_range=(0, _HEAD_BYTES - 1))
+    except StorageError:
+        return
+    for line in head.splitlines()[:most]:
+        try:
+            yield str(json.loads(line)["_error"])
+        except (ValueError, KeyError, TypeError):  # cut off here, or changed by hand
+            return
+
+
+_HEAD_BYTES = 256 * 2**10
+_MISSING_SHOWN = 10
+
+
+def _about_missing(storage: Storage, parsed: ParsedManifest) -> Iterator[str]:
+    """A warning for each of the first missing files, and one for the others. Their rows go on: they may come yet."""
+    lines = missing_objects(storage, parsed, ask_each=False)
+    yield from itertools.islice(lines, _MISSING_SHOWN)
+    if more := sum(1 for _ in lines):
+        yield f"and {more:,} more images and masks that were not there when the run was planned"
+
+
 _JSON = "application/json"
 _JSONL = "application/jsonl"
 
 
 def _resumed(standing: Plan, wanted: Plan) -> Plan:
+    """The standing plan, with a warning where rows that it rejected would be accepted now."""
     if standing.manifest_sha256 != wanted.manifest_sha256:
         raise RunConflictError(
             f"run {wanted.run!r} is of another manifest ({standing.manifest}, {standing.manifest_sha256[:12]}…; now "
@@ -154,7 +206,12 @@ def _resumed(standing: Plan, wanted: Plan) -> Plan:
             raise RunConflictError(
                 f"run {wanted.run!r} was started with {name} = {theirs[name]!r}, not {value!r}: choose another run name"
             )
-    return standing
+    accepted_now = len(set(standing.rejected_rows) - set(wanted.rejected_rows))
+    if not accepted_now:
+        return standing
+    rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
+    note = f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them"
+    return standing.model_copy(update={"warnings": (*standing.warnings, note)})
 
 
 def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:

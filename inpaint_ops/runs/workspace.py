@@ -14,11 +14,12 @@ from inpaint_ops.errors import (
     ObjectNotFoundError,
     ObjectTooLargeError,
 )
-from inpaint_ops.layout import RunLayout, StoreLayout
+from inpaint_ops.layout import RunLayout, StoreLayout, retry_of
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ManifestLimits, ParsedManifest, read_parts
-from inpaint_ops.planning import Plan, PlannedRow
+from inpaint_ops.planning import JobOptions, Plan, PlannedRow
 from inpaint_ops.run_files.frozen import read_plan, read_shard
+from inpaint_ops.run_files.retried import read_retry
 from inpaint_ops.storage import Storage, make_s3_client
 from inpaint_ops.storage.stored import Leftovers
 
@@ -124,11 +125,25 @@ class Workspace:
         return read_plan(self.storage, self.layout(run), self.settings)
 
     def shard_rows(self, plan: Plan, shard: str) -> list[PlannedRow]:
-        """The frozen rows of one shard. Raises ConfigError if the plan has none of that name, StorageError."""
-        found = next((one for one in plan.shards if one.name == shard), None)
+        """The frozen rows of one shard. Raises ConfigError if the run has none of that name, StorageError."""
+        return self.shard(plan, shard)[1]
+
+    def shard(self, plan: Plan, name: str) -> tuple[JobOptions, list[PlannedRow]]:
+        """What one shard is painted with, and its frozen rows: a shard of the run itself, or of one of its retries.
+
+        Raises ConfigError if the run has none of that name, StorageError.
+        """
+        job, shards, layout = plan.job, plan.shards, self.layout(plan.run)
+        if number := retry_of(name):
+            try:
+                retry = read_retry(self.storage, layout, number)
+            except ObjectNotFoundError:
+                raise ConfigError(f"run {plan.run!r} has no retry {number}, so it has no shard {name!r}") from None
+            job, shards = retry.job, retry.shards
+        found = next((one for one in shards if one.name == name), None)
         if found is None:
-            raise ConfigError(f"run {plan.run!r} has no shard {shard!r}: it has {len(plan.shards)}, from 00000")
-        return read_shard(self.storage, self.layout(plan.run), found, plan.job, self.settings, Leftovers())
+            raise ConfigError(f"run {plan.run!r} has no shard {name!r}: it has {len(shards)}, from 00000")
+        return job, read_shard(self.storage, layout, found, job, self.settings, Leftovers())
 
 
 _MOST_PARTS = 10_000

@@ -22,7 +22,7 @@ from inpaint_ops.errors import (
     WorkerProtocolError,
     one_line,
 )
-from inpaint_ops.layout import RunLayout
+from inpaint_ops.layout import RunLayout, retry_of
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import PlannedRow
 from inpaint_ops.protocol import Done, Failed
@@ -154,11 +154,9 @@ class Recorder:
         started = time.monotonic()
         with receive(expected) as image:
             _agrees(event, image, expected)
-            location = self.layout.image(row.id, image.extension)
+            location, is_stored = self._store_image(row.id, image)
             digest, size = image.sha256, image.bytes
-            try:
-                self.storage.put(location, image.path, if_absent=True, content_type=image.media_type)
-            except ObjectExistsError:
+            if not is_stored:
                 self.faults.add("image_adopted", location.name)
                 present = self.storage.get(location)
                 digest, size = hashlib.sha256(present).hexdigest(), len(present)
@@ -182,6 +180,22 @@ class Recorder:
         )
         self._commit(record)
         return record
+
+    def _store_image(self, row_id: str, image: Received) -> tuple[Location, bool]:
+        """Where the image is, and whether this call has put it there: else a dead attempt of this retry left one.
+
+        A retry takes the plain name where it is free. Where it is not, an earlier attempt's image stays as it is.
+        """
+        names = [self.layout.image(row_id, image.extension)]
+        if retry := retry_of(self.shard):
+            names.append(self.layout.image(row_id, image.extension, retry))
+        for location in names:
+            try:
+                self.storage.put(location, image.path, if_absent=True, content_type=image.media_type)
+                return location, True
+            except ObjectExistsError:
+                continue
+        return names[-1], False
 
     def store_failed(
         self,
@@ -261,6 +275,7 @@ class Recorder:
             row=row.row,
             status=status,
             attempt=self.attempt,
+            retry=retry_of(self.shard),
             prompt=row.prompt,
             seed=chosen.seed,
             steps_requested=chosen.steps,

@@ -146,6 +146,43 @@ def test_a_run_that_is_not_good_is_not_green(airflow: AirflowStack, workspace: W
     assert summary.verdict == "INVALID"
 
 
+def record_keys(workspace: Workspace, run: str) -> dict[str, str]:
+    """The records of a run, those of its retries too: their keys, and what they hold by its ETag."""
+    return {info.location.key: info.etag for info in workspace.storage.list(workspace.layout(run).records)}
+
+
+def test_failed_rows_are_done_again_in_their_run_once_per_request(airflow: AirflowStack, workspace: Workspace) -> None:
+    rows = [{"id": name, "image": f"photos/{name}.jpg", "mask": "masks/coffee.png", "prompt": "a cup"}
+            for name in ("coffee", "late")]  # fmt: skip
+    manifest = put_manifest(workspace, "late.jsonl", rows)
+    conf = {"manifest": manifest, "run": "late"}
+    assert airflow.wait_for_run(DAG, airflow.trigger(DAG, {**conf, "steps": 2})) == "failed"
+    before = record_keys(workspace, "late")
+    for wrong, says in (
+        ({**conf, "retry": "nobody"}, "has no row with the id 'nobody'"),
+        ({**conf, "retry": "late,late"}, "names 'late' twice"),
+        ({"manifest": manifest, "retry": "failed"}, "name it in `run`"),
+        ({**conf, "retry": "failed", "steps": 5}, "was started with steps = 2, not 5"),
+    ):
+        run_id = airflow.trigger(DAG, wrong)
+        assert airflow.wait_for_run(DAG, run_id) == "failed"
+        assert says in airflow.task_logs(DAG, run_id), says
+    assert record_keys(workspace, "late") == before
+    photo = workspace.storage.get(f"{STORE}{JOBS}photos/coffee.jpg")
+    workspace.storage.put(f"{STORE}{JOBS}photos/late.jpg", photo)
+    run_id = airflow.trigger(DAG, {**conf, "retry": "failed"})
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    painted = [ti for ti in airflow.task_instances(DAG, run_id) if ti["task_id"] == "inpaint"]
+    assert [ti["rendered_map_index"].startswith("shard 00000r0001_") for ti in painted] == [True]
+    after = record_keys(workspace, "late")
+    assert before.items() <= after.items() and len(after) == len(before) + 1
+    summary = RunSummary.model_validate_json(workspace.storage.get(workspace.layout("late").summary))
+    assert (summary.verdict, summary.counts.done, [one.done for one in summary.retries]) == ("VALID", 2, [1])
+    airflow.api("POST", f"/dags/{DAG}/dagRuns/{run_id}/clear", {"dry_run": False, "only_failed": False})
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    assert record_keys(workspace, "late") == after, "what is cleared was asked once"
+
+
 def test_a_run_name_that_is_taken_is_refused_in_red_and_nothing_of_the_run_changes(
     night: str, airflow: AirflowStack, workspace: Workspace
 ) -> None:

@@ -87,6 +87,9 @@ GOOD = {"manifest": "s3://bucket/inbox/night.jsonl"}
         {**GOOD, "row_limit": 0},
         {**GOOD, "failure_threshold": 1.5},
         {**GOOD, "run": "../other"},
+        {**GOOD, "run": "night", "retry": ""},
+        {**GOOD, "run": "night", "retry": "a,,b"},
+        {**GOOD, "run": "night", "retry": ["a"]},
         {**GOOD, "tuning_overrides": "vae_tiling=true"},
         {**GOOD, "use_xformers": "perhaps"},
         {**GOOD, "scheduler": "magic"},
@@ -112,6 +115,8 @@ def test_the_trigger_form_takes_a_good_job(manifest_dag: Any) -> None:
         manifest_dag, {**GOOD, "quality": "best", "batch_size": 4, "tuning": "notes", "failure_threshold": 0.1}
     )
     assert params.validate()["quality"] == "best"
+    for rows in ("failed", "unchanged,rejected", "chair 7,id:failed"):
+        assert _merged(manifest_dag, {**GOOD, "run": "night", "retry": rows}).validate()["retry"] == rows
 
 
 def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_dag: Any) -> None:

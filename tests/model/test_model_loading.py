@@ -306,7 +306,9 @@ def start_pull(
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, model, str(cache)],
-        env=os.environ | {"HF_ENDPOINT": os.environ["TEST_HUB"], "HF_HUB_DISABLE_TELEMETRY": "1"} | environment,
+        env=os.environ
+        | {"HF_ENDPOINT": os.environ["TEST_HUB"], "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

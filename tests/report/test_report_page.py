@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inpaint_ops.images.preview import mask_layer
 from inpaint_ops.records import Batch, ErrorInfo, LedgerEntry, ModelIdentity, Output, Record, Timings
 from inpaint_ops.report import GalleryItem, choose_gallery, mask_overlay, render_page
 from inpaint_ops.report.page import PAGE_BYTES, _bytes, _figures, _seconds
@@ -283,7 +284,9 @@ def test_the_mask_lies_over_the_source() -> None:
     half = np.zeros((16, 32), np.uint8)
     half[:, 16:] = 255
     for invert, kept in ((False, slice(0, 24)), (True, slice(40, 64))):
-        with Image.open(io.BytesIO(mask_overlay(png(80), png(half), invert=invert))) as opened:
+        with Image.open(
+            io.BytesIO(mask_overlay(png(80), mask_layer(png(half), 256, max_pixels=10**6, invert=invert)))
+        ) as opened:
             shown = np.asarray(opened).astype(int)
         assert shown.shape == (32, 64, 3)
         assert abs(shown[:, kept] - 80).max() < 12

@@ -25,7 +25,7 @@ from inpaint_ops.runs.forecasting import (
 )
 from tests.support.simulated_run import a_run
 
-JOB = JobOptions(model="m")
+JOB = JobOptions(model="owner/m")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EMPTY = BenchmarkTable(made_by="a test")
 THREE_SHARDS = [Work(rows=10, steps=290)] * 3
@@ -40,8 +40,9 @@ def past(run: str = "past", card: str = "NVIDIA H200", hours: float = 0, *, step
 
 def measured(**fields: object) -> Benchmark:
     values = {
-        "source": "gpu.json", "measured_on": date(2026, 1, 1), "device": "NVIDIA H200", "kind": "cuda", "model": "m",
-        "preset": "auto", "tuning": {"attention": "sdpa", "vae_tiling": False}, "batch": 1, "size": (1024, 1024),
+        "source": "gpu.json", "measured_on": date(2026, 1, 1), "device": "NVIDIA H200", "kind": "cuda",
+        "model": "owner/m", "preset": "auto",
+        "tuning": {"attention": "sdpa", "vae_tiling": False}, "batch": 1, "size": (1024, 1024),
         "steps": 29, "step_seconds": 0.1, "other_seconds": 0.4, "peak_reserved": 8_000_000_000, "cold_start": 20.0,
     }  # fmt: skip
     return Benchmark.model_validate(values | fields)

@@ -41,6 +41,7 @@ def isolate(environment: MutableMapping[str, str]) -> Path:
         "TMPDIR": str(folder / "tmp"),
         "HOME": str(folder / "home"),
         "HF_HOME": str(folder / "hub"),
+        "HF_HUB_OFFLINE": "1",  # planning would ask the hub for a model that is not in the cache
         "XDG_CACHE_HOME": str(folder / "cache"),
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AWS_EC2_METADATA_DISABLED": "true",  # without credentials the SDK would ask the network for some

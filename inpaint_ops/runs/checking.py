@@ -1,0 +1,130 @@
+"""What can be known of a job before a device is asked for: whether its model exists, and whether its files do.
+
+Nothing here imports torch, and no object is read: a model is looked for in the hub's cache, then at the hub; files are
+looked for in listings of their folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest import ParsedManifest
+from inpaint_ops.model.cache import hub_cache
+from inpaint_ops.model.random_names import RANDOM_MODELS
+from inpaint_ops.storage import Storage
+
+HUB_SECONDS = 10.0
+"""How long the hub is waited for; a plan is no reason to wait longer."""
+
+_PAGE = 1000
+"""Objects in a page of a listing."""
+
+_KEYS_PER_PAGE = 10
+"""Keys that must be looked for per page of a listing: a page costs about as much as ten single requests."""
+
+
+def check_model(model: str, revision: str | None = None, *, must_be_here: bool) -> str | None:
+    """Refuse a model that no worker could load; a line of what could not be found out, or None.
+
+    A model in this machine's cache is fine, as is a random one of ours. A folder is looked for only where
+    `must_be_here` says that this machine paints: others may have other folders. A hub model that is not in the cache
+    is looked up at the hub: one that the hub does not have is always refused, one that is only not fetched yet, or
+    that cannot be looked up, where `must_be_here`. Raises ModelError.
+    """
+    from inpaint_ops.model.sources import PINNED, is_local, resolve  # brings the hub's client: half a second
+
+    if model in RANDOM_MODELS:
+        return None
+    try:
+        resolve(model, revision)
+        return None
+    except ModelError as error:
+        not_here = error
+    if is_local(model) and not must_be_here:
+        return f"there is no model folder {model} on this machine; the machines that paint may have it"
+    if is_local(model) or not_here.__cause__ is None:  # no hub id
+        raise not_here
+    why_unknown = _ask_hub(model, revision or PINNED.get(model))
+    if must_be_here:
+        raise ModelError(f"{not_here}{why_unknown and f' ({why_unknown})'}") from not_here
+    if why_unknown:
+        return f"it is not known whether there is a model {model}: it is not in this machine's cache, and {why_unknown}"
+    return f"{model} is not in this machine's cache {hub_cache()}: where it paints, run `inpaint-ops models pull`"
+
+
+def _ask_hub(model: str, revision: str | None) -> str:
+    """Raise ModelError if the hub has no such model or revision; else "" or why it could not be asked."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, so the hub was not asked"
+    try:
+        HfApi().model_info(model, revision=revision, timeout=HUB_SECONDS)
+    except RevisionNotFoundError as error:
+        raise ModelError(f"the hub has no revision {revision} of {model}: correct --revision") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"the hub has no model {model}, or it needs a token (HF_TOKEN): correct --model") from error
+    except Exception as error:  # of the hub's HTTP library, which depends on its version
+        text = " ".join(str(error).split())[:120] or type(error).__name__
+        return f"the hub {constants.ENDPOINT} cannot be asked: {text}"
+    return ""
+
+
+def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool) -> Iterator[str]:
+    """A line for each image or mask of an accepted row that is not there.
+
+    A folder is listed where that costs less than looking for each of its files: a page of a listing covers a thousand
+    of them. Files of other folders are looked for one by one if `ask_each`; else they are left to the downloads. One
+    that a listing does not have is looked for once more by its name, as a download would.
+    """
+    wanted = Counter(place.parent for row in parsed.accepted for place in _places(row.image, row.mask))
+    known: dict[Location, frozenset[bytes] | None] = {}
+    for row in parsed.accepted:
+        for field, place in zip(("image", "mask"), _places(row.image, row.mask), strict=True):
+            folder = place.parent
+            if folder not in known:
+                known[folder] = _listed(storage, folder, pages=max(1, wanted[folder] // _KEYS_PER_PAGE))
+            names = known[folder]
+            if (names is None and not ask_each) or (names is not None and _digest(place.key) in names):
+                continue
+            try:
+                storage.stat(place)
+            except (StorageError, ForbiddenLocationError) as error:
+                if ask_each or not error_is_passing(error):
+                    yield f"row {row.row}: {field}: {error}"
+
+
+def error_is_passing(error: StorageError) -> bool:
+    """Whether the store may answer otherwise at another time: then it says nothing of the object."""
+    return not error.permanent
+
+
+def _places(*uris: str) -> tuple[Location, ...]:
+    return tuple(map(parse, uris))
+
+
+def _listed(storage: Storage, prefix: Location, *, pages: int) -> frozenset[bytes] | None:
+    """Digests of the keys directly below a prefix; None if it cannot be listed, or not in so many pages."""
+    if prefix.bucket is None and not Path(prefix.key).is_dir():
+        return frozenset()
+    found = set()
+    try:
+        for info in storage.list(prefix, direct=True):
+            found.add(_digest(info.location.key))
+            if len(found) > pages * _PAGE:
+                return None
+    except (StorageError, ForbiddenLocationError):
+        return None
+    return frozenset(found)
+
+
+def _digest(key: str) -> bytes:
+    """What is kept of a key: 16 bytes, however long it is."""
+    return hashlib.blake2b(os.fsencode(key), digest_size=16).digest()

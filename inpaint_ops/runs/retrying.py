@@ -1,0 +1,283 @@
+"""Some rows of a finished run again: a new attempt beside the old record. Both are kept, and the newest counts.
+
+A retry is planned like a run: its rows are frozen in shards of its own, then `shards/retry-<n>.json` is put if absent.
+`paint` and `finish` do the rest. Until a row's new record is there, its old one counts, so a retry may break off
+anywhere; the same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from inpaint_ops.errors import (
+    ConfigError,
+    DamagedObjectError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    RunConflictError,
+)
+from inpaint_ops.layout import MAX_RETRIES, retry_shard_name
+from inpaint_ops.locations import parse
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl
+from inpaint_ops.planning import (
+    JobOptions,
+    Plan,
+    PlannedRow,
+    RetryPlan,
+    Shard,
+    planned,
+    reject_rows_without_steps,
+    split_rows,
+)
+from inpaint_ops.records import Record, now
+from inpaint_ops.run_files.counted import CountedRecords, read_records
+from inpaint_ops.run_files.frozen import read_shard
+from inpaint_ops.run_files.retried import read_retries, read_retry_rows
+from inpaint_ops.runs.checking import check_model
+from inpaint_ops.runs.selecting import Selection, parse_selection, select
+from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.storage.stored import Leftovers
+from inpaint_ops.tuning import check_choices
+
+_TRIES = 20
+"""Numbers of retries that others may take while this one is planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What is done again. `retry` is None where no row is; `notes` are lines for whoever asked."""
+
+    plan: Plan
+    retry: RetryPlan | None
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    """A finished run, as a retry finds it."""
+
+    plan: Plan
+    retries: list[RetryPlan]
+    free: int
+    """The first number that no retry has."""
+    rows: dict[int, PlannedRow]
+    """Every row as it was tried last, by line; rejected rows are not among them."""
+    counted: CountedRecords
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self.counted.records
+
+    def missing_of(self, retry: RetryPlan) -> int:
+        """How many rows of a retry have no new record."""
+        every = [*self.records, *(one for earlier in self.counted.earlier.values() for one in earlier)]
+        return retry.rows - sum(record.retry == retry.number for record in every)
+
+
+def prepare_retry(
+    workspace: Workspace,
+    manifest: str,
+    run: str,
+    asked: str,
+    job: JobOptions,
+    *,
+    chosen: Collection[str] = (),
+    request: str = "",
+    paints_here: bool = False,
+) -> Again:
+    """Plan to do the rows of `asked` (see `parse_selection`) again, or find the retry that does so already.
+
+    With the run's own manifest, a row is done again as it was tried last, and a rejected one as the manifest has it. Of
+    another manifest, as of a corrected `rejected.jsonl`, the rows with the same ids are taken as they stand there. The
+    job is the run's; of `job`, what was `chosen` (names of its fields) is taken where it leaves the images alone.
+
+    With `paints_here`, the model must be on this machine. A retry that broke off, of the same rows and manifest, is
+    gone on with; so is one that the same `request` began.
+    Raises ConfigError, RunConflictError, ModelError, ManifestError, StorageError; each says what to do.
+    """
+    selection = parse_selection(asked)
+    plan = workspace.plan(run)
+    if plan is None:
+        raise ConfigError(f"there is no run {run!r} in {workspace.store}: --retry does rows of a run again")
+    job = _job_of(plan, job, chosen)
+    check_choices(job.tuning, job.tuning_overrides)
+    about_model = check_model(job.model, job.model_revision, must_be_here=paints_here)
+    parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit)
+    parsed = reject_rows_without_steps(parsed, job)
+    for _ in range(_TRIES):
+        standing = _read(workspace, plan)
+        standing.notes.extend([about_model] if about_model else [])
+        begun = _begun(standing, selection, digest, request)
+        if begun is not None:
+            return Again(plan, begun, tuple(standing.notes))
+        rows = _rows(standing, selection, parsed, job, is_own=digest == plan.manifest_sha256)
+        if not rows:
+            return Again(plan, None, tuple(standing.notes))
+        if standing.free > MAX_RETRIES:
+            raise ConfigError(f"run {run!r} has had {MAX_RETRIES} retries, the limit: run failed.jsonl as a manifest")
+        retry = RetryPlan(
+            run=run,
+            number=standing.free,
+            asked=selection.text,
+            request=request,
+            manifest=parse(manifest).uri,
+            manifest_sha256=digest,
+            job=job,
+            shards=_frozen(workspace, standing, rows, job),
+            created_at=now(),
+        )
+        try:
+            body = retry.model_dump_json(indent=1).encode()
+            workspace.storage.put(
+                workspace.layout(run).retry(retry.number), body, if_absent=True, content_type="application/json"
+            )
+        except ObjectExistsError:
+            continue  # somebody else has taken the number: what they do again may be what was asked
+        return Again(plan, retry, tuple(standing.notes))
+    raise RunConflictError(f"run {run!r}: others plan retries of it all the time; ask again when they are done")
+
+
+def _job_of(plan: Plan, job: JobOptions, chosen: Collection[str]) -> JobOptions:
+    """The run's job, with what was chosen now where that leaves images and rows alone."""
+    fixed = {*plan.job.identity(), "failure_threshold"}
+    for name in sorted(fixed & set(chosen)):
+        ours, theirs = getattr(job, name), getattr(plan.job, name)
+        if ours != theirs:
+            raise RunConflictError(
+                f"run {plan.run!r} was started with {name} = {theirs!r}, not {ours!r}: leave the option out, or write "
+                "the value into the rows (of failed.jsonl, say) and give that file as the manifest"
+            )
+    return plan.job.model_copy(update={name: getattr(job, name) for name in set(chosen) - fixed})
+
+
+def _read(workspace: Workspace, plan: Plan) -> _Run:
+    """The run as it stands. Raises ConfigError where it cannot be retried, RunConflictError where it goes on."""
+    storage, layout, left = workspace.storage, workspace.layout(plan.run), Leftovers()
+    own: dict[str, Sequence[PlannedRow]] = {}
+    for shard in plan.shards:
+        why = ""
+        try:
+            own[shard.name] = read_shard(storage, layout, shard, plan.job, workspace.settings, left)
+        except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
+            why = str(error)
+        if why or len(own[shard.name]) < shard.rows:
+            raise ConfigError(
+                f"the rows of run {plan.run!r} can no longer be read ({why or layout.shard(shard.name)}), so none is "
+                "done again there: run its failed.jsonl as a manifest, under another run name"
+            )
+    rows = {row.row: row for members in own.values() for row in members}
+    retries, free = read_retries(storage, layout, workspace.settings, left)
+    ids: dict[int, str | None] = {number: row.id for number, row in rows.items()} | dict.fromkeys(plan.rejected_rows)
+    retried = read_retry_rows(storage, layout, retries, ids, workspace.settings, left)
+    quick = workspace.settings.model_copy(update={"check_image_bytes": 0})
+    counted = read_records(storage, layout, plan, own | retried, quick, left)
+    rows |= {row.row: row for members in retried.values() for row in members}
+    missing = plan.rows - len(counted.records)
+    if missing > 0:
+        which = "1 row without a record" if missing == 1 else f"{missing:,} rows without a record"
+        raise RunConflictError(
+            f"run {plan.run!r} has {which}: it is under way, or stopped before its end; the same command without "
+            "--retry goes on with it"
+        )
+    return _Run(plan, retries, free, rows, counted)
+
+
+def _begun(run: _Run, selection: Selection, digest: str, request: str) -> RetryPlan | None:
+    """The retry that was begun for this, and is not to be planned once more."""
+    if request:
+        found = next((one for one in run.retries if one.request == request and one.asked == selection.text), None)
+        if found is not None:
+            return found
+    if not run.retries:
+        return None
+    last = run.retries[-1]
+    missing = run.missing_of(last)
+    if not missing:
+        return None
+    state = (
+        f"retry {last.number} of run {run.plan.run!r} ({last.asked}) has not ended: {missing} of {last.rows} rows wait"
+    )
+    if (last.asked, last.manifest_sha256) == (selection.text, digest):
+        run.notes.append(f"{state}; this goes on with it")
+        return last
+    run.notes.append(f"{state}; another one is begun beside it, and the newest record of a row counts")
+    return None
+
+
+def _rows(
+    run: _Run, selection: Selection, parsed: ParsedManifest, job: JobOptions, *, is_own: bool
+) -> list[PlannedRow]:
+    """The rows to do again, by line."""
+    chosen = select(selection, run.records, run.plan.run)
+    if not chosen:
+        run.notes.append(
+            f"no row of run {run.plan.run!r} is {' or '.join(sorted(selection.states))}: nothing to do again"
+        )
+        return []
+    if is_own:
+        accepted, errors = _by_line(parsed, {record.row for record in chosen if record.status == "rejected"})
+    else:
+        accepted, errors = _by_id(parsed, {record.id: record.row for record in chosen})
+    rows: list[PlannedRow] = []
+    for record in chosen:
+        if is_own and record.status != "rejected":
+            rows.append(run.rows[record.row])
+        elif record.row in accepted:
+            row = accepted[record.row].model_copy(update={"row": record.row, "id": record.id})
+            rows.append(planned(row, job))
+        elif record.row in errors:
+            run.notes.append(f"{record.id} stays {record.status}: {errors[record.row]}")
+        elif record.id in selection.ids:
+            raise ConfigError(
+                f"--retry: the manifest has no row with the id {record.id!r}, and it is not the run's own"
+            )
+        else:
+            run.notes.append(f"{record.id} stays {record.status}: the manifest has no row with this id")
+    if not is_own and len(accepted) < len(parsed.accepted):
+        others = len(parsed.accepted) - len(accepted)
+        run.notes.append(
+            f"{others:,} other {'row' if others == 1 else 'rows'} of the manifest: not among those to do again"
+        )
+    return rows
+
+
+_Found = tuple[Mapping[int, AcceptedRow], Mapping[int, str]]
+"""By the run's lines: rows of a manifest that can be painted now, and why others cannot."""
+
+
+def _by_line(parsed: ParsedManifest, lines: Collection[int]) -> _Found:
+    if not lines:
+        return {}, {}
+    accepted = {row.row: row for row in parsed.accepted if row.row in lines}
+    return accepted, {row.row: row.error.message for row in parsed.rejected if row.row in lines}
+
+
+def _by_id(parsed: ParsedManifest, lines: Mapping[str, int]) -> _Found:
+    """As stores and file systems tell ids apart: case does not matter."""
+    folded = {_folded(name): line for name, line in lines.items()}
+    accepted = {folded[_folded(row.id)]: row for row in parsed.accepted if _folded(row.id) in folded}
+    errors = {folded[_folded(row.id)]: row.error.message for row in parsed.rejected if _folded(row.id) in folded}
+    return accepted, errors
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _frozen(workspace: Workspace, run: _Run, rows: list[PlannedRow], job: JobOptions) -> tuple[Shard, ...]:
+    """The next retry's shards, which are in the store now, under names that nobody else's retry has."""
+    layout, nonce = workspace.layout(run.plan.run), uuid.uuid4().hex[:8]
+    shards: list[Shard] = []
+    left = iter(rows)
+    for shard, _ in split_rows(rows, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards):
+        named = shard.model_copy(update={"name": retry_shard_name(len(shards), run.free, nonce)})
+        lines = (row.as_shard_line() for row in itertools.islice(left, shard.rows))
+        workspace.storage.put(layout.shard(named.name), to_jsonl(lines), content_type="application/jsonl")
+        shards.append(named)
+    return tuple(shards)
