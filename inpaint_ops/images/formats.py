@@ -105,3 +105,27 @@ FORMATS: tuple[Format, ...] = (
 def format_of(data: bytes) -> Format | None:
     """The format that a file's first bytes name."""
     return next((one for one in FORMATS if one.begins(data)), None)
+
+
+_NOT_READ = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"8BPS": "Photoshop",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "XML or SVG",
+    b"FUJIFILMCCD-RAW": "camera raw",
+    b"IIU\0": "camera raw",
+    b"IIRO": "camera raw",
+    b"<!DOCTYPE html": "HTML",
+    b"<html": "HTML",
+}
+
+
+def named_format(data: bytes) -> str:
+    """What a file is that we do not read; empty where its first bytes do not say."""
+    if data[4:11] == b"ftypcrx":
+        return "camera raw"
+    return next((name for start, name in _NOT_READ.items() if data.startswith(start)), "")

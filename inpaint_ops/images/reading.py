@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import cmyk, costs, jpeg, png, tiff
-from inpaint_ops.images.formats import Format, format_of
+from inpaint_ops.images.formats import Format, format_of, named_format
 from inpaint_ops.images.metadata import NOTHING, Metadata, Policy, exif_of, read_metadata
 
 Frames = Literal["one", "first"]
@@ -149,6 +149,8 @@ def opened(
                 return
     if not data:
         raise ImageError(f"the {what} is empty (0 bytes): upload it again")
+    if name := named_format(data):
+        raise ImageError(f"the {what} is a {name} file, which is not read: convert it to PNG or TIFF")
     raise ImageError(
         f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC file (it begins with "
         f"{data[:12]!r}): convert it to PNG"

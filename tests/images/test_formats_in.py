@@ -175,6 +175,21 @@ def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\xff\x0a\x41\x40", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl ", "JPEG XL"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"),
+        (b"<!DOCTYPE html><title>404</title>", "HTML"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_with_the_cure(start: bytes, name: str) -> None:
+    with pytest.raises(ImageError, match=f"the image is a {name} file, which is not read: convert it to PNG or TIFF"):
+        decode(start + bytes(100))
+
+
+@pytest.mark.parametrize(
     "start", [b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic"]
 )
 def test_damaged_files_of_every_format_are_an_image_error(start: bytes) -> None:
