@@ -76,7 +76,7 @@ bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: t
 
 stores: $(STAMP)  ## what S3 servers of several makers honour, as a table; installs three of them into .stores
 	$(PYTHON) -m venv .stores
-	.stores/bin/python -m pip install -q --only-binary :all: -r bench/stores/requirements.txt
+	$(subst $(BIN),.stores/bin,$(VERIFIED)) -r bench/stores/requirements.txt
 	$(BIN)/python -m bench.stores --servers .stores/bin
 
 # torch's pin brings its own pins of CUDA and Triton where its build needs them, so they are left out here: the same
@@ -93,6 +93,8 @@ lock:  ## resolve requirements*.txt from pyproject.toml anew (add UPGRADE=--upgr
 	$(HASHED) --extra model --extra airflow -o requirements-hashed.txt
 	$(HASHED) --extra airflow -o requirements-airflow.txt  # the light image: no torch
 	$(HASHED) $(UPGRADE) --extra dev --no-emit-package pip -o requirements-dev.txt  # a venv has its pip
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --generate-hashes $(UPGRADE) \
+		bench/stores/requirements.in -o bench/stores/requirements.txt
 
 clean:  ## remove what the demo and the containers' tests made
 	rm -rf .demo .containers
