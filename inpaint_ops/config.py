@@ -44,6 +44,15 @@ class Settings(BaseSettings):
         default=(), description="Further prefixes that manifests may read from, separated by commas."
     )
 
+    requester_pays: bool = Field(
+        default=False, description="Pay for requests to buckets whose requester pays (`x-amz-request-payer`)."
+    )
+    etag_md5: Literal["auto", "off"] = Field(
+        default="auto",
+        description="An ETag of 32 hex digits checks what is read as its MD5, until it is found to be none (auto); "
+        "off: never.",
+    )
+
     model: str = Field(
         default=DEFAULT_MODEL, description="A hub id, a folder, or tiny-random, mid-random, sdxl-random."
     )

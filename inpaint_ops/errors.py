@@ -140,20 +140,19 @@ class StorageError(InpaintOpsError):
     """The base of what the object store answers."""
 
     cure = "Check the store, then run failed.jsonl."
+    exit_code = 2
 
 
 class ForbiddenLocationError(StorageError):
     """A key or URI lies outside the prefixes that may be read or written."""
 
     cure = "Move the object under an allowed prefix, or add its prefix to INPAINT_ALLOWED_PREFIXES."
-    exit_code = 2
 
 
 class ObjectNotFoundError(StorageError):
     """No object has this key."""
 
     cure = "Upload the missing object or correct its key, then run failed.jsonl."
-    exit_code = 2
 
 
 class ObjectExistsError(StorageError):
@@ -164,7 +163,6 @@ class AccessDeniedError(StorageError):
     """The store knows us and refuses, or does not know our credentials."""
 
     cure = "Give the storage credentials the right to read and write here, then run failed.jsonl."
-    exit_code = 2
 
 
 class ObjectTooLargeError(StorageError):

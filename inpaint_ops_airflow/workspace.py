@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+    from inpaint_ops.config import Settings
     from inpaint_ops.runs import Workspace
 
 CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
@@ -22,11 +23,10 @@ def open_workspace() -> Workspace:
 
     settings = load_settings()
     connection = os.environ.get(CONNECTION_VARIABLE, "")
-    tries = settings.storage_tries
-    return Workspace.open(settings, s3_client=(lambda: _client(connection, tries)) if connection else None)
+    return Workspace.open(settings, s3_client=(lambda: _client(connection, settings)) if connection else None)
 
 
-def _client(connection: str, tries: int) -> S3Client:
+def _client(connection: str, settings: Settings) -> S3Client:
     """Our own client (its timeouts, retries and pool) with the connection's credentials and endpoint."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
@@ -34,7 +34,12 @@ def _client(connection: str, tries: int) -> S3Client:
 
     hook = S3Hook(aws_conn_id=connection)
     endpoint = hook.conn_config.get_service_endpoint_url("s3")
-    return make_s3_client(hook.get_session(), endpoint_url=endpoint, attempts=tries)
+    return make_s3_client(
+        hook.get_session(),
+        endpoint_url=endpoint,
+        attempts=settings.storage_tries,
+        requester_pays=settings.requester_pays,
+    )
 
 
 def run_name(params: Mapping[str, Any], run_id: str) -> str:

@@ -55,8 +55,10 @@ class Workspace:
         storage = Storage(
             readable=readable,
             writable=[root],
-            s3_client=s3_client or partial(make_s3_client, attempts=settings.storage_tries),  # type: ignore[arg-type]
+            s3_client=s3_client  # type: ignore[arg-type]
+            or partial(make_s3_client, attempts=settings.storage_tries, requester_pays=settings.requester_pays),
             attempts=settings.storage_tries,
+            etag_md5=settings.etag_md5 == "auto",
         )
         return cls(settings, root, storage)
 

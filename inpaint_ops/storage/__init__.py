@@ -8,7 +8,8 @@ from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.guard import Storage
 from inpaint_ops.storage.interface import MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.probe import probe_conditional_put
-from inpaint_ops.storage.s3 import S3Store, make_s3_client
+from inpaint_ops.storage.s3 import S3Store
+from inpaint_ops.storage.s3_client import make_s3_client
 
 __all__ = [
     "MAX_PRESIGN",

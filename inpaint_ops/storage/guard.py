@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
+from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location, check_relative, parse
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectStore, Unfinished
-from inpaint_ops.storage.s3 import Repeats, S3Store, make_s3_client
+from inpaint_ops.storage.s3 import Repeats, S3Store
+from inpaint_ops.storage.s3_client import make_s3_client
+from inpaint_ops.storage.twins import find_twin
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -31,7 +35,8 @@ class Storage:
 
     Every method first raises ForbiddenLocationError unless the location lies under an allowed prefix, in a folder also
     after symbolic links are followed. What may be written may be read. Safe to share between threads. The S3 client is
-    made once, when first needed, by `s3_client`; for `attempts`, `deadline` (seconds) and `backoff` see `S3Store`.
+    made once, when first needed, by `s3_client`; for `attempts`, `deadline` (seconds), `backoff` and `etag_md5` see
+    `S3Store`.
 
     A folder is checked before it is opened: whoever can swap links inside an allowed folder at that moment can lead a
     read astray, so do not allow folders that strangers write to.
@@ -46,6 +51,7 @@ class Storage:
         attempts: int = 5,
         deadline: float = 600.0,
         backoff: float = 0.2,
+        etag_md5: bool = True,
     ) -> None:
         self._writable = tuple(_located(where) for where in writable)
         self._readable = (*self._writable, *(_located(where) for where in readable))
@@ -53,6 +59,7 @@ class Storage:
         self._attempts = attempts
         self._deadline = deadline
         self._backoff = backoff
+        self._etag_md5 = etag_md5
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._buckets: dict[str, S3Store] = {}
@@ -80,12 +87,16 @@ class Storage:
     ) -> bytes:
         """The object's bytes; see `ObjectStore.get`. There is always a limit: they come into memory."""
         location = self.check_readable(where)
-        return self._store(location).get(location.key, byte_range=byte_range, max_bytes=max_bytes, if_match=if_match)
+        with self._twin_named(location):
+            return self._store(location).get(
+                location.key, byte_range=byte_range, max_bytes=max_bytes, if_match=if_match
+            )
 
     def download(self, where: Where, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to a local file (which no prefix guards); see `ObjectStore.download`."""
         location = self.check_readable(where)
-        return self._store(location).download(location.key, path, max_bytes=max_bytes)
+        with self._twin_named(location):
+            return self._store(location).download(location.key, path, max_bytes=max_bytes)
 
     def put(
         self, where: Where, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
@@ -107,12 +118,14 @@ class Storage:
     def stat(self, where: Where) -> ObjectInfo:
         """The object's size, ETag and age; see `ObjectStore.stat`."""
         location = self.check_readable(where)
-        return self._store(location).stat(location.key)
+        with self._twin_named(location):
+            return self._store(location).stat(location.key)
 
     def exists(self, where: Where) -> bool:
         """Whether the object is there. Raises as `stat` does otherwise."""
+        location = self.check_readable(where)
         try:
-            self.stat(where)
+            self._store(location).stat(location.key)
         except ObjectNotFoundError:
             return False
         return True
@@ -169,6 +182,33 @@ class Storage:
             if not link or any(_under(root, location) for root in self._readable):
                 yield info
 
+    @contextmanager
+    def _twin_named(self, location: Location) -> Iterator[None]:
+        """Of an object that is not there, say where one is whose name looks the same."""
+        try:
+            yield
+        except ObjectNotFoundError as error:
+            try:
+                twin = find_twin(location.key, partial(self._has, location), partial(self._keys, location))
+            except StorageError:  # it cannot be found out
+                twin = None
+            if twin is None:
+                raise
+            raise ObjectNotFoundError(
+                f"{error}; but {twin[0]!a} is there, the same name in other Unicode characters ({twin[1]}): "
+                "write the key as it is stored"
+            ) from error
+
+    def _has(self, beside: Location, key: str) -> bool:
+        where = Location(beside.bucket, key)
+        return self.may_read(where) and self.exists(where)
+
+    def _keys(self, beside: Location, folder: str) -> Iterator[str]:
+        """The keys below a folder, as far as all of it may be read."""
+        with suppress(ForbiddenLocationError):
+            for info in self.list(Location(beside.bucket, folder)):
+                yield info.location.key
+
     def _store(self, location: Location) -> ObjectStore:
         if location.bucket is None:
             return self._folder
@@ -184,6 +224,7 @@ class Storage:
                     deadline=self._deadline,
                     backoff=self._backoff,
                     repeats=self._repeats,
+                    etag_md5=self._etag_md5,
                 )
             return store
 

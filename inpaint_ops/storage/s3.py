@@ -2,103 +2,65 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import http.client
 import io
+import logging
 import os
 import random
-import re
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import UTC, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from inpaint_ops.errors import (
-    AccessDeniedError,
-    ConfigError,
+    DamagedObjectError,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
 )
 from inpaint_ops.locations import Location
+from inpaint_ops.storage.checksums import ETAG, Etags, expected_digest
+from inpaint_ops.storage.content_coding import unpack
 from inpaint_ops.storage.files import temporary_beside
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_expiry, check_size
-from inpaint_ops.storage.s3_errors import GIVE_UP, UPLOADS, error_code, http_status, s3_error, s3_errors
+from inpaint_ops.storage.s3_client import sends_checksums
+from inpaint_ops.storage.s3_errors import (
+    GIVE_UP,
+    UPLOADS,
+    error_code,
+    http_status,
+    put_error,
+    s3_error,
+    s3_errors,
+)
+from inpaint_ops.storage.s3_replies import (
+    NOT_S3,
+    BrokenBodyError,
+    body_size,
+    described,
+    drain,
+    is_partial,
+    plain_etag,
+    reply_date,
+)
 
 if TYPE_CHECKING:
-    from botocore.response import StreamingBody
     from types_boto3_s3.client import S3Client
 
-_CHUNK = 2**18
+log = logging.getLogger(__name__)
+
+_REPEATED = {"ConditionalRequestConflict", "OperationAborted", "BadDigest", "XAmzContentSHA256Mismatch"}
+"""Refusals of a write that another try may not meet: somebody else writes now, or bytes were damaged on the way."""
 _PAGE = 1000
 _MAX_PAUSE = 10.0
 _RANDOM = random.SystemRandom()  # forked processes must not pause in step
-_MD5 = re.compile(r"[0-9a-f]{32}")
-
-
-def make_s3_client(
-    session: boto3.session.Session | None = None,
-    *,
-    endpoint_url: str | None = None,
-    attempts: int = 5,
-    connect_timeout: float = 5.0,
-    read_timeout: float = 30.0,
-    pool: int = 32,
-) -> S3Client:
-    """A client by the AWS SDK's own settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, …); threads may share it.
-
-    With an endpoint of one's own, botocore addresses buckets by path unless told otherwise. Timeouts are in seconds, of
-    one connect and one read; `attempts` counts the first. Making one takes some 0.2 s. Raises ConfigError or
-    AccessDeniedError if the SDK's settings are unusable.
-    """
-    config = Config(
-        signature_version="s3v4",  # without it, links to the default region are signed by a scheme that few stores take
-        connect_timeout=connect_timeout,
-        read_timeout=read_timeout,
-        max_pool_connections=pool,
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        tcp_keepalive=True,
-    )
-    try:
-        # A session of its own: boto3's default one is not safe to share between threads.
-        return (session or boto3.session.Session()).client("s3", endpoint_url=endpoint_url, config=config)
-    except ValueError:
-        raise ConfigError("AWS_ENDPOINT_URL is not a URL: write http://host:port or https://host") from None
-    except BotoCoreError as error:
-        raise AccessDeniedError(f"the AWS settings are not usable: {error}") from error
-
-
-class _BrokenBodyError(Exception):
-    """A reply's body ended early, late, or wrong. botocore retries requests, never this."""
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def digest(self) -> bytes: ...
-
-
-class _Crc32:
-    def __init__(self) -> None:
-        self._value = 0
-
-    def update(self, data: bytes, /) -> None:
-        self._value = zlib.crc32(data, self._value)
-
-    def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
 
 
 class Repeats:
@@ -123,7 +85,8 @@ class S3Store:
     """One bucket. Safe to use from many threads at once, as its client is.
 
     botocore retries requests; broken bodies are retried here: `attempts` reads in all, within `deadline` seconds for
-    one transfer, with jittered pauses that grow from `backoff` seconds. `repeats` counts both.
+    one transfer, with jittered pauses that grow from `backoff` seconds. `repeats` counts both. Without `etag_md5`, no
+    ETag is taken for the MD5 of its object.
     """
 
     def __init__(
@@ -135,6 +98,7 @@ class S3Store:
         deadline: float = 600.0,
         backoff: float = 0.2,
         repeats: Repeats | None = None,
+        etag_md5: bool = True,
     ) -> None:
         self._client = client
         self._bucket = bucket
@@ -142,6 +106,9 @@ class S3Store:
         self._deadline = deadline
         self._backoff = backoff
         self._repeats = repeats or Repeats()
+        self._etags = Etags(bucket, usable=etag_md5)
+        self._signature_taken = False
+        """Whether the store has accepted a request with our signature."""
 
     def get(
         self,
@@ -155,20 +122,26 @@ class S3Store:
         request: dict[str, Any] = {}
         if byte_range is not None:
             request["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
-        if if_match is not None:
+        if if_match:  # empty where the store gives no ETag
             request["IfMatch"] = f'"{if_match}"'
         sink = io.BytesIO()
-        _, partial = self._fetch(key, sink, request, max_bytes)
+        info, reply = self._fetch(key, sink, request, max_bytes)
+        if if_match and info.etag and info.etag != if_match:  # a store may ignore the condition
+            raise StorageError(f"cannot read {info.location}: it has changed since it was last looked at")
         data = sink.getvalue()
         # A store may ignore the range and send everything.
-        return data if byte_range is None or partial else data[byte_range[0] : byte_range[1] + 1]
+        return data if byte_range is None or is_partial(reply) else data[byte_range[0] : byte_range[1] + 1]
 
     def download(self, key: str, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
         """See ObjectStore."""
-        with temporary_beside(path) as (file, temporary):
-            info, _ = self._fetch(key, file, {}, max_bytes)
-            file.flush()
-            os.replace(temporary, path)
+        with temporary_beside(path) as (file, temporary), temporary_beside(path) as (plain, unpacked):
+            info, reply = self._fetch(key, file, {}, max_bytes)
+            if unpack(info.location, reply.get("ContentEncoding"), file, plain, max_bytes):
+                plain.flush()
+                os.replace(unpacked, path)
+            else:
+                file.flush()
+                os.replace(temporary, path)
         return info
 
     def put(
@@ -184,17 +157,25 @@ class S3Store:
                 size = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
                 try:
                     reply = self._client.put_object(Body=body, **request)
-                    self._repeats.of(reply)
+                    self._accepted(reply)
                     self._repeats.add(tried)
-                    return ObjectInfo(where, size, _plain(reply.get("ETag")), _date(reply["ResponseMetadata"]))
+                    if not reply.get("ETag"):
+                        return self._really_there(where, size)
+                    return ObjectInfo(where, size, plain_etag(reply.get("ETag")), reply_date(reply["ResponseMetadata"]))
                 except ClientError as error:
                     if if_absent and http_status(error) == 412:
                         # botocore may have repeated a request that had won, and whose reply was lost.
                         self._repeats.of(error.response)
                         with suppress(ObjectNotFoundError):  # deleted meanwhile: the key is free again
                             return self._ours(key, data, size)
-                    elif error_code(error) != "ConditionalRequestConflict":
-                        raise s3_error(error, where, "write") from error
+                    elif error_code(error) not in _REPEATED or tried == self._attempts - 1:
+                        raise put_error(
+                            error,
+                            where,
+                            conditional=if_absent,
+                            checksums=sends_checksums(self._client),
+                            signature_taken=self._signature_taken,
+                        ) from error
                 except (BotoCoreError, ResponseParserError, HTTPError) as error:
                     raise s3_error(error, where, "write") from error
         raise StorageUnavailableError(f"cannot write {where}: other writes were in the way on every try")
@@ -204,8 +185,10 @@ class S3Store:
         for page in self._pages(prefix, **({"Delimiter": "/"} if direct else {})):
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):  # what consoles put to show an empty folder
+                    if not {"Size", "LastModified"} <= item.keys():
+                        raise StorageError(f"cannot list {self._at(prefix)}: {NOT_S3}")
                     modified = item["LastModified"].astimezone(UTC)
-                    yield ObjectInfo(self._at(item["Key"]), item["Size"], _plain(item.get("ETag")), modified)
+                    yield ObjectInfo(self._at(item["Key"]), item["Size"], plain_etag(item.get("ETag")), modified)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""
@@ -226,24 +209,36 @@ class S3Store:
                 page = next(pages, None)
             if page is None:
                 return
-            self._repeats.of(page)
+            self._accepted(page)
             if "IsTruncated" not in page:  # or any web page would pass for an empty listing
-                raise StorageError(f"cannot list {where}: the reply is not S3's; check AWS_ENDPOINT_URL")
+                raise StorageError(f"cannot list {where}: {NOT_S3}")
             yield page
+            if page["IsTruncated"] and not page.get("NextContinuationToken"):  # botocore would take it for the end
+                raise StorageError(
+                    f"cannot list {where}: the store ends the listing after a page and gives no token for the next: "
+                    "it has no ListObjectsV2"
+                )
 
     def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         where = self._at(key)
         with s3_errors(where, "read"):
-            reply = self._client.head_object(Bucket=self._bucket, Key=key)
-        self._repeats.of(reply)
-        return _described(where, reply)
+            try:
+                reply = self._client.head_object(Bucket=self._bucket, Key=key)
+            except ClientError as error:
+                if http_status(error) == 404 or not 400 <= http_status(error) < 500:
+                    raise
+                # A HEAD's reply has no body, and so no code or message: a GET tells why.
+                self._client.get_object(Bucket=self._bucket, Key=key, Range="bytes=0-0")["Body"].close()
+                raise
+        self._accepted(reply)
+        return described(where, reply, body_size(where, reply))
 
     def delete(self, key: str) -> None:
         """See ObjectStore."""
         with s3_errors(self._at(key), "delete"):
             try:
-                self._repeats.of(self._client.delete_object(Bucket=self._bucket, Key=key))
+                self._accepted(self._client.delete_object(Bucket=self._bucket, Key=key))
             except ClientError as error:
                 if error_code(error) != "NoSuchKey":
                     raise
@@ -253,7 +248,13 @@ class S3Store:
         pages = iter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix))
         while True:
             with s3_errors(self._at(prefix), UPLOADS):
-                page = next(pages, None)
+                try:
+                    page = next(pages, None)
+                except ClientError as error:
+                    if http_status(error) not in (405, 501):
+                        raise
+                    log.warning("%s: the store cannot list open uploads, so none is looked at.", self._at(prefix))
+                    return
             if page is None:
                 return
             for item in page.get("Uploads", ()):
@@ -300,108 +301,65 @@ class S3Store:
                 return info
         raise ObjectExistsError(f"{info.location} exists already")
 
+    def _accepted(self, reply: Mapping[str, Any]) -> None:
+        """Note a reply that is no error."""
+        self._signature_taken = True
+        self._repeats.of(reply)
+
+    def _really_there(self, where: Location, size: int) -> ObjectInfo:
+        """The object that a reply without an ETag says was written. Raises StorageError: any web server says so."""
+        try:
+            info = self.stat(where.key)
+        except (ObjectNotFoundError, StorageUnavailableError):
+            raise
+        except StorageError:
+            info = None
+        if info is None or info.size != size:
+            raise StorageError(f"cannot write {where}: {NOT_S3} (it has no ETag)")
+        return info
+
     def _fetch(
         self, key: str, sink: BinaryIO, request: dict[str, Any], max_bytes: int | None
-    ) -> tuple[ObjectInfo, bool]:
-        """Read an object into `sink`, anew on each try; its description, and whether only a part was sent."""
+    ) -> tuple[ObjectInfo, Mapping[str, Any]]:
+        """Read an object into `sink`, anew on each try; its description, and the reply."""
         where = self._at(key)
         deadline = time.monotonic() + self._deadline
-        why, tries = "no time was left", 0
+        why, tries, before = "no time was left", 0, None
         for _ in self._tries(deadline):
             tries += 1
             sink.seek(0)
             sink.truncate()
             with s3_errors(where, "read"):
                 reply = self._client.get_object(Bucket=self._bucket, Key=key, **request)
-            self._repeats.of(reply)
-            partial = reply["ResponseMetadata"]["HTTPStatusCode"] == 206
+            self._accepted(reply)
+            expected = None if is_partial(reply) else expected_digest(reply, etags=self._etags.usable)
             try:
-                info = _described(where, reply)
-                check_size(where, info.size, max_bytes)
-                _drain(reply["Body"], sink, info.size, None if partial else _expected_digest(reply), deadline)
-            except _BrokenBodyError as error:
+                size = body_size(where, reply)
+                if size is not None:
+                    check_size(where, size, max_bytes)
+                received, digest = drain(reply["Body"], sink, where, size, max_bytes, expected, deadline)
+                info = described(where, reply, received)
+            except BrokenBodyError as error:
                 why = str(error)
                 continue
             finally:
                 reply["Body"].close()
+            if expected is not None and digest != expected.digest:
+                if expected.source != ETAG or digest != before:
+                    why, before = f"the bytes do not match the store's checksum ({expected.source})", digest
+                    continue
+                if not self._etags.disagree(where):
+                    raise DamagedObjectError(
+                        f"{where} is damaged: two equal readings do not match its ETag, which for other objects here "
+                        "is their MD5; upload it again, or set INPAINT_ETAG_MD5=off if ETags here are not always that"
+                    )
+                tries -= 1  # the second reading was asked for to find this out
+            elif expected is not None and expected.source == ETAG:
+                self._etags.agree()
             self._repeats.add(tries - 1)
-            return info, partial
+            return info, reply
         raise StorageUnavailableError(f"cannot read {where}: {why}, after {tries} tries")
-
-
-def _drain(
-    body: StreamingBody, sink: BinaryIO, size: int, expected: tuple[_Hash, bytes] | None, deadline: float
-) -> None:
-    """Copy a body of `size` bytes. Raises _BrokenBodyError if it is not all there, not right, or not there in time."""
-    # `read` waits for as much as it was asked for, so a trickle would outlive any deadline; `read1` returns what came.
-    # It also leaves out botocore's own checks, which are done here.
-    read = getattr(getattr(body, "_raw_stream", None), "read1", None) or body.read
-    received = 0
-    while received < size:
-        if time.monotonic() > deadline:
-            raise _BrokenBodyError(f"the deadline passed at {received:,} of {size:,} bytes")
-        try:
-            chunk = read(min(_CHUNK, size - received))
-        except (BotoCoreError, HTTPError, http.client.HTTPException, OSError) as error:
-            raise _BrokenBodyError(
-                f"the body broke off at {received:,} of {size:,} bytes ({type(error).__name__})"
-            ) from error
-        if not chunk:
-            raise _BrokenBodyError(f"the body ended at {received:,} of {size:,} bytes")
-        received += len(chunk)
-        if expected is not None:
-            expected[0].update(chunk)
-        sink.write(chunk)
-    if expected is not None and expected[0].digest() != expected[1]:
-        raise _BrokenBodyError("the bytes do not match the store's checksum")
-
-
-_CHECKSUMS: dict[str, Callable[[], _Hash]] = {
-    "ChecksumCRC32": _Crc32,
-    "ChecksumSHA256": hashlib.sha256,
-    "ChecksumSHA1": lambda: hashlib.sha1(usedforsecurity=False),
-}
-
-
-def _expected_digest(reply: Mapping[str, Any]) -> tuple[_Hash, bytes] | None:
-    """A fresh hash and what it must come to: the store's checksum, else its ETag where that is an MD5.
-
-    A composite checksum is of the parts' checksums, and the ETag of a multipart or KMS-encrypted object is no MD5
-    (Amazon S3 User Guide, "Checking object integrity").
-    """
-    if reply.get("ChecksumType") != "COMPOSITE":
-        for name, make in _CHECKSUMS.items():
-            value = str(reply.get(name) or "")
-            if value and "-" not in value:
-                return make(), base64.b64decode(value)
-    etag = _plain(reply.get("ETag"))
-    encrypted = reply.get("SSECustomerAlgorithm") or reply.get("ServerSideEncryption") not in (None, "AES256")
-    if not encrypted and _MD5.fullmatch(etag):
-        return hashlib.md5(usedforsecurity=False), bytes.fromhex(etag)
-    return None
 
 
 def _opened(data: bytes | Path) -> AbstractContextManager[bytes | BinaryIO]:
     return nullcontext(data) if isinstance(data, bytes) else data.open("rb")
-
-
-def _described(where: Location, reply: Mapping[str, Any]) -> ObjectInfo:
-    try:
-        size, modified = int(reply["ContentLength"]), reply["LastModified"]
-    except KeyError as error:
-        raise StorageError(
-            f"cannot read {where}: the reply has no {error}, so it is not S3's; check AWS_ENDPOINT_URL"
-        ) from None
-    return ObjectInfo(where, size, _plain(reply.get("ETag")), modified.astimezone(UTC))
-
-
-def _plain(etag: str | None) -> str:
-    return (etag or "").strip('"')
-
-
-def _date(metadata: Mapping[str, Any]) -> datetime:
-    """When the store replied, by its own clock."""
-    try:
-        return parsedate_to_datetime(metadata["HTTPHeaders"]["date"]).astimezone(UTC)
-    except (KeyError, ValueError):
-        return datetime.now(UTC)
