@@ -1,4 +1,4 @@
-"""What this machine can do, and what is missing, told before a run is started."""
+"""What this machine can do, and what is missing, before a run is started."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +17,17 @@ from pydantic import ValidationError
 from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
 from inpaint_ops.device.health import device_health, health_warnings
-from inpaint_ops.errors import InpaintOpsError, UnsafePathError
+from inpaint_ops.errors import AccessDeniedError, InpaintOpsError, UnsafePathError
 from inpaint_ops.images.formats import FORMATS
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
 from inpaint_ops.model.cache import cache_home, hub_cache, repository, snapshots
 from inpaint_ops.model.random_names import RANDOM_MODELS
 from inpaint_ops.records import Model
-from inpaint_ops.storage import Storage, probe_conditional_put
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import Storage, make_s3_client, probe_conditional_put, probe_etag
+from inpaint_ops.storage.s3_client import Checksums, sends_checksums
+from inpaint_ops.storage.s3_errors import CHECKSUM_CURE
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 
 MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -53,7 +57,7 @@ def diagnose(settings: Settings, store: str | None = None) -> list[Check]:
         *_attention(),
         _model(settings),
         _scratch(settings),
-        _store(store or settings.store),
+        _store(settings, store or settings.store),
     ]
 
 
@@ -148,15 +152,56 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
-def _store(uri: str) -> Check:
+def _store(settings: Settings, uri: str) -> Check:
     if not uri:
         return Check(name="store", state="warning", detail="not set: INPAINT_STORE or --out")
     try:
         root = parse(uri).as_prefix()
-        storage = Storage(writable=[root])
-        reason = probe_conditional_put(storage, Location(root.bucket, root.key + "doctor/"))
+        problem = _store_problem(settings, root)
+        if problem is None:
+            return Check(
+                name="store", state="ok", detail=f"{uri}: writable, put-if-absent holds{_etags(settings, root)}"
+            )
     except InpaintOpsError as error:
         return Check(name="store", state="missing", detail=str(error))
-    if reason is not None:
-        return Check(name="store", state="missing", detail=f"{uri}: {reason}")
-    return Check(name="store", state="ok", detail=f"{uri}: writable, put-if-absent holds")
+    return Check(name="store", state="missing", detail=f"{uri}: {_without_checksums(settings, root, problem)}")
+
+
+def _store_problem(settings: Settings, root: Location, checksums: Checksums | None = None) -> str | None:
+    """Why runs cannot be kept at `root`, or None. Raises InpaintOpsError where that cannot be found out."""
+    storage = _storage(settings, root, checksums)
+    try:
+        problem = probe_conditional_put(storage, root.join("doctor/"))
+    except AccessDeniedError as error:
+        return str(error)
+    if problem is None:
+        next(iter(storage.list(root, direct=True)), None)
+    return problem
+
+
+def _without_checksums(settings: Settings, root: Location, problem: str) -> str:
+    """The problem, and whether it is gone once writes carry none of the SDK's checksum headers: that is tried."""
+    if root.bucket is None or not sends_checksums(make_s3_client()):
+        return problem
+    try:
+        still = _store_problem(settings, root, "when_required")
+    except InpaintOpsError as error:
+        still = str(error)
+    if still is None:
+        return f"it takes writes only without the SDK's checksum headers: {CHECKSUM_CURE} (with them: {problem})"
+    return f"{problem} (without the SDK's checksum headers, which was tried: {still})"
+
+
+def _etags(settings: Settings, root: Location) -> str:
+    if root.bucket is None or settings.etag_md5 == "off":
+        return ""
+    if probe_etag(_storage(settings, root), root.join("doctor/")):
+        return "; its ETags are MD5s"
+    return "; its ETags are no MD5s, so what is read is checked by the store's checksums, or by its length"
+
+
+def _storage(settings: Settings, root: Location, checksums: Checksums | None = None) -> Storage:
+    client = partial(
+        make_s3_client, attempts=settings.storage_tries, requester_pays=settings.requester_pays, checksums=checksums
+    )
+    return Workspace.open(settings, store=root.full_uri, s3_client=client).storage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.storage.guard import Storage
+from inpaint_ops.storage.s3_errors import CHECKSUM_CURE
 
 _RACERS = 8
 
@@ -32,26 +34,49 @@ def probe_conditional_put(storage: Storage, prefix: Location | str) -> str | Non
     storage.check_writable(once)
     try:
         return _probe_once(storage, once, token) or _probe_race(storage, race, token)
-    except (AccessDeniedError, ObjectNotFoundError, StorageUnavailableError):
-        raise
-    except StorageError as error:
-        return f"the store refuses a conditional put: {error}"
     finally:
         for location in (once, race):
             with suppress(StorageError):
                 storage.delete(location)
 
 
-def _probe_once(storage: Storage, where: Location, token: str) -> str | None:
+def probe_etag(storage: Storage, prefix: Location) -> bool:
+    """Whether the ETag of a small object is the MD5 of its bytes. Puts one below `prefix`. Raises StorageError."""
+    body = secrets.token_bytes(64)
+    where = prefix.join(f"probe-{secrets.token_hex(8)}-etag")
     try:
-        storage.put(where, f"{token} first".encode(), if_absent=True)
+        return storage.put(where, body).etag.lower() == hashlib.md5(body, usedforsecurity=False).hexdigest()
+    finally:
+        with suppress(StorageError):
+            storage.delete(where)
+
+
+def _probe_once(storage: Storage, where: Location, token: str) -> str | None:
+    body = f"{token} first".encode()
+    try:
+        storage.put(where, body, if_absent=True)
     except ObjectExistsError:
         return "the store refuses a put-if-absent of a new key"
+    except (AccessDeniedError, ObjectNotFoundError, StorageUnavailableError):
+        raise
+    except StorageError as error:
+        return _why_refused(storage, where, body, error)
+    if storage.get(where) != body:
+        return f"the store keeps other bytes than were sent, as those do that do not know aws-chunked: {CHECKSUM_CURE}"
     try:
         storage.put(where, f"{token} second".encode(), if_absent=True)
     except ObjectExistsError:
         return None
     return "the store ignores If-None-Match and overwrites: two workers could both claim a row"
+
+
+def _why_refused(storage: Storage, where: Location, body: bytes, error: StorageError) -> str:
+    """Whether it is the condition that the store does not take, or any put."""
+    try:
+        storage.put(where, body)
+    except StorageError as plain:
+        return f"the store refuses every put: {plain}"
+    return f"the store takes a put, and refuses a put-if-absent (If-None-Match): {error}"
 
 
 def _probe_race(storage: Storage, where: Location, token: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import boto3
 from botocore.config import Config
@@ -15,6 +15,9 @@ from inpaint_ops.errors import AccessDeniedError, ConfigError
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
+
+Checksums: TypeAlias = Literal["when_supported", "when_required"]
+"""When writes carry the SDK's checksum headers, in botocore's words."""
 
 FOREIGN = "Foreign"
 """The key in a ClientError's `Error` that says what the reply's body is where it is no error of S3."""
@@ -33,7 +36,7 @@ def make_s3_client(
     read_timeout: float = 30.0,
     pool: int = 32,
     requester_pays: bool = False,
-    checksums: Literal["when_supported", "when_required"] | None = None,
+    checksums: Checksums | None = None,
 ) -> S3Client:
     """A client by the AWS SDK's own settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, …); threads may share it.
 
@@ -65,6 +68,7 @@ def make_s3_client(
     client.meta.events.register("after-call.s3", _read_error)
     if requester_pays:
         client.meta.events.register("before-parameter-build.s3", _accept_cost)
+        client.meta.events.register("before-sign.s3", _accept_cost_in_links)
     return client
 
 
@@ -77,6 +81,13 @@ def sends_checksums(client: S3Client) -> bool:
 def _accept_cost(params: dict[str, Any], model: Any, **_: Any) -> None:
     if "RequestPayer" in model.input_shape.members:
         params.setdefault("RequestPayer", "requester")
+
+
+def _accept_cost_in_links(request: Any, signature_version: str | None = None, **_: Any) -> None:
+    """In a link it stands in the query: whoever follows it sends no header."""
+    if "query" in str(signature_version) and (payer := request.headers.get("x-amz-request-payer")):
+        del request.headers["x-amz-request-payer"]
+        request.params["x-amz-request-payer"] = payer
 
 
 def _do_not_redirect(params: dict[str, Any], **_: Any) -> None:
@@ -101,4 +112,6 @@ def _read_error(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
         page = "html" in http_response.headers.get("content-type", "") or start.lower().startswith(
             ("<!doctype", "<html")
         )
+        # botocore takes a success that it cannot parse for an error 500.
+        parsed["ResponseMetadata"]["HTTPStatusCode"] = getattr(http_response.raw, "status", http_response.status_code)
         error[FOREIGN] = "a web page" if page else f"{(words[2] if words else None) or start[:100]!r}"

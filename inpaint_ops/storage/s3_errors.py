@@ -163,7 +163,7 @@ def _of_reply(error: boto.ClientError, where: Location, action: str) -> InpaintO
         return StorageError(f"{answer}; {elsewhere}")
     if FOREIGN in error.response.get("Error", {}) and status < 500 and status != 429:
         return StorageError(
-            f"{answer}, which is no answer of S3: check AWS_ENDPOINT_URL (is it a console, a proxy or a login page?)"
+            f"{answer}, which is not S3's: check AWS_ENDPOINT_URL (is it a console, a proxy or a login page?)"
         )
     if code == "NoSuchKey" or (status == 404 and action == "read"):
         return ObjectNotFoundError(f"there is no object {where}")
