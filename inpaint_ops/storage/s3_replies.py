@@ -66,7 +66,8 @@ def drain(
 
 def is_partial(reply: Mapping[str, Any]) -> bool:
     """Whether only a part of the object was sent."""
-    return bool(reply["ResponseMetadata"]["HTTPStatusCode"] == 206)
+    # rclone's server sends a part with the status of the whole, and with the whole's checksum.
+    return reply["ResponseMetadata"]["HTTPStatusCode"] == 206 or bool(reply.get("ContentRange"))
 
 
 def body_size(where: Location, reply: Mapping[str, Any]) -> int | None:

@@ -111,6 +111,24 @@ def test_what_is_known_to_say_nothing_of_the_bytes_is_not_compared(
     assert store.count("GET") == 1
 
 
+@pytest.mark.parametrize("status", [200, 206])
+def test_a_part_is_not_compared_with_the_checksum_of_the_whole(store: ScriptedStore, status: int) -> None:
+    """rclone's server sends it with the status 200."""
+
+    def script(request: Request) -> Reply | None:
+        assert request.headers["range"] == "bytes=100-299"
+        headers = store.described(request.key).headers | {"Content-Range": f"bytes 100-299/{len(BODY)}"}
+        return Reply(status, BODY[100:300], headers)
+
+    store.headers = {"a.png": {"x-amz-checksum-crc32": b64(DIGESTS["CRC32"](BODY))}}
+    store.script = script
+    assert store.storage().get(f"s3://{BUCKET}/a.png", byte_range=(100, 299)) == BODY[100:300]
+
+
+def test_a_store_that_ignores_the_range_sends_everything(store: ScriptedStore) -> None:
+    assert store.storage().get(f"s3://{BUCKET}/a.png", byte_range=(100, 299)) == BODY[100:300]
+
+
 class TestEtags:
     def test_one_that_is_no_md5_is_found_out_once_and_logged(
         self, store: ScriptedStore, caplog: pytest.LogCaptureFixture, tmp_path: Path
