@@ -9,7 +9,7 @@ TIMES := 10
 SPIN := 8
 TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events claim plan record progress notes timings
 
-.PHONY: help demo up test check shake lint audit sbom faults fuzz bench lock clean
+.PHONY: help demo up test check shake lint audit sbom faults fuzz bench stores lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -68,6 +68,11 @@ fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=60
 
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu
+
+stores: $(STAMP)  ## what S3 servers of several makers honour, as a table; installs three of them into .stores
+	$(PYTHON) -m venv .stores
+	.stores/bin/python -m pip install -q --only-binary :all: -r bench/stores/requirements.txt
+	$(BIN)/python -m bench.stores --servers .stores/bin
 
 # torch's pin brings its own pins of CUDA and Triton where its build needs them, so they are left out here: the same
 # files install the CPU build where that is what is offered. Its build decides its hash too, so requirements.txt is

@@ -19,17 +19,17 @@ def variables() -> set[str]:
 
 def test_every_setting_is_on_its_page_and_none_that_is_gone() -> None:
     page = (REPOSITORY / "docs/settings.md").read_text()
-    assert variables() <= set(re.findall(r"`([A-Z_]+)`", page))
+    assert variables() <= set(re.findall(r"`([A-Z0-9_]+)`", page))
     places = ("dags/*.py", "inpaint_ops_airflow/**/*.py", "inpaint_ops/**/*.py")
     code = "".join(path.read_text() for place in places for path in REPOSITORY.glob(place))
-    for name in set(re.findall(r"`(INPAINT_[A-Z_]+)`", page)) - variables():
+    for name in set(re.findall(r"`(INPAINT_[A-Z0-9_]+)`", page)) - variables():
         assert name in code, f"{name} is on the page and nowhere else"
 
 
 def test_every_default_on_the_settings_page_is_the_codes() -> None:
     page = (REPOSITORY / "docs/settings.md").read_text()
-    shown = re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", page, re.MULTILINE)
-    limits = re.findall(r"^\| [^|`]+ \| `([^`]*)` \| `([A-Z_]+)` \|", page, re.MULTILINE)
+    shown = re.findall(r"^\| `([A-Z0-9_]+)` \| `([^`]*)` \|", page, re.MULTILINE)
+    limits = re.findall(r"^\| [^|`]+ \| `([^`]*)` \| `([A-Z0-9_]+)` \|", page, re.MULTILINE)
     assert len(limits) == 10
     by_variable = {
         str(field.validation_alias or f"INPAINT_{name.upper()}"): field.default
