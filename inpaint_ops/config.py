@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     )
     etag_md5: Literal["auto", "off"] = Field(
         default="auto",
-        description="An ETag of 32 hex digits checks what is read as its MD5, until it is found to be none (auto); "
+        description="An ETag of 32 hex digits checks what is read as its MD5, until it is found not to be one (auto); "
         "off: never.",
     )
 

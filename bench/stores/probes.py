@@ -118,7 +118,11 @@ def multipart(server: Server) -> str:
     tag = client.head_object(Bucket=BUCKET, Key="parts")["ETag"].strip('"')
     whole = tag == hashlib.md5(body, usedforsecurity=False).hexdigest()
     form = (
-        "ends with -2" if tag.endswith("-2") else "is the MD5 of the whole" if whole else "looks like an MD5, is none"
+        "ends with -2"
+        if tag.endswith("-2")
+        else "is the MD5 of the whole"
+        if whole
+        else "looks like an MD5 and is not one"
     )
     return _answer(_storage(server).get(f"s3://{BUCKET}/parts") == body) + f"; its ETag {form}"
 

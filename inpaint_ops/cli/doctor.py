@@ -188,8 +188,8 @@ def _without_checksums(settings: Settings, root: Location, problem: str) -> str:
     except InpaintOpsError as error:
         still = str(error)
     if still is None:
-        return f"it takes writes only without the SDK's checksum headers: {CHECKSUM_CURE} (with them: {problem})"
-    return f"{problem} (without the SDK's checksum headers, which was tried: {still})"
+        return f"it accepts writes only without the SDK's checksum headers: {CHECKSUM_CURE} (with them: {problem})"
+    return f"{problem} (tried without the SDK's checksum headers too: {still})"
 
 
 def _etags(settings: Settings, root: Location) -> str:
@@ -197,7 +197,7 @@ def _etags(settings: Settings, root: Location) -> str:
         return ""
     if probe_etag(_storage(settings, root), root.join("doctor/")):
         return "; its ETags are MD5s"
-    return "; its ETags are no MD5s, so what is read is checked by the store's checksums, or by its length"
+    return "; its ETags are not MD5s, so reads are checked by the store's checksums, or by length"
 
 
 def _storage(settings: Settings, root: Location, checksums: Checksums | None = None) -> Storage:

@@ -68,7 +68,7 @@ class Expected:
 def expected_digest(reply: Mapping[str, Any], *, etags: bool = True) -> Expected | None:
     """What GetObject's reply says of the body: the store's checksum, else with `etags` an ETag that looks like an MD5.
 
-    A composite checksum is of the parts' checksums, and the ETag of a multipart or KMS-encrypted object is no MD5
+    A composite checksum is of the parts' checksums, and the ETag of a multipart or KMS-encrypted object is not an MD5
     (Amazon S3 User Guide, "Checking object integrity"). Of what was unpacked on the way (Google Cloud Storage does it
     for `Content-Encoding: gzip`), all of them are of other bytes.
     """
@@ -96,7 +96,7 @@ def _decoded(value: str, size: int) -> bytes | None:
 
 
 class Etags:
-    """What was found out of a bucket's ETags: whether those of 32 hex digits are MD5s. Threads may share it.
+    """What is known of a bucket's ETags: whether those of 32 hex digits are MD5s. Threads may share it.
 
     Amazon's directory buckets (S3 Express One Zone), and stores on top of file systems, have ETags that only look so.
     """
@@ -112,18 +112,19 @@ class Etags:
 
     def agree(self) -> None:
         """An ETag was the MD5 of its object."""
-        self.are_md5 = True
+        if self.are_md5 is None:
+            self.are_md5 = True
 
     def disagree(self, where: Location) -> bool:
-        """Two equal readings of an object have another MD5 than its ETag says. Whether that is the store's way.
+        """Note that two equal readings of an object do not match its ETag; whether it is the ETags that are not MD5s.
 
-        So it is if no ETag of this bucket has been an MD5 before; it is logged once, and no ETag is compared again.
+        They are not if none of this bucket has matched before. That is logged once, and no ETag is compared again.
         """
         if self.are_md5 is None:
             self.are_md5 = False
             log.warning(
-                "The ETags of s3://%s are no MD5s (two equal readings of %s disagree with its ETag): "
-                "they are not used to check what is read, and where the store gives no checksum its length alone is.",
+                "The ETags of s3://%s are not MD5s (two equal readings of %s disagree with its ETag): "
+                "they are not used to check reads. Where the store gives no checksum, only the length is checked.",
                 where.bucket,
                 where,
             )

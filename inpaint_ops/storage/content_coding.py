@@ -1,4 +1,4 @@
-"""Objects that were stored compressed, with a Content-Encoding, as web servers like them: unpacked when downloaded."""
+"""Objects that were stored compressed, with a Content-Encoding: unpacked when they are downloaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from inpaint_ops.locations import Location
 
 _CHUNK = 2**18
 _NONE = {"", "identity", "aws-chunked"}
-"""aws-chunked is of a request alone; some stores keep it with the object, in whose bytes it is not."""
+"""aws-chunked describes a request's body; some stores keep the header with the object, whose bytes are plain."""
 _GZIP = {"gzip", "x-gzip"}
 _OTHERS = {"br", "zstd", "compress", "x-compress"}
 
 
 def unpack(where: Location, encoding: str | None, packed: BinaryIO, sink: BinaryIO, max_bytes: int | None) -> bool:
-    """Write what `packed` holds to `sink` if its Content-Encoding asks for that; whether it was so.
+    """Write what `packed` holds to `sink`, uncompressed; False, and nothing written, if it is not compressed.
 
     Bytes that only claim to be gzip or deflate are left as they are: tools set the header by mistake. Raises
     DamagedObjectError, ObjectTooLargeError above `max_bytes`, StorageError for an encoding that is not unpacked here.
@@ -51,7 +51,9 @@ def _inflate(where: Location, packed: BinaryIO, sink: BinaryIO, wbits: int, max_
             while not stream.eof:
                 piece = stream.decompress(rest, _CHUNK)
                 if not (rest or piece or stream.eof):
-                    raise DamagedObjectError(f"{where} is damaged: its Content-Encoding is cut off: upload it again")
+                    raise DamagedObjectError(
+                        f"{where} is damaged: its compressed data (Content-Encoding) ends early: upload it again"
+                    )
                 total += len(piece)
                 if max_bytes is not None and total > max_bytes:
                     raise ObjectTooLargeError(
@@ -61,5 +63,5 @@ def _inflate(where: Location, packed: BinaryIO, sink: BinaryIO, wbits: int, max_
                 rest = (stream.unused_data if stream.eof else stream.unconsumed_tail) or packed.read(_CHUNK)
     except zlib.error as error:
         raise DamagedObjectError(
-            f"{where} is damaged: its Content-Encoding cannot be unpacked ({error}): upload it again"
+            f"{where} is damaged: its compressed data (Content-Encoding) cannot be unpacked ({error}): upload it again"
         ) from None

@@ -219,15 +219,15 @@ def _folder_errors(where: Location, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = f"cannot {action} {where}: {error.strerror or type(error).__name__}"
+        message = f"cannot {action} {where}: {error.strerror or type(error).__name__}"
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise AccessDeniedError(f"{said}; check the owner and the mode of the folder") from error
+            raise AccessDeniedError(f"{message}; check the owner and the mode of the folder") from error
         if error.errno in _PASSING:
-            raise StorageUnavailableError(said) from error
+            raise StorageUnavailableError(message) from error
         if action == "write" and isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
             raise StorageError(
                 f"cannot write {where}: in a folder no key can be an object and hold others too; rename one of them"
             ) from error
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise ObjectNotFoundError(f"there is no object {where}") from error
-        raise StorageError(said) from error
+        raise StorageError(message) from error

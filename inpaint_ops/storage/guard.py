@@ -184,7 +184,7 @@ class Storage:
 
     @contextmanager
     def _twin_named(self, location: Location) -> Iterator[None]:
-        """Of an object that is not there, say where one is whose name looks the same."""
+        """When an object is missing, name one whose key looks the same."""
         try:
             yield
         except ObjectNotFoundError as error:

@@ -62,7 +62,7 @@ def _probe_once(storage: Storage, where: Location, token: str) -> str | None:
     except StorageError as error:
         return _why_refused(storage, where, body, error)
     if storage.get(where) != body:
-        return f"the store keeps other bytes than were sent, as those do that do not know aws-chunked: {CHECKSUM_CURE}"
+        return f"the store keeps different bytes from those sent: it does not decode aws-chunked: {CHECKSUM_CURE}"
     try:
         storage.put(where, f"{token} second".encode(), if_absent=True)
     except ObjectExistsError:
@@ -71,12 +71,12 @@ def _probe_once(storage: Storage, where: Location, token: str) -> str | None:
 
 
 def _why_refused(storage: Storage, where: Location, body: bytes, error: StorageError) -> str:
-    """Whether it is the condition that the store does not take, or any put."""
+    """Whether the store refuses the condition, or every put."""
     try:
         storage.put(where, body)
     except StorageError as plain:
         return f"the store refuses every put: {plain}"
-    return f"the store takes a put, and refuses a put-if-absent (If-None-Match): {error}"
+    return f"the store accepts a plain PUT but refuses a put-if-absent (If-None-Match): {error}"
 
 
 def _probe_race(storage: Storage, where: Location, token: str) -> str | None:

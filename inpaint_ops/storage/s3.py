@@ -56,8 +56,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_REPEATED = {"ConditionalRequestConflict", "OperationAborted", "BadDigest", "XAmzContentSHA256Mismatch"}
-"""Refusals of a write that another try may not meet: somebody else writes now, or bytes were damaged on the way."""
+_IN_THE_WAY = {"ConditionalRequestConflict", "OperationAborted"}
+"""Refusals of a write because of another one at the same time."""
+_DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch"}
+"""Refusals of a write whose bytes were damaged in transit, unless the store refuses all of them so."""
 _PAGE = 1000
 _MAX_PAUSE = 10.0
 _RANDOM = random.SystemRandom()  # forked processes must not pause in step
@@ -168,7 +170,9 @@ class S3Store:
                         self._repeats.of(error.response)
                         with suppress(ObjectNotFoundError):  # deleted meanwhile: the key is free again
                             return self._ours(key, data, size)
-                    elif error_code(error) not in _REPEATED or tried == self._attempts - 1:
+                    elif error_code(error) in _DAMAGED and tried < self._attempts - 1:
+                        continue
+                    elif error_code(error) not in _IN_THE_WAY:
                         raise put_error(
                             error,
                             where,

@@ -20,7 +20,7 @@ Checksums: TypeAlias = Literal["when_supported", "when_required"]
 """When writes carry the SDK's checksum headers, in botocore's words."""
 
 FOREIGN = "Foreign"
-"""The key in a ClientError's `Error` that says what the reply's body is where it is no error of S3."""
+"""The key in a ClientError's `Error` that describes a reply's body that is not an S3 error."""
 
 _CODE = re.compile(r"<(?:\w+:)?Code>\s*([^<]{1,200}?)\s*</|\"code\"\s*:\s*\"([^\"]{1,200})\"", re.IGNORECASE)
 _MESSAGE = re.compile(r"<(?:\w+:)?Message>\s*([^<]{1,1000}?)\s*</|\"message\"\s*:\s*\"([^\"]{1,1000})\"", re.IGNORECASE)
@@ -96,7 +96,7 @@ def _do_not_redirect(params: dict[str, Any], **_: Any) -> None:
 
 
 def _read_error(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
-    """Add what botocore leaves out: an error's code and message in a namespace or in JSON, and what is none of S3."""
+    """Add what botocore leaves out: a code and message in a namespace or in JSON; a body that is not an S3 error."""
     if http_response.status_code < 300:
         return
     error = parsed.setdefault("Error", {})

@@ -105,7 +105,7 @@ def s3_errors(where: Location, action: str) -> Iterator[None]:
     try:
         yield
     except (boto.ClientError, boto.BotoCoreError, ResponseParserError, HTTPError, ValueError) as error:
-        # ValueError: a time or a number in the reply that is none
+        # ValueError: a time or a number in the reply cannot be parsed
         raise s3_error(error, where, action) from error
 
 

@@ -41,8 +41,8 @@ def drain(
 
     Raises BrokenBodyError if it is not all there, or not there in time; ObjectTooLargeError above `max_bytes`.
     """
-    # `read` waits for as much as it was asked for, so a trickle would outlive any deadline; `read1` returns what came.
-    # It also leaves out botocore's own checks, which are done here.
+    # `read` waits for all that it was asked for, so a trickle would outlive any deadline; `read1` returns what is
+    # there. It also leaves out botocore's own checks, which are done here.
     read = getattr(getattr(body, "_raw_stream", None), "read1", None) or body.read
     received, of = 0, "" if size is None else f" of {size:,}"
     while size is None or received < size:

@@ -1,7 +1,7 @@
 """What lies in the store, read back as foreign bytes: bounded, object by object, a bad one costing itself alone.
 
 Whoever may write to the store may have written any of it. So the size is asked before a byte is read, the content is
-checked by its schema, and of what is left out one line is said: in the log, and by `Leftovers` to whoever writes a
+checked by its schema, and each object that is left out gets one line: in the log, and in `Leftovers` for the
 report.
 """
 
@@ -58,7 +58,7 @@ class Leftovers:
         self._more = 0
 
     def add(self, line: str) -> None:
-        """Note one object, and say so in the log while there are few; what was said already is not said again."""
+        """Note one object, and log it while there are few; the same line is not noted twice."""
         with self._lock:
             if line in self._seen:
                 return

@@ -22,7 +22,7 @@ def forms(key: str) -> dict[str, str]:
 def find_twin(
     key: str, exists: Callable[[str], bool], listed: Callable[[str], Iterable[str]]
 ) -> tuple[str, str] | None:
-    """A key that is there and looks like `key`, which is not, and its form; None if there is none.
+    """An existing key that looks like the missing `key`, and its form; None if no such key exists.
 
     `listed` gives the keys below a folder, which is asked where folders and files are written in different forms.
     """

@@ -25,7 +25,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedStore]:
         yield running
 
 
-def said_of_store(uri: str = OUT) -> Check:
+def store_check(uri: str = OUT) -> Check:
     (check,) = [check for check in diagnose(load_settings(), uri) if check.name == "store"]
     return check
 
@@ -37,7 +37,7 @@ def has_checksum_headers(request: Request) -> bool:
 def test_a_good_store_is_good_and_nothing_is_left_in_it(
     aws_environment: ObjectStoreServer, s3_prefix: Location
 ) -> None:
-    check = said_of_store(s3_prefix.uri)
+    check = store_check(s3_prefix.uri)
     assert (check.state, check.detail) == (
         "ok", f"{s3_prefix}: writable, put-if-absent holds; its ETags are MD5s"
     )  # fmt: skip
@@ -46,10 +46,10 @@ def test_a_good_store_is_good_and_nothing_is_left_in_it(
     )
 
 
-def test_etags_that_are_no_md5s_are_told(store: ScriptedStore) -> None:
+def test_etags_that_are_no_md5s_are_named(store: ScriptedStore) -> None:
     store.etag = lambda data: f'"{hashlib.md5(b"salt" + data).hexdigest()}"'
-    check = said_of_store()
-    assert check.state == "ok" and "its ETags are no MD5s" in check.detail
+    check = store_check()
+    assert check.state == "ok" and "its ETags are not MD5s" in check.detail
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_etags_that_are_no_md5s_are_told(store: ScriptedStore) -> None:
 )
 def test_a_store_that_takes_no_checksum_headers_is_tried_without(store: ScriptedStore, reply: Reply) -> None:
     store.script = lambda request: reply if request.method == "PUT" and has_checksum_headers(request) else None
-    check = said_of_store()
+    check = store_check()
     assert check.state == "missing"
-    assert f"it takes writes only without the SDK's checksum headers: {CURE}" in check.detail
+    assert f"it accepts writes only without the SDK's checksum headers: {CURE}" in check.detail
     assert any(one.method == "PUT" and not has_checksum_headers(one) for one in store.requests)
 
 
@@ -79,25 +79,25 @@ def test_a_store_that_keeps_the_frames_of_what_was_sent_is_found(store: Scripted
         return Reply(headers={"ETag": '"1-1"'})
 
     store.script = script
-    check = said_of_store()
-    assert check.state == "missing" and CURE in check.detail and "keeps other bytes than were sent" in check.detail
+    check = store_check()
+    assert check.state == "missing" and CURE in check.detail and "keeps different bytes from those sent" in check.detail
 
 
 @pytest.mark.parametrize(
-    ("refuses", "told"),
+    ("refuses", "reason"),
     [
-        (lambda request: "if-none-match" in request.headers, "takes a put, and refuses a put-if-absent"),
+        (lambda request: "if-none-match" in request.headers, "accepts a plain PUT but refuses a put-if-absent"),
         (lambda request: True, "the store refuses every put"),
     ],
 )
 def test_a_store_that_does_not_do_it_either_way_is_not_promised_a_cure(
-    store: ScriptedStore, refuses: Callable[[Request], bool], told: str
+    store: ScriptedStore, refuses: Callable[[Request], bool], reason: str
 ) -> None:
     reply = refusal(501, "NotImplemented", "A header implies functionality that is not implemented")
     store.script = lambda request: reply if request.method == "PUT" and refuses(request) else None
-    check = said_of_store()
-    assert check.state == "missing" and told in check.detail
-    assert "without the SDK's checksum headers, which was tried" in check.detail
+    check = store_check()
+    assert check.state == "missing" and reason in check.detail
+    assert "tried without the SDK's checksum headers too" in check.detail
     assert "only without" not in check.detail
 
 
@@ -109,13 +109,13 @@ def test_a_store_that_ignores_the_condition_is_named(store: ScriptedStore) -> No
         return None
 
     store.script = script
-    check = said_of_store()
+    check = store_check()
     assert check.state == "missing" and "ignores If-None-Match and overwrites" in check.detail
 
 
 def test_a_store_that_must_not_be_listed_is_named(store: ScriptedStore) -> None:
     store.script = lambda request: refusal(403, "AccessDenied") if not request.key else None
-    check = said_of_store()
+    check = store_check()
     assert check.state == "missing" and "s3:ListBucket" in check.detail
 
 
@@ -123,6 +123,6 @@ def test_the_requester_pays_where_the_setting_says_so(store: ScriptedStore, monk
     store.script = lambda request: (
         None if request.headers.get("x-amz-request-payer") == "requester" else refusal(403, "AccessDenied")
     )
-    assert said_of_store().state == "missing"
+    assert store_check().state == "missing"
     monkeypatch.setenv("INPAINT_REQUESTER_PAYS", "true")
-    assert said_of_store().state == "ok"
+    assert store_check().state == "ok"

@@ -32,7 +32,7 @@ DIGESTS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def opaque(data: bytes) -> str:
-    """32 hex digits that change with the content and are no MD5."""
+    """32 hex digits that change with the content and are not its MD5."""
     return f'"{hashlib.md5(b"salt" + data).hexdigest()}"'
 
 
@@ -141,7 +141,7 @@ class TestEtags:
             assert storage.download(f"s3://{BUCKET}/b.png", tmp_path / "b").size == len(BODY)
             assert storage.get(f"s3://{BUCKET}/a.png") == BODY
         assert store.count("GET") == 4, "and no second reading after that"
-        assert sum("are no MD5s" in record.message for record in caplog.records) == 1
+        assert sum("are not MD5s" in record.message for record in caplog.records) == 1
         assert storage.repeated == 0, "nothing went wrong"
 
     def test_a_reading_that_was_damaged_once_proves_nothing(self, store: ScriptedStore) -> None:

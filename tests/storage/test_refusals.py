@@ -274,6 +274,10 @@ class TestChecksumHeaders:
         for reply in self.REFUSALS:
             assert "CHECKSUM" not in str(refused(store, reply))
 
+    def test_a_write_that_others_are_always_in_the_way_of_may_do_better_later(self, store: ScriptedStore) -> None:
+        error = refused(store, refusal(409, "ConditionalRequestConflict"), "put")
+        assert isinstance(error, StorageUnavailableError) and store.count("PUT") == 3
+
     @pytest.mark.parametrize("code", ["BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted"])
     def test_a_write_that_may_do_better_is_repeated(self, store: ScriptedStore, code: str) -> None:
         store.script = lambda request: refusal(400, code) if store.count("PUT") == 1 else None
