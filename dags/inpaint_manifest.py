@@ -172,14 +172,17 @@ def inpaint_manifest() -> None:
                 if "batch_size" in named:
                     named = named - {"batch_size"} | {"tuning_overrides"}
                 manifest, request = context["params"]["manifest"], context["run_id"]
-                again = prepare_retry(workspace, manifest, name, retry, job, chosen=named, request=request)
-                print("\n".join(again.notes))
+                again = prepare_retry(
+                    workspace, manifest, name, retry, job, chosen=named, request=request, find_model="anywhere"
+                )
+                for note in again.notes:
+                    print(f"note: {note}")
                 if again.retry is None:
                     return []
                 print(f"retry {again.retry.number}: {again.retry.rows} rows, with quality {again.retry.job.quality}")
                 return [shard.name for shard in again.retry.shards]
             is_new = workspace.plan(name) is None
-            made = prepare(workspace, context["params"]["manifest"], name, job)
+            made = prepare(workspace, context["params"]["manifest"], name, job, find_model="anywhere")
             if is_new:
                 count_rejected(made.rejected)
         print(f"{made.rows} rows, {made.rejected} rejected, {len(made.shards)} shards")

@@ -5,6 +5,7 @@ Units everywhere: seconds, bytes, pixels. Times of day are UTC.
 
 from __future__ import annotations
 
+import operator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -186,9 +187,13 @@ class Record(Painted, MaskMeaning):
     )
     status: Status
     attempt: str = Field(description="Unique to the attempt that wrote this record.")
-    retry: Count = Field(default=0, description="0: written by the run itself; n: by its nth retry.")
+    retry: Count = Field(
+        default=0, exclude_if=operator.not_, description="n: written by the run's nth retry; absent: by the run itself."
+    )
     earlier: tuple[EarlierAttempt, ...] = Field(
-        default=(), description="The row's records before this one, the oldest first; known in `results.jsonl`."
+        default=(),
+        exclude_if=operator.not_,
+        description="The row's records before this one, the oldest first; in `results.jsonl`, where there are any.",
     )
     error: ErrorInfo | None = None
     output: Output | None = None

@@ -82,14 +82,14 @@ def run(
     named = named_options(chosen)
     job = job_of(settings, chosen)
     if retry is None:
-        plan = prepare(workspace, manifest, name, job, card=local_card(job.device), paints_here=True)
+        plan = prepare(workspace, manifest, name, job, card=local_card(job.device), find_model="here")
         shards, rows, ended, notes = plan.shards, plan.rows, plan.rejected, plan.warnings
         for line in why_rejected(workspace, plan, _REJECTED_SHOWN):
             say(f"inpaint-ops: rejected: {line}", err=True)
         if plan.rejected > _REJECTED_SHOWN:
             say(f"inpaint-ops: {plan.rejected - _REJECTED_SHOWN:,} more are in rejected.jsonl", err=True)
     else:
-        again = prepare_retry(workspace, manifest, name, retry, job, chosen=named, paints_here=True)
+        again = prepare_retry(workspace, manifest, name, retry, job, chosen=named, find_model="here")
         shards, ended, notes = again.retry.shards if again.retry else (), 0, again.notes
         rows = again.retry.rows if again.retry else 0
     for note in notes:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from inpaint_ops.errors import (
     ObjectExistsError,
@@ -109,12 +109,14 @@ def prepare(
     job: JobOptions,
     *,
     card: str | None = None,
-    paints_here: bool = False,
+    find_model: Literal["here", "anywhere"] | None = None,
 ) -> Plan:
     """Freeze the manifest, keep and record the rejected rows, write the shards, then `plan.json`, which owns the name.
 
-    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. With `paints_here`, the
-    model of a new run must be on this machine. Files that are known to be missing are named in the plan's warnings.
+    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. `find_model` asks for
+    the model of a new run: it must be on this machine, or be known to the hub; None asks for nothing. Files that are
+    known to be missing are named in the plan's warnings.
+
     Raises RunConflictError for another manifest or other choices, ModelError, ManifestError, StorageError.
     """
     layout = workspace.layout(run)
@@ -123,8 +125,10 @@ def prepare(
     if standing is not None:
         return _resumed(standing, plan)
     storage = workspace.storage
-    about_model = check_model(job.model, job.model_revision, must_be_here=paints_here)
-    notes = (*([about_model] if about_model else []), *_about_missing(storage, parsed))
+    notes = [*_about_missing(storage, parsed)]
+    if find_model is not None:
+        about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
+        notes += [about_model] if about_model else []
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote

@@ -12,6 +12,7 @@ import unicodedata
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from inpaint_ops.errors import (
     ConfigError,
@@ -89,7 +90,7 @@ def prepare_retry(
     *,
     chosen: Collection[str] = (),
     request: str = "",
-    paints_here: bool = False,
+    find_model: Literal["here", "anywhere"] | None = None,
 ) -> Again:
     """Plan to do the rows of `asked` (see `parse_selection`) again, or find the retry that does so already.
 
@@ -97,8 +98,9 @@ def prepare_retry(
     another manifest, as of a corrected `rejected.jsonl`, the rows with the same ids are taken as they stand there. The
     job is the run's; of `job`, what was `chosen` (names of its fields) is taken where it leaves the images alone.
 
-    With `paints_here`, the model must be on this machine. A retry that broke off, of the same rows and manifest, is
-    gone on with; so is one that the same `request` began.
+    A retry that broke off, of the same rows and manifest, is gone on with; so is one that the same `request` began.
+    `find_model` is as for `prepare`.
+
     Raises ConfigError, RunConflictError, ModelError, ManifestError, StorageError; each says what to do.
     """
     selection = parse_selection(asked)
@@ -107,7 +109,9 @@ def prepare_retry(
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: --retry does rows of a run again")
     job = _job_of(plan, job, chosen)
     check_choices(job.tuning, job.tuning_overrides)
-    about_model = check_model(job.model, job.model_revision, must_be_here=paints_here)
+    about_model = None
+    if find_model is not None:
+        about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
     parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit)
     parsed = reject_rows_without_steps(parsed, job)
     for _ in range(_TRIES):

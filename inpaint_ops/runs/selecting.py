@@ -15,6 +15,9 @@ from inpaint_ops.records import Record
 STATES = ("failed", "rejected", "unchanged")
 """What a selection may name beside ids: how rows ended. Unchanged rows are some of the failed ones."""
 
+MAX_CHARS = 100_000
+"""Of a selection, which the retry's plan keeps."""
+
 _ID = "id:"
 
 
@@ -37,6 +40,8 @@ def parse_selection(text: str) -> Selection:
 
     Raises ConfigError that says what is wrong with it.
     """
+    if len(text) > MAX_CHARS:
+        raise ConfigError(f"--retry has {len(text):,} characters, and the limit is {MAX_CHARS:,}: ask for fewer rows")
     parts = [unicodedata.normalize("NFC", part.strip()) for part in text.split(",")]
     if not all(parts):
         raise ConfigError(

@@ -313,6 +313,7 @@ def test_corrected_rows_are_taken_from_another_manifest_by_their_ids(desk: Desk)
         ("photo-aa", "no row with the id"),
         ("../x", "is no id"),
         ("a;b", "is no id"),
+        (",".join(f"row-{number}" for number in range(20_000)), "the limit is 100,000"),
     ],
 )
 def test_what_names_no_rows_is_one_clear_line_and_writes_nothing(desk: Desk, asked: str, says: str) -> None:
