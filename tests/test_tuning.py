@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.records import DeviceInfo
-from inpaint_ops.tuning import PRESETS, AttentionProbe, Tuning, choose, estimate_peak, memory_budget
+from inpaint_ops.tuning import (
+    PRESETS,
+    AttentionProbe,
+    Tuning,
+    Workload,
+    choose,
+    estimate_peak,
+    memory_budget,
+)
 
 CPU = DeviceInfo(kind="cpu", name="processor", total_memory=16 * 10**9, free_memory=12 * 10**9)
 
@@ -45,10 +53,15 @@ def test_auto_grows_the_batch_with_the_card() -> None:
         assert (tuning.compile, tuning.offload) == ("off", "none")
 
 
-def test_auto_on_10_gb_tiles_the_vae_and_says_that_memory_demands_it() -> None:
-    choice = choose(CARDS[10], expected_rows=500)
-    assert choice.tuning.vae_tiling
-    assert "estimated" in choice.reasons["vae_tiling"]
+def test_auto_on_10_gb_paints_whole_and_tiles_the_vae_where_memory_demands_it() -> None:
+    assert not choose(CARDS[10], expected_rows=500).tuning.vae_tiling
+    assert choose(CARDS[10], expected_rows=500).tuning.offload == "none"
+    for device, workload in ((CARDS[10], Workload(vae_upcast=True)), (card(10, free=7.8), Workload())):
+        choice = choose(device, workload=workload, expected_rows=500)
+        assert choice.tuning.vae_tiling
+        assert choice.tuning.vae_tile_size == 512
+        assert "estimated" in choice.reasons["vae_tiling"]
+        assert choice.tuning.offload == "none"
 
 
 def test_a_card_in_use_by_another_is_planned_by_its_free_memory() -> None:
@@ -223,7 +236,7 @@ def test_any_card_and_job_get_a_plan(
     device = card(size, free=size * share)
     values = {name: value for name, value, _ in OVERRIDES if name in overrides}
     choice = choose(
-        device, preset=preset, overrides=values, native_size=native, expected_rows=rows, use_xformers=xformers
+        device, preset=preset, overrides=values, workload=Workload(native), expected_rows=rows, use_xformers=xformers
     )
     assert set(choice.reasons) == set(Tuning.model_fields)
     fits = choice.estimated_peak <= memory_budget(device)

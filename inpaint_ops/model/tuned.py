@@ -161,7 +161,11 @@ def _offload(pipe: Any, way: str) -> None:
     elif way == "sequential":
         pipe.enable_sequential_cpu_offload(device="cuda")
     else:
-        pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
+        # The VAE stays on the card: its hooks would bring back the pinned copies of before a cast, and the VAE is cast
+        # to float32 where it has `force_upcast`, and where a patch came out broken.
+        pipe.enable_group_offload(
+            torch.device("cuda"), offload_type="leaf_level", use_stream=True, exclude_modules=["vae"]
+        )
 
 
 def _cannot_compile(tuning: Tuning, device: DeviceInfo) -> str:
