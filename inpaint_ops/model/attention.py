@@ -181,7 +181,8 @@ def layout_seconds(place: torch.device, dtype: str, side: int = 128, channels: i
     found = {}
     for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
         block.to(memory_format=layout)
-        found[name] = _seconds(lambda: block(latents, time_embedding), place)
+        given = latents.to(memory_format=layout)  # as the blocks before it leave it
+        found[name] = _seconds(lambda given=given: block(given, time_embedding), place)  # type: ignore[misc]
     return found
 
 

@@ -14,6 +14,8 @@ from inpaint_ops.tuning.fields import Tuning
 UNET_WEIGHTS = int(5.135 * GB)
 """2.57e9 parameters in 16 bits; with the next two 6.94e9, the size of the fp16 variant's files (facts)."""
 TEXT_WEIGHTS = int(1.636 * GB)
+SECOND_TEXT_WEIGHTS = int(1.39 * GB)
+"""Of these, the second encoder's."""
 VAE_WEIGHTS = int(0.167 * GB)
 FUSED_WEIGHTS = int(1.30 * GB)
 """Fused projections are held beside the ones that they were made of."""
@@ -134,7 +136,9 @@ def _weights(tuning: Tuning, workload: Workload, width: int, encode_width: int, 
         }
     if tuning.offload == "model":
         # The VAE stays on the card from its encode to the end of the batch; only the UNet makes room for its decode.
-        return {"prompts": text, "encode": encoding, "denoise": unet + vae, "decode": decoding}
+        # The second text encoder, where it is kept, only makes room for the UNet.
+        second = width * SECOND_TEXT_WEIGHTS if kept else 0
+        return {"prompts": text, "encode": encoding + second, "denoise": unet + vae, "decode": decoding}
     if tuning.offload == "group":  # leaves out the VAE
         return {"prompts": width * LARGEST_EMBEDDING + vae, "encode": encoding, "denoise": vae, "decode": decoding}
     return {"prompts": width * LARGEST_EMBEDDING, "encode": 0, "denoise": 0, "decode": 0}

@@ -30,6 +30,15 @@ def main() -> int:
         parser.error("the dry card needs a C++ compiler: install g++")
     logging.disable(logging.ERROR)
     warnings.simplefilter("ignore")
+    from tests.dry_card import tracing
+
+    broken = 0
+    for way in () if given.names or given.json else tracing.WAYS:  # before torch is made to believe in a card
+        try:
+            print(f"dynamo, compile {way}: {tracing.trace(way)} graphs, none broken", flush=True)
+        except Exception as error:
+            print(f"dynamo, compile {way}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+            broken += 1
     with tempfile.TemporaryDirectory() as folder:
         mode, counter = pretended_card.install(cases.CARD, compiler, Path(folder))
     from tests.dry_card import painting, verdicts
@@ -48,7 +57,7 @@ def main() -> int:
             print(f"{finding.seconds:5.1f} s  {case.name}: {'; '.join(wrong) or 'ok'}", flush=True)
     if not given.json:
         print(f"\n{verdicts.table(done)}")
-    return sum(any(verdicts.faults(case, finding)) for case, finding in done)
+    return broken + sum(any(verdicts.faults(case, finding)) for case, finding in done)
 
 
 if __name__ == "__main__":

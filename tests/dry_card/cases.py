@@ -87,6 +87,20 @@ CASES: tuple[Case, ...] = (
     _set("force_upcast, bfloat16", upcast=True, dtype="bfloat16"),
     *(_set(f"force_upcast, offload {way}", upcast=True, offload=way, batches=2, short=way == "group")
       for way in ("model", "group", "sequential")),
+    _set("offload model, text encoders kept", offload="model", release_text_encoders=False),
+    Case("no memory at load", fail_in="load", error="does not fit dry card", short=True),
+    Case("no memory for prompts", fail_in="prompts", error="text encoders do not fit"),
+    *(Case(f"no memory at {phase}, batch 4", "auto", {"batch_size": 4}, fail_in=phase, batch_after=2)
+      for phase in ("encode", "denoise", "decode")),
+    *(Case(f"no memory at {phase}, batch 1", "auto", {"batch_size": 1}, fail_in=phase, batch_after=1, relieved=True,
+           batches=2, short=phase == "decode")
+      for phase in ("encode", "denoise", "decode")),
+    Case("memory for 4 of 8", "auto", {"batch_size": 8}, limit=7.2e9, batch_after=4, short=True),
+    Case("memory for 1 with tiles", "auto", {"batch_size": 1}, limit=6.5e9, batch_after=1, relieved=True, batches=2),
+    Case("offload group, memory for 1 with tiles", "auto", {"batch_size": 2, "offload": "group"}, limit=1.9e9,
+         batch_after=1, relieved=True, batches=2),
+    Case("memory for none", "auto", {"batch_size": 2}, limit=5.4e9, batch_after=1,
+         error="does not fit the memory by itself"),
 )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +46,7 @@ class Finding:
     waits: dict[str, int] = dataclasses.field(default_factory=dict)
     downloads: dict[str, int] = dataclasses.field(default_factory=dict)
     layouts: dict[str, int] = dataclasses.field(default_factory=dict)
+    held: int = 0
     left: int = 0
     seconds: float = 0.0
 
@@ -94,6 +96,10 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding) -> None:
     plan = choice.tuning
     finding.counted, finding.estimate = choice.counted_peak, choice.estimated_peak
 
+    state = {"phase": "load"}
+    if case.fail_in is not None:
+        counter.fail_in = _failing(case, state)
+
     def ended(phase: str) -> None:
         if counter.peak > finding.peaks.get(phase, 0):
             finding.peaks[phase] = counter.peak
@@ -106,11 +112,13 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding) -> None:
     listener = _Listener(finding.warnings)
     engine = Engine(loaded, listener)
     if plan.release_text_encoders:
+        state["phase"] = "prompts"
         engine.prepare_prompts(["a linen sofa"])
         ended("prompts")
         engine.release_text_encoders()
         counter.reset_peak()
-    _watch(engine, counter, ended, finding)
+    finding.held = counter.live
+    _watch(engine, counter, ended, finding, state)
     key = BatchKey(SIZE, SIZE, STEPS, 7.5, 0.9999)
     plate = np.zeros((SIZE, SIZE, 3), np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -122,7 +130,8 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding) -> None:
             if result.error is not None:
                 finding.errors.append(f"{type(result.error).__name__}: {str(result.error)[:300]}")
             finding.warnings += result.notes
-    counter.limit = None
+    counter.limit = counter.fail_in = None
+    gc.collect()
     entries = loaded.inspect((SIZE, SIZE), batch_size=engine.measurements.largest_batch,
                              batch_limit=engine.batch_size, prompts_done=True)  # fmt: skip
     finding.not_in_effect = [f"{one.name}: {one.requested} is {one.effective}: {one.reason}"
@@ -151,25 +160,41 @@ class _Listener:
         self.warnings.append(message)
 
 
-def _watch(engine: Any, counter: LiveBytes, ended: Any, finding: Finding) -> None:
+def _failing(case: Case, state: dict[str, str]) -> Callable[[], bool]:
+    """Whether an allocation is to fail: the first so many of the case's phase."""
+    left = case.failures
+
+    def fails() -> bool:
+        nonlocal left
+        if state["phase"] != case.fail_in or left == 0:
+            return False
+        left -= 1
+        return True
+
+    return fails
+
+
+def _watch(engine: Any, counter: LiveBytes, ended: Any, finding: Finding, state: dict[str, str]) -> None:
     """Have the peaks of each phase noted where the engine reads its clock, and the waits within the pipeline's call."""
-    state = {"phase": "embed"}
+    state["phase"] = "embed"
+    engine._pipe.unet.register_forward_pre_hook(lambda *_: state.update(phase="denoise"))
+    inside = [False]
     meter, denoise = engine._meter, engine._denoise
     clock = meter.clock
 
     def marked_clock() -> float:
         ended(state["phase"])
-        if state["phase"] in ("denoise", "decode"):
+        if not inside[0] and state["phase"] in ("denoise", "decode"):
             state["phase"] = "decode" if state["phase"] == "denoise" else "embed"
         return float(clock())
 
     def marked_denoise(*args: Any) -> Any:
-        state["phase"] = "encode"
+        state["phase"], inside[0] = "encode", True
         counter.waits.clear(), counter.downloads.clear()
         try:
             return denoise(*args)
         finally:
-            state["phase"] = "denoise"
+            inside[0] = False
             finding.waits |= counter.waits
             finding.downloads |= counter.downloads
 

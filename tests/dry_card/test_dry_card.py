@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.dry_card import tracing
 from tests.dry_card.cases import CASES
 from tests.support.waiting import PATIENCE
 
@@ -45,6 +46,26 @@ def test_the_short_cases_meet_what_a_plan_must_count(findings: dict[str, dict[st
     """The figures are of the full-size model: its weights alone are 6.9e9 bytes in 16 bits."""
     assert findings["auto"]["peaks"]["load"] == pytest.approx(6.94e9, rel=0.005)
     assert findings["fast"]["peak"] - findings["auto"]["peak"] == pytest.approx(1.30e9, rel=0.02), "fused projections"
+
+
+def test_group_offload_paints_with_a_vae_that_is_cast_to_float32(findings: dict[str, dict[str, Any]]) -> None:
+    """The VAE stays out of the hooks, which would bring its float16 copies back; its decode is then twice as large."""
+    found = findings["force_upcast, offload group"]
+    assert found["errors"] == []
+    assert found["peaks"]["decode"] == pytest.approx(2 * (1.606e9 + 0.007e9 + 0.167e9), rel=0.01)
+    assert found["peaks"]["denoise"] < 0.6e9, "the UNet's weights come layer by layer"
+
+
+def test_memory_that_ran_out_leaves_nothing_behind(findings: dict[str, dict[str, Any]]) -> None:
+    for name in ("memory for 4 of 8", "no memory at decode, batch 1"):
+        found = findings[name]
+        assert found["warnings"], "the engine tells of it"
+        assert found["left"] == pytest.approx(found["held"], abs=50e6)
+
+
+def test_dynamo_traces_the_full_size_models_blocks_without_a_break() -> None:
+    """The other ways trace the whole UNet, which takes minutes: `make dry-card`."""
+    assert tracing.trace("regional") >= 1
 
 
 def test_every_preset_offload_and_dtype_is_a_case() -> None:
