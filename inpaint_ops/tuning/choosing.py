@@ -43,7 +43,7 @@ class Choice:
 
 
 COMPILE_PAYS_FROM = 200
-"""Rows. Regional compilation takes about a minute and saves some 10 % of 2-4 s an image (facts): an estimate."""
+"""Rows. Regional compilation takes about a minute and saves some 10 % of 2-4 s per image (facts): an estimate."""
 
 _BATCH_CAP = {Tier.CPU: 4, Tier.GB10: 2, Tier.GB24: 4, Tier.GB40: 8, Tier.GB80: 8}
 """The planner stops here even where more fits: a crash loses a batch, and a step of batch 8 keeps any card busy."""
@@ -154,7 +154,7 @@ class _Plan:
 def check_choices(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides as values of their fields, None left out. Raises ConfigError that names what cannot be used.
 
-    A plan asks before any device is touched, so that a slip of the pen costs no GPU time.
+    A plan asks before any device is touched: a typo fails before a GPU is used.
     """
     if preset not in PRESETS:
         raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
@@ -244,7 +244,7 @@ def _low_memory(plan: _Plan) -> None:
     )
     plan.put("batch_size", 1, "low-memory: one at a time")
     if plan.device.kind == "cuda":
-        plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part a batch")
+        plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part per batch")
 
 
 def _limits(plan: _Plan) -> None:
@@ -319,7 +319,7 @@ _RELIEF: tuple[tuple[str, Any], ...] = (
     ("offload", "group"),
     ("offload", "sequential"),
 )
-"""What saves memory, from the cheapest to the dearest."""
+"""What saves memory, from the least to the most expensive."""
 
 
 def _as_lean(name: str, value: Any) -> tuple[Any, ...]:

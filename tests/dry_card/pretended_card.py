@@ -186,8 +186,7 @@ def _pretend_kernels() -> None:
             raise RuntimeError(f"attention of {one_dtype} on {one_device}")
         batch, heads, tokens, _ = query.shape
         out = torch.empty((batch, tokens, heads, value.shape[-1]), dtype=query.dtype, device=query.device)
-        del_me = torch.empty((batch, heads, tokens), dtype=torch.float32, device=query.device)
-        del del_me  # the kernels' log-sum-exp
+        torch.empty((batch, heads, tokens), dtype=torch.float32, device=query.device)  # the kernels' log-sum-exp
         return out.transpose(1, 2)
 
     functional.scaled_dot_product_attention = attention
