@@ -93,7 +93,7 @@ CASES: tuple[Case, ...] = (
     *(Case(f"no memory at {phase}, batch 4", "auto", {"batch_size": 4}, fail_in=phase, batch_after=2)
       for phase in ("encode", "denoise", "decode")),
     *(Case(f"no memory at {phase}, batch 1", "auto", {"batch_size": 1}, fail_in=phase, batch_after=1, relieved=True,
-           batches=2, short=phase == "decode")
+           batches=2)
       for phase in ("encode", "denoise", "decode")),
     Case("memory for 4 of 8", "auto", {"batch_size": 8}, limit=7.2e9, batch_after=4, short=True),
     Case("memory for 1 with tiles", "auto", {"batch_size": 1}, limit=6.5e9, batch_after=1, relieved=True, batches=2),

@@ -29,7 +29,7 @@ def findings() -> dict[str, dict[str, Any]]:
         pytest.skip("the dry card needs a C++ compiler: install g++")
     done = subprocess.run(
         [sys.executable, "-m", "tests.dry_card", "--json", *SHORT], cwd=REPOSITORY, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=2 * PATIENCE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=3.5 * PATIENCE,
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(SHORT), done.stderr[-2000:]
@@ -57,10 +57,9 @@ def test_group_offload_paints_with_a_vae_that_is_cast_to_float32(findings: dict[
 
 
 def test_memory_that_ran_out_leaves_nothing_behind(findings: dict[str, dict[str, Any]]) -> None:
-    for name in ("memory for 4 of 8", "no memory at decode, batch 1"):
-        found = findings[name]
-        assert found["warnings"], "the engine tells of it"
-        assert found["left"] == pytest.approx(found["held"], abs=50e6)
+    found = findings["memory for 4 of 8"]
+    assert any("8 rows at once did not fit" in text for text in found["warnings"])
+    assert found["left"] == pytest.approx(found["held"], abs=50e6)
 
 
 def test_dynamo_traces_the_full_size_models_blocks_without_a_break() -> None:
