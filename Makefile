@@ -11,7 +11,7 @@ CONTAINERS := all
 KEEP :=
 TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events claim plan record progress notes timings
 
-.PHONY: help demo up test check shake lint audit sbom faults containers fuzz bench stores lock clean
+.PHONY: help demo up test check shake lint audit sbom faults containers fuzz dry-card bench stores lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -70,6 +70,9 @@ fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=60
 	for target in $(TARGETS); do \
 		$(BIN)/python -W ignore -m tests.fuzz $$target --seconds $(SECONDS) --seed 0 --keep .fuzz/$$target --artifacts .fuzz || exit; \
 	done
+
+dry-card: $(STAMP)  ## the full-size model on a CUDA card that is not there: every preset, batch and offload, with peaks of memory
+	$(BIN)/python -m tests.dry_card
 
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu

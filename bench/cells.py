@@ -45,6 +45,7 @@ class Cell(Model):
     warm_ups: int = Field(default=2, description="Short batches before the timed ones; the first compiles.")
     cap: int | None = Field(default=None, description="Bytes that the process may have of the card.")
     from_folder: bool = Field(default=False, description="Load from a folder on disk instead of making weights.")
+    needs: str | None = Field(default=None, description="The cell without whose result this one is worth nothing.")
     importance: int = Field(description="The least important is dropped first.")
 
 
@@ -87,8 +88,7 @@ def rows(device: str, native: int) -> tuple[Row, ...]:
     common = (
         Row("attention: xformers over sdpa", "attention", 2, {"attention": "xformers"}, importance=77),
         Row("attention slicing", "attention_slicing", 3, {"attention": "sliced", "attention_slicing": True}),
-        Row("VAE tiling, the VAE's own tiles", "vae_tiling", 4, {"vae_tiling": True}, importance=74),
-        Row("VAE tiling, half-size tiles", "vae_tiling", 4, {"vae_tiling": True, "vae_tile_size": tile}, importance=40),
+        Row("VAE tiling, half-size tiles", "vae_tiling", 4, {"vae_tiling": True, "vae_tile_size": tile}, importance=74),
         Row("VAE slicing, batch 4", "vae_slicing", 8, {"vae_slicing": True}, batch=4, importance=60),
         Row("text encoders released", "release_text_encoders", 8, {"release_text_encoders": True}, importance=68),
         Row("channels_last", "channels_last", None, {"channels_last": True}, importance=73),
@@ -148,14 +148,16 @@ def ablation(
         beside = base | row.off if in_turn else None
         on = cell(
             row.name, row.off | row.on, beside=beside, batch=row.batch, importance=row.importance, flips=row.field,
-            off=bases[key], note=row.note, process=f"alone/{model}/{row.name}" if row.alone else "main",
+            off=bases[key], needs=bases[key] if beside is None else None, note=row.note,
+            process=f"alone/{model}/{row.name}" if row.alone else "main",
             **row.more,
         )  # fmt: skip
         if row.alone:
             later.append(on)
         else:
             yield on
-    yield cell("plain, again", {}, importance=73, off=bases[((), 1)], beside=base if in_turn else None)
+    plainly = bases[((), 1)]
+    yield cell("plain, again", {}, importance=73, off=plainly, needs=plainly, beside=base if in_turn else None)
     yield from later
 
 
@@ -203,7 +205,7 @@ def cold(model: str, steps: int, times: int) -> Iterator[Cell]:
     for index in range(1, times + 1):
         yield Cell(
             name=f"cold/{model}/read {index}", process=f"cold/read/{index}", note=6, importance=43 - index,
-            from_folder=True, **common,
+            from_folder=True, needs=f"cold/{model}/folder", **common,
         )  # fmt: skip
 
 

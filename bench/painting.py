@@ -30,7 +30,7 @@ from inpaint_ops.engine import BatchKey, Engine, LoggingListener, PaintItem, Pai
 from inpaint_ops.model import attention, random_weights
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
-from inpaint_ops.model.sources import find, native_size, resolve
+from inpaint_ops.model.sources import find, native_size, resolve, workload
 from inpaint_ops.records import BATCH_STAGES, STAGES, DeviceInfo, LedgerEntry, Memory
 
 WARM_UP_STEPS = 2
@@ -132,7 +132,7 @@ class Bench:
             card,
             preset=cell.preset,
             overrides=fields,
-            native_size=native_size(resolve(model)),
+            workload=workload(resolve(model)),
             expected_rows=EXPECTED_ROWS,
             probe=attention.probe(card, dtype, self.folder.parent),
         )

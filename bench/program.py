@@ -170,7 +170,7 @@ def run(program: str, cells: Sequence[Cell], given: argparse.Namespace, say: Cal
             "cells": with_fractions(results.cells, results),
         }
     )
-    path = save(results, given.out or _default_path(program, results))
+    path = save(results, given.out or _default_path(program, results, getattr(given, "part", None)))
     say("")
     say(tables.render(results))
     say(f"saved: {path}")
@@ -192,24 +192,25 @@ class _Loop:
         return float(self.given.seconds) - schedule.RESERVE - (time.monotonic() - self.began)
 
     def run(self) -> Results:
-        while self.left:
-            process = self.left[0].process
-            mine = [cell for cell in self.left if cell.process == process]
-            if mine[0].cap is not None and self.costs.kind == "cpu":
-                for cell in mine:
-                    self._done(cell, CellResult(cell=cell, status="failed", reason="a memory cap needs a CUDA GPU"))
-                continue
-            # Nothing is given up before the first cells have shown what this machine can do.
-            wanted = [cell for cell in mine if not self.results.cells or cell.name in self._kept(())]
-            for cell in mine:
-                if cell not in wanted:
-                    self._drop(cell)
-            if wanted:
-                self._process(wanted)
+        """Process by process, until nothing that is left fits the time; what was put off is looked at again then."""
+        while wanted := self._next():
+            self._process(wanted)
+            for cell in [one for one in self.left if one.cap is not None and self.costs.kind == "cpu"]:
+                self._done(cell, CellResult(cell=cell, status="failed", reason="a memory cap needs a CUDA GPU"))
+        for cell in list(self.left):
+            self._drop(cell)
         return self.results
+
+    def _next(self) -> list[Cell]:
+        """The cells of the first process that has any to measure within the time."""
+        # Nothing is given up before the first cells have shown what this machine can do.
+        kept = self._kept(()) if self.results.cells else {cell.name for cell in self.left}
+        first = next((cell for cell in self.left if cell.name in kept), None)
+        return [cell for cell in self.left if first and cell.process == first.process and cell.name in kept]
 
     def _process(self, cells: list[Cell]) -> None:
         began = time.monotonic()
+        current: Cell | None = None
         try:
             with Child(self.given.device, self.scratch / "model") as child:
                 started = child.started(max(30.0, self.remaining()))
@@ -219,26 +220,32 @@ class _Loop:
                     self.results = self.results.model_copy(
                         update={"device": started.device, "versions": started.versions}
                     )
-                for cell in cells:
-                    if cell.kind != "ceilings" and cell.name not in self._kept((cell.process,)):
-                        self._drop(cell)
-                        continue
-                    expected = self.costs.of(cell)  # with its start: the first of a process compiles
+                for current in cells:
+                    if current.kind != "ceilings" and current.name not in self._kept((current.process,)):
+                        continue  # put off: others may take less time than is expected of them
+                    expected = self.costs.of(current)  # with its start: the first of a process compiles
                     allowed = min(max(1.0, self.remaining()), 3 * expected + _GRACE)
-                    result = child.measure(cell, seconds=max(10.0, 2 * expected), killed_after=allowed)
-                    self._done(cell, result)
+                    result = child.measure(current, seconds=max(10.0, 2 * expected), killed_after=allowed)
+                    self._done(current, result)
         except ChildFailedError as error:
-            # What was being measured failed; what this process had left cannot be separated from it, so it fails too.
-            for cell in cells:
+            # What was being measured failed; the rest of the process is measured by another one. Where none of it had
+            # begun, none of it can be.
+            failed = cells if current is None else [current]
+            for cell in failed:
                 if cell in self.left:
                     self._done(cell, CellResult(cell=cell, status="failed", reason=str(error)))
 
     def _kept(self, running: Sequence[str]) -> set[str]:
-        return schedule.keep(self.left, self.remaining(), self.costs, running)
+        measured = [result.cell.name for result in self.results.cells if result.status in ("measured", "reduced")]
+        return schedule.keep(self.left, self.remaining(), self.costs, running, measured)
 
     def _drop(self, cell: Cell) -> None:
-        expected = self.costs.of(cell)
-        reason = f"about {expected:.0f} s, and {max(0.0, self.remaining()):.0f} s are left for what matters more"
+        ended = {result.cell.name: result.status for result in self.results.cells}
+        if cell.needs in ended and ended[cell.needs] not in ("measured", "reduced"):
+            reason = f"it needs {cell.needs}, which was {ended[cell.needs]}"
+        else:
+            expected = self.costs.of(cell)
+            reason = f"about {expected:.0f} s, and {max(0.0, self.remaining()):.0f} s were left"
         self._done(cell, CellResult(cell=cell, status="dropped", reason=reason))
 
     def _done(self, cell: Cell, result: CellResult) -> None:
@@ -265,7 +272,7 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _default_path(program: str, results: Results) -> Path:
+def _default_path(program: str, results: Results, part: int | None) -> Path:
     card = results.device.name if results.device else "nothing"
     slug = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
-    return FOLDER / f"{program}-{slug}.json"
+    return FOLDER / (f"{program}-{slug}.json" if part is None else f"{program}-{slug}-part-{part}.json")

@@ -20,12 +20,13 @@ _LOAD_OFFLOADED = 45.0
 """The full-size model's random weights are then made in host memory."""
 _FOLDER = 30.0
 _COMPILE_ON_CPU = 45.0
-_COMPILE = {"off": 0.0, "regional": 40.0, "reduce-overhead": 90.0, "max-autotune": 300.0}
+_COMPILE = {"off": 0.0, "regional": 40.0, "reduce-overhead": 90.0, "max-autotune": 280.0}
 _EFFICIENCY = {"cpu": 0.3, "cuda": 0.2}
 """Guessed share of the matmul ceiling that a UNet step reaches; what the first cells show corrects it."""
 _STEP_AT_LEAST = {"cpu": 0.01, "cuda": 0.03}
 """Seconds that launching a step's kernels takes, however small they are: a guess of the usual size."""
-_SDXL_STEP_FLOPS = 12e12
+_SDXL_STEP_FLOPS = 13.52e12
+"""Counted by torch.utils.flop_counter: one image's UNet step at 1024x1024 with guidance."""
 _SLOWER = {"float32": 8.0, "sliced": 2.0, "offload": 2.0}
 WARM_UP_STEPS = 2
 
@@ -82,15 +83,35 @@ class Costs:
         return load + factor * step * (steps + 3 * images)
 
 
-def keep(cells: Sequence[Cell], seconds: float, costs: Costs, running: Iterable[str] = ()) -> set[str]:
-    """The names of the cells that `seconds` are enough for: the most important first, whatever their order is."""
-    started = set(running)
+def keep(
+    cells: Sequence[Cell],
+    seconds: float,
+    costs: Costs,
+    running: Iterable[str] = (),
+    measured: Iterable[str] = (),
+) -> set[str]:
+    """The names of the cells that `seconds` are enough for: the most important first, whatever their order is.
+
+    A cell that needs another one, which is neither `measured` nor among `cells`, is not kept; one that needs another of
+    `cells` is kept together with it or not at all.
+    """
+    known = {cell.name: cell for cell in cells}
+    started, there = set(running), set(measured)
     kept: set[str] = set()
     left = seconds
     for cell in sorted(cells, key=lambda one: -one.importance):
-        cost = costs.of(cell, started)
+        together = [] if cell.name in kept else [cell]
+        if cell.needs is not None and cell.needs not in kept | there:
+            if cell.needs not in known:
+                continue
+            together.insert(0, known[cell.needs])
+        processes = set(started)
+        cost = 0.0
+        for one in together:
+            cost += costs.of(one, processes)
+            processes.add(one.process)
         if cost <= left:
             left -= cost
-            kept.add(cell.name)
-            started.add(cell.process)
+            kept |= {one.name for one in together}
+            started = processes
     return kept

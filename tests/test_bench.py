@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cells, cpu, estimates, gpu, pipeline, program, tables
+from bench import cells, cpu, estimates, gpu, painting, pipeline, program, schedule, tables
 from bench.cells import PARTS, Cell
+from bench.request import Started
 from bench.results import CellResult, Results, Spread, load, load_all, with_fractions
-from bench.schedule import Costs, keep
+from bench.schedule import RESERVE, Costs, keep
+from inpaint_ops.model import random_weights
 from inpaint_ops.records import DeviceInfo, Memory, now
 from inpaint_ops.runs.forecasting import JobOptions, Work, benchmark_table, forecast
 from inpaint_ops.tuning import PRESETS, Tuning
@@ -171,6 +176,122 @@ def test_the_least_important_is_dropped_first() -> None:
     assert f"presets/{gpu.MODEL}/auto/30 steps" in kept
     assert f"ablation/{gpu.MODEL}/compile: max-autotune" not in kept
     assert keep(found, 0, costs) == set()
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_two_calls_measure_everything_and_each_fits_nine_minutes(part: int) -> None:
+    """With an H100's ceiling: what decides the defaults in the first, torch.compile in the second."""
+    found = list(gpu.wanted(gpu.MODEL, PARTS, "cuda", gpu.STEPS, 3))
+    assert {one.name for call in (1, 2) for one in gpu.for_part(found, call)} == {one.name for one in found}
+    mine = gpu.for_part(found, part)
+    assert mine[0].kind == "ceilings"
+    kept = keep(mine, gpu.SECONDS - RESERVE, Costs(ceiling=700e12))
+    compiling = {one.name for one in found if one.flips == "compile"}
+    assert len(compiling) == 3
+    if part == 1:
+        assert kept == {one.name for one in mine}
+        assert not kept & compiling
+        for name in ("channels_last", "attention: xformers over sdpa", "VAE slicing, batch 4", "fused QKV"):
+            assert f"ablation/{gpu.MODEL}/{name}" in kept
+        assert {f"presets/{gpu.MODEL}/{preset}/30 steps" for preset in ("auto", "notes", "fast")} <= kept
+    else:
+        assert compiling <= kept
+        assert {f"ablation/{gpu.MODEL}/plain", f"ablation/{gpu.MODEL}/plain, again"} <= kept
+        order = [one.name for one in mine if one.name in kept]
+        assert order.index(f"ablation/{gpu.MODEL}/plain") < min(map(order.index, compiling))
+
+
+def test_a_part_is_listed_by_its_option() -> None:
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--part", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=PATIENCE)
+    assert "compile: max-autotune" in done.stdout
+    assert "presets/sdxl-random/auto/30 steps" not in done.stdout
+
+
+def test_no_cell_is_kept_without_what_it_needs() -> None:
+    base, on = cell("base", importance=1), cell("on", importance=9, needs="base")
+    cost = Costs().of(base, ("main",))
+    both = Costs().of(base) + cost
+    assert keep([on, base], both, Costs()) == {"on", "base"}
+    assert keep([on, base], both - 0.1, Costs()) == {"base"}, "one fits, and it is not the one that needs the other"
+    assert keep([on], 1000, Costs()) == set()
+    assert keep([on], 1000, Costs(), measured=["base"]) == {"on"}
+    for one in gpu.wanted(gpu.MODEL, PARTS, "cuda", gpu.STEPS, 3):
+        assert one.off is None or one.needs == one.off
+        assert not one.from_folder or one.needs == f"cold/{gpu.MODEL}/folder"
+
+
+class StubChild:
+    """Measures nothing, at once; a cell named in `dies` ends it."""
+
+    dies: tuple[str, ...] = ()
+
+    def __init__(self, device: str, folder: Path) -> None:
+        pass
+
+    def __enter__(self) -> StubChild:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def started(self, seconds: float) -> Started:
+        card = DeviceInfo(kind="cpu", name="a processor", total_memory=1)
+        return Started(parts={}, device=card, versions={})
+
+    def measure(self, one: Cell, seconds: float, killed_after: float) -> CellResult:
+        if one.name in self.dies:
+            raise program.ChildFailedError("it died")
+        return CellResult(cell=one, status="measured", wall=0.001)
+
+
+def stubbed(monkeypatch: pytest.MonkeyPatch, wanted: list[Cell], out: Path, seconds: float, *dies: str) -> Results:
+    monkeypatch.setattr(program, "Child", StubChild)
+    monkeypatch.setattr(StubChild, "dies", dies)
+    return program.run("gpu", wanted, given(out=out, seconds=seconds), lambda _: None)
+
+
+def test_a_cell_that_was_put_off_comes_back_when_others_took_less_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = {"part": "presets", "model": "sdxl-random", "steps": 50, "repeats": 3}
+    wanted = [
+        cell("first", process="a", importance=9),
+        cell("put off", process="b", importance=1, **long),
+        cell("ahead", process="c", importance=8, **long),
+    ]
+    costs = Costs(kind="cpu", start=0.0)
+    done = stubbed(monkeypatch, wanted, tmp_path / "results.json", costs.of(wanted[2]) + RESERVE + 60)
+    assert [(one.cell.name, one.status) for one in done.cells] == [
+        ("first", "measured"), ("ahead", "measured"), ("put off", "measured"),
+    ]  # fmt: skip
+
+
+def test_a_cell_that_kills_its_process_takes_no_other_with_it_but_those_that_need_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wanted = [cell("before"), cell("deadly"), cell("after"), cell("needs it", needs="deadly")]
+    done = stubbed(monkeypatch, wanted, tmp_path / "results.json", 1e6, "deadly")
+    assert {one.cell.name: one.status for one in done.cells} == {
+        "before": "measured", "deadly": "failed", "after": "measured", "needs it": "dropped",
+    }  # fmt: skip
+    assert done.by_name()["needs it"].reason == "it needs deadly, which was failed"
+
+
+def test_the_operations_that_costs_and_the_docs_name_are_those_counted() -> None:
+    """On the meta device: shapes alone, of the full-size model."""
+    page = (REPOSITORY / "docs/optimisations.md").read_text()
+    step = painting.count_step(gpu.MODEL, 1024)
+    assert step == pytest.approx(schedule._SDXL_STEP_FLOPS, rel=0.001)
+    with torch.device("meta"):
+        vae = AutoencoderKL(**random_weights.recipe(gpu.MODEL).vae)
+        counts = [step]
+        for work, given in ((vae.encode, torch.empty(1, 3, 1024, 1024)), (vae.decode, torch.empty(1, 4, 128, 128))):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                work(given)
+            counts.append(counter.get_total_flops())
+    for count in counts:
+        assert f"{count / 1e12:.1f}e12" in page
 
 
 def test_costs_learn_from_what_cells_took() -> None:

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.records import DeviceInfo
-from inpaint_ops.tuning import PRESETS, AttentionProbe, Tuning, choose, estimate_peak, memory_budget
+from inpaint_ops.tuning import (
+    PRESETS,
+    AttentionProbe,
+    Tuning,
+    Workload,
+    allowance,
+    choose,
+    count_peak,
+    count_phases,
+    estimate_peak,
+    memory_budget,
+)
 
 CPU = DeviceInfo(kind="cpu", name="processor", total_memory=16 * 10**9, free_memory=12 * 10**9)
 
@@ -45,10 +56,15 @@ def test_auto_grows_the_batch_with_the_card() -> None:
         assert (tuning.compile, tuning.offload) == ("off", "none")
 
 
-def test_auto_on_10_gb_tiles_the_vae_and_says_that_memory_demands_it() -> None:
-    choice = choose(CARDS[10], expected_rows=500)
-    assert choice.tuning.vae_tiling
-    assert "estimated" in choice.reasons["vae_tiling"]
+def test_auto_on_10_gb_paints_whole_and_tiles_the_vae_where_memory_demands_it() -> None:
+    assert not choose(CARDS[10], expected_rows=500).tuning.vae_tiling
+    assert choose(CARDS[10], expected_rows=500).tuning.offload == "none"
+    for device, workload in ((CARDS[10], Workload(vae_upcast=True)), (card(10, free=7.8), Workload())):
+        choice = choose(device, workload=workload, expected_rows=500)
+        assert choice.tuning.vae_tiling
+        assert choice.tuning.vae_tile_size == 512
+        assert "estimated" in choice.reasons["vae_tiling"]
+        assert choice.tuning.offload == "none"
 
 
 def test_a_card_in_use_by_another_is_planned_by_its_free_memory() -> None:
@@ -223,8 +239,68 @@ def test_any_card_and_job_get_a_plan(
     device = card(size, free=size * share)
     values = {name: value for name, value, _ in OVERRIDES if name in overrides}
     choice = choose(
-        device, preset=preset, overrides=values, native_size=native, expected_rows=rows, use_xformers=xformers
+        device, preset=preset, overrides=values, workload=Workload(native), expected_rows=rows, use_xformers=xformers
     )
     assert set(choice.reasons) == set(Tuning.model_fields)
     fits = choice.estimated_peak <= memory_budget(device)
     assert fits or "may not fit" in choice.reasons["batch_size"]
+
+
+def test_the_peak_is_what_was_counted_and_one_allowance() -> None:
+    """CUDA's context is no part of it: the card's free memory has left it out already."""
+    for preset in PRESETS:
+        choice = choose(CARDS[80], preset=preset)
+        tuning = choice.tuning
+        assert choice.counted_peak == count_peak(tuning) == max(count_phases(tuning).values())
+        assert choice.estimated_peak - choice.counted_peak == allowance(tuning) > 0
+    small = choose(CARDS[80], overrides={"offload": "sequential", "vae_tiling": True, "vae_tile_size": 256})
+    assert small.estimated_peak < 0.9e9
+
+
+@pytest.mark.parametrize("preset", ["notes", "low-memory"])
+@pytest.mark.parametrize("native", [64, 512, 1024])
+def test_tiles_that_are_planned_trigger_whatever_the_vaes_own_size_is(preset: str, native: int) -> None:
+    """SDXL's base VAE has tiles of 1024 pixels, which never tile an image of 1024."""
+    for device in (CPU, CARDS[24]):
+        tuning = choose(device, preset=preset, workload=Workload(native)).tuning
+        assert tuning.vae_tiling
+        assert tuning.vae_tile_size is not None and tuning.vae_tile_size < native
+
+
+def test_tiles_by_hand_and_tiles_for_lack_of_memory_have_a_size_too() -> None:
+    for choice in (choose(CARDS[80], overrides={"vae_tiling": True}), choose(card(10, free=7.8))):
+        assert (choice.tuning.vae_tiling, choice.tuning.vae_tile_size) == (True, 512)
+        assert "half of the native size" in choice.reasons["vae_tile_size"]
+    by_hand = choose(CARDS[80], overrides={"vae_tiling": True, "vae_tile_size": 256})
+    assert by_hand.tuning.vae_tile_size == 256
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected", "words"),
+    [
+        ({"contiguous": 2.0, "channels_last": 1.0}, True, "channels_last 1 ms"),
+        ({"contiguous": 2.0, "channels_last": 1.97}, False, "not faster by 5%"),
+        ({"contiguous": 2.0, "channels_last": 3.0}, False, "not faster"),
+        ({}, False, "not measured on this card"),
+    ],
+)
+@pytest.mark.parametrize("preset", ["auto", "fast", "low-memory"])
+def test_channels_last_only_where_the_card_was_measured_to_be_faster_with_it(
+    preset: str, milliseconds: dict[str, float], expected: bool, words: str
+) -> None:
+    layouts = {name: value / 1e3 for name, value in milliseconds.items()}
+    choice = choose(CARDS[80], preset=preset, probe=probed(sdpa=1.0).model_copy(update={"layouts": layouts}))
+    assert choice.tuning.channels_last is expected
+    assert words in choice.reasons["channels_last"]
+    assert not choose(CPU, preset=preset).tuning.channels_last
+
+
+def test_a_vae_in_32_bits_and_prompts_that_are_not_known_take_more() -> None:
+    plain = count_phases(Tuning(dtype="float16", release_text_encoders=True))
+    upcast = count_phases(Tuning(dtype="float16", release_text_encoders=True), Workload(vae_upcast=True))
+    assert upcast["decode"] - plain["decode"] > 1.5e9
+    assert upcast["denoise"] == plain["denoise"]
+    unknown = count_phases(Tuning(dtype="float16", release_text_encoders=True), Workload(prompts_known=False))
+    kept = count_phases(Tuning(dtype="float16", release_text_encoders=False))
+    assert unknown == kept
+    assert unknown["decode"] - plain["decode"] == pytest.approx(1.64e9, rel=0.01)

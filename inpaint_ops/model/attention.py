@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -42,6 +43,9 @@ KERNELS = {
 
 TOLERANCE = 0.02
 """By how much a kernel's answer may differ from float32's; float16 keeps three digits."""
+
+_PROBE_VERSION = 2
+"""Counts up where what is tried changes, so that what an older version has kept is not taken for it."""
 
 _TRIES = 5
 _SHAPES = {"cuda": (2, 10, 4096, 64), "cpu": (2, 2, 64, 64)}
@@ -79,7 +83,8 @@ def probe(device: DeviceInfo, dtype: str, root: Path) -> AttentionProbe:
     Keyed by the card, its driver, torch and xFormers. A cache that cannot be written, or that another user could write
     to, is done without.
     """
-    key = [device.kind, device.name, device.capability, device.driver, dtype, *map(_version, ("torch", "xformers"))]
+    versions = _PROBE_VERSION, *map(_version, ("torch", "xformers"))
+    key = [device.kind, device.name, device.capability, device.driver, dtype, *versions]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
     try:
         path = trusted_folder(root / PROBES) / f"{name}.json"
@@ -146,10 +151,39 @@ def measure(device: DeviceInfo, dtype: str) -> tuple[AttentionProbe, bool]:
                 raise
             no_memory |= is_out_of_memory(error)
             why_not[name] = in_short(error)
+    layouts: dict[str, float] = {}
+    try:
+        layouts = layout_seconds(place, dtype) if place.type == "cuda" else {}
+    except Exception as error:
+        if is_device_lost(error):
+            raise
+        no_memory |= is_out_of_memory(error)
+        log.warning("the layouts of convolutions could not be compared: %s", in_short(error))
     if place.type == "cuda":
         torch.cuda.empty_cache()  # the math kernel's scores are large: the weights need that room
-    found = AttentionProbe(device=device.name, dtype=dtype, shape=shape, seconds=seconds, why_not=why_not)
+    found = AttentionProbe(
+        device=device.name, dtype=dtype, shape=shape, seconds=seconds, why_not=why_not, layouts=layouts
+    )
     return found, not no_memory
+
+
+def layout_seconds(place: torch.device, dtype: str, side: int = 128, channels: int = 320) -> dict[str, float]:
+    """Median seconds of one of the UNet's residual blocks with its kernels in NCHW (`contiguous`) and in NHWC order.
+
+    The block has the group norms between the convolutions, which work on NCHW: what a layout really costs is their
+    copies too. The input is (2, channels, side, side): the UNet's first level at 1024x1024 with guidance.
+    """
+    block = ResnetBlock2D(in_channels=channels, temb_channels=4 * channels).to(place, getattr(torch, dtype)).eval()
+    latents, time_embedding = (
+        torch.randn(shape, device=place, dtype=getattr(torch, dtype))
+        for shape in ((2, channels, side, side), (2, 4 * channels))
+    )
+    found = {}
+    for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
+        block.to(memory_format=layout)
+        given = latents.to(memory_format=layout)  # as the blocks before it leave it
+        found[name] = _seconds(lambda given=given: block(given, time_embedding), place)  # type: ignore[misc]
+    return found
 
 
 def _xformers(tensors: list[torch.Tensor]) -> torch.Tensor:

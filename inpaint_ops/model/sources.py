@@ -38,7 +38,17 @@ from inpaint_ops.model.cache import (
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
 from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
-from inpaint_ops.model.verifying import COMPONENTS, WEIGHTS, Verified, check_kind, check_published, check_whole, verify
+from inpaint_ops.model.verifying import (
+    COMPONENTS,
+    WEIGHTS,
+    Verified,
+    check_kind,
+    check_published,
+    check_whole,
+    upcasts_vae,
+    verify,
+)
+from inpaint_ops.tuning import Workload
 
 PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
 """Hub commits used where the user names no revision. Found in public logs of the model's cache, not fetched here."""
@@ -94,6 +104,16 @@ def native_size(source: Source) -> int:
     from inpaint_ops.model.random_weights import recipe  # needs torch, as such a model does
 
     return recipe(source.name).native_size
+
+
+def workload(source: Source, *, prompts_known: bool = True) -> Workload:
+    """What the planner needs to know of the model. Raises ModelError for a folder of another kind of model."""
+    side = native_size(source)
+    if source.folder is not None:
+        return Workload(side, upcasts_vae(source.folder), prompts_known)
+    from inpaint_ops.model.random_weights import recipe  # needs torch, as such a model does
+
+    return Workload(side, bool(recipe(source.name).vae["force_upcast"]), prompts_known)
 
 
 def find(

@@ -29,6 +29,10 @@ from inpaint_ops.tuning import Tuning
 BACKEND = "inductor"
 """torch.compile's backend."""
 
+DECODER_MODE = "max-autotune-no-cudagraphs"
+"""The VAE's decoder is called once per image of a batch, and its images are kept until the last is there: a CUDA graph
+would write each into the memory of the one before."""
+
 
 def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | None = None) -> dict[str, str]:
     """Apply `tuning` to a StableDiffusionXLInpaintPipeline in place; weights keep their dtype and, unless offloaded,
@@ -161,7 +165,11 @@ def _offload(pipe: Any, way: str) -> None:
     elif way == "sequential":
         pipe.enable_sequential_cpu_offload(device="cuda")
     else:
-        pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
+        # The VAE stays on the card: its hooks would bring back the pinned copies of before a cast, and the VAE is cast
+        # to float32 where it has `force_upcast`, and where a patch came out broken.
+        pipe.enable_group_offload(
+            torch.device("cuda"), offload_type="leaf_level", use_stream=True, exclude_modules=["vae"]
+        )
 
 
 def _cannot_compile(tuning: Tuning, device: DeviceInfo) -> str:
@@ -187,4 +195,4 @@ def _compile(pipe: Any, tuning: Tuning) -> None:
         return
     pipe.unet.compile(mode=tuning.compile, fullgraph=True, dynamic=False, backend=BACKEND)
     if tuning.compile == "max-autotune" and not tuning.vae_tiling:
-        pipe.vae.decoder.compile(mode=tuning.compile, fullgraph=True, dynamic=False, backend=BACKEND)
+        pipe.vae.decoder.compile(mode=DECODER_MODE, fullgraph=True, dynamic=False, backend=BACKEND)

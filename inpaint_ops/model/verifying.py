@@ -92,6 +92,11 @@ def check_kind(folder: Path) -> int:
     return side
 
 
+def upcasts_vae(folder: Path) -> bool:
+    """Whether the VAE computes in 32 bits (its `force_upcast`, which diffusers takes to be true where it is absent)."""
+    return bool(_json(folder / "vae" / "config.json").get("force_upcast", True))
+
+
 def check_whole(path: Path) -> None:
     """Open the file as safetensors: its library refuses a header that does not fit the file's length."""
     try:

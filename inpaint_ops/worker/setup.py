@@ -212,13 +212,13 @@ def _resolve(job: Job) -> tuple[Source, float]:
 
 def _choose_tuning(job: Job, card: DeviceInfo, source: Source) -> tuning.Choice:
     from inpaint_ops.model import attention
-    from inpaint_ops.model.sources import native_size
+    from inpaint_ops.model.sources import workload
 
     return tuning.choose(
         card,
         preset=job.tuning,
         overrides=job.tuning_overrides,
-        native_size=native_size(source),
+        workload=workload(source, prompts_known=job.prompts is not None),
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
         probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], cache_home()),

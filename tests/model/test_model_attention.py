@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,32 @@ def test_a_device_lost_while_kernels_are_tried_is_no_kernels_fault(
     with pytest.raises(torch.AcceleratorError):
         attention.probe(CPU, "float32", tmp_path)
     assert not list((tmp_path / PROBES).iterdir())
+
+
+def test_layouts_are_compared_on_a_block_with_its_group_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are timed on the same block, and the second with its kernels really in NHWC order."""
+    seen = []
+
+    def note(call: Callable[[], object], place: torch.device) -> float:
+        with torch.profiler.profile() as profile:
+            output = call()
+        ran = {event.key for event in profile.key_averages()}
+        assert {"aten::native_group_norm", "aten::convolution"} <= ran
+        assert isinstance(output, torch.Tensor)
+        seen.append(output.is_contiguous(memory_format=torch.channels_last))
+        return float(len(seen))
+
+    monkeypatch.setattr(attention, "_seconds", note)
+    found = attention.layout_seconds(torch.device("cpu"), "float32", side=8, channels=32)
+    assert found == {"contiguous": 1.0, "channels_last": 2.0}
+    assert seen == [False, True]
+
+
+def test_what_an_older_version_has_kept_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention.probe(CPU, "float32", tmp_path)
+    monkeypatch.setattr(attention, "_PROBE_VERSION", 10**6)
+    attention.probe(CPU, "float32", tmp_path)
+    assert len(list((tmp_path / PROBES).iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from inpaint_ops.model import ledger, loading, tuned
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.sources import find, resolve
-from inpaint_ops.tuning import Tuning, choose
+from inpaint_ops.tuning import Tuning, Workload, choose
 from tests.support.ledgers import CPU, by_name, fresh, look
 
 
@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(cache: Path, preset: str, **overrides: Any) -> LoadedModel:
-    choice = choose(CPU, preset=preset, overrides=overrides, native_size=64, expected_rows=8)
+    choice = choose(CPU, preset=preset, overrides=overrides, workload=Workload(64), expected_rows=8)
     return load(find(resolve("tiny-random", cache=cache), dtype=choice.tuning.dtype), CPU, choice)
 
 
@@ -238,6 +238,20 @@ def test_without_a_compiler_compile_is_off_and_says_so(monkeypatch: pytest.Monke
     entry = look(pipe, tuning, why_not=tuned.apply(pipe, tuning, CPU))["compile"]
     assert (entry.effective, entry.matches) == ("off", False)
     assert "g++" in entry.reason
+
+
+@pytest.mark.parametrize("way", ["reduce-overhead", "max-autotune"])
+def test_no_cuda_graph_holds_an_image_that_the_next_one_overwrites(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """With slicing the decoder runs once per image, so what it is compiled with must not keep its results in place."""
+    pipe, modes = fresh(), {}
+    for name, module in (("unet", pipe.unet), ("decoder", pipe.vae.decoder)):
+        monkeypatch.setattr(module, "compile", lambda name=name, **given: modes.update({name: given["mode"]}))
+    monkeypatch.setattr(tuned, "_cannot_compile", lambda *_: "")
+    assert tuned.apply(pipe, Tuning(compile=way, vae_slicing=True, batch_size=4), CPU) == {}
+    assert modes["unet"] == way
+    decoder = modes.get("decoder")
+    assert (decoder is None) == (way == "reduce-overhead")
+    assert decoder is None or not torch._inductor.list_mode_options(decoder).get("triton.cudagraphs")
 
 
 @pytest.mark.parametrize("way", ["model", "sequential", "group"])

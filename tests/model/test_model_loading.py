@@ -25,9 +25,9 @@ from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
-from inpaint_ops.model.sources import PINNED, cached_models, find, pull, resolve
+from inpaint_ops.model.sources import PINNED, cached_models, find, pull, resolve, workload
 from inpaint_ops.model.verifying import verify
-from inpaint_ops.tuning import Tuning
+from inpaint_ops.tuning import Tuning, Workload
 from tests.support.waiting import PATIENCE, wait_until
 
 CPU = describe("cpu")
@@ -110,6 +110,16 @@ def test_a_name_that_is_nothing_is_refused(name: str, cache: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(cache: Path) -> None:
     with pytest.raises(ModelError, match="/no/such/model"):
         loaded("/no/such/model", cache)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(False, False), (True, True), (None, True)])
+def test_the_planner_is_told_that_the_vae_computes_in_32_bits(folder: Path, value: bool | None, expected: bool) -> None:
+    """Where the configuration does not say, diffusers takes `force_upcast` to be true."""
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text()) | {"force_upcast": value}
+    path.write_text(json.dumps({name: held for name, held in config.items() if held is not None}))
+    assert workload(resolve(str(folder))) == Workload(64, expected, prompts_known=True)
+    assert not workload(resolve(str(folder)), prompts_known=False).prompts_known
 
 
 def test_a_folder_that_is_no_model_is_named(cache: Path, tmp_path: Path) -> None:

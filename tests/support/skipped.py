@@ -19,6 +19,7 @@ CURES = {
     "Landlock": "run on Linux 5.19 or later, with `landlock` among the `lsm=` of the kernel's command line",
     "every user may run": "make the virtual environment with a Python outside of root's home folder",
     "C compiler": "`apt-get install gcc`",
+    "C++ compiler": "`apt-get install g++`",
     "seconds were over": "`make test`",
     "containers take": "`make containers`",
     "asked for without the painter": "`make containers CONTAINERS=all`",

@@ -1,84 +1,28 @@
-"""The optimisation notes as data, and `choose(device, …) -> Choice`: a Tuning, with a reason for each of its fields.
+"""Choose a Tuning for a device and a job: `choose(device, …) -> Choice`.
 
-Pure: no torch, no environment, no files. What wins, strongest first: what the device cannot do; an override of the
-field (command line, DAG parameter, environment); `USE_XFORMERS`; the preset.
-
-Memory figures are ESTIMATES until measured on the card, in bytes, for SDXL in 16 bits at 1024x1024 (docs/facts.md; live
-tensors counted on a CPU, weights from the files' sizes): see `estimate_peak`.
+What wins, strongest first: what the device cannot do; an override of the field (command line, DAG parameter,
+environment); `USE_XFORMERS`; the preset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from inpaint_ops.device import GB, Tier, tier
 from inpaint_ops.errors import ConfigError
-from inpaint_ops.records import DeviceInfo, Model
-
-Preset = Literal["auto", "notes", "low-memory", "fast"]
-PRESETS: tuple[str, ...] = get_args(Preset)
-
-Dtype = Literal["float16", "bfloat16", "float32"]
-Attention = Literal[
-    "xformers", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "sliced", "default"
-]  # fmt: skip
-Compile = Literal["off", "regional", "reduce-overhead", "max-autotune"]
-Offload = Literal["none", "model", "sequential", "group"]
-
-
-class Tuning(Model):
-    """Every choice of the optimisation notes. The defaults are a plain float32 pipeline on a CPU."""
-
-    dtype: Dtype = Field(default="float32", description="The weights' and the arithmetic's precision.")
-    attention: Attention = Field(
-        default="sdpa",
-        description="The UNet's attention; sdpa-…: PyTorch's, that kernel first.",
-    )
-    attention_slicing: bool = Field(
-        default=False, description="Call enable_attention_slicing; processors that `attention` sets later replace it."
-    )
-    vae_tiling: bool = Field(default=False, description="Decode and encode in tiles above the tile size.")
-    vae_tile_size: int | None = Field(
-        default=None, ge=16, le=4096, multiple_of=8, description="A tile's side in pixels; empty: the VAE's own."
-    )
-    vae_slicing: bool = Field(default=False, description="Decode a batch one image at a time.")
-    channels_last: bool = Field(default=False, description="Keep convolution weights in NHWC order.")
-    fuse_qkv: bool = Field(default=False, description="One matrix product for query, key and value.")
-    compile: Compile = Field(default="off", description="torch.compile of the UNet; pays only over many rows.")
-    offload: Offload = Field(default="none", description="Keep weights in host memory until they are needed.")
-    batch_size: int = Field(default=1, ge=1, le=64, description="Rows painted together, at most.")
-    release_text_encoders: bool = Field(
-        default=False, description="Drop the text encoders when all prompts are encoded (1.64e9 bytes in 16 bits)."
-    )
-
-
-PROBES = "inpaint_ops-probes"
-"""The folder below HF_HOME where a card's attention kernels are remembered."""
-
-MAX_PROBE_BYTES = 65_536
-"""Bytes of one such file; ours have about a thousand."""
+from inpaint_ops.records import DeviceInfo
+from inpaint_ops.tuning.fields import PRESETS, AttentionProbe, Tuning, shown
+from inpaint_ops.tuning.peaks import Workload, count_peak, estimate_peak
 
 KERNEL_GAIN = 0.05
-"""A kernel is named only where it beats PyTorch's own choice by this share: less is noise."""
+"""A kernel or a layout is named only where it beats PyTorch's own choice by this share: less is noise."""
 
-
-class AttentionProbe(Model):
-    """What trying a card's attention kernels has shown: by name (`sdpa`: PyTorch's own choice) seconds, or why not."""
-
-    device: str
-    dtype: str
-    shape: tuple[int, ...]
-    seconds: dict[str, float]
-    why_not: dict[str, str]
-
-    def in_words(self) -> str:
-        """The figures, the fastest first."""
-        ranked = sorted(self.seconds.items(), key=lambda pair: pair[1])
-        return ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in ranked)
+MARGIN = 0.05
+"""Share of the free memory that the planner leaves alone: by so much a counted peak may be off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,63 +30,24 @@ class Choice:
     """A Tuning, why, and what it is thought to need.
 
     `reasons` has an entry for every field of Tuning. `asked` holds fields whose value was asked for (by the preset or
-    by hand) and could not be granted on this device, so that the ledger can show both. `estimated_peak` is in bytes.
+    by hand) and could not be granted on this device, so that the ledger can show both. `counted_peak` is in bytes
+    (`peaks`); `estimated_peak` is the same with an allowance for workspaces and fragmentation.
     """
 
     tuning: Tuning
     reasons: dict[str, str]
     preset: str = "auto"
     asked: dict[str, str] = field(default_factory=dict)
+    counted_peak: int = 0
     estimated_peak: int = 0
 
 
-UNET_WEIGHTS = int(5.14 * GB)
-"""2.57e9 parameters in 16 bits; with the next two 6.94e9, the size of the fp16 variant's files (facts)."""
-TEXT_WEIGHTS = int(1.64 * GB)
-VAE_WEIGHTS = int(0.16 * GB)
-STEP_ACTIVATIONS = int(0.33 * GB)
-"""One image's UNet step with guidance (two samples) and SDPA: live tensors counted on a CPU (facts)."""
-STEP_ACTIVATIONS_SLICED = int(0.52 * GB)
-"""The same with sliced attention: more, not less (facts)."""
-DECODE_ACTIVATIONS = int(1.61 * GB)
-DECODE_ACTIVATIONS_TILED = int(0.41 * GB)
-"""A decode whole, and in 512-pixel tiles (facts)."""
-CONTEXT = int(0.6 * GB)
-"""CUDA context, cuDNN and cuBLAS workspaces: a guess of the usual size, not measured here."""
-OVERHEAD = 1.25
-"""Activations are counted as live tensors; convolution workspaces and fragmentation come on top: a guess."""
-MARGIN = 0.10
-"""Share of the free memory that the planner leaves alone: fragmentation, and what the estimate does not know."""
 COMPILE_PAYS_FROM = 200
-"""Rows. Regional compilation takes about a minute and saves some 10 % of 2-4 s an image (facts): an estimate."""
+"""Rows. Regional compilation takes about a minute and saves some 10 % of 2-4 s per image (facts): an estimate."""
 
 _BATCH_CAP = {Tier.CPU: 4, Tier.GB10: 2, Tier.GB24: 4, Tier.GB40: 8, Tier.GB80: 8}
 """The planner stops here even where more fits: a crash loses a batch, and a step of batch 8 keeps any card busy."""
 _NOTES_BATCH = {Tier.CPU: 1, Tier.GB10: 1, Tier.GB24: 1, Tier.GB40: 2, Tier.GB80: 4}
-
-
-def estimate_peak(tuning: Tuning, native_size: int = 1024, batch_size: int | None = None) -> int:
-    """Estimated peak of device memory in bytes, CUDA's own context included, for SDXL's layer sizes.
-
-    peak = context + width * (resident weights + overhead * area * max(batch * step, decode)), where width is 1 for 16
-    bits and 2 for 32, area is (native_size / 1024)^2, and decode is for one image with VAE slicing, else for the
-    batch. Batch 16 at 1024 with slicing gives 14.1e9; the facts say about 12e9, without context and overhead.
-    """
-    batch = tuning.batch_size if batch_size is None else batch_size
-    width = 2 if tuning.dtype == "float32" else 1
-    area = (native_size / 1024) ** 2
-    sliced = tuning.attention == "sliced"
-    step = batch * (STEP_ACTIVATIONS_SLICED if sliced else STEP_ACTIVATIONS)
-    decode = DECODE_ACTIVATIONS_TILED if tuning.vae_tiling else DECODE_ACTIVATIONS
-    decode *= 1 if tuning.vae_slicing else batch
-    resident = {
-        # Text encoders count even where they are released later: they are there while the prompts are encoded.
-        "none": UNET_WEIGHTS + TEXT_WEIGHTS + VAE_WEIGHTS,
-        "model": UNET_WEIGHTS,
-        "group": int(0.1 * UNET_WEIGHTS),
-        "sequential": int(0.05 * UNET_WEIGHTS),
-    }[tuning.offload]
-    return CONTEXT + width * int(resident + OVERHEAD * area * max(step, decode))
 
 
 def memory_budget(device: DeviceInfo) -> int:
@@ -155,7 +60,7 @@ def choose(
     *,
     preset: str = "auto",
     overrides: Mapping[str, Any] | None = None,
-    native_size: int = 1024,
+    workload: Workload | None = None,
     expected_rows: int = 1,
     use_xformers: bool | None = None,
     probe: AttentionProbe | None = None,
@@ -163,12 +68,13 @@ def choose(
     """Choose a Tuning for `device` and the job, with a reason for each field. Pure.
 
     `overrides` maps field names to values (texts such as "true" and "4" are understood; None means not set).
-    `native_size` is in pixels, `expected_rows` a count; `probe` is what is known of the card's attention kernels.
-    Raises ConfigError that names an unknown preset, an unknown
+    `workload` is what the model and the job bring (None: SDXL at 1024), `expected_rows` a count; `probe` is what is
+    known of the card's attention kernels and layouts. Raises ConfigError that names an unknown preset, an unknown
     field, or a field and its unusable value.
     """
     by_hand = check_choices(preset, overrides or {})
-    plan = _Plan(device, preset, native_size, expected_rows, by_hand, probe)
+    work = workload or Workload()
+    plan = _Plan(device, preset, work, expected_rows, by_hand, probe)
     {"auto": _auto, "notes": _notes, "low-memory": _low_memory, "fast": _fast}[preset](plan)
     if use_xformers is not None:
         own = plan.values["attention"]
@@ -181,12 +87,13 @@ def choose(
     if plan.values["attention"] == "sliced" and "attention_slicing" not in by_hand:
         plan.put("attention_slicing", True, "attention is sliced")
     _limits(plan)
+    _tile(plan)
     if device.kind == "cuda":
         _fit(plan)
     elif "batch_size" not in by_hand:
         _cpu_batch(plan)
     tuning = plan.tuning()
-    return Choice(tuning, plan.reasons, preset, plan.asked, estimate_peak(tuning, native_size))
+    return Choice(tuning, plan.reasons, preset, plan.asked, count_peak(tuning, work), estimate_peak(tuning, work))
 
 
 def leaner(tuning: Tuning, native_size: int) -> Tuning | None:
@@ -217,12 +124,12 @@ class _Plan:
         self,
         device: DeviceInfo,
         preset: str,
-        native_size: int,
+        workload: Workload,
         expected_rows: int,
         by_hand: Mapping[str, Any],
         probe: AttentionProbe | None,
     ) -> None:
-        self.device, self.preset, self.native_size, self.rows = device, preset, native_size, expected_rows
+        self.device, self.preset, self.workload, self.rows = device, preset, workload, expected_rows
         self.tier = tier(device)
         self.by_hand = by_hand
         self.probe = probe
@@ -244,17 +151,10 @@ class _Plan:
         return Tuning(**self.values)
 
 
-def shown(value: object) -> str:
-    """A field's value as the ledger writes it: on, off, none, a number or a name."""
-    if value is None:
-        return "default"
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-
-
 def check_choices(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides as values of their fields, None left out. Raises ConfigError that names what cannot be used.
 
-    A plan asks before any device is touched, so that a slip of the pen costs no GPU time.
+    A plan asks before any device is touched: a typo fails before a GPU is used.
     """
     if preset not in PRESETS:
         raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
@@ -275,7 +175,7 @@ def _auto(plan: _Plan) -> None:
     cuda = plan.device.kind == "cuda"
     if cuda:
         put("dtype", "float16", "16 bits halve memory and feed the tensor cores; the weights come in float16")
-        put("channels_last", True, "convolutions in 16 bits run in NHWC; without it each one transposes")
+        put("channels_last", *_layout(plan))
         put("offload", "none", "the weights fit")
     else:
         put("dtype", "float32", "a CPU computes in float32")
@@ -303,6 +203,17 @@ def _kernel(plan: _Plan) -> tuple[str, str]:
     return best, figures
 
 
+def _layout(plan: _Plan) -> tuple[bool, str]:
+    """Whether kernels are kept in NHWC order: only where this card was measured to be faster with it."""
+    layouts = plan.probe.layouts if plan.probe else {}
+    if "channels_last" not in layouts or "contiguous" not in layouts:
+        return False, "not measured on this card: CUDA's group norm is NCHW only, so that most layers copy their input"
+    figures = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in layouts.items())
+    gain = 1 - layouts["channels_last"] / layouts["contiguous"]
+    verdict = "faster" if gain >= KERNEL_GAIN else f"not faster by {KERNEL_GAIN:.0%}"
+    return gain >= KERNEL_GAIN, f"measured on this card to be {verdict}: {figures}"
+
+
 def _fast(plan: _Plan) -> None:
     _auto(plan)
     plan.put("fuse_qkv", True, "fewer, larger matrix products (A100: 2.54 to 2.52 s)")
@@ -318,7 +229,6 @@ def _notes(plan: _Plan) -> None:
     put("attention", "xformers", "the notes: xFormers on")
     put("attention_slicing", True, "the notes: on by default; called first, because the last call wins")
     put("vae_tiling", True, "the notes: VAE tiling on")
-    put("vae_tile_size", None, "the notes: the VAE's own")
     put("batch_size", _NOTES_BATCH[plan.tier], f"the notes' table for {plan.tier.value}")
     if plan.tier is Tier.GB10:
         put("offload", "model", "the notes' table for 10 GB: CPU offload")
@@ -329,11 +239,12 @@ def _notes(plan: _Plan) -> None:
 
 def _low_memory(plan: _Plan) -> None:
     _auto(plan)
-    plan.put("vae_tiling", True, "the decode is the peak: 0.41 against 1.61 GB at 1024 (float16, 512-pixel tiles)")
-    plan.put("vae_tile_size", low_memory_tile(plan.native_size), "half of the native size, so that it triggers")
+    plan.put(
+        "vae_tiling", True, "the decode is the peak: 0.41 against 1.61 GB (counted; 1024, float16, 512-pixel tiles)"
+    )
     plan.put("batch_size", 1, "low-memory: one at a time")
     if plan.device.kind == "cuda":
-        plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part a batch")
+        plan.put("offload", "model", "only the part in use is on the card; costs a copy of each part per batch")
 
 
 def _limits(plan: _Plan) -> None:
@@ -351,10 +262,17 @@ def _limits(plan: _Plan) -> None:
         plan.refuse("compile", "off", f"not together with offload {plan.values['offload']}: its hooks break the graph")
 
 
+def _tile(plan: _Plan) -> None:
+    """Give tiles a size wherever they are on: the VAE's own is 1024 pixels in SDXL's base, which then tiles nothing."""
+    if plan.values["vae_tiling"] and plan.values["vae_tile_size"] is None:
+        size = low_memory_tile(plan.workload.native_size)
+        plan.put("vae_tile_size", size, "half of the native size, so that tiling triggers on every SDXL VAE")
+
+
 def _cpu_batch(plan: _Plan) -> None:
     if plan.preset in ("notes", "low-memory"):
         return
-    if plan.native_size > 128:
+    if plan.workload.native_size > 128:
         plan.put("batch_size", 1, "a CPU is busy with one image of this size")
     else:
         batch = _largest(min(_BATCH_CAP[Tier.CPU], plan.rows), lambda _: True)
@@ -371,7 +289,7 @@ def _fit(plan: _Plan) -> None:
     budget = memory_budget(plan.device) / GB
 
     def need() -> float:
-        return estimate_peak(plan.tuning(), plan.native_size, batch) / GB
+        return estimate_peak(plan.tuning(), plan.workload, batch) / GB
 
     for name, value in () if plan.preset == "notes" else _RELIEF:
         if need() <= budget:
@@ -379,6 +297,7 @@ def _fit(plan: _Plan) -> None:
         if name in plan.by_hand or value in _as_lean(name, plan.values[name]):
             continue
         plan.put(name, value, f"needed: estimated {need():.1f} GB without it, {budget:.1f} GB to use")
+        _tile(plan)
         if name == "offload" and plan.values["compile"] != "off":
             plan.refuse("compile", "off", f"not together with offload {value}, which the memory demands")
     if need() > budget:
@@ -387,7 +306,7 @@ def _fit(plan: _Plan) -> None:
         plan.put("batch_size", batch, words)
     elif not batch_set:
         cap = min(_BATCH_CAP[plan.tier], plan.rows)
-        batch = _largest(cap, lambda size: estimate_peak(plan.tuning(), plan.native_size, size) / GB <= budget)
+        batch = _largest(cap, lambda size: estimate_peak(plan.tuning(), plan.workload, size) / GB <= budget)
         words = f"estimated {need():.1f} of {budget:.1f} GB, at most {cap} for this card and job"
         plan.put("batch_size", batch, words)
 
@@ -400,7 +319,7 @@ _RELIEF: tuple[tuple[str, Any], ...] = (
     ("offload", "group"),
     ("offload", "sequential"),
 )
-"""What saves memory, from the cheapest to the dearest."""
+"""What saves memory, from the least to the most expensive."""
 
 
 def _as_lean(name: str, value: Any) -> tuple[Any, ...]:

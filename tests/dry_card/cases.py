@@ -1,0 +1,110 @@
+"""The cases that are painted on the dry card: presets, batches, layouts, offloads, dtypes, VAEs, and lack of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CARD = int(80e9)
+"""Bytes of the dry card."""
+
+Phase = Literal["load", "prompts", "encode", "denoise", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One configuration of `sdxl-random`, painted once at 1024x1024 with two steps and guidance.
+
+    `overrides` are fields of Tuning; `rows` is the size of the job that the planner is told; `upcast` gives the VAE
+    `force_upcast`. `limit` is what the card may hold, in bytes; `fail_in` and `failures` let the first so many
+    allocations of a phase fail. `batch_after` is what batch size the engine must have come to, `relieved` whether a
+    row must have been painted with less memory, `error` a part of the text that a row, or the load, must fail with.
+    `batches` more than one paint again, without limit. `not_in_effect` names the ledger's entries that cannot be in
+    effect here, as the preset itself says.
+    """
+
+    name: str
+    preset: str = "auto"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 8
+    upcast: bool = False
+    limit: float | None = None
+    fail_in: Phase | None = None
+    failures: int = 1
+    batches: int = 1
+    not_in_effect: tuple[str, ...] = ()
+    batch_after: int | None = None
+    relieved: bool = False
+    error: str = ""
+    short: bool = False
+
+    @property
+    def offloads(self) -> str:
+        """The offload that the plan is to have."""
+        return "model" if self.preset == "low-memory" else str(self.overrides.get("offload", "none"))
+
+    @property
+    def lacks_memory(self) -> bool:
+        """Whether the case is about a lack of memory; its peaks are then no measure of a plan's."""
+        return self.limit is not None or self.fail_in is not None
+
+
+def _set(name: str, *, preset: str = "auto", rows: int = 8, upcast: bool = False, short: bool = False,
+         batches: int = 1, **overrides: Any) -> Case:  # fmt: skip
+    return Case(name, preset, {"batch_size": 1} | overrides, rows, upcast, batches=batches, short=short)
+
+
+CASES: tuple[Case, ...] = (
+    _set("auto", short=True),
+    *(_set(f"auto, batch {size}", batch_size=size) for size in (2, 4, 8)),
+    *(_set(f"no slicing, batch {size}", batch_size=size, vae_slicing=False) for size in (2, 4, 8)),
+    _set("tiles, no slicing, batch 4", batch_size=4, vae_slicing=False, vae_tiling=True, vae_tile_size=512),
+    _set("tiles, batch 8", batch_size=8, vae_tiling=True, vae_tile_size=512),
+    _set("small tiles", vae_tiling=True, vae_tile_size=256),
+    _set("contiguous", channels_last=False),
+    _set("channels_last", channels_last=True),
+    _set("channels_last, batch 4", channels_last=True, batch_size=4),
+    _set("text encoders kept", release_text_encoders=False),
+    _set("fast", preset="fast", rows=1, short=True),
+    _set("fast, batch 8", preset="fast", rows=1, batch_size=8),
+    Case("notes", "notes", not_in_effect=("attention_slicing",)),
+    Case("notes, batch 1", "notes", {"batch_size": 1}, not_in_effect=("attention_slicing",)),
+    Case("low-memory", "low-memory"),
+    _set("sliced attention", attention="sliced"),
+    _set("sliced attention, batch 4", attention="sliced", batch_size=4),
+    _set("xformers, batch 2", attention="xformers", batch_size=2),
+    _set("float32", dtype="float32"),
+    _set("float32, batch 2", dtype="float32", batch_size=2),
+    _set("bfloat16, batch 2", dtype="bfloat16", batch_size=2),
+    *(_set(f"offload {way}", offload=way, batches=2) for way in ("model", "group", "sequential")),
+    *(_set(f"offload {way}, tiles, batch 4", offload=way, batch_size=4, vae_tiling=True, vae_tile_size=512)
+      for way in ("model", "group", "sequential")),
+    _set("force_upcast", upcast=True, batches=2),
+    _set("force_upcast, batch 4", upcast=True, batch_size=4),
+    _set("force_upcast, tiles, batch 4", upcast=True, batch_size=4, vae_tiling=True, vae_tile_size=512),
+    _set("force_upcast, no slicing, batch 2", upcast=True, batch_size=2, vae_slicing=False),
+    _set("force_upcast, bfloat16", upcast=True, dtype="bfloat16"),
+    *(_set(f"force_upcast, offload {way}", upcast=True, offload=way, batches=2, short=way == "group")
+      for way in ("model", "group", "sequential")),
+    _set("offload model, text encoders kept", offload="model", release_text_encoders=False),
+    Case("no memory at load", fail_in="load", error="does not fit dry card", short=True),
+    Case("no memory for prompts", fail_in="prompts", error="text encoders do not fit"),
+    *(Case(f"no memory at {phase}, batch 4", "auto", {"batch_size": 4}, fail_in=phase, batch_after=2)
+      for phase in ("encode", "denoise", "decode")),
+    *(Case(f"no memory at {phase}, batch 1", "auto", {"batch_size": 1}, fail_in=phase, batch_after=1, relieved=True,
+           batches=2)
+      for phase in ("encode", "denoise", "decode")),
+    Case("memory for 4 of 8", "auto", {"batch_size": 8}, limit=7.2e9, batch_after=4, short=True),
+    Case("memory for 1 with tiles", "auto", {"batch_size": 1}, limit=6.5e9, batch_after=1, relieved=True, batches=2),
+    Case("offload group, memory for 1 with tiles", "auto", {"batch_size": 2, "offload": "group"}, limit=1.9e9,
+         batch_after=1, relieved=True, batches=2),
+    Case("memory for none", "auto", {"batch_size": 2}, limit=5.4e9, batch_after=1,
+         error="does not fit the memory by itself"),
+)  # fmt: skip
+
+
+def named(names: list[str]) -> list[Case]:
+    """The cases with these names; all of them where none is given. Raises KeyError for another name."""
+    known = {case.name: case for case in CASES}
+    return [known[name] for name in names] or list(CASES)

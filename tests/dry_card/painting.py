@@ -1,0 +1,213 @@
+"""Paint one case on the dry card, through the project's own planner, loader, tuning, engine and ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from inpaint_ops import device as cards
+from inpaint_ops import tuning
+from inpaint_ops.engine import BatchKey, Engine, PaintItem
+from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.model import attention, ledger, loading, random_weights, sources, tuned
+from inpaint_ops.records import DeviceInfo
+from tests.dry_card.cases import CARD, Case
+from tests.dry_card.live_bytes import LiveBytes
+from tests.dry_card.pretended_card import CONTEXT
+
+MODEL = "sdxl-random"
+SIZE = 1024
+STEPS = 2
+
+
+@dataclasses.dataclass
+class Finding:
+    """What one case came to. Bytes are live bytes, `peaks` by phase; `counted` is what the plan counts on, `estimate`
+    the same with its allowance.
+    """
+
+    name: str
+    peaks: dict[str, int] = dataclasses.field(default_factory=dict)
+    peak: int = 0
+    peak_at: str = ""
+    counted: int = 0
+    estimate: int = 0
+    batch: int = 0
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    errors: list[str] = dataclasses.field(default_factory=list)
+    not_in_effect: list[str] = dataclasses.field(default_factory=list)
+    waits: dict[str, int] = dataclasses.field(default_factory=dict)
+    downloads: dict[str, int] = dataclasses.field(default_factory=dict)
+    layouts: dict[str, int] = dataclasses.field(default_factory=dict)
+    held: int = 0
+    left: int = 0
+    seconds: float = 0.0
+
+
+def stand_ins() -> None:
+    """What no CPU build of torch or xFormers can answer about the card is answered here; once per process."""
+    import xformers.ops
+
+    cards.cards.visible_devices = lambda environment=None: []  # type: ignore[attr-defined]
+    for module in (tuned, attention):
+        module.probe_xformers = lambda kind, dtype: ""  # type: ignore[attr-defined]
+    ledger.kernel_in_use = lambda *args: ""  # type: ignore[attr-defined]
+    xformers.ops.memory_efficient_attention = lambda query, key, value, **more: torch.empty_like(query)
+
+
+def card() -> DeviceInfo:
+    """The dry card as torch describes it to the planner."""
+    return DeviceInfo(kind="cuda", name="dry card", total_memory=CARD, free_memory=CARD - CONTEXT, capability="9.0")
+
+
+def paint(case: Case, counter: LiveBytes) -> Finding:
+    """Load, tune and paint `case`; what fails is part of the finding."""
+    finding = Finding(case.name)
+    began = time.process_time()
+    counter.limit = counter.fail_in = None
+    counter.layouts.clear(), counter.waits.clear()
+    counter.reset_peak()
+    try:
+        with _force_upcast(case.upcast):
+            _paint(case, counter, finding)
+    except InpaintOpsError as error:
+        finding.errors.append(f"{type(error).__name__}: {str(error)[:300]}")
+    finding.peak = max(finding.peaks.values(), default=0)
+    finding.seconds = time.process_time() - began
+    return finding
+
+
+def _paint(case: Case, counter: LiveBytes, finding: Finding) -> None:
+    source = sources.resolve(MODEL)
+    choice = tuning.choose(
+        card(),
+        preset=case.preset,
+        overrides=case.overrides,
+        workload=sources.workload(source),
+        expected_rows=case.rows,
+    )
+    plan = choice.tuning
+    finding.counted, finding.estimate = choice.counted_peak, choice.estimated_peak
+
+    state = {"phase": "load"}
+    if case.fail_in is not None:
+        counter.fail_in = _failing(case, state)
+
+    def ended(phase: str) -> None:
+        if counter.peak > finding.peaks.get(phase, 0):
+            finding.peaks[phase] = counter.peak
+            if counter.peak == max(finding.peaks.values()):
+                finding.peak_at = f"{phase}: {counter.peak_at}"
+        counter.reset_peak()
+
+    loaded = loading.load(sources.find(source, dtype=plan.dtype), card(), choice)
+    ended("load")
+    listener = _Listener(finding.warnings)
+    engine = Engine(loaded, listener)
+    if plan.release_text_encoders:
+        state["phase"] = "prompts"
+        engine.prepare_prompts(["a linen sofa"])
+        ended("prompts")
+        engine.release_text_encoders()
+        counter.reset_peak()
+    finding.held = counter.live
+    _watch(engine, counter, ended, finding, state)
+    key = BatchKey(SIZE, SIZE, STEPS, 7.5, 0.9999)
+    plate = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[256:768, 256:768] = 255
+    rows = [PaintItem(row, key, plate, mask, "a linen sofa", None, row) for row in range(1, plan.batch_size + 1)]
+    for number in range(case.batches):
+        counter.limit = int(case.limit) if case.limit and number == 0 else None
+        for result in engine.paint(rows):
+            if result.error is not None:
+                finding.errors.append(f"{type(result.error).__name__}: {str(result.error)[:300]}")
+            finding.warnings += result.notes
+    counter.limit = counter.fail_in = None
+    gc.collect()
+    entries = loaded.inspect((SIZE, SIZE), batch_size=engine.measurements.largest_batch,
+                             batch_limit=engine.batch_size, prompts_done=True)  # fmt: skip
+    finding.not_in_effect = [f"{one.name}: {one.requested} is {one.effective}: {one.reason}"
+                             for one in entries if not one.matches]  # fmt: skip
+    finding.batch = engine.batch_size
+    finding.layouts = dict(counter.layouts)
+    finding.left = counter.live
+
+
+@dataclasses.dataclass
+class _Listener:
+    """Remembers what the engine says."""
+
+    warnings: list[str]
+
+    def step(self, step: int, steps: int) -> None:
+        pass
+
+    def prompt_encoded(self, done: int, total: int) -> None:
+        pass
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def out_of_memory(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def _failing(case: Case, state: dict[str, str]) -> Callable[[], bool]:
+    """Whether an allocation is to fail: the first so many of the case's phase."""
+    left = case.failures
+
+    def fails() -> bool:
+        nonlocal left
+        if state["phase"] != case.fail_in or left == 0:
+            return False
+        left -= 1
+        return True
+
+    return fails
+
+
+def _watch(engine: Any, counter: LiveBytes, ended: Any, finding: Finding, state: dict[str, str]) -> None:
+    """Have the peaks of each phase noted where the engine reads its clock, and the waits within the pipeline's call."""
+    state["phase"] = "embed"
+    engine._pipe.unet.register_forward_pre_hook(lambda *_: state.update(phase="denoise"))
+    inside = [False]
+    meter, denoise = engine._meter, engine._denoise
+    clock = meter.clock
+
+    def marked_clock() -> float:
+        ended(state["phase"])
+        if not inside[0] and state["phase"] in ("denoise", "decode"):
+            state["phase"] = "decode" if state["phase"] == "denoise" else "embed"
+        return float(clock())
+
+    def marked_denoise(*args: Any) -> Any:
+        state["phase"], inside[0] = "encode", True
+        counter.waits.clear(), counter.downloads.clear()
+        try:
+            return denoise(*args)
+        finally:
+            inside[0] = False
+            finding.waits |= counter.waits
+            finding.downloads |= counter.downloads
+
+    meter.clock, engine._denoise = marked_clock, marked_denoise
+
+
+@contextmanager
+def _force_upcast(wanted: bool) -> Iterator[None]:
+    """Within the block the model's VAE has `force_upcast` as wanted."""
+    plain = random_weights.RECIPES[MODEL]
+    vae = dict(plain.vae) | {"force_upcast": wanted}
+    random_weights.RECIPES[MODEL] = dataclasses.replace(plain, vae=vae)
+    try:
+        yield
+    finally:
+        random_weights.RECIPES[MODEL] = plain
