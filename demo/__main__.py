@@ -29,8 +29,10 @@ def _say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
-def _environment(store: ObjectStoreServer) -> dict[str, str]:
+def environment_of(store: ObjectStoreServer) -> dict[str, str]:
+    """What every component of the demo's Airflow runs with."""
     return store.env | {
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "INPAINT_STORE": f"s3://{BUCKET}/",
         "INPAINT_MODEL": "tiny-random",
         "INPAINT_SHARD_ROWS": "5",
@@ -62,7 +64,7 @@ def run() -> int:
     started = time.monotonic()
     HOME.mkdir(exist_ok=True)
     with ObjectStoreServer(HOME / "store", BUCKET) as store:
-        environment = _environment(store)
+        environment = environment_of(store)
         os.environ.update(environment)
         _say(f"object storage (SeaweedFS) at {store.endpoint}")
         workspace = _workspace()
@@ -150,7 +152,7 @@ def up() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
     with ObjectStoreServer(HOME / "store", BUCKET) as store:
-        environment = _environment(store)
+        environment = environment_of(store)
         os.environ.update(environment)
         _upload_demo(_workspace())
         port = int(os.environ.get("PORT", "8080"))

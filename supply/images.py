@@ -22,8 +22,8 @@ SCANNERS = {
     "grype": ("grype", "--quiet", "--fail-on", "high", "--only-fixed"),
 }
 """How each is told to fail for a hole that has a fix; the image's name comes last."""
-_OURS = re.compile(r"inpaint-ops-\w+:")
-"""What docker/Dockerfile builds: its base stands there, and its packages are in the locks."""
+_OURS = re.compile(r"inpaint-ops-[\w-]+:")
+"""What docker/Dockerfile* build: the base stands there, and its packages are in the locks."""
 _RELEASE = re.compile(r"\d+(\.\d+)+")
 
 
