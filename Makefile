@@ -7,9 +7,11 @@ SECONDS := 600
 TRIALS := 10
 TIMES := 10
 SPIN := 8
+CONTAINERS := all
+KEEP :=
 TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events claim plan record progress notes timings
 
-.PHONY: help demo up test check shake lint audit sbom faults fuzz bench lock clean
+.PHONY: help demo up test check shake lint audit sbom faults containers fuzz bench lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -61,6 +63,9 @@ sbom: $(STAMP)  ## what is installed, as a CycloneDX SBOM: dist/bom.json; fails 
 faults: $(STAMP)  ## the fault matrix, TRIALS=10 of each, into docs/reliability.md: an hour on two cores
 	$(BIN)/python -m tests.faults --trials $(TRIALS) --page docs/reliability.md
 
+containers: $(STAMP)  ## the compose file under a real Docker engine, as root: 20 minutes; CONTAINERS=light, without the painter: 8
+	CONTAINERS=$(CONTAINERS) KEEP=$(KEEP) $(BIN)/python -m pytest -n 0 -p no:randomly -vv -rs --durations=0 --timeout=3600 tests/containers
+
 fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=600 for each target, or TARGETS="csv keys"
 	for target in $(TARGETS); do \
 		$(BIN)/python -W ignore -m tests.fuzz $$target --seconds $(SECONDS) --seed 0 --keep .fuzz/$$target --artifacts .fuzz || exit; \
@@ -84,5 +89,5 @@ lock:  ## resolve requirements*.txt from pyproject.toml anew (add UPGRADE=--upgr
 	$(HASHED) --extra airflow -o requirements-airflow.txt  # the light image: no torch
 	$(HASHED) $(UPGRADE) --extra dev --no-emit-package pip -o requirements-dev.txt  # a venv has its pip
 
-clean:  ## remove what the demo made
-	rm -rf .demo
+clean:  ## remove what the demo and the containers' tests made
+	rm -rf .demo .containers

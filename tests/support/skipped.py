@@ -20,6 +20,11 @@ CURES = {
     "every user may run": "make the virtual environment with a Python outside of root's home folder",
     "C compiler": "`apt-get install gcc`",
     "seconds were over": "`make test`",
+    "containers take": "`make containers`",
+    "asked for without the painter": "`make containers CONTAINERS=all`",
+    "an engine is put together": "`apt-get install debootstrap slirp4netns`",
+    "an engine needs": "run as root",
+    "an engine's builds": "`modprobe tun`",
 }
 """How to get it, by what the reason of a skip says is missing."""
 
