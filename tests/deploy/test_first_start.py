@@ -241,6 +241,11 @@ def test_grafana_asks_nothing_outside() -> None:
     }  # fmt: skip
 
 
+def test_files_are_transferred_without_making_the_store_anew() -> None:
+    """`compose run` makes dependencies anew where the files differ, and so without docker/cluster.yaml's ports."""
+    assert "depends_on" not in services()["transfer"]
+
+
 # -- the page
 
 
