@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.test_deploy import AIRFLOW_SERVICES, COMPOSE_FILES, REPOSITORY, compose, services
+from tests.support.compose_files import AIRFLOW_SERVICES, COMPOSE_FILES, REPOSITORY, compose, services
 
 DOCS = (REPOSITORY / "docs/deploy.md").read_text()
 GPU_MACHINE = "docker/gpu-machine.yaml"
