@@ -8,9 +8,7 @@ import re
 import stat
 import subprocess
 import sys
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import promql_parser
 import pytest
@@ -18,33 +16,11 @@ import yaml
 
 from inpaint_ops import metrics
 from inpaint_ops.config import Settings
+from tests.support.compose_files import AIRFLOW_SERVICES, COMPOSE_FILES, REPOSITORY, compose, services
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-COMPOSE_FILES = ("docker-compose.yaml", "docker/cluster.yaml", "docker/gpu-machine.yaml")
-AIRFLOW_SERVICES = (
-    "init",
-    "api-server",
-    "scheduler",
-    "dag-processor",
-    "triggerer",
-    "worker",
-    "gpu-worker",
-    "cpu-painter",
-)
 DOCKERFILES = ("docker/Dockerfile", "docker/Dockerfile.monitoring")
 COMMANDS = [name for name in AIRFLOW_SERVICES if name != "init"]
-
-
-@lru_cache
-def compose(name: str = "docker-compose.yaml") -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((REPOSITORY / name).read_text())
-    return loaded
-
-
-def services() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = compose()["services"]
-    return found
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

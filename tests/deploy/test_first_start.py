@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.test_deploy import AIRFLOW_SERVICES, COMPOSE_FILES, REPOSITORY, compose, services
+from tests.support.compose_files import AIRFLOW_SERVICES, COMPOSE_FILES, REPOSITORY, compose, services
 
 DOCS = (REPOSITORY / "docs/deploy.md").read_text()
 GPU_MACHINE = "docker/gpu-machine.yaml"
@@ -239,6 +239,11 @@ def test_grafana_asks_nothing_outside() -> None:
         "GF_ANALYTICS_REPORTING_ENABLED", "GF_ANALYTICS_CHECK_FOR_UPDATES", "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES",
         "GF_NEWS_NEWS_FEED_ENABLED", "GF_PLUGINS_PREINSTALL_AUTO_UPDATE",
     }  # fmt: skip
+
+
+def test_files_are_transferred_without_making_the_store_anew() -> None:
+    """`compose run` makes dependencies anew where the files differ, and so without docker/cluster.yaml's ports."""
+    assert "depends_on" not in services()["transfer"]
 
 
 # -- the page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from demo.object_store import ObjectStoreServer
+from demo.ports import claim_port
 from inpaint_ops.storage import make_s3_client
-from tests.deploy.test_deploy import REPOSITORY
+from tests.support.compose_files import REPOSITORY
 from tests.support.machines import Broker
 from tests.support.waiting import wait_until
 
@@ -127,6 +129,22 @@ def test_a_link_in_an_archive_is_refused_and_named(object_store: ObjectStoreServ
         tar.addfile(link)
     done = transfer(object_store, "links", "put", data=file.getvalue())
     assert (done.returncode, b"photo.jpg: is a link" in done.stderr) == (1, True)
+
+
+def test_a_store_that_does_not_answer_costs_one_line() -> None:
+    with contextlib.closing(claim_port()) as claim:  # nothing listens there
+        environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{claim.port}",
+            "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1", "INPAINT_STORE": "s3://inpaint/",
+            "PYTHONPATH": str(REPOSITORY),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, REPOSITORY / "docker/transfer", "get", "runs/x"],
+            env=os.environ | environment, capture_output=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert b"docker compose ps seaweedfs" in done.stderr
 
 
 def test_nothing_found_and_no_manifest_are_failures_that_say_so(object_store: ObjectStoreServer) -> None:
