@@ -359,7 +359,7 @@ def test_the_page_of_the_optimisations_knows_every_field_and_preset_and_note() -
     for name in (*Tuning.model_fields, *PRESETS):
         assert f"`{name}`" in page, name
     for number in range(1, 11):
-        assert f"| {number} |" in page, number
+        assert f"### Note {number}: " in page, number
 
 
 def test_the_pipeline_fills_batches_of_two_aspects_around_a_device_that_sleeps() -> None:

@@ -177,6 +177,7 @@ def fetch(monkeypatch: pytest.MonkeyPatch, hub: Path, port: int, etag: str, size
         commit_hash="1" * 40, etag=etag, size=size, location=f"http://127.0.0.1:{port}/weights", xet_file_data=None
     )
     monkeypatch.setattr(fetching, "get_hf_file_metadata", lambda *_, **__: about)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     fetching.fetch_blob("owner/model", "main", "unet/weights.safetensors", hub)
 
 
