@@ -88,10 +88,11 @@ def _model_stack() -> Iterator[Check]:
 def _formats() -> Iterator[Check]:
     names = ", ".join(one.name for one in FORMATS if one.is_there)
     yield Check(name="image formats", state="ok", detail=f"read here: {names}")
-    if missing := ", ".join(one.name for one in FORMATS if not one.is_there):
-        yield Check(
-            name="image formats", state="warning", detail=f"not read here: {missing}; pip install inpaint-ops[formats]"
-        )
+    for one in FORMATS:
+        if not one.is_there:
+            yield Check(
+                name="image formats", state="warning", detail=f"not read here: {one.name}; install {one.install}"
+            )
 
 
 def _devices() -> Iterator[Check]:

@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import png
+from inpaint_ops.images import jxl, png
 
 Opener = type[ImageFile.ImageFile]
 
@@ -45,6 +45,8 @@ class Format:
     attribute: str = ""
     feature: str = ""
     """Pillow's own name for what it may have been built without."""
+    install: str = "the extra inpaint-ops[formats]"
+    """What to install to have it read."""
     bits_at: re.Pattern[bytes] | None = None
     """Matches a header of more than 8 bits per channel, which the plugin gives in 8."""
 
@@ -58,9 +60,7 @@ class Format:
     def open_with(self) -> Opener:
         """The plugin's class. Raises ImageError where it is not installed."""
         if not self.is_there:
-            raise ImageError(
-                "is of a format that is not read here: install the extra inpaint-ops[formats], or save it as PNG"
-            )
+            raise ImageError(f"is of a format that is not read here: install {self.install}, or save it as PNG")
         if self.opener is not None:
             return self.opener
         return cast(Opener, getattr(importlib.import_module(self.module), self.attribute))
@@ -98,6 +98,13 @@ FORMATS: tuple[Format, ...] = (
         attribute="HeifImageFile",
         bits_at=re.compile(rb"hvcC.{17}[\xf9-\xff]", re.DOTALL),
     ),
+    Format(
+        "jpegxl",
+        lambda data: data.startswith((jxl.CODESTREAM, jxl.CONTAINER)),
+        module="pillow_jxl.JpegXLImagePlugin",
+        attribute="JXLImageFile",
+        install="pillow-jxl-plugin (GPL-3.0-or-later)",  # so it is no dependency of ours, not even an optional one
+    ),
 )
 """What we read, in the order in which a file's first bytes are compared."""
 
@@ -108,8 +115,6 @@ def format_of(data: bytes) -> Format | None:
 
 
 _NOT_READ = {
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
     b"8BPS": "Photoshop",
     b"\x76\x2f\x31\x01": "OpenEXR",
     b"#?RADIANCE": "Radiance HDR",

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import cmyk, costs, jpeg, png, tiff
+from inpaint_ops.images import cmyk, costs, jpeg, jxl, png, tiff
 from inpaint_ops.images.formats import Format, format_of, named_format
 from inpaint_ops.images.metadata import NOTHING, Metadata, Policy, exif_of, read_metadata
 
@@ -63,7 +63,8 @@ class Source:
             alpha). What the output must equal wherever the mask is 0.
         rgb: (H, W, 3) uint8, read-only: what the model sees. Transparent pixels lie on white; 16 bits are scaled to 8.
         icc: the embedded ICC profile.
-        format: the container that it came in: png, jpeg, webp, tiff, bmp, gif, jpeg2000, avif or heif.
+        format: the container that it came in: png, jpeg, webp, tiff, bmp, gif, jpeg2000, avif, heif
+            or jpegxl.
         conversions: one sentence for each thing that was converted or dropped on the way in.
         metadata: what goes on to the output besides the pixels.
     """
@@ -92,8 +93,8 @@ class Source:
 
 
 def decode_source(data: bytes, *, max_pixels: int, metadata: Policy = "safe", frames: Frames = "one") -> Source:
-    """Decode a source image: PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC; gray, RGB, CMYK or palette, with
-    or without alpha, 8 or 16 bits.
+    """Decode a source image: PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC or JPEG XL; gray, RGB, CMYK or
+    palette, with or without alpha, 8 or 16 bits.
 
     Args:
         data: the whole file.
@@ -135,16 +136,16 @@ def opened(
                 check(data)
             if found.name == "tiff":
                 tiff.check_kind(data)
+            if found.name == "jpegxl":  # which its plugin decodes as soon as it opens it
+                header = jxl.read_header(data)
+                _check_size((header.width, header.height), max_pixels)
+                _check_frames(header.is_animated, frames)
             with found.open_with()(BytesIO(data)) as image:  # reads the header
                 _check_size(image.size, max_pixels)
                 costs.check_cost(image, data)
                 if isinstance(image, TiffImageFile):
                     costs.check_blocks(image.tag_v2, image.size, data)
-                if getattr(image, "is_animated", False) and frames != "first":
-                    raise ImageError(
-                        "has several frames or pages: export the one to paint as a file of its own, "
-                        "or set INPAINT_FRAMES=first"
-                    )
+                _check_frames(getattr(image, "is_animated", False), frames)
                 yield image, found
                 return
     if not data:
@@ -152,7 +153,7 @@ def opened(
     if name := named_format(data):
         raise ImageError(f"the {what} is a {name} file, which is not read: convert it to PNG or TIFF")
     raise ImageError(
-        f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or HEIC file (it begins with "
+        f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC or JPEG XL file (it begins with "
         f"{data[:12]!r}): convert it to PNG"
     )
 
@@ -175,7 +176,8 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
     if found.name == "jpeg":
         jpeg.check_complete(data, colours=len(image.getbands()))
     conversions: list[str] = []
-    if getattr(image, "is_animated", False):
+    header = jxl.read_header(data) if found.name == "jpegxl" else None
+    if getattr(image, "is_animated", False) or (header is not None and header.is_animated):
         conversions.append("only the first of several frames or pages was used (INPAINT_FRAMES=first)")
     icc: bytes | None = image.info.get("icc_profile") or None
     if image.mode == "CMYK":
@@ -191,10 +193,17 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
     else:
         array = _png_array(image, data, conversions) if isinstance(image, PngImageFile) else _array(image, conversions)
         orientation = _orientation(image, conversions)  # a PNG's may stand behind its pixels
-        if orientation in _TURNS:
+        if header is not None and orientation in _TURNS and not getattr(image, "jpeg", False):
+            # ISO/IEC 18181-2: what EXIF says does not count, and the decoder has applied what the image itself says. A
+            # JPEG that was packed without loss comes out as it went in.
+            conversions[-1] = f"EXIF orientation {orientation} was not applied: a JPEG XL file has one of its own"
+            orientation = 1
+        elif orientation in _TURNS:
             array = np.ascontiguousarray(_TURNS[orientation][1](array))
     if found.bits_at is not None and array.dtype == np.uint8 and found.bits_at.search(data):
         conversions.append(f"more than 8 bits per channel became 8: {found.name} is read in 8")
+    if header is not None and header.bits > 8 and array.dtype == np.uint8:
+        conversions.append(f"{header.bits} bits per channel became 8: {found.name} is read in 8")
     if "mp" in image.info:
         conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
     metadata = NOTHING
@@ -205,6 +214,13 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
         )
     array.setflags(write=False)
     return Pixels(array, icc, found.name, tuple(conversions), metadata)
+
+
+def _check_frames(is_animated: bool, frames: Frames) -> None:
+    if is_animated and frames != "first":
+        raise ImageError(
+            "has several frames or pages: export the one to paint as a file of its own, or set INPAINT_FRAMES=first"
+        )
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

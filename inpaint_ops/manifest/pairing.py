@@ -18,11 +18,12 @@ from inpaint_ops.manifest.text import DELIMITERS, CsvError, NotUtf8Error, TooLon
 from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
 
 READ_SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx .jpf .avif .heic .heif".split()
+    ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx .jpf .avif .heic .heif "
+    ".jxl".split()
 )
 """Endings of pictures that the worker reads, some with the extra `formats`."""
 PICTURE_SUFFIXES = READ_SUFFIXES | frozenset(
-    ".jxl .psd .psb .svg .eps .ai .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .tga .exr .hdr .ico .pcx .ppm .pgm .pbm .pnm "
+    ".psd .psb .svg .eps .ai .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .tga .exr .hdr .ico .pcx .ppm .pgm .pbm .pnm "
     ".xcf .jxr .dds".split()
 )
 """Endings of all that looks like a picture, also what no row can be made of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms
 
 from inpaint_ops.cli import doctor
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import Source, check_output_size, decode_source, formats
+from inpaint_ops.images import Source, check_output_size, decode_source, formats, jxl
 from tests.support.pictures import MAX_PIXELS, file_of, noise, smooth
 
 PIXELS = smooth(60, 90)
@@ -163,6 +164,77 @@ def test_heic_is_read_with_the_extra() -> None:
         decode_source(buffer.getvalue(), max_pixels=599)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (60, 90), (1920, 1080), (4000, 30), (9000, 3)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_a_jpeg_xls_header_has_its_size_and_bits(size: tuple[int, int], mode: str) -> None:
+    data = jxl_of(Image.fromarray(np.zeros(size[::-1], np.uint16)) if mode == "I;16" else Image.new(mode, size))
+    assert jxl.read_header(data) == jxl.Header(*size, bits=16 if mode == "I;16" else 8, is_animated=False)
+
+
+def jxl_of(image: Image.Image, **options: Any) -> bytes:
+    pytest.importorskip("pillow_jxl")
+    buffer = BytesIO()
+    image.save(buffer, "JXL", **{"lossless": True, **options})
+    return buffer.getvalue()
+
+
+def test_jpeg_xl_is_read_with_the_extra(tmp_path: Path) -> None:
+    data = jxl_of(Image.fromarray(PIXELS))
+    source = decode(data)
+    assert source.format == "jpegxl" and np.array_equal(source.pixels, PIXELS) and source.conversions == ()
+    deep = Image.fromarray(np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12)
+    assert np.array_equal(decode(jxl_of(deep)).pixels, np.asarray(deep))
+    (tmp_path / "a.jpg").write_bytes(file_of(photo(), "JPEG"))
+    with Image.open(tmp_path / "a.jpg") as whole:
+        packed = decode(jxl_of(whole, lossless_jpeg=True))
+        assert np.array_equal(packed.pixels, np.asarray(whole)), "a JPEG that was packed is the JPEG again"
+
+
+def test_a_jpeg_xl_is_refused_by_its_header_before_its_plugin_decodes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin decodes the whole file when it opens it."""
+    data = jxl.CODESTREAM + bits_of("0", (59, 9, 0), "100", "1")  # 60 high, 1:1
+    assert jxl.read_header(data) == jxl.Header(60, 60, 8, False)
+    data = jxl.CODESTREAM + bits_of("0", (59, 9, 0), "000", (89, 9, 0), "1")
+    monkeypatch.setattr(formats.Format, "open_with", lambda self: pytest.fail("it was opened"))
+    with pytest.raises(ImageError, match="90x60, more than the limit of 5399"):
+        decode_source(data, max_pixels=5399)
+    animated = jxl.CODESTREAM + bits_of("0", (8, 9, 0), "000", (8, 9, 0), "0", "1", "000", "0", "0", "1")
+    with pytest.raises(ImageError, match="several frames"):
+        decode(animated + bytes(20))
+    for length in range(2, len(data)):
+        with pytest.raises(ImageError, match="cut off"):
+            decode(data[:length])
+
+
+def bits_of(*fields: str | tuple[int, int, int]) -> bytes:
+    """Fields of a JPEG XL header: bits in the order in which they come, or (value, bits, selector of two bits)."""
+    text = ""
+    for field in fields:
+        if isinstance(field, tuple):
+            value, count, selector = field
+            text += f"{selector:02b}"[::-1] + f"{value:0{count}b}"[::-1]
+        else:
+            text += field
+    return int(text[::-1], 2).to_bytes(-(-len(text) // 8), "little")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_a_packed_jpegs_exif_turns_a_jpeg_xl(tmp_path: Path, packed: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if packed:
+        (tmp_path / "a.jpg").write_bytes(file_of(Image.fromarray(PIXELS), "JPEG", exif=exif))
+        with Image.open(tmp_path / "a.jpg") as whole:
+            source = decode(jxl_of(whole, lossless_jpeg=True))
+        assert source.size == (60, 90) and any("orientation 6 was applied" in text for text in source.conversions)
+    else:
+        source = decode(jxl_of(Image.fromarray(PIXELS), exif=exif.tobytes()))
+        assert source.size == (90, 60) and any("orientation 6 was not applied" in text for text in source.conversions)
+    kept = Image.Exif()
+    kept.load(source.metadata.exif or b"")
+    assert 0x0112 not in kept, "else a viewer would turn the result again"
+
+
 def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
@@ -177,8 +249,6 @@ def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("start", "name"),
     [
-        (b"\xff\x0a\x41\x40", "JPEG XL"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl ", "JPEG XL"),
         (b"8BPS\0\x01", "Photoshop"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"),
         (b"<!DOCTYPE html><title>404</title>", "HTML"),
@@ -190,7 +260,7 @@ def test_a_format_that_is_not_read_is_named_with_the_cure(start: bytes, name: st
 
 
 @pytest.mark.parametrize(
-    "start", [b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic"]
+    "start", [b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x18ftypavif", b"\0\0\0\x18ftypheic", jxl.CODESTREAM]
 )
 def test_damaged_files_of_every_format_are_an_image_error(start: bytes) -> None:
     for length in (0, 30, 500):

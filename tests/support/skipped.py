@@ -13,6 +13,7 @@ CURES = {
     "mount a tmpfs": "run as root, in a container with `--cap-add SYS_ADMIN`",
     "memory cgroup": "boot with `systemd.unified_cgroup_hierarchy=0`, run as root",
     "libfaketime": "`apt-get install faketime`",
+    "pillow_jxl": "`.venv/bin/python -m pip install pillow-jxl-plugin`, whose licence is GPL-3.0-or-later",
     "atheris": "run on Linux on x86-64",
     "only root": "run as root",
     "user namespaces": "`sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000`",
