@@ -242,6 +242,8 @@ def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("inpaint_ops.supervisor.worker_process.WORKER_COMMAND", command)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr("inpaint_ops.cli.running.time.sleep", pauses.append)
+    # Its models are roles of the scripted worker, which planning would look for in the hub.
+    monkeypatch.setattr("inpaint_ops.runs.preparing.check_model", lambda *_, **__: None)
 
     def run(model: str, **settings: str) -> tuple[Result, RunSummary]:
         for name, value in settings.items():

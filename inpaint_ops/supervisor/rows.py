@@ -117,6 +117,7 @@ class RowBook:
         self._rows = {number: BookedRow(number) for number in numbers}
         self._dealt: deque[int] = deque()
         """Rows chosen for the worker's next batch; one may have been skipped meanwhile."""
+        self._suspects: set[int] = set()
         self._held_bytes = 0
         self._members: dict[RowPhase, dict[int, None]] = {phase: {} for phase in RowPhase}
         self._members[RowPhase.WAITING] = dict.fromkeys(self._rows)
@@ -163,7 +164,7 @@ class RowBook:
         To be asked once `next_for_worker` has nothing more.
         """
         ready, inside = self._members[RowPhase.READY], self._members[RowPhase.IN_WORKER]
-        if self._has_suspect(RowPhase.IN_WORKER) or self._has_suspect(RowPhase.READY):
+        if self._has_suspect(RowPhase.IN_WORKER) or self._next_suspect() is not None:
             return True
         if not ready and self._is_tail:
             return True
@@ -229,9 +230,8 @@ class RowBook:
         ready, inside = self._members[RowPhase.READY], self._members[RowPhase.IN_WORKER]
         if not ready or self._has_suspect(RowPhase.IN_WORKER) or self._has_suspect(RowPhase.RECORDING):
             return None
-        suspect = next((number for number in ready if self._rows[number].suspect), None)
-        if suspect is not None:
-            if inside:
+        if (suspect := self._next_suspect()) is not None:
+            if inside or suspect not in ready:
                 return None
             self._move(suspect, RowPhase.IN_WORKER)
             return suspect
@@ -243,6 +243,16 @@ class RowBook:
                 self._move(number, RowPhase.IN_WORKER)
                 return number
         return None
+
+    def _next_suspect(self) -> int | None:
+        """The suspect that is next, the one with the most ends alone: it is cleared or to blame before another one may
+        end a worker. It may still be on its way; None where none is, or can be.
+        """
+        phases = {RowPhase.READY, RowPhase.DOWNLOADING} | ({RowPhase.WAITING} if self._has_room else set())
+        suspects = [row for row in map(self._rows.__getitem__, self._suspects) if row.phase in phases]
+        if not suspects:
+            return None
+        return min(suspects, key=lambda row: (-max(row.deaths_alone, len(row.devices_lost)), row.number)).number
 
     def _next_batch(self) -> list[int]:
         """The rows that the worker should get next, all at once; empty where it should wait for others, or is full."""
@@ -298,6 +308,7 @@ class RowBook:
         if row.is_to_blame:
             return True
         row.suspect, row.begun = True, False
+        self._suspects.add(row.number)
         self._again((number,))
         return False
 
@@ -336,6 +347,7 @@ class RowBook:
             self.fruitless_workers += 1
             for row in suspects:
                 row.suspect, row.begun = True, False
+                self._suspects.add(row.number)
             again = (*numbers, *others)
         self._again(again)
         return WorkerEnd(numbers, blamed.number if blamed is not None else None, again)

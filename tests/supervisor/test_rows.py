@@ -278,3 +278,23 @@ def test_rows_of_one_group_that_have_other_shapes_are_painted_all_the_same() -> 
     assert numbers_given(book) == [1, 2, 3]
     book.begun([1, 2, 3], "decode")
     assert (numbers_given(book), book.should_flush) == ([], True)
+
+
+def test_a_suspect_that_was_alone_when_a_worker_ended_goes_before_one_that_was_not_whichever_arrives_first() -> None:
+    """Else each of several poison rows ends one worker, and the attempt stops before the first is found."""
+    book = RowBook([1, 2, 3], Limits(rows=4, batch=3))
+    arrive(book, "aaa")
+    book.begun(numbers_given(book), "paint")
+    book.worker_ended()
+    arrive(book, "aaa")
+    assert numbers_given(book) == [1]
+    book.begun([1], "paint")
+    book.worker_ended()
+    assert [book.next_download() for _ in range(3)] == [1, 2, 3]
+    book.downloaded(2)
+    book.downloaded(3)
+    assert (numbers_given(book), book.should_flush) == ([], True)
+    book.downloaded(1)
+    assert numbers_given(book) == [1]
+    book.begun([1], "paint")
+    assert book.worker_ended().blamed == 1
