@@ -49,7 +49,7 @@ _NEXT: dict[RowPhase, frozenset[RowPhase]] = {
 
 @dataclass(slots=True)
 class Limits:
-    """How much is held at a time. The supervisor sets them anew when the worker has reported its batch size."""
+    """How much is held at a time. The supervisor sets them again when the worker has reported its batch size."""
 
     rows: int
     """Rows whose files are on this machine or on their way to it."""
