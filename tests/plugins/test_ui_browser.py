@@ -139,7 +139,7 @@ def open_tab(page: Page) -> None:
 def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: str, shots: Path) -> None:
     page = window.page
     page.goto(f"{site.url}/")
-    page.get_by_role("link", name="Inpainting").click()
+    page.get_by_role("link", name="Inpainting").first.click()
     runs = inside(page)
     expect(runs.get_by_role("heading", name="Inpainting")).to_be_visible()
     row = runs.get_by_role("row").filter(has=page.get_by_role("link", name="finished-night", exact=True))
