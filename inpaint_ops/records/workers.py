@@ -11,7 +11,7 @@ from inpaint_ops.records.rows import Memory, WorkerInfo
 
 
 class LedgerEntry(Model):
-    """One optimisation: asked for, in force, why, and what was measured."""
+    """One optimisation: requested, in effect, why, and what was measured."""
 
     name: str
     requested: str

@@ -75,7 +75,7 @@ class Workers:
         )
 
     def feed(self) -> None:
-        """Give the worker what it should get next, and have it paint what will get no company."""
+        """Give the worker what it should get next, and have it paint a batch that no further row will fill."""
         session, book = self.session, self.attempt.book
         if session is None or not session.may_paint:
             return
@@ -174,7 +174,7 @@ class Workers:
                     attempt.reporter.fault(event.fault, event.message)
             case Fatal():
                 error = _our_error(event.error)
-                if session.ready is None:  # it has seen no row yet: this is the machine's or the model's trouble
+                if session.ready is None:  # it has seen no row yet: the machine or the model is at fault
                     raise error
                 if isinstance(error, DeviceLostError):
                     session.device_lost = event.error.message
