@@ -44,6 +44,17 @@ _BASES = range(11_000, 19_000, 10)
 _REGION = "us-east-1"
 
 
+def sdk_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
+    """What the AWS SDK reads to find a store on this machine."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_REGION": _REGION,
+        "AWS_DEFAULT_REGION": _REGION,
+    }
+
+
 class ObjectStoreServer:
     """A running store with one bucket; use as a context manager, or `start` and `stop`.
 
@@ -82,13 +93,7 @@ class ObjectStoreServer:
     @property
     def env(self) -> dict[str, str]:
         """What the AWS SDK reads to find this store."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_REGION": _REGION,
-            "AWS_DEFAULT_REGION": _REGION,
-        }
+        return sdk_environment(self.endpoint, self.access_key, self.secret_key)
 
     @property
     def alive(self) -> bool:

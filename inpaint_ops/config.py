@@ -30,7 +30,7 @@ MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
 
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
-"""How the denoising steps are taken; `model`: as the model came (SDXL inpainting: euler)."""
+"""How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
 
 
 class Settings(BaseSettings):

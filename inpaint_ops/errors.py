@@ -253,11 +253,11 @@ class WorkerStalledError(WorkerError):
 
 
 class WorkerProtocolError(WorkerError):
-    """The worker said, or handed over, what it was not asked for: it is not trusted any more and has been killed."""
+    """The worker sent, or left as its output, what it was not asked for: it is no longer trusted and was killed."""
 
 
 class DrainedError(WorkerError):
-    """The process was told to stop (SIGTERM): what was in the worker's hands is finished or handed back."""
+    """The process was asked to stop (SIGTERM): rows in the worker are finished or left to another attempt."""
 
     exit_code = 143
 

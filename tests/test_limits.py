@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,9 +23,10 @@ from inpaint_ops.errors import ImageError, InpaintOpsError, ManifestError, Shard
 from inpaint_ops.images import decode_mask, decode_source
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ManifestLimits, read_manifest
-from inpaint_ops.records import Record, RunSummary
+from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.supervisor import ShardRun
 from tests.support.bench import SCRIPT, Bench
 from tests.support.fault_proxy import Fault, FaultProxy
 
@@ -296,34 +298,26 @@ def test_at_the_time_limit_the_worker_is_dead_and_rows_without_a_record_wait(tmp
     assert (found.verdict, [fault.kind for fault in found.faults]) == ("VALID", ["try_stopped"])
 
 
+class TimeIsUp(Storage):
+    """Storage after whose first record the attempt's time is up, however slow this machine is."""
+
+    work: ShardRun
+
+    def put(self, where: Any, data: Any, **options: Any) -> Any:
+        result = super().put(where, data, **options)
+        if str(where).endswith("/0000001.json"):
+            self.work.settings = Settings(scratch=self.work.settings.scratch, shard_timeout=1e-3)
+        return result
+
+
 def test_at_the_time_limit_what_is_done_stays_done(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "hang", "ok"], transfer_threads=1)
-    run = bench.shard_run()
-    recorded: list[Record] = []
-    store_done = run._recorder.store_done
-
-    def store(*arguments: object, **options: object) -> Record:
-        """The time is up as soon as the first row has its record, however slow this machine is."""
-        recorded.append(store_done(*arguments, **options))  # type: ignore[arg-type]
-        run.settings = Settings(scratch=bench.settings.scratch, shard_timeout=1e-3)
-        return recorded[-1]
-
-    run._recorder = _Recording(run._recorder, store)  # type: ignore[assignment]
+    storage = TimeIsUp(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
+    storage.work = bench.shard_run(storage=storage)
     with pytest.raises(ShardTimeoutError):
-        run.run()
+        storage.work.run()
     assert bench.statuses()[:1] == ["done"]
     assert 2 not in bench.records()
-
-
-class _Recording:
-    """A recorder whose `store_done` is another."""
-
-    def __init__(self, recorder: object, store_done: Callable[..., Record]) -> None:
-        self._recorder = recorder
-        self.store_done = store_done
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._recorder, name)
 
 
 def test_the_shell_stops_at_the_time_limit_and_reports_it(shell: Shell, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from demo.object_store import ObjectStoreServer
+from demo.object_store import ObjectStoreServer, sdk_environment
 from demo.ports import claim_port
 from inpaint_ops.storage import make_s3_client
 
@@ -42,13 +42,7 @@ class Server:
     @property
     def env(self) -> dict[str, str]:
         """What the AWS SDK reads to find it."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_REGION": _REGION,
-            "AWS_DEFAULT_REGION": _REGION,
-        }
+        return sdk_environment(self.endpoint, self.access_key, self.secret_key)
 
     def client(self, *, secret_key: str | None = None, requester_pays: bool = False) -> S3Client:
         """The product's own client of it."""

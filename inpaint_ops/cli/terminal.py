@@ -1,4 +1,4 @@
-"""What the command line prints: one plain line at a time, whatever stands in names that came from elsewhere."""
+"""What the command line prints: one plain line at a time, whatever names from elsewhere hold."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _kernel_log() -> Iterator[str]:
 def health_warnings(before: DeviceHealth | None, after: DeviceHealth | None, seconds: float) -> list[str]:
     """What became of the card between two looks `seconds` apart that whoever uses its images must know.
 
-    Counts that only say what happened to a card long ago (rows remapped, pages retired) are told where they grew.
+    Counts that only say what happened to a card long ago (rows remapped, pages retired) are reported where they grew.
     """
     if after is None:
         gone = "it answered when the worker began, and does not answer the driver any more"

@@ -50,9 +50,9 @@ class Lease:
         """Lease the first free of `candidates`, waiting up to `timeout` seconds for one.
 
         A device that failed under a worker of this host within LOSS_SECONDS comes last; one that did so MAX_LOSSES
-        times is left out, so that a broken card does not eat everybody's tries. `on_wait` is told who holds them when
-        the waiting begins and every 15 s. All processes that share the devices must name the same `folder`; a path is
-        this user's own. `clock` says when devices failed, in epoch seconds. Raises DeviceBusyError that names the
+        times is left out, so that a broken card does not use up every attempt. `on_wait` is called with who holds them
+        when the waiting begins and every 15 s. All processes that share the devices must name the same `folder`; a path
+        is this user's own. `clock` says when devices failed, in epoch seconds. Raises DeviceBusyError that names the
         holders; DeviceLostError where every candidate has failed; ConfigError when the folder cannot be used, or
         another user could read or change what is in it, or there is no candidate.
         """

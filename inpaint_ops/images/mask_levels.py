@@ -1,7 +1,7 @@
 """What the gray levels of a mask mean: which level is black, which is white, and what lies between.
 
 People bring masks that count 0 and 1, class numbers, masks on a ground that is not quite black, and masks that a lossy
-format has been over. The content decides, never the file's name. Every reading but the plain one is told in a sentence.
+format has changed. The content decides, never the file's name. Each reading but the plain one is stated in a sentence.
 """
 
 from __future__ import annotations

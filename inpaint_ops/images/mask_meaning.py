@@ -2,7 +2,7 @@
 
 White is painted and black is kept. Beside such masks people bring strokes drawn in a colour, label colours, strokes on
 a transparent ground, and the photo itself with a transparent hole. What a file means is found out from its content and
-told in a sentence; what could mean two things is refused, with the fields that decide it.
+stated in one sentence; what could mean two things is refused, with the fields that decide it.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def _several_colours(rgb: np.ndarray, bins: np.ndarray) -> str:
 
 
 def _telling(first: np.ndarray, second: np.ndarray) -> str:
-    """The channels by which two colours can be told apart, the best first."""
+    """The channels that distinguish two colours, the best first."""
     apart = np.abs(first - second)
     names = [_COLOURS[index] for index in np.argsort(-apart, kind="stable") if apart[index] > _FAR]
     return " or ".join(names)

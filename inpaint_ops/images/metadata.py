@@ -271,7 +271,7 @@ def _xmp(image: ImageFile.ImageFile) -> bytes | None:
 
 
 def _clean_xmp(xmp: bytes | None) -> tuple[bytes | None, list[str]]:
-    """The packet without what `safe` removes, and what that was; None where it cannot be told."""
+    """The packet without what `safe` removes, and what that was; None where that is not known."""
     if xmp is None:
         return None, []
     body = xmp.rstrip(b"\0 \r\n\t")

@@ -53,7 +53,7 @@ def scratch_folder(root: Path, name: str) -> Iterator[Path]:
 
 def sweep(root: Path) -> None:
     """Remove this user's folders below `root` whose processes died. Raises UnsafePathError."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # told where scratch is made
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # reported when scratch is made
         root = trusted_folder(root, make=False, sticky=True)
         for folder in sorted(root.iterdir()):
             with contextlib.suppress(OSError):  # another sweeps it as well, or it is a file, or another user's
@@ -89,7 +89,7 @@ def remove(folder: Path) -> None:
 
 @contextlib.contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk, or a used-up quota, into ScratchFullError."""
+    """Turn the system's error for a full disk, or a used-up quota, into ScratchFullError."""
     try:
         yield
     except OSError as error:

@@ -12,7 +12,7 @@ _MOST = 20
 
 
 class Notes:
-    """Notes in the order in which they came up, each once."""
+    """Notes in the order in which they were made, each once."""
 
     def __init__(self) -> None:
         self._lines: dict[str, None] = {}

@@ -56,7 +56,7 @@ def read_manifest(
     limits: ManifestLimits | None = None,
     row_limit: int | None = None,
 ) -> ParsedManifest:
-    """Read a manifest's bytes; the format is told by the name's ending, one of `MANIFEST_ENDINGS`.
+    """Read a manifest's bytes; the name's ending decides the format, one of `MANIFEST_ENDINGS`.
 
     `location` is where the manifest lies: relative keys are below its folder. `is_allowed` says of a location whether
     rows may read it. `row_limit` keeps the first rows only. Raises ManifestError when the file as a whole is unusable.

@@ -173,7 +173,7 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class ParsedManifest:
-    """Every row of a manifest, told apart. Ids are unique over both lists."""
+    """Every row of a manifest, accepted or rejected. Ids are unique over both lists."""
 
     accepted: Sequence[AcceptedRow]
     rejected: Sequence[RejectedRow]

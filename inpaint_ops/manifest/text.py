@@ -116,7 +116,7 @@ def _too_long(data: bytes, start: int, end: int) -> TooLong:
 
 
 def _record_end(data: bytes, at: int, ends: re.Pattern[bytes], mark: bytes) -> int | None:
-    """Where the record that starts at `at` ends, its line end included; None if it does not, for want of a quote.
+    """Where the record that starts at `at` ends, its line end included; None if it does not: a quote is missing.
 
     A quote opens a field only at the field's start, and two in a row do not close it: the rules of the module csv.
     """

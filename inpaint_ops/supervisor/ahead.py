@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from inpaint_ops.config import Settings
 from inpaint_ops.images import working_size
 from inpaint_ops.planning import PlannedRow
 from inpaint_ops.supervisor.messages import RowFiles
-from inpaint_ops.supervisor.rows import Limits
+from inpaint_ops.supervisor.rows import Limits, RowBook, RowPhase
 
 BATCH_BEFORE_READY = 8
 """The batch that rows are downloaded for until the worker reports its own: the largest that the planner chooses."""
@@ -59,3 +60,36 @@ def in_order(rows: Iterable[PlannedRow]) -> list[PlannedRow]:
 def _painted_with(row: PlannedRow) -> tuple[int, float, float]:
     parameters = row.parameters
     return parameters.steps, parameters.guidance_scale, parameters.strength
+
+
+@dataclass(slots=True)
+class RowsAhead:
+    """Which rows of a book probably fit one batch, as far as it is known by now, and how many are held for that."""
+
+    book: RowBook
+    settings: Settings
+    native_size: int | None = None
+    """The model's, once a worker has reported it."""
+    _groups: set[Hashable] = field(default_factory=set)
+    """Those that rows have fallen into so far."""
+
+    def downloaded(self, files: RowFiles) -> None:
+        """A row's files are here. More rows are held where they fall into more groups, so that one of these has a
+        whole batch.
+        """
+        group = group_of(files, self.native_size)
+        width, height = files.size or (0, 0)
+        self.book.downloaded(files.row.row, size=files.bytes, pixels=width * height, group=group)
+        if group not in self._groups:
+            self._groups.add(group)
+            self.book.limits = limits(self.settings, batch=self.book.limits.batch, groups=len(self._groups))
+
+    def worker_ready(self, files: Mapping[int, RowFiles], *, native_size: int, batch: int) -> None:
+        """A worker has reported its model's native size and how many rows it paints together: group the rows anew."""
+        self.native_size = native_size
+        self._groups.clear()
+        for number in self.book.in_phase(RowPhase.READY):
+            group = group_of(files[number], native_size)
+            self.book.set_group(number, group)
+            self._groups.add(group)
+        self.book.limits = limits(self.settings, batch=batch, groups=len(self._groups))

@@ -40,7 +40,7 @@ _NOT_A_FILE = {
     errno.EACCES: "it cannot be read",
     errno.EPERM: "it cannot be read",
 }
-"""What a worker can do to its output, by what the system then says; anything else is this machine's own trouble."""
+"""What a worker can do to its output, by what the system then says; anything else is a fault of this machine."""
 
 
 @dataclass(frozen=True, slots=True)

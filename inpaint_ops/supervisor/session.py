@@ -78,7 +78,7 @@ class WorkerSession:
 
     def heed(self, event: Event, rows: Mapping[int, BookedRow]) -> bool:
         """Whether an event may be acted on: a sign of life then. The worker that sent one out of turn, or of a row that
-        is not among the `rows` in it, is killed, and nothing that it said afterwards counts.
+        is not among the `rows` in it, is killed, and nothing that it sends afterwards counts.
         """
         if self.is_distrusted:
             return False

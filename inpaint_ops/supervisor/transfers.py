@@ -18,7 +18,7 @@ from inpaint_ops.errors import (
     ScratchFullError,
     StorageUnavailableError,
 )
-from inpaint_ops.machine.scratch import patiently, room_for
+from inpaint_ops.machine.scratch import patiently, remove, room_for
 from inpaint_ops.records import Record
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.confinement import Identity
@@ -70,9 +70,9 @@ class Transfers:
         """Bring a row's image and mask into its folder; a Downloaded tells how it went."""
         self._downloads.submit(self._download, files)
 
-    def record(self, number: int, write: Callable[[], Record]) -> None:
-        """Write a row's end; a Recorded tells how it went."""
-        self._uploads.submit(self._record, number, write)
+    def record(self, files: RowFiles, write: Callable[[], Record]) -> None:
+        """Write a row's end, and remove its files once that is stored; a Recorded tells how it went."""
+        self._uploads.submit(self._record, files, write)
 
     def publish(self, snapshot: Callable[[], None]) -> None:
         """Call `snapshot` in an upload thread; left out while the one before is still on its way."""
@@ -123,9 +123,11 @@ class Transfers:
             limit = " (INPAINT_MAX_IMAGE_BYTES)" if isinstance(failure, ObjectTooLargeError) else ""
             raise type(failure)(f"{name}: {failure}{limit}") from failure
 
-    def _record(self, number: int, write: Callable[[], Record]) -> None:
+    def _record(self, files: RowFiles, write: Callable[[], Record]) -> None:
+        number = files.row.row
         try:
             message = Recorded(number, self.patiently(write).status)
+            remove(files.folder)  # before the row gives up its place to another one
         except BaseException as failure:  # it must reach the main thread, whatever it is
             message = Recorded(number, "failed", failure)
         self.tell(message)

@@ -157,7 +157,7 @@ class WorkerProcess:
     def send(self, message: Model) -> None:
         """Send a command, without waiting for the worker to read it: one that does not read is found by its silence.
 
-        A worker that is gone is not an error here: its exit is told by `on_exit`.
+        A worker that is gone is not an error here: `on_exit` reports its exit.
         """
         self._commands.put(dump(message).encode())
 
@@ -166,18 +166,18 @@ class WorkerProcess:
         if not self.fault:
             self.fault = one_line(why)
             log.error("worker %d is killed: %s", self.pid, self.fault)
-        self._end_now()
+        self.kill_now()
 
-    def _end_now(self) -> None:
+    def kill_now(self) -> None:
+        """End the worker and every process that it started, without waiting: `on_exit` follows. Safe in any thread."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End the worker and every process that it started, now, and wait until it is gone."""
         self._gone.set()
-        self._end_now()
+        self.kill_now()
         self.process.wait()
-        self._commands.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
 
@@ -199,7 +199,7 @@ class WorkerProcess:
         return self.process.poll() is not None
 
     def _send_commands(self) -> None:
-        """Write commands until the worker is gone or `kill` says that there are no more; then close the pipe."""
+        """Write commands until the worker is gone; then close the pipe."""
         assert self.process.stdin is not None
         with self.process.stdin as pipe, contextlib.suppress(BrokenPipeError):
             while (command := self._commands.get()) is not None:
@@ -248,5 +248,6 @@ class WorkerProcess:
             except LineTooLongError:
                 self.distrust(f"it sent more than {MAX_EVENT_BYTES:,} bytes without an end of line")
         code = self.process.wait()
+        self._commands.put(None)
         printed.join(timeout=5)
         on_exit(code)

@@ -241,9 +241,9 @@ def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pyt
         ImageError, match=r"the image \(heif\) is of a format that is not read here.*inpaint-ops\[formats\]"
     ):
         decode(b"\0\0\0\x18ftypheic" + bytes(100))
-    said = {(check.state, check.detail) for check in doctor._formats()}
-    assert any(state == "ok" and "avif" in detail and "heif" not in detail for state, detail in said)
-    assert any(state == "warning" and "heif" in detail for state, detail in said)
+    checks = {(check.state, check.detail) for check in doctor._formats()}
+    assert any(state == "ok" and "avif" in detail and "heif" not in detail for state, detail in checks)
+    assert any(state == "warning" and "heif" in detail for state, detail in checks)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def test_a_profile_wins_over_an_srgb_chunk() -> None:
 def test_the_resolution_is_kept_or_its_loss_said(read: str, format: Format) -> None:
     source = decode(file_of(PIXELS, read, dpi=(300, 150)))
     image = again(source, format)
-    said = [sentence for sentence in output_conversions(source, format) if "resolution (300 dpi)" in sentence]
-    assert len(said) == (format == "webp")
+    sentences = [sentence for sentence in output_conversions(source, format) if "resolution (300 dpi)" in sentence]
+    assert len(sentences) == (format == "webp")
     if format != "webp":
         assert tuple(round(float(value)) for value in image.info["dpi"]) == (300, 150)
 

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-import struct
-import subprocess
-import sys
-import tracemalloc
-from datetime import UTC, datetime
-from decimal import Decimal
-from pathlib import Path
 from typing import Any, get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -23,37 +13,15 @@ from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestErro
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import (
     ManifestLimits,
-    ParsedManifest,
     Row,
-    formats,
     is_valid_id,
-    naming,
-    problems,
-    read_manifest,
-    reading,
     to_jsonl,
 )
-from tests.fuzz.targets import CORPUS
-
-GOOD = {"image": "photos/a.png", "mask": "masks/a.png", "prompt": "a cup"}
+from tests.support.manifests import GOOD, only_rejection, parquet, read
 
 
 def nested(depth: int) -> Any:
     return json.loads("[" * depth + "]" * depth)
-
-
-def read(data: bytes | list[Any], name: str = "m.jsonl", **options: Any) -> ParsedManifest:
-    if isinstance(data, list):
-        data = "".join(json.dumps(row) + "\n" for row in data).encode()
-    return read_manifest(
-        data, location=parse(f"s3://bucket/inbox/{name}"), is_allowed=lambda place: place.bucket == "bucket", **options
-    )
-
-
-def only_rejection(parsed: ParsedManifest) -> str:
-    assert len(parsed.accepted) == 1, "the good row goes on"
-    assert len(parsed.rejected) == 1
-    return parsed.rejected[0].error.message
 
 
 @pytest.mark.parametrize(
@@ -175,77 +143,6 @@ def test_an_empty_manifest_is_one_clear_error(data: bytes) -> None:
         read(data)
 
 
-@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
-@pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\t\n"])
-def test_a_million_blank_lines_are_one_clear_error(name: str, blank: bytes) -> None:
-    header = b"image,mask,prompt\n" if name == "m.csv" else b""
-    with pytest.raises(ManifestError, match="has no rows"):
-        read(header + blank * 1_000_000, name)
-
-
-@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
-def test_blank_lines_are_neither_kept_nor_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    monkeypatch.setattr(reading, "_validate", _counted(reading._validate, seen))
-    row = b"a.png,m.png,x\n" if name == "m.csv" else json.dumps(GOOD).encode() + b"\n"
-    header = b"image,mask,prompt\n" if name == "m.csv" else b""
-    blank = b"\n" * 50_000
-    tracemalloc.start()
-    parsed = read(header + blank + row + blank + row, name, limits=ManifestLimits(max_rows=2))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    first = 50_001 + (name == "m.csv")
-    assert [row.row for row in parsed.accepted] == seen == [first, first + 50_001]
-    assert peak < 2 * 2**20, "the file's text, and nothing for each line"
-
-
-def _counted(function: Any, seen: list[int]) -> Any:
-    def counted(number: int, *arguments: Any, **options: Any) -> Any:
-        seen.append(number)
-        return function(number, *arguments, **options)
-
-    return counted
-
-
-class _Counting(str):
-    """A field's name that counts how often it is compared or hashed."""
-
-    work = 0
-
-    def __hash__(self) -> int:
-        _Counting.work += 1
-        return super().__hash__()
-
-    def __eq__(self, other: object) -> bool:
-        _Counting.work += 1
-        return super().__eq__(other)
-
-
-def test_a_field_given_twice_among_many_is_found_in_linear_work() -> None:
-    pairs = [(_Counting(at), at) for at in range(2000)] + [(_Counting(1999), 0)]
-    _Counting.work = 0
-    with pytest.raises(problems.BadRowError, match="1999: the field is given twice"):
-        formats._no_duplicates(pairs)
-    assert _Counting.work < 20 * len(pairs)
-
-
-def test_a_row_of_many_unknown_fields_explains_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    explained: list[int] = []
-    monkeypatch.setattr(reading, "_explain_one", lambda *_: explained.append(1) or "wrong")
-    message = only_rejection(read([GOOD, {f"k{at}": 0 for at in range(5000)}]))
-    assert "and 5000 more" in message  # 5000 unknown and 3 missing ones, three of which are explained
-    assert len(explained) == 3
-
-
-def test_many_rows_of_one_stem_are_named_in_linear_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[str] = []
-    digest = naming._digest
-    monkeypatch.setattr(naming, "_digest", lambda name: (looked.append(name), digest(name))[1])
-    parsed = read([GOOD] * 2000)
-    assert {row.id for row in parsed.accepted} == {"a", *(f"a-{at}" for at in range(2, 2001))}
-    assert 2000 <= len(looked) < 3 * 2000
-
-
 @pytest.mark.parametrize(
     "stem", ["𠀀" * 50, "é" * 60, "ᄀ-€ᅡ", "CON", "con.a", "..", "€", "a" * 300, "<img src=x>", "e\u0301\u202e"]
 )
@@ -269,8 +166,8 @@ NUMERIC = [
 def test_no_number_is_nan_or_infinite(field: str, value: str, name: str) -> None:
     """NaN in a CSV is what pandas writes for what is not given."""
     if name == "m.jsonl":
-        said = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(value, value)
-        data = json.dumps(GOOD).encode()[:-1] + f', "{field}": {said}}}'.encode()
+        spelling = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(value, value)
+        data = json.dumps(GOOD).encode()[:-1] + f', "{field}": {spelling}}}'.encode()
     else:
         data = f"image,mask,prompt,{field}\na.png,m.png,x,{value}\n".encode()
     parsed = read(data, name)
@@ -368,89 +265,6 @@ def test_a_bad_cell_rejects_its_row_alone(column: str, cell: str, words: str) ->
     assert words in only_rejection(parsed)
 
 
-def test_parquet_carries_the_same_columns_and_null_means_absent() -> None:
-    data = parquet([{**GOOD, "seed": 3, "steps": None}, {**GOOD, "seed": None, "steps": 5}])
-    parsed = read(data, "m.parquet")
-    assert [(row.row, row.id, row.seed, row.steps) for row in parsed.accepted] == [
-        (1, "a", 3, None),
-        (2, "a-2", None, 5),
-    ]
-
-
-def parquet(rows: list[dict[str, Any]] | pa.Table, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows), buffer, **options)
-    return buffer.getvalue()
-
-
-def column(values: list[Any], kind: pa.DataType) -> bytes:
-    """Two rows; only the second has anything in the column `extra`."""
-    table = pa.Table.from_pylist([GOOD, GOOD]).append_column("extra", pa.array(values, kind))
-    return parquet(table)
-
-
-def test_parquet_text_that_is_not_utf8_rejects_its_row_alone() -> None:
-    letters = pa.py_buffer(b"ok\xff!")
-    offsets = pa.py_buffer(struct.pack("<iii", 0, 2, 4))
-    table = pa.Table.from_pylist([GOOD, GOOD]).set_column(
-        2, "prompt", pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters])
-    )
-    parsed = read(parquet(table), "m.parquet")
-    assert parsed.accepted[0].prompt == "ok"
-    assert only_rejection(parsed) == "row 2: prompt: not UTF-8"
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (column([None, {"t": 2**62}], pa.struct({"t": pa.timestamp("us")})), "extra: cannot be read"),
-        (column([None, {"b": b"\xff"}], pa.struct({"b": pa.binary()})), "extra: not UTF-8"),
-        (column([None, {"f": float("nan")}], pa.struct({"f": pa.float64()})), "extra: holds NaN, infinity or bytes"),
-        (column([None, [("k", 1)]], pa.map_(pa.string(), pa.int32())), "extra: Input should be a valid dictionary"),
-        (parquet([GOOD, {**GOOD, "prompt": "x" * 2**21}]), "longer than 1048576 bytes"),
-        (parquet([GOOD | {"id": None}, GOOD | {"id": b"a"}]), "id: cannot be read (a bytes, where text or a number"),
-    ],
-)
-def test_a_bad_value_in_parquet_rejects_its_row_alone(data: bytes, words: str) -> None:
-    assert words in only_rejection(read(data, "m.parquet"))
-
-
-def test_times_and_decimals_in_extra_become_text_once() -> None:
-    moment = datetime(2026, 1, 2, tzinfo=UTC)
-    parsed = read(parquet([{**GOOD, "extra": {"t": moment, "d": Decimal("1.50")}}]), "m.parquet")
-    assert parsed.accepted[0].extra == {"t": "2026-01-02T00:00:00Z", "d": "1.50"}
-
-
-def test_two_parquet_columns_of_one_name_are_one_clear_error() -> None:
-    table = pa.Table.from_arrays([pa.array(["a"])] * 4, ["image", "mask", "prompt", "image"])
-    with pytest.raises(ManifestError, match=r"two columns have one name: \['image'\]"):
-        read(parquet(table), "m.parquet")
-
-
-def test_a_parquet_bomb_is_refused() -> None:
-    bomb = parquet([{**GOOD, "prompt": "x" * 2**24}], compression="zstd")
-    assert len(bomb) < 10_000
-    with pytest.raises(ManifestError, match=r"unpacks to more than 1048576 bytes \(INPAINT_MAX_MANIFEST_BYTES\)"):
-        read(bomb, "m.parquet", limits=ManifestLimits(max_bytes=2**20))
-
-
-def test_one_text_said_again_and_again_is_unpacked_in_pieces_and_refused() -> None:
-    rows = 100_000
-    said = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), ["x" * 2**19])
-    names = ["image", "mask", "prompt"]
-    table = pa.Table.from_arrays([pa.array(["a.png"] * rows), pa.array(["m.png"] * rows), said], names)
-    bomb = parquet(table, store_schema=False)  # else it stays a dictionary when it is read
-    assert len(bomb) < 100_000
-    with pytest.raises(ManifestError, match="unpacks to more than"):
-        read(bomb, "m.parquet", limits=ManifestLimits(max_bytes=2**25))
-
-
-@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1"])
-def test_a_damaged_parquet_is_one_clear_error(data: bytes) -> None:
-    with pytest.raises(ManifestError, match="not a readable Parquet file"):
-        read(data, "m.parquet")
-
-
 def test_another_ending_and_too_much_are_refused() -> None:
     with pytest.raises(ManifestError, match="not a manifest format"):
         read([GOOD], "m.json")
@@ -544,43 +358,3 @@ def test_no_relative_key_leaves_its_prefix(key: str) -> None:
     else:
         assert prefix.contains(joined)
         assert ".." not in joined.key.split("/")
-
-
-def test_a_parquet_that_ends_its_reader_is_one_clear_error() -> None:
-    data = (CORPUS / "parquet" / "found-metadata-that-ends-the-process-2").read_bytes()
-    with pytest.raises(ManifestError, match=r"^m\.parquet: its reader was ended by SIGABRT; its last output: "):
-        read(data, "m.parquet")
-
-
-def test_a_reader_that_is_killed_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ManifestError, match=r"m\.parquet: its reader ended with exit code 1"):
-        read(parquet([GOOD]), "m.parquet")
-    aborts = tmp_path / "aborts"
-    aborts.write_text("#!/bin/sh\necho terminate called >&2\nkill -ABRT $$\n")
-    aborts.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(aborts))
-    with pytest.raises(
-        ManifestError, match=r"m\.parquet: its reader was ended by SIGABRT; its last output: terminate called"
-    ):
-        read(parquet([GOOD]), "m.parquet")
-
-
-def test_the_reader_of_parquet_has_no_credentials_and_limited_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    hungry = "from inpaint_ops.manifest.parquet import limit; limit(2**20); bytearray(2**31)"
-    done = subprocess.run([sys.executable, "-c", hungry], capture_output=True, text=True)
-    assert "MemoryError" in done.stderr
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
-    seen: list[dict[str, str]] = []
-    system = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: seen.append(o["env"]) or system(*a, **o))
-    assert read(parquet([GOOD]), "m.parquet").rows == 1
-    assert len(seen) == 1 and "canary" not in seen[0].values()
-
-
-def test_enough_rows_end_the_reader_of_parquet(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    system = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **o: started.append(system(*a, **o)) or started[-1])
-    assert read(parquet([GOOD] * 50_000), "m.parquet", row_limit=2).rows == 2
-    assert started[0].poll() is not None

@@ -110,8 +110,8 @@ def test_one_table_is_the_same_rows_in_every_format(rows: list[dict[str, Any]], 
         "m.xlsx": workbook(digits),
     }.items():
         found = read(data, name)
-        said = [row.model_copy(update={"row": 1}) for row in found.accepted]
-        assert said == [row.model_copy(update={"row": 1}) for row in plain.accepted], name
+        stated = [row.model_copy(update={"row": 1}) for row in found.accepted]
+        assert stated == [row.model_copy(update={"row": 1}) for row in plain.accepted], name
         assert len(found.rejected) == len(plain.rejected), name
     assert lines
 
@@ -137,19 +137,19 @@ def test_one_table_is_the_same_rows_in_every_format(rows: list[dict[str, Any]], 
     ],
 )
 def test_a_value_is_read_by_what_it_says_in_every_format(field: str, spellings: list[Any], value: Any) -> None:
-    for said in spellings:
-        row = {**GOOD, field: said}
+    for stated in spellings:
+        row = {**GOOD, field: stated}
         files = {"m.parquet": parquet([row]), "m.csv": as_csv([row])}
         if field == "extra":
             files["m.csv"] = as_csv([{**row, "extra": json.dumps({"a": 1})}])
-        if not isinstance(said, Decimal) and said == said:
+        if not isinstance(stated, Decimal) and stated == stated:
             files["m.jsonl"] = jsonl([row])
         for name, data in files.items():
             parsed = read(data, name)
-            assert not parsed.rejected, (said, name, parsed.rejected[0].error.message)
+            assert not parsed.rejected, (stated, name, parsed.rejected[0].error.message)
             wanted = "a" if field == "id" and value is None else value
-            assert getattr(parsed.accepted[0], field) == wanted, (said, name)
-            assert type(getattr(parsed.accepted[0], field)) is type(wanted), (said, name)
+            assert getattr(parsed.accepted[0], field) == wanted, (stated, name)
+            assert type(getattr(parsed.accepted[0], field)) is type(wanted), (stated, name)
 
 
 def test_a_whole_id_with_decimals_is_said_to_be_read_as_its_digits() -> None:
@@ -199,10 +199,10 @@ def test_what_is_read_in_another_way_or_left_out_is_said(data: bytes, name: str,
 
 
 def test_columns_that_pandas_calls_its_index_are_left_out_but_for_those_of_a_row() -> None:
-    said = {b"pandas": json.dumps({"index_columns": ["level", "id", {"kind": "range"}]}).encode()}
+    stated = {b"pandas": json.dumps({"index_columns": ["level", "id", {"kind": "range"}]}).encode()}
     table = pa.table({**{key: [value] for key, value in GOOD.items()}, "id": ["x"], "level": [3]})
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(said), sink)
+    pq.write_table(table.replace_schema_metadata(stated), sink)
     parsed = read(sink.getvalue(), "m.parquet")
     assert [row.id for row in parsed.accepted] == ["x"]
     assert parsed.notes == ("column 'level' is left out: it is an index that pandas wrote (index=False omits it)",)

@@ -65,7 +65,7 @@ def test_a_try_with_nothing_left_to_do_removes_what_a_killed_one_left(tmp_path: 
 
 
 def drained(bench: Bench, work: ShardRun, when: Callable[[], bool]) -> str:
-    """Run it, have it drained as soon as `when` holds, and return what it says."""
+    """Run it, have it drained as soon as `when` holds, and return its error's message."""
 
     def watch() -> None:
         wait_until(when)
@@ -82,13 +82,13 @@ def drained(bench: Bench, work: ShardRun, when: Callable[[], bool]) -> str:
     return str(caught.value)
 
 
-def test_a_drained_shard_ends_what_is_in_the_workers_hands_and_hands_the_rest_back(tmp_path: Path) -> None:
+def test_a_drained_shard_finishes_the_rows_in_its_worker_and_leaves_the_others(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["slow"] + ["ok"] * 9)
-    said = drained(bench, bench.shard_run(batch=2), lambda: bool(bench.painting()))
+    message = drained(bench, bench.shard_run(batch=2), lambda: bool(bench.painting()))
     ended = bench.records()
     assert ended and all(record.status == "done" for record in ended.values())
     assert set(bench.painted()) == set(ended), "what was painted is recorded"
-    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are left" in said
+    assert 0 < len(ended) < 10 and f"{10 - len(ended)} rows are left" in message
     assert bench.shard_run().run().skipped == len(ended)
     assert sorted(bench.painted()) == list(range(1, 11)), "no row was painted twice"
 
@@ -171,21 +171,21 @@ def test_a_model_that_cannot_be_loaded_is_one_permanent_error(tmp_path: Path) ->
     assert bench.records() == {}
 
 
-def test_a_worker_is_told_every_text_of_its_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(name: str, limit: int) -> list[Any]:
+def test_a_worker_gets_every_text_of_its_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def announced(name: str, limit: int) -> list[Any]:
         (tmp_path / name).mkdir()
         bench = Bench(tmp_path / name, ["a boat", "a house", "SIGKILL", "a boat", "a cup"])
         monkeypatch.setattr(commands, "MAX_PROMPTS", limit)
         bench.shard_run().run()
         return [note["prompts"] for note in bench.notes() if "prompts" in note]
 
-    first, *later = told("few", 4)
+    first, *later = announced("few", 4)
     assert first == ["a boat", "a house", "SIGKILL", "a cup"]
     assert later, "the poisoned row has ended two workers"
     assert all("SIGKILL" in texts or set(texts) < set(first) for texts in later), (
         "and those that take over what is left"
     )
-    assert told("many", 2)[0] is None, "too many to keep: the worker keeps its encoders"
+    assert announced("many", 2)[0] is None, "too many to keep: the worker keeps its encoders"
 
 
 def test_a_missing_object_fails_its_row_alone(tmp_path: Path) -> None:
@@ -215,11 +215,11 @@ class ReadOnly(Storage):
         return super().put(where, data, **options)
 
 
-def test_what_a_drained_shard_could_not_store_is_handed_back_and_not_tried_again(tmp_path: Path) -> None:
+def test_what_a_drained_shard_could_not_store_is_left_and_not_tried_again(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["slow"], patience=60)
     storage = ReadOnly(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
-    said = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
-    assert "1 rows are left" in said
+    message = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
+    assert "1 rows are left" in message
     assert bench.records() == {}
 
 
@@ -258,37 +258,37 @@ def test_the_worker_sees_no_credentials(tmp_path: Path, monkeypatch: pytest.Monk
     assert "PATH" in environment
 
 
-def test_progress_is_told_while_it_goes(tmp_path: Path) -> None:
-    told: list[Progress] = []
+def test_progress_is_reported_while_rows_are_painted(tmp_path: Path) -> None:
+    reported: list[Progress] = []
     bench = Bench(tmp_path, ["ok"] * 6, progress_interval=0.05)
-    bench.shard_run(on_progress=told.append).run()
-    assert told[-1].done == 6
-    assert "6/6 rows" in str(told[-1])
-    assert "images/s" in str(told[-1])
+    bench.shard_run(on_progress=reported.append).run()
+    assert reported[-1].done == 6
+    assert "6/6 rows" in str(reported[-1])
+    assert "images/s" in str(reported[-1])
 
 
-def word(bench: Bench) -> ShardProgress:
+def snapshot(bench: Bench) -> ShardProgress:
     return ShardProgress.model_validate_json(bench.workspace.storage.get(bench.layout.shard_progress("00000")))
 
 
-def test_how_far_a_shard_is_lies_in_the_store_while_it_goes_and_after(tmp_path: Path) -> None:
+def test_how_far_a_shard_is_is_in_the_store_while_it_runs_and_after(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=STALL)
     seen: list[ShardProgress] = []
-    bench.shard_run(on_progress=lambda _: seen.append(word(bench))).run()
-    assert any(said.phase == "painting" for said in seen)
-    assert max(said.worker_silent or 0 for said in seen) > 1, "a worker that hangs is told of while it hangs"
-    assert [said.done for said in seen] == sorted(said.done for said in seen)
-    last = word(bench)
+    bench.shard_run(on_progress=lambda _: seen.append(snapshot(bench))).run()
+    assert any(one.phase == "painting" for one in seen)
+    assert max(one.worker_silent or 0 for one in seen) > 1, "a worker that hangs shows while it hangs"
+    assert [one.done for one in seen] == sorted(one.done for one in seen)
+    last = snapshot(bench)
     assert (last.phase, last.rows, last.done, last.failed) == ("finished", 3, 1, 2)
     assert last.updated_at >= seen[-1].updated_at
 
 
-def test_a_shard_that_gives_up_says_that_it_stopped(tmp_path: Path) -> None:
+def test_a_shard_that_gives_up_reports_that_it_stopped(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok"])
     flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
     with pytest.raises(ShardIncompleteError):
         bench.shard_run(storage=flaky).run()
-    assert (word(bench).phase, word(bench).done) == ("stopped", 1)
+    assert (snapshot(bench).phase, snapshot(bench).done) == ("stopped", 1)
 
 
 def test_a_manifest_row_never_fills_the_scratch_folder_beyond_its_window(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import urlsplit
+
+from tests.support.local_server import Handler, LocalServer
 
 
 class Fault(Enum):
@@ -70,7 +70,7 @@ class Exchange:
 
 
 @dataclass
-class FaultProxy:
+class FaultProxy(LocalServer):
     """A context manager; `url` is where clients go, `on` scripts a fault, `requests` is what came (method, path).
 
     `down` ends every connection without an answer, `latency` (seconds) delays every request, and a request signed with
@@ -89,14 +89,7 @@ class FaultProxy:
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self.closing = threading.Event()
-        handler = type("Handler", (_Handler,), {"proxy": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        LocalServer.__init__(self, type("Handler", (_Handler,), {"proxy": self}))
 
     def on(
         self,
@@ -151,33 +144,17 @@ class FaultProxy:
         with self._lock:
             self.connections += 1
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__exit__(*exception)
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that is killed breaks its connections: no news here."""
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     proxy: FaultProxy
-    protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
         super().setup()
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.proxy.opened()
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def _serve(self) -> None:
         rule = self.proxy.fault_for(self.command, self.path)

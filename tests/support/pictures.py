@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from inpaint_ops.images import Source, decode_mask, decode_source
+
 MAX_PIXELS = 4_000_000
 
 Array = np.ndarray[Any, Any]
@@ -193,3 +195,29 @@ def tiff(
         directory += struct.pack(byteorder + "HHI", tag, kind, len(values)) + raw.ljust(4, b"\0")
     mark = b"II" if byteorder == "<" else b"MM"
     return mark + struct.pack(byteorder + "HI", 42, 8 + len(body)) + bytes(body + directory) + b"\0\0\0\0"
+
+
+H, W = 23, 37
+"""The size of most pictures of the tests that read and write files."""
+
+
+def decode(data: bytes) -> Source:
+    return decode_source(data, max_pixels=MAX_PIXELS)
+
+
+def weights(data: bytes, size: tuple[int, int] = (W, H), **options: object) -> np.ndarray:
+    return decode_mask(data, size=size, max_pixels=MAX_PIXELS, **options)  # type: ignore[arg-type]
+
+
+def palette_file(transparent: bool) -> tuple[bytes, np.ndarray]:
+    """A palette PNG, and the RGB or RGBA pixels that it means."""
+    colours = noise(1, 16, 3, seed=3)[0]
+    index = noise(H, W, 1) % 16
+    image = Image.fromarray(index).convert("P")
+    image.putdata(index.ravel().tolist())
+    image.putpalette(colours.tobytes())
+    alphas = np.full(16, 255, np.uint8)
+    if not transparent:
+        return file_of(image), colours[index]
+    alphas[:4] = [0, 10, 128, 200]
+    return file_of(image, transparency=bytes(alphas)), np.dstack((colours[index], alphas[index]))

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import boto3
 
+from demo.object_store import sdk_environment
 from inpaint_ops.storage import Storage, make_s3_client
+from tests.support.local_server import Handler, LocalServer
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -60,7 +61,7 @@ def md5_etag(data: bytes) -> str:
 
 
 @dataclass
-class ScriptedStore:
+class ScriptedStore(LocalServer):
     """A context manager; `objects` by key (of any bucket), `headers` of each, `script` answers before the rules do."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -72,25 +73,12 @@ class ScriptedStore:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        handler = type("Handler", (_Handler,), {"store": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        LocalServer.__init__(self, type("Handler", (_Handler,), {"store": self}))
 
     @property
     def env(self) -> dict[str, str]:
         """What the AWS SDK reads to find this store."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": "scripted",
-            "AWS_SECRET_ACCESS_KEY": "scripted",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        return sdk_environment(self.url, "scripted", "scripted")
 
     def client(self, **options: object) -> S3Client:
         """The product's client of this store, which tries once; without options always the same one."""
@@ -154,28 +142,9 @@ class ScriptedStore:
         )
         return Reply(200, body.encode(), {"Content-Type": "application/xml"})
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that stops reading breaks its connection: no news here."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    disable_nagle_algorithm = True
+class _Handler(Handler):
     store: ScriptedStore
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def _serve(self) -> None:
         path = urlsplit(self.path)

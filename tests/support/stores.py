@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 BUCKET = "inpaint"
 
 
+def names(storage: Storage, prefix: Location) -> set[str]:
+    """The keys below `prefix`, without it."""
+    return {info.location.key.removeprefix(prefix.key) for info in storage.list(prefix)}
+
+
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
     """A real S3 server, with one bucket; started once, when the first test asks."""

@@ -307,8 +307,8 @@ def test_a_record_that_lands_after_the_look_and_does_not_count_is_replaced(tmp_p
     """A forged record is put under a row's key after the try has listed what is there."""
     run = Bench(tmp_path, ["ok"])
     shard = run.shard_run()
-    look = shard._recorder.recorded_rows
+    look = shard._attempt.recorder.recorded_rows
     assert look() == set()
     run.workspace.storage.put(run.layout.record("00000", 1), b"{}")
-    shard._recorder._commit(Record.model_validate_json(record(1, status="failed").model_dump_json()))
+    shard._attempt.recorder._commit(Record.model_validate_json(record(1, status="failed").model_dump_json()))
     assert Record.model_validate_json(run.workspace.storage.get(run.layout.record("00000", 1))).status == "failed"

@@ -1,0 +1,52 @@
+"""The base of all data that crosses a boundary, and bounds of its numbers: foreign data stays finite when it is summed.
+
+Units everywhere: seconds, bytes, pixels. Times of day are UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _plausible(moment: datetime) -> datetime:
+    """A time of day that calendars, tables and sums can hold."""
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("a time is from 1970 to 2200")
+    return moment
+
+
+# What is read back may have been written by anybody: bounds keep sums finite, and numbers within a table's columns.
+Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
+"""A time of day with its offset from UTC."""
+
+LONGEST_SECONDS = 1e9
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+"""One measured duration: up to 30 years."""
+
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+"""A sum of durations, or a rate."""
+
+Expected = Annotated[float, Field(ge=0, le=1e30)]
+"""A forecast: made of amounts that others have left in the store."""
+
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+
+
+class Model(BaseModel):
+    """The base of all data that crosses a boundary: frozen, forbids unknown keys, rejects NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

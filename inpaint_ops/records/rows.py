@@ -1,0 +1,177 @@
+"""How one row ended: its record, and the parts that its worker's events share with it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from inpaint_ops.errors import InpaintOpsError, one_line
+from inpaint_ops.records.base import Bytes, Count, Model, Moment, Number, Seconds
+
+Status = Literal["done", "failed", "rejected"]
+
+Stage = Literal["validate", "download", "decode", "encode_prompt", "denoise", "encode", "upload", "worker", "device"]
+
+STAGES: tuple[str, ...] = (
+    "download", "decode", "encode_prompt", "vae_encode", "denoise", "vae_decode", "composite", "encode", "upload",
+)  # fmt: skip
+"""The stages of a row, in the order in which it passes them."""
+
+BATCH_STAGES = frozenset({"encode_prompt", "vae_encode", "denoise", "vae_decode"})
+"""Stages that a whole batch shares: each of its rows carries the batch's full duration, never a share of it."""
+
+
+class ErrorInfo(Model):
+    """Why a row has no image."""
+
+    type: str = Field(description="The error's class.")
+    stage: Stage = Field(description="Where it happened.")
+    message: str = Field(description="One line: what is wrong and what to do.")
+    permanent: bool = Field(description="Whether trying again would end the same way.")
+    field: str | None = Field(default=None, description="The manifest field at fault, for a rejected row.")
+
+    @classmethod
+    def of(cls, error: BaseException, stage: Stage, *, field: str | None = None) -> ErrorInfo:
+        """Describe `error`. Of errors that are not ours, those of the system (a full disk, no memory) count as
+        transient; the rest as permanent, since a retry would repeat a bug.
+        """
+        permanent = (
+            error.permanent if isinstance(error, InpaintOpsError) else not isinstance(error, OSError | MemoryError)
+        )
+        message = one_line(" ".join(str(error).split()) or type(error).__name__)
+        return cls(type=type(error).__name__, stage=stage, message=message, permanent=permanent, field=field)
+
+
+class Output(Model):
+    """The image that a row produced."""
+
+    uri: str
+    sha256: str
+    bytes: Bytes
+    width: Count
+    height: Count
+    format: str
+
+
+class Batch(Model):
+    """The batch that a row was painted in."""
+
+    id: str
+    size: int = Field(ge=1, le=2**31 - 1)
+
+
+class Timings(Model):
+    """Seconds by stage; None where the row did not get that far. Batch stages carry the batch's duration."""
+
+    download: Seconds | None = None
+    decode: Seconds | None = None
+    encode_prompt: Seconds | None = None
+    vae_encode: Seconds | None = None
+    denoise: Seconds | None = None
+    vae_decode: Seconds | None = None
+    composite: Seconds | None = None
+    encode: Seconds | None = None
+    upload: Seconds | None = None
+
+
+class Memory(Model):
+    """Peak device memory while the row's batch was painted, in bytes; on a CPU the process's peak resident size."""
+
+    peak_allocated: Bytes
+    peak_reserved: Bytes
+
+
+class WorkerInfo(Model):
+    """The process that painted the row."""
+
+    pid: Count
+    host: str
+    device: str
+    started_at: Moment
+
+
+Levels = Annotated[float, Field(ge=0, le=255)]
+"""A difference of pixels, in 8-bit levels."""
+
+
+class Measured(Model):
+    """What a worker measures of every row: part of its event and of the row's record."""
+
+    change: Levels | None = Field(
+        default=None, description="How much the masked part changed, as it is seen, in 8-bit levels (0 to 255)."
+    )
+    timings: Timings = Timings()
+
+
+class Painted(Measured):
+    """What a worker measures of a row with an image. A new field is written here and where the worker measures it."""
+
+    steps: Count | None = Field(default=None, description="Denoising steps that really ran.")
+    working_size: tuple[Count, Count] | None = Field(
+        default=None, description="Width and height that the model painted."
+    )
+    conversions: tuple[str, ...] = Field(
+        default=(), description="What the source, the mask or the output format did not keep or was taken for."
+    )
+    batch: Batch | None = None
+    memory: Memory | None = None
+
+
+class MaskMeaning(Model):
+    """How a row's mask was asked to be read."""
+
+    mask_channel: str = "auto"
+    mask_threshold: int | None = None
+    mask_invert: bool = False
+
+
+class EarlierAttempt(Model):
+    """How a row ended before it was done again."""
+
+    retry: Count = Field(default=0, description="0: in the run itself; n: in its nth retry.")
+    attempt: str
+    status: Status
+    error: ErrorInfo | None = None
+    output: Output | None = None
+    finished_at: Moment
+
+
+class Record(Painted, MaskMeaning):
+    """How one row ended. One object per row and retry, put if absent: the only commit point. The newest counts."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    row: int = Field(
+        ge=1, le=2**31 - 1, description="The row's line in the manifest (its index, from 1, in a Parquet one)."
+    )
+    status: Status
+    attempt: str = Field(description="Unique to the attempt that wrote this record.")
+    retry: Count = Field(
+        default=0, exclude_if=operator.not_, description="n: written by the run's nth retry; absent: by the run itself."
+    )
+    earlier: tuple[EarlierAttempt, ...] = Field(
+        default=(),
+        exclude_if=operator.not_,
+        description="The row's records before this one, the oldest first; in `results.jsonl`, where there are any.",
+    )
+    error: ErrorInfo | None = None
+    output: Output | None = None
+    prompt: str = ""
+    seed: int | None = None
+    steps_requested: Count | None = None
+    guidance_scale: Number | None = None
+    strength: Number | None = None
+    source: str | None = Field(default=None, description="The image's URI.")
+    mask: str | None = Field(default=None, description="The mask's URI.")
+    worker: WorkerInfo | None = None
+    started_at: Moment
+    finished_at: Moment
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ends_in_an_image_or_a_reason(self) -> Record:
+        if (self.status == "done") != (self.output is not None) or (self.status == "done") == (self.error is not None):
+            raise ValueError("a done row has an output and no error; any other has an error and no output")
+        return self

@@ -1,0 +1,121 @@
+"""`run.json`: the summary of one run, with what it was expected to take."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from inpaint_ops.records.base import Amount, Bytes, Count, Expected, Model, Moment, Number
+from inpaint_ops.records.rows import Memory
+from inpaint_ops.records.workers import ColdStart, DeviceInfo, Fault, LedgerEntry, LoadTimes, ModelIdentity
+
+
+class StageStats(Model):
+    """The distribution of one stage's seconds over the rows that passed it."""
+
+    count: Count
+    mean: Amount
+    p50: Amount
+    p90: Amount
+    p95: Amount
+    p99: Amount
+    max: Amount
+
+
+class Counts(Model):
+    """rows = done + failed + rejected, when every row has ended."""
+
+    rows: Count
+    done: Count
+    failed: Count
+    rejected: Count
+
+    @property
+    def missing(self) -> int:
+        """Rows that have no record."""
+        return self.rows - self.done - self.failed - self.rejected
+
+
+class RetryCounts(Model):
+    """What one retry of a run did: rows = done + failed, when all of its rows have ended."""
+
+    number: Count
+    asked: str
+    rows: Count
+    done: Count
+    failed: Count
+    created_at: Moment
+
+
+class Pace(Model):
+    """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
+
+    images: Count = Field(description="Done rows.")
+    steps: Amount = Field(description="Mean steps that ran, of the done rows.")
+    step_seconds: Amount = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
+    other_seconds: Amount = Field(description="Seconds per image of the other stages that a batch shares.")
+    waiting_seconds: Amount = Field(description="Seconds per image of the workers' lifetimes that were not painting.")
+
+
+class Forecast(Model):
+    """What a run was expected to take, and what that is based on; None is unknown."""
+
+    seconds: Expected | None = Field(
+        default=None, description="Until the last shard is done, without queues or retries."
+    )
+    gpu_seconds: Expected | None = Field(default=None, description="The workers' lifetimes together.")
+    seconds_per_image: Expected | None = None
+    cold_start: Expected | None = Field(default=None, description="Seconds of a worker.")
+    peak_memory: Bytes | None = Field(default=None, description="Reserved bytes of the card.")
+    devices: Count = Field(default=1, description="Cards that would share the shards.")
+    card: str = ""
+    basis: str = Field(description="What it is made of.")
+
+    def in_words(self) -> str:
+        """One line, for a log or a terminal."""
+        if self.seconds is None or self.gpu_seconds is None:
+            return self.basis
+        peak = f", {self.peak_memory / 1e9:.1f} GB at the peak" if self.peak_memory else ", peak memory unknown"
+        many = "1 device" if self.devices == 1 else f"{self.devices} devices"
+        return f"about {self.seconds:.0f} s on {many}, {self.gpu_seconds:.0f} device-seconds{peak}; by {self.basis}"
+
+
+class RunSummary(Model):
+    """`run.json`: the summary of one run."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    verdict: Literal["VALID", "INVALID"]
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = Field(
+        default=(), description="Faults that the run recovered from; `warnings` describes them."
+    )
+    manifest: str
+    manifest_sha256: str
+    job: dict[str, Any]
+    model: ModelIdentity | None
+    versions: dict[str, str]
+    devices: tuple[DeviceInfo, ...]
+    workers: Count
+    counts: Counts
+    cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
+    load: LoadTimes | None = Field(default=None, description="The mean over the run's workers.")
+    seconds: Amount = Field(description="From the first worker's start to the last row's end.")
+    images_per_second: Amount | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
+    images_per_second_warm: Amount | None = Field(description="Done rows over the seconds spent painting.")
+    gpu_seconds_per_image: Amount | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
+    stages: dict[str, StageStats]
+    stage_seconds: dict[str, Number] = Field(description="Seconds of work by stage, each batch counted once.")
+    peak_memory: Memory | None
+    ledger: tuple[LedgerEntry, ...]
+    images_checked: int | None = Field(
+        default=None, description="Images whose SHA-256 was compared with their records'; of the others the size was."
+    )
+    retries: tuple[RetryCounts, ...] = Field(default=(), description="The run's retries, in order.")
+    failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
+    pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
+    forecast: Forecast | None = Field(default=None, description="What the plan expected.")
+    started_at: Moment | None
+    finished_at: Moment | None

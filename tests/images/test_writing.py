@@ -1,0 +1,200 @@
+"""What is composited and written: pixels outside the mask are the source's own, in every format."""
+# ruff: noqa: A001, A002 - `format` is the manifest's own name for it
+
+from __future__ import annotations
+
+import zlib
+from functools import cache
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from inpaint_ops.errors import ImageError
+from inpaint_ops.images import (
+    EXTENSIONS,
+    LOSSLESS,
+    MEDIA_TYPES,
+    Format,
+    composite,
+    encode,
+    output_conversions,
+    place,
+    thumbnail,
+    to_working,
+)
+from tests.support.pictures import (
+    H,
+    W,
+    chunk,
+    decode,
+    exif,
+    file_of,
+    icc,
+    mask_array,
+    noise,
+    png,
+    smooth,
+    stored,
+    tiff,
+    weights,
+)
+
+FORMATS: tuple[Format, ...] = ("png", "webp", "tiff", "jpeg")
+
+
+@cache
+def kinds_of_source() -> dict[str, bytes]:
+    wide, tall = noise(90, 120), stored(noise(90, 120), 6)
+    files = {
+        f"exif{orientation}": file_of(stored(wide, orientation), exif=exif(orientation)) for orientation in range(1, 9)
+    }
+    return files | {
+        "rgb": file_of(wide),
+        "jpeg": file_of(tall, "JPEG", exif=exif(6)),
+        "rgba": file_of(noise(90, 120, 4)),
+        "gray": file_of(noise(90, 120, 1)),
+        "la": file_of(noise(90, 120, 2)),
+        "1-bit": file_of(Image.fromarray(noise(90, 120, 1)).convert("1")),
+        "palette": file_of(Image.fromarray(wide).quantize(64)),
+        "palette-transparent": file_of(Image.fromarray(wide).quantize(64), transparency=bytes(range(64))),
+        "gray16": png(noise(90, 120, 1, dtype=np.uint16), bits=16),
+        "la16": png(noise(90, 120, 2, dtype=np.uint16), bits=16),
+        "rgb16": png(noise(90, 120, 3, dtype=np.uint16), bits=16),
+        "rgba16": tiff(noise(90, 120, 4, dtype=np.uint16), extra_samples=2),
+        "icc": file_of(wide, icc_profile=icc()),
+        "icc16": png(
+            noise(90, 120, 3, dtype=np.uint16),
+            bits=16,
+            extra=chunk(b"iCCP", b"x\0\0" + zlib.compress(icc())),
+        ),
+        "icc-gray": file_of(noise(90, 120, 1), icc_profile=icc("gray")),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_source())
+@pytest.mark.parametrize("format", sorted(LOSSLESS))
+def test_unmasked_pixels_are_the_sources_own(kind: str, format: Format) -> None:
+    source = decode(kinds_of_source()[kind])
+    drawn = mask_array(90, 120, (36, 24, 66, 60))
+    mask = weights(file_of(drawn), source.size, dilate=3, blur=4)
+    for crop in ("none", "auto", 8):
+        placement = place(source.size, mask, native=64, crop=crop)  # type: ignore[arg-type]
+        painted = noise(placement.working[1], placement.working[0], seed=9)
+        pixels = composite(source, mask, placement, painted)
+        assert pixels.shape == source.pixels.shape and pixels.dtype == source.pixels.dtype
+        back = decode(encode(pixels, format=format, icc=source.icc))
+        assert back.size == source.size
+        expected = as_held_by(format, source.pixels)
+        assert back.pixels.shape == expected.shape and back.pixels.dtype == expected.dtype
+        assert np.array_equal(back.pixels[mask == 0], expected[mask == 0])
+        assert np.array_equal(back.pixels, as_held_by(format, pixels))
+        assert not np.array_equal(back.pixels, expected), "something was painted"
+        gray_profile_in_colour = kind == "icc-gray" and format == "webp"
+        assert back.icc == (None if gray_profile_in_colour else source.icc)
+    same = np.array_equal(expected, source.pixels) and back.icc == source.icc
+    assert (output_conversions(source, format) == ()) == same, "what a format loses is said"
+
+
+def as_held_by(format: Format, pixels: np.ndarray) -> np.ndarray:
+    """What a lossless format makes of pixels that it cannot hold: its documented, only changes."""
+    gray = pixels.ndim == 2 or pixels.shape[2] == 2
+    if format == "webp" and pixels.dtype == np.uint16:
+        pixels = np.rint(pixels / 257).astype(np.uint8)
+    if gray and (format == "webp" or (format == "tiff" and pixels.dtype == np.uint16 and pixels.ndim == 3)):
+        return np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., [0, 0, 0, 1]]
+    return pixels
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_profiles_are_kept(format: Format) -> None:
+    for channels, dtype in ((1, np.uint8), (3, np.uint8), (4, np.uint8), (3, np.uint16), (4, np.uint16)):
+        data = encode(noise(H, W, channels, dtype=dtype), format=format, icc=icc())
+        assert decode(data).icc == icc()
+
+
+def test_sixteen_bit_files_are_read_alike_by_other_readers() -> None:
+    for channels, order in ((1, None), (3, [2, 1, 0]), (4, [2, 1, 0, 3])):
+        pixels = noise(700, 301, channels, dtype=np.uint16)  # several strips and stripes
+        for format in ("png", "tiff"):
+            data = encode(pixels, format=format, icc=icc())  # type: ignore[arg-type]
+            other = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(other if order is None else other[..., order], pixels)
+            Image.open(BytesIO(data)).load()
+
+
+def test_what_jpeg_loses_is_said() -> None:
+    source = decode(png(noise(H, W, 4, dtype=np.uint16), bits=16))
+    sentences = " ".join(output_conversions(source, "jpeg"))
+    assert "16 bits" in sentences and "transparency" in sentences and "lossy" in sentences
+    back = decode(encode(source.pixels, format="jpeg", icc=None))
+    assert back.format == "jpeg" and back.pixels.shape == (H, W, 3)
+    assert np.abs(back.pixels.astype(int) - source.rgb).mean() < 8
+    assert decode(encode(noise(H, W, 2), format="jpeg", icc=None)).pixels.ndim == 2
+
+
+def test_a_picture_too_large_for_a_format_is_refused() -> None:
+    with pytest.raises(ImageError, match="16383 pixels per side: choose png or tiff"):
+        encode(np.zeros((1, 16_384, 3), np.uint8), format="webp", icc=None)
+
+
+def test_colours_under_transparent_pixels_survive() -> None:
+    pixels = noise(H, W, 4)
+    pixels[..., 3] = 0
+    for format in LOSSLESS:
+        assert np.array_equal(decode(encode(pixels, format=format, icc=None)).pixels, pixels)
+
+
+def test_alpha_is_the_sources_own_under_the_mask_too_where_that_is_wanted() -> None:
+    for data in (file_of(noise(64, 64, 4)), file_of(noise(64, 64, 2)), png(noise(64, 64, 4, dtype=np.uint16), bits=16)):
+        source = decode(data)
+        mask = np.full((64, 64), 255, np.uint8)
+        out = composite(source, mask, place((64, 64), mask, native=64), noise(64, 64, seed=5), alpha="keep")
+        assert np.array_equal(out[..., -1], source.pixels[..., -1])
+        assert not np.array_equal(out[..., 0], source.pixels[..., 0])
+
+
+def test_painted_colour_becomes_gray_as_pillow_makes_it() -> None:
+    painted = noise(64, 64, seed=5)
+    mask = np.full((64, 64), 255, np.uint8)
+    luma = np.asarray(Image.fromarray(painted).convert("L"))
+    placement = place((64, 64), mask, native=64)
+    assert np.array_equal(composite(decode(file_of(noise(64, 64, 1))), mask, placement, painted), luma)
+    wide = decode(png(noise(64, 64, 1, dtype=np.uint16), bits=16))
+    assert np.array_equal(composite(wide, mask, placement, painted), luma.astype(np.uint16) * 257)
+
+
+def test_weights_between_blend_and_round() -> None:
+    source = decode(file_of(np.full((64, 64, 3), 10, np.uint8)))
+    mask = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    out = composite(source, mask, place((64, 64), mask, native=64), np.full((64, 64, 3), 200, np.uint8))
+    assert np.array_equal(out[0, :, 0], np.rint(10 + 190.0 * mask[0] / 255))
+
+
+def test_an_unchanged_canvas_leaves_a_smooth_picture_as_it_was() -> None:
+    source = decode(file_of(smooth(200, 300)))
+    mask = mask_array(200, 300, (50, 20, 250, 180))
+    for native in (64, 512):
+        placement = place(source.size, mask, native=native)
+        rgb, _ = to_working(source, mask, placement)
+        out = composite(source, mask, placement, rgb)
+        assert np.abs(out.astype(int) - source.pixels).max() <= 4, "nothing is shifted on the way there and back"
+
+
+def test_thumbnails_are_small_jpegs() -> None:
+    for image in (
+        noise(300, 500),
+        file_of(noise(300, 500, 4)),
+        mask_array(300, 500),
+        noise(300, 500, 2, dtype=np.uint16),
+    ):
+        small = decode(thumbnail(image, longest=100))
+        assert small.format == "jpeg" and small.size == (100, 60)
+    assert decode(thumbnail(noise(3, 5))).size == (5, 3), "never enlarged"
+    assert decode(thumbnail(noise(1, 3000), longest=100)).size == (100, 1)
+
+
+def test_every_format_has_an_extension_and_a_media_type() -> None:
+    assert set(EXTENSIONS) == set(MEDIA_TYPES) == set(FORMATS)
