@@ -60,6 +60,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished or undone else {}
     summary = report.summarize(
         run=run,
+        shard_basis=plan.shard_basis,
         manifest=plan.manifest,
         manifest_sha256=plan.manifest_sha256,
         job=plan.job.model_dump(mode="json"),
