@@ -56,10 +56,8 @@ def inpaint_inbox() -> None:
     PlainTrigger.partial(
         task_id="trigger",
         trigger_dag_id="inpaint_manifest",
-        logical_date=None,
-        skip_when_already_exists=True,  # a claim found again: its run is there already
         on_success_callback=note,
-        on_skipped_callback=note,
+        on_skipped_callback=note,  # a claim found again: its run is there already
         retries=2,
         retry_delay=timedelta(seconds=10),
         map_index_template="{{ run_label }}",

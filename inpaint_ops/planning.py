@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -39,7 +40,9 @@ class JobOptions(Model):
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
     strength: float = Field(default=STRENGTH, gt=0, le=1)
     row_limit: int | None = Field(default=None, ge=1)
-    shard_rows: int = Field(default=200, ge=1)
+    shard_rows: int | None = Field(
+        default=None, ge=1, description="Rows in a shard; None: chosen when the run is planned, so a plan's has it."
+    )
     failure_threshold: float = Field(default=0.0, ge=0, le=1)
 
     def identity(self) -> dict[str, Any]:
@@ -106,6 +109,7 @@ class Plan(Model):
     rejected: Count
     rejected_rows: tuple[Count, ...]
     shards: tuple[Shard, ...]
+    shard_basis: str = Field(default="", description="Why a shard has so many rows.")
     forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
     warnings: tuple[str, ...] = Field(default=(), description="What reading the manifest changed or left out.")
     created_at: Moment
@@ -205,18 +209,29 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
 
     Called when a run is planned; afterwards the shard's file says it (`PlannedRow.parameters`).
     """
-    if row.steps is not None:
-        steps = row.steps
-    elif row.quality is not None:
-        steps = STEPS[row.quality]
-    else:
-        steps = job.steps if job.steps is not None else STEPS[job.quality]
     return PaintParameters(
         seed=row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
-        steps=steps,
+        steps=_steps(row, job),
         guidance_scale=row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
-        strength=row.strength if row.strength is not None else job.strength,
+        strength=_strength(row, job),
     )
+
+
+def _steps(row: AcceptedRow, job: JobOptions) -> int:
+    if row.steps is not None:
+        return row.steps
+    if row.quality is not None:
+        return STEPS[row.quality]
+    return job.steps if job.steps is not None else STEPS[job.quality]
+
+
+def _strength(row: AcceptedRow, job: JobOptions) -> float:
+    return row.strength if row.strength is not None else job.strength
+
+
+def row_steps(rows: Iterable[AcceptedRow], job: JobOptions) -> array[int]:
+    """The denoising steps of each row that will really run, in the order of the rows."""
+    return array("H", (steps_that_run(_steps(row, job), _strength(row, job)) for row in rows))
 
 
 def steps_that_run(steps: int, strength: float) -> int:
@@ -224,21 +239,25 @@ def steps_that_run(steps: int, strength: float) -> int:
     return min(int(steps * strength), steps)
 
 
-def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> ParsedManifest:
-    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise."""
-    if all(_has_steps(row, job) for row in parsed.accepted):
-        return parsed
+def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, array[int]]:
+    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise.
+
+    Beside it the steps of each accepted row, as `row_steps` gives them: the rows are unpacked once for both.
+    """
+    steps = row_steps(parsed.accepted, job)
+    if all(steps):
+        return parsed, steps
     without = (_without_steps(row, job) for row in parsed.accepted if not _has_steps(row, job))
-    return ParsedManifest.packed(
+    kept = ParsedManifest.packed(
         (row for row in parsed.accepted if _has_steps(row, job)),
         heapq.merge(parsed.rejected, without, key=lambda row: row.row),
         parsed.notes,
     )
+    return kept, array("H", filter(None, steps))
 
 
 def _has_steps(row: AcceptedRow, job: JobOptions) -> bool:
-    settled = parameters(row, job)
-    return steps_that_run(settled.steps, settled.strength) > 0
+    return steps_that_run(_steps(row, job), _strength(row, job)) > 0
 
 
 def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:

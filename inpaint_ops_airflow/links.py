@@ -46,4 +46,14 @@ class WorkerLogLink(BaseOperatorLink):
         return _path("dags", ti_key.dag_id, "runs", ti_key.run_id, "tasks", ti_key.task_id, *mapped)
 
 
+class TriggeredRunLink(BaseOperatorLink):
+    """The DAG run that the task triggered."""
+
+    name = "Triggered DAG"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Airflow's own page of the run. Airflow asks when the task has ended, with the operator as it ran."""
+        return _path("dags", operator.trigger_dag_id, "runs", operator.trigger_run_id)
+
+
 LINKS = (ResultsLink(), ReportLink(), WorkerLogLink())

@@ -20,6 +20,7 @@ from inpaint_ops.planning import (
     job_options,
     parameters,
     reject_rows_without_steps,
+    row_steps,
     split_rows,
     steps_that_run,
 )
@@ -115,12 +116,15 @@ def test_a_row_that_no_step_is_left_for_is_rejected_when_the_run_is_planned() ->
         AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=1, strength=1.0),
         AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
     ]
-    kept = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
+    kept, steps = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
+    assert list(steps) == list(row_steps(kept.accepted, JobOptions(model="m")))
     assert [row.row for row in kept.accepted] == [2, 3]
     (bad,) = kept.rejected
     assert bad.error.message.startswith("row 1: steps: 1 at a strength of 0.9999 leave no denoising step: ask for")
     assert (bad.error.type, bad.error.field, bad.error.permanent) == ("RowError", "steps", True)
-    assert not reject_rows_without_steps(ParsedManifest(tuple(rows[2:]), ()), JobOptions(model="m", steps=2)).rejected
+    assert not reject_rows_without_steps(ParsedManifest(tuple(rows[2:]), ()), JobOptions(model="m", steps=2))[
+        0
+    ].rejected
 
 
 ENVIRONMENT = "INPAINT_TUNING INPAINT_TUNING_SET INPAINT_BATCH_SIZE USE_XFORMERS INPAINT_SCHEDULER".split()

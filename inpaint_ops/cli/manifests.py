@@ -48,7 +48,7 @@ def validate(
     check_choices(job.tuning, job.tuning_overrides)
     about_model = check_model(job.model, job.model_revision, must_be_here=False)
     parsed, _ = workspace.read_manifest(manifest, job.row_limit)
-    parsed = reject_rows_without_steps(parsed, job)
+    parsed, _ = reject_rows_without_steps(parsed, job)
     notes = (*parsed.notes, *([about_model] if about_model else []))
     missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)
     problems = itertools.chain((row.error.message for row in parsed.rejected), missing)

@@ -84,6 +84,8 @@ def run(
     if retry is None:
         plan = prepare(workspace, manifest, name, job, card=local_card(job.device), find_model="here")
         shards, rows, ended, notes = plan.shards, plan.rows, plan.rejected, plan.warnings
+        if plan.shard_basis:
+            say(f"inpaint-ops: {plan.shard_basis}", err=True)
         for line in why_rejected(workspace, plan, _REJECTED_SHOWN):
             say(f"inpaint-ops: rejected: {line}", err=True)
         if plan.rejected > _REJECTED_SHOWN:
@@ -197,6 +199,7 @@ def plan(
         say(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
         say(f"  ... and {len(made.shards) - 20} more")
+    say(f"shards: {made.shard_basis}")
     if made.forecast is not None:
         say(f"forecast: {made.forecast.in_words()}")
     if parsed.rejected or missing:

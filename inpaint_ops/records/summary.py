@@ -116,6 +116,7 @@ class RunSummary(Model):
     retries: tuple[RetryCounts, ...] = Field(default=(), description="The run's retries, in order.")
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
+    shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     started_at: Moment | None
     finished_at: Moment | None

@@ -50,6 +50,7 @@ def summarize(
     workers: Sequence[WorkerReport],
     row_numbers: Collection[int] | None = None,
     forecast: Forecast | None = None,
+    shard_basis: str = "",
     faults: Iterable[Fault] = (),
     left_out: Sequence[str] = (),
     images_checked: int | None = None,
@@ -59,10 +60,10 @@ def summarize(
     """Summarise a run.
 
     `rows` is how many rows the manifest has; `row_numbers` are their line numbers: with them, missing rows are named
-    and not only counted. `failure_threshold` is a share, 0 to 1. `faults` are what attempts recovered from, the oldest
-    first. `left_out` names the objects of the store that were left out, one line for each; `images_checked` is how many
-    images were read to compare their digests. `idle_seconds` lie between the run and its retries: they count for no
-    pace.
+    and not only counted. `failure_threshold` is a share, 0 to 1. `shard_basis` is the plan's. `faults` are what
+    attempts recovered from, the oldest first. `left_out` names the objects of the store that were left out, one line
+    for each; `images_checked` is how many images were read to compare their digests. `idle_seconds` lie between the
+    run and its retries: they count for no pace.
 
     The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
     threshold; else INVALID, with reasons.
@@ -118,6 +119,7 @@ def summarize(
         finished_at=finished,
         pace=_pace(kept, stage_times.seconds(), total),
         forecast=forecast,
+        shard_basis=shard_basis,
     )
 
 

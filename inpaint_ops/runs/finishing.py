@@ -60,6 +60,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished or undone else {}
     summary = report.summarize(
         run=run,
+        shard_basis=plan.shard_basis,
         manifest=plan.manifest,
         manifest_sha256=plan.manifest_sha256,
         job=plan.job.model_dump(mode="json"),
@@ -85,7 +86,9 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     if unfinished:
         lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, progress.get(name))}" for name in unfinished)
         summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost), "verdict": "INVALID"})
-    newest = rows | {row.row: row for members in retried.values() for row in members}
+    failed = {record.row for record in records if record.status == "failed"}
+    newest = {number: rows[number] for number in failed & rows.keys()}
+    newest |= {row.row: row for members in retried.values() for row in members if row.row in failed}
     by_row = {number: row.as_manifest_row() for number, row in newest.items()}
     storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
     storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)

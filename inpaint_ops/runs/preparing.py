@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import io
 import itertools
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from inpaint_ops.errors import (
     ObjectExistsError,
@@ -20,16 +21,15 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import AcceptedRow, ParsedManifest, RejectedRow, to_jsonl, write_jsonl
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest, RejectedRow, write_jsonl
 from inpaint_ops.manifest.rows import TEXT_FIELD
 from inpaint_ops.planning import (
     JobOptions,
     Plan,
-    parameters,
+    Shard,
     planned,
     reject_rows_without_steps,
     split_rows,
-    steps_that_run,
 )
 from inpaint_ops.records import (
     Record,
@@ -37,6 +37,7 @@ from inpaint_ops.records import (
 )
 from inpaint_ops.runs.checking import check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
+from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
@@ -58,8 +59,11 @@ def make_plan(
     """
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit)
-    parsed = reject_rows_without_steps(parsed, job)
-    shards = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
+    parsed, steps = reject_rows_without_steps(parsed, job)
+    history = _history(workspace, job)
+    size = shard_size(job, steps, history, workspace.settings, card=card)
+    job = job.model_copy(update={"shard_rows": size.rows})
+    shards = _pieces(parsed, size.rows, workspace)
     plan = Plan(
         run=run,
         manifest=parse(manifest).uri,
@@ -69,18 +73,25 @@ def make_plan(
         rejected=len(parsed.rejected),
         rejected_rows=tuple(row.row for row in parsed.rejected),
         shards=tuple(shard for shard, _ in shards),
-        forecast=forecast(
-            job, [_work(rows, job) for _, rows in shards], _history(workspace, job), card=card, devices=devices
-        ),
+        shard_basis=size.basis,
+        forecast=forecast(job, _work([shard for shard, _ in shards], steps), history, card=card, devices=devices),
         warnings=parsed.notes,
         created_at=now(),
     )
     return plan, parsed
 
 
-def _work(rows: Sequence[AcceptedRow], job: JobOptions) -> Work:
-    settled = (parameters(row, job) for row in rows)
-    return Work(rows=len(rows), steps=sum(steps_that_run(one.steps, one.strength) for one in settled))
+def _pieces(parsed: ParsedManifest, size: int, workspace: Workspace) -> list[tuple[Shard, Sequence[AcceptedRow]]]:
+    return split_rows(parsed.accepted, shard_rows=size, max_shards=workspace.settings.max_shards)
+
+
+def _work(shards: Iterable[Shard], steps: Sequence[int]) -> list[Work]:
+    """What each shard has to do; `steps` are those of the rows, in their order."""
+    work, start = [], 0
+    for shard in shards:
+        work.append(Work(rows=shard.rows, steps=sum(steps[start : start + shard.rows])))
+        start += shard.rows
+    return work
 
 
 _HISTORY = 50
@@ -133,16 +144,12 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
         with frozen.open("wb") as out:
-            write_jsonl((planned(row, job).as_manifest_row() for row in parsed.accepted), out)
+            _put_shards(workspace, plan, parsed, manifest=out)
         storage.put(layout.manifest, frozen, content_type=_JSONL)
         rejected = Path(folder, "rejected.jsonl")
         with rejected.open("wb") as out:
             write_jsonl(map(_to_correct, parsed.rejected), out)
         storage.put(layout.rejected, rejected, content_type=_JSONL)
-    pieces = split_rows(parsed.accepted, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards)
-    for shard, rows in pieces:
-        lines = (planned(row, job).as_shard_line() for row in rows)
-        storage.put(layout.shard(shard.name), to_jsonl(lines), content_type=_JSONL)
     records = _rejected_records(parsed, run)
     with ThreadPoolExecutor(_IO_THREADS) as pool:
         while waiting := list(itertools.islice(records, _RECORDS_AT_ONCE)):  # a pool queues all that it is given
@@ -154,8 +161,25 @@ def prepare(
         standing = workspace.plan(run)
         if standing is None:
             raise
-        return _resumed(standing, plan)
+        kept = _resumed(standing, plan)
+        if standing.shards != plan.shards and len(parsed.accepted) == standing.rows - standing.rejected:
+            _put_shards(workspace, standing, parsed)  # ours, of another size, may have replaced them
+        return kept
     return plan
+
+
+def _put_shards(workspace: Workspace, plan: Plan, parsed: ParsedManifest, *, manifest: IO[bytes] | None = None) -> None:
+    """Write the plan's shards and, into an open file, the rows as a manifest has them; each row is made once."""
+    layout, first = workspace.layout(plan.run), 0
+    for shard in plan.shards:
+        body = io.BytesIO()
+        for row in parsed.accepted[first : first + shard.rows]:
+            settled = planned(row, plan.job)
+            write_jsonl([settled.as_shard_line()], body)
+            if manifest is not None:
+                write_jsonl([settled.as_manifest_row()], manifest)
+        workspace.storage.put(layout.shard(shard.name), body.getvalue(), content_type=_JSONL)
+        first += shard.rows
 
 
 def _to_correct(row: RejectedRow) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from inpaint_ops.run_files.frozen import read_shard
 from inpaint_ops.run_files.retried import read_retries, read_retry_rows
 from inpaint_ops.runs.checking import check_model
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
+from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops.tuning import check_choices
@@ -113,7 +114,7 @@ def prepare_retry(
     if find_model is not None:
         about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
     parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit)
-    parsed = reject_rows_without_steps(parsed, job)
+    parsed, _ = reject_rows_without_steps(parsed, job)
     for _ in range(_TRIES):
         standing = _read(workspace, plan)
         standing.notes.extend([about_model] if about_model else [])
@@ -279,7 +280,8 @@ def _frozen(workspace: Workspace, run: _Run, rows: list[PlannedRow], job: JobOpt
     layout, nonce = workspace.layout(run.plan.run), uuid.uuid4().hex[:8]
     shards: list[Shard] = []
     left = iter(rows)
-    for shard, _ in split_rows(rows, shard_rows=job.shard_rows, max_shards=workspace.settings.max_shards):
+    size = job.shard_rows or DEFAULT_SHARD_ROWS  # a plan has it; only a changed one does not
+    for shard, _ in split_rows(rows, shard_rows=size, max_shards=workspace.settings.max_shards):
         named = shard.model_copy(update={"name": retry_shard_name(len(shards), run.free, nonce)})
         lines = (row.as_shard_line() for row in itertools.islice(left, shard.rows))
         workspace.storage.put(layout.shard(named.name), to_jsonl(lines), content_type="application/jsonl")

@@ -14,7 +14,7 @@ from typing import Any
 CALLBACKS = ("on_execute_callback", "on_failure_callback", "on_success_callback", "on_retry_callback",
              "on_skipped_callback")  # fmt: skip
 DOCS = ("doc", "doc_md", "doc_json", "doc_yaml", "doc_rst")
-LINKS = {"ResultsLink", "ReportLink", "WorkerLogLink", "TriggerDagRunLink"}
+LINKS = {"ResultsLink", "ReportLink", "WorkerLogLink", "TriggeredRunLink", "TriggerDagRunLink"}
 """They make a path of ids, quoted: `test_links_are_paths_whatever_the_ids_hold`."""
 
 

@@ -226,7 +226,7 @@ def test_a_plan_looks_at_a_row_at_a_time() -> None:
     data = b"".join(line % (b"0.001" if at % 3 else b"1.0", b"y" * 2000) for at in range(rows))
     parsed = read(data, "m.jsonl")
     tracemalloc.start()
-    kept = reject_rows_without_steps(parsed, JobOptions(model="m"))
+    kept, _ = reject_rows_without_steps(parsed, JobOptions(model="m"))
     shards = split_rows(kept.accepted, shard_rows=10, max_shards=1000)
     seen = sum(len(row.extra["x"]) for _, part in shards for row in part)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,0 +1,181 @@
+"""What a run of many rows costs without its painting: plan, a resumed look at what is done, and the report.
+
+`python -m bench.million --rows 100000 --store folder` prints a row of the table per step: seconds of CPU, wall, peak
+memory and requests. Each step is a process of its own. The records and images are written as a finished run would have
+left them (an image is its id: nothing is decoded), so what is measured is the machinery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from bench.million_store import Counted, opened
+from inpaint_ops.planning import JobOptions, PlannedRow
+from inpaint_ops.records import Output
+from inpaint_ops.run_files.frozen import row_bytes
+from inpaint_ops.runs import Workspace, finish, prepare
+from inpaint_ops.supervisor.recorder import Recorder
+from tests.support.synthetic_run import record
+
+RUN = "million"
+STEPS = ("plan", "resume", "finish")
+_THREADS = 16
+_SOURCES = 100
+"""Images that the rows share: looking for more of them costs a listing, of a thousand per request."""
+
+
+def main() -> None:
+    """Print the table for one number of rows on one kind of store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--store", choices=("folder", "s3"), default="folder")
+    parser.add_argument("--steps", default=",".join(STEPS), help="some of plan, resume, finish")
+    parser.add_argument("--folder", type=Path, help="where the files go; default: a temporary folder")
+    parser.add_argument("--step", choices=(*STEPS, "paint"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.step:
+        _measured(chosen.step)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-million-", dir=chosen.folder) as folder,
+        opened(chosen.store, Path(folder)) as environment,
+    ):
+        _write_manifest(Path(folder, "manifest.jsonl"), chosen.rows)
+        print(
+            "| rows | store | step | CPU s | wall s | peak MB | requests per row |\n|---|---|---|---|---|---|---|",
+            flush=True,
+        )
+        wanted = [step for step in STEPS if step in chosen.steps.split(",") or step == "plan"]
+        for step in ["plan", "paint", *wanted[1:]]:
+            found = _in_a_process(step, Path(folder), environment, chosen.rows)
+            if step != "paint":
+                asked = "" if found["requests"] is None else f"{found['requests'] / chosen.rows:.4g}"
+                print(
+                    f"| {chosen.rows:,} | {chosen.store} | {step} | {found['cpu']:.1f} | {found['wall']:.1f} | "
+                    f"{found['peak'] / 1e6:.0f} | {asked} |",
+                    flush=True,
+                )
+
+
+def _write_manifest(path: Path, rows: int) -> None:
+    """Rows of `_SOURCES` images and masks, in a folder beside the manifest, whatever the store is."""
+    sources = path.parent / "in"
+    sources.mkdir()
+    for number in range(_SOURCES):
+        (sources / f"{number}.png").touch()
+        (sources / f"{number}.mask.png").touch()
+    with path.open("w") as out:
+        for number in range(1, rows + 1):
+            at = number % _SOURCES
+            row = {"id": f"cup-{number:07d}", "image": f"in/{at}.png", "mask": f"in/{at}.mask.png"}
+            out.write(json.dumps(row | {"prompt": f"a cup {number}"}) + "\n")
+
+
+def _in_a_process(step: str, folder: Path, environment: dict[str, str], rows: int) -> dict[str, Any]:
+    more = {
+        "INPAINT_MAX_ROWS": str(rows),
+        "INPAINT_MAX_MANIFEST_BYTES": str(rows * 1000),
+        "BENCH_MANIFEST": str(folder / "manifest.jsonl"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "bench.million", "--step", step]
+    done = subprocess.run(command, env=os.environ | environment | more, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{step} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _measured(step: str) -> None:
+    """Do one step in this process and print what it took, as JSON on the last line."""
+    counted = Counted.open(readable=[str(Path(os.environ["BENCH_MANIFEST"]).parent) + "/"])
+    started, cpu = time.perf_counter(), time.process_time()
+    if step == "plan":
+        prepare(counted.workspace, os.environ["BENCH_MANIFEST"], RUN, JobOptions(model="tiny-random"))
+    elif step == "paint":
+        _leave_results(counted.workspace)
+    elif step == "resume":
+        _look_at_what_is_done(counted.workspace)
+    else:
+        summary = finish(counted.workspace, RUN)
+        assert summary.verdict == "VALID", summary.reasons
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(
+        json.dumps(
+            {
+                "wall": time.perf_counter() - started,
+                "cpu": time.process_time() - cpu,
+                "peak": int(peak[1]) * 1024 if peak else 0,
+                "requests": counted.requests,
+            }
+        )
+    )
+
+
+def _leave_results(workspace: Workspace) -> None:
+    """An image and a record per row, as painting would have left them."""
+    plan = workspace.plan(RUN)
+    assert plan is not None
+    layout = workspace.layout(RUN)
+
+    def put(some: Sequence[PlannedRow], shard: str, number: int) -> None:
+        for row in some:
+            place, body = layout.image(row.id, ".png"), row.id.encode()
+            _put(workspace, place.key, place.uri, body)
+            output = Output(
+                uri=place.uri, sha256=sha256(body).hexdigest(), bytes=len(body), width=64, height=64, format="png"
+            )
+            found = record(row.row, shard=number).model_copy(
+                update={"id": row.id, "source": row.image, "mask": row.mask, "output": output, "prompt": row.prompt}
+            )
+            where = layout.record(shard, row.row)
+            _put(workspace, where.key, where.uri, found.model_dump_json().encode())
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for number, shard in enumerate(plan.shards):
+            rows = workspace.shard_rows(plan, shard.name)
+            for ended in [pool.submit(put, some, shard.name, number) for some in _parts(rows, 64)]:
+                ended.result()
+
+
+def _parts(rows: Sequence[PlannedRow], size: int) -> Iterator[Sequence[PlannedRow]]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def _put(workspace: Workspace, key: str, uri: str, body: bytes) -> None:
+    """In a folder without the sync of a real put: that is not what is measured."""
+    if workspace.store.bucket is not None:
+        workspace.storage.put(uri, body)
+        return
+    Path(key).parent.mkdir(parents=True, exist_ok=True)
+    Path(key).write_bytes(body)
+
+
+def _look_at_what_is_done(workspace: Workspace) -> None:
+    """What each shard's next attempt asks first: which of its rows have ended."""
+    plan = workspace.plan(RUN)
+    assert plan is not None
+    for shard in plan.shards:
+        rows = {row.row: row for row in workspace.shard_rows(plan, shard.name)}
+        recorder = Recorder(
+            workspace.storage, workspace.layout(RUN), shard.name, "look", rows=rows,
+            record_bytes=row_bytes(workspace.settings),
+        )  # fmt: skip
+        assert len(recorder.recorded_rows()) == shard.rows
+
+
+if __name__ == "__main__":
+    main()

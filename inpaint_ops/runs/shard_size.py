@@ -1,0 +1,90 @@
+"""How many rows a shard has: so many that starting takes less than a twentieth of its time. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inpaint_ops.config import Settings
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.runs.forecasting import BenchmarkTable, Experience, Work, forecast
+
+START_SHARE = 0.05
+"""What starting may take of a shard's time, at most."""
+
+TASK_SECONDS = 5.0
+"""What Airflow takes to start and end a task, beyond the worker's own start; measured on two cores."""
+
+DEFAULT_SHARD_ROWS = 400
+"""Where nothing is known of the seconds that an image takes."""
+
+FEWEST, MOST = 10, 100_000
+"""Rows: fewer would leave batches unfilled; more is what `Settings.shard_rows` allows."""
+
+_TIMEOUT_SHARE = 0.5
+"""What a shard may take of the time limit of its attempts, as far as is known: rows differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSize:
+    """Rows per shard, and why."""
+
+    rows: int
+    basis: str
+
+
+def shard_size(
+    job: JobOptions,
+    steps: Sequence[int],
+    history: Sequence[Experience],
+    settings: Settings,
+    *,
+    card: str | None = None,
+    table: BenchmarkTable | None = None,
+) -> ShardSize:
+    """Rows per shard for a run whose rows take `steps` denoising steps, one number per row.
+
+    What was asked for stands. Else the seconds come from what `forecast` knows: earlier runs in this store, then the
+    benchmark's table; `DEFAULT_SHARD_ROWS` where it knows neither the image's nor the worker's start. A run of
+    more rows than `settings.max_shards` such shards hold gets larger ones.
+    """
+    size = _asked(job) or _by_time(job, steps, history, settings, card, table)
+    least = math.ceil(len(steps) / settings.max_shards)
+    if size.rows >= least:
+        return size
+    return ShardSize(
+        least, f"{least:,} rows per shard: a run has at most {settings.max_shards:,} shards (INPAINT_MAX_SHARDS); "
+        f"without that limit {size.basis}",
+    )  # fmt: skip
+
+
+def _asked(job: JobOptions) -> ShardSize | None:
+    return None if job.shard_rows is None else ShardSize(job.shard_rows, f"{job.shard_rows:,} rows per shard, as asked")
+
+
+def _by_time(
+    job: JobOptions,
+    steps: Sequence[int],
+    history: Sequence[Experience],
+    settings: Settings,
+    card: str | None,
+    table: BenchmarkTable | None,
+) -> ShardSize:
+    known = forecast(job, [Work(len(steps), sum(steps))], history, card=card, table=table)
+    if not known.seconds_per_image or not known.cold_start:
+        why = f"seconds per image or of a worker's start are not known ({known.basis})"
+        return ShardSize(DEFAULT_SHARD_ROWS, f"{DEFAULT_SHARD_ROWS} rows per shard: {why}")
+    start, image = known.cold_start + TASK_SECONDS, known.seconds_per_image
+    wanted = start * (1 / START_SHARE - 1) / image
+    in_time = settings.shard_timeout * _TIMEOUT_SHARE / image
+    rows = max(1, math.floor(min(max(wanted + 1, FEWEST), in_time, MOST)))
+    limit = ""
+    if rows < wanted:
+        held = "INPAINT_SHARD_TIMEOUT" if in_time < MOST else f"the limit of {MOST:,} rows"
+        limit = f"; more rows would take less, and {held} allows no more"
+    return ShardSize(
+        rows,
+        f"{rows:,} rows per shard: starting takes {start:.3g} s and an image {image:.3g} s, so that starting is "
+        f"{start / (start + rows * image):.1%} of a shard's time{limit}; by {known.basis}",
+    )
