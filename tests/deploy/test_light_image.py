@@ -1,4 +1,4 @@
-"""What Airflow's own image runs, with the packages that it has: torch, the hub's client and their like are not there."""
+"""What Airflow's own image runs, with the packages that it has: no torch, no client of the hub."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_painters_packages_are_not_found_there() -> None:
 
 @pytest.mark.parametrize("model", ["tiny-random", "owner/model", "/models/mine"])
 def test_a_manifest_is_planned_and_reported_there(tmp_path: Path, model: str) -> None:
-    """As the tasks `plan` and `report` do, for each kind of model; what could not be found out is in the plan's notes."""
+    """As the tasks `plan` and `report` do, for each kind of model; the plan notes what could not be found out."""
     (tmp_path / "night.jsonl").write_text('{"image": "a.png", "mask": "b.png", "prompt": "a cup"}\n')
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"")

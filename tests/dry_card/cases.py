@@ -85,10 +85,14 @@ CASES: tuple[Case, ...] = (
     *(_set(f"offload {way}, tiles, batch 4", offload=way, batch_size=4, vae_tiling=True, vae_tile_size=512)
       for way in ("model", "group", "sequential")),
     _set("force_upcast", upcast=True, batches=2),
-    _set("force_upcast, batch 4", upcast=True, batch_size=4),
+    *(_set(f"force_upcast, batch {size}", upcast=True, batch_size=size) for size in (2, 4, 8)),
     _set("force_upcast, tiles, batch 4", upcast=True, batch_size=4, vae_tiling=True, vae_tile_size=512),
     _set("force_upcast, no slicing, batch 2", upcast=True, batch_size=2, vae_slicing=False),
-    _set("force_upcast, bfloat16", upcast=True, dtype="bfloat16"),
+    *(_set(f"force_upcast, {dtype}", upcast=True, dtype=dtype) for dtype in ("float32", "bfloat16")),
+    _set("force_upcast, channels_last", upcast=True, channels_last=True),
+    _set("force_upcast, fast", upcast=True, preset="fast", rows=1),
+    Case("force_upcast, notes", "notes", upcast=True, not_in_effect=("attention_slicing",)),
+    Case("force_upcast, low-memory", "low-memory", upcast=True),
     *(_set(f"force_upcast, offload {way}", upcast=True, offload=way, batches=2, short=way == "group")
       for way in ("model", "group", "sequential")),
     _set("offload model, text encoders kept", offload="model", release_text_encoders=False),
@@ -108,10 +112,15 @@ CASES: tuple[Case, ...] = (
     *(Case(f"no memory at {phase}, batch 1", "auto", {"batch_size": 1}, fail_in=phase, batch_after=1, relieved=True,
            batches=2)
       for phase in ("encode", "denoise", "decode")),
+    Case("force_upcast, no memory at decode, batch 4", "auto", {"batch_size": 4}, upcast=True, fail_in="decode",
+         batch_after=2),
+    *(Case(f"force_upcast, no memory at {phase}, batch 1", "auto", {"batch_size": 1}, upcast=True, fail_in=phase,
+           batch_after=1, relieved=True, batches=2)
+      for phase in ("encode", "decode")),
     Case("memory for 4 of 8", "auto", {"batch_size": 8}, limit=7.2e9, batch_after=4, short=True),
     Case("memory for 1 with tiles", "auto", {"batch_size": 1}, limit=6.5e9, batch_after=1, relieved=True, batches=2),
     Case("no memory when the weights return", "auto", {"batch_size": 1}, limit=6.5e9, fail_in="return", batch_after=1,
-         relieved=True, batches=2, not_in_effect=("offload",), short=True),
+         relieved=True, batches=2, not_in_effect=("offload",)),
     Case("offload group, memory for 1 with tiles", "auto", {"batch_size": 2, "offload": "group"}, limit=1.7e9,
          batch_after=1, relieved=True, batches=2),
     Case("memory for none", "auto", {"batch_size": 2}, limit=5.4e9, batch_after=1,
