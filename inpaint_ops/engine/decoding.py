@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from inpaint_ops.engine.batching import PaintItem
 from inpaint_ops.engine.output_checks import dtypes_of, find_fault
 from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.model.torch_errors import is_device_lost
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ def decode_checked(pipe: Any, latents: torch.Tensor, rows: Sequence[PaintItem]) 
         with torch.compiler.set_stance("force_eager"):  # compiled graphs are for the dtype that the VAE had
             images, finite = _decode(pipe.vae, latents[bad])
     except Exception as error:  # no memory: what was wrong at first stands
+        if is_device_lost(error):
+            raise
         log.warning("decoding again in float32 failed: %s", error)
         return decoded
     note = f"decoded again in float32, since the first patch was not finite or flat ({was})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import cv2
@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from inpaint_ops.engine.batching import PaintItem
-from inpaint_ops.errors import FlatImageError, InpaintOpsError, NonFiniteImageError
+from inpaint_ops.engine.failures import in_short
+from inpaint_ops.errors import DeviceOutOfMemoryError, FlatImageError, InpaintOpsError, NonFiniteImageError
+from inpaint_ops.model.torch_errors import is_out_of_memory
 
 _FLAT = 1
 """Levels between the darkest and the brightest pixel of a flat patch, in each channel, at most."""
@@ -75,12 +77,32 @@ def in_float32(pipe: Any) -> Iterator[None]:
     """
     # The text encoders too: the pipeline casts embeddings that it is given to their dtype.
     modules = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-    dtypes = [(module, module.dtype) for module in modules if module is not None]
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for module in filter(None, modules):
+            stack.callback(cast, module, module.dtype)  # each is cast back, whatever happens to the others
+            module.to(torch.float32)
+        yield
+
+
+def cast(module: Any, dtype: torch.dtype) -> None:
+    """Cast a module back in place; by way of the host where the device has no memory for a second copy.
+
+    Raises DeviceOutOfMemoryError where the host has none either: parts of the module may then be in either dtype.
+    """
     try:
-        with torch.compiler.set_stance("force_eager"):
-            for module, _ in dtypes:
-                module.to(torch.float32)
-            yield
-    finally:
-        for module, dtype in dtypes:
-            module.to(dtype)
+        module.to(dtype)
+        return
+    except Exception as error:
+        if module.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    place = module.device
+    try:  # not within the handler: the exception's frames hold on to what has been cast
+        module.to("cpu").to(dtype).to(place)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceOutOfMemoryError(
+            f"no memory to cast the weights back to {dtype}, neither on the device nor on the host "
+            f"({in_short(error)}): use the tuning low-memory, or a machine with more memory"
+        ) from error

@@ -19,7 +19,7 @@ from inpaint_ops.engine.decoding import decode_checked
 from inpaint_ops.engine.failures import does_not_fit, in_short
 from inpaint_ops.engine.listener import Listener, LoggingListener
 from inpaint_ops.engine.measuring import DeviceMeter, Measurements, PaintedBatch
-from inpaint_ops.engine.output_checks import can_widen, dtypes_of, in_float32
+from inpaint_ops.engine.output_checks import can_widen, cast, dtypes_of, in_float32
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
 from inpaint_ops.errors import (
     DeviceLostError,
@@ -53,7 +53,11 @@ class PaintingModel(Protocol):
         """A block within which PyTorch prefers the attention kernel of the tuning."""
 
     def relieve(self) -> AbstractContextManager[None] | None:
-        """A block within which the pipeline needs less memory; None where it needs the least already."""
+        """A block within which the pipeline needs less memory; None where it needs the least already.
+
+        Its end raises what says that memory ran out where the weights do not fit the device again: the pipeline then
+        goes on as within the block. It raises DeviceOutOfMemoryError where they fit nowhere.
+        """
 
     def compile_seconds(self) -> float:
         """Seconds that this process has spent compiling so far."""
@@ -86,6 +90,8 @@ class Engine:
         """Bytes of text encoder weights that were dropped once all prompts were encoded."""
         self.measurements = Measurements()
         """The figures of all batches so far."""
+        self._unusable: DeviceOutOfMemoryError | None = None
+        """Why nothing more can be painted: weights that were moved or cast for one row are not as they were."""
         self._pipe.set_progress_bar_config(disable=True)
 
     @torch.inference_mode()
@@ -95,7 +101,10 @@ class Engine:
         Raises DeviceOutOfMemoryError where not even the encoders fit.
         """
         try:
-            self._prompts.prepare(texts, self._listener.prompt_encoded)
+            try:
+                self._prompts.prepare(texts, self._listener.prompt_encoded)
+            finally:
+                self._pipe.maybe_free_model_hooks()  # to the host, which may not have the memory
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -103,8 +112,6 @@ class Engine:
                 f"the text encoders do not fit the memory ({in_short(error)}): "
                 "use the tuning low-memory, or a card with more memory"
             ) from None
-        finally:
-            self._pipe.maybe_free_model_hooks()
 
     def release_text_encoders(self) -> None:
         """Drop both text encoders and give their memory back; from here on only texts that are known can be painted."""
@@ -126,19 +133,33 @@ class Engine:
         """Paint rows of one BatchKey; yield exactly one result for each, in order, as parts of the batch get done.
 
         Out of memory halves `batch_size` for good and tries the same rows again; a single row that does not fit is
-        tried once more with the model's `relieve`, and then fails with DeviceOutOfMemoryError. Where compiling fails,
-        the model goes on without. A patch that is not finite, or flat for no reason, is decoded again in float32; if
-        that does not help, its row is painted again in float32; then it fails with what was wrong with the first one.
-        Any other exception makes the rows go on one by one, so that only the row that causes it fails.
+        tried once more with the model's `relieve`, and then fails with DeviceOutOfMemoryError. Weights that do not fit
+        the device again after that stay on the host between their turns. Where compiling fails, the model goes on
+        without. A patch that is not finite, or flat for no reason, is decoded again in float32; if that does not help,
+        its row is painted again in float32; then it fails with what was wrong with the first one. Any other exception
+        makes the rows go on one by one, so that only the row that causes it fails.
 
-        Raises ValueError for rows of several keys, and DeviceLostError where the device's context is lost: then no
-        later batch in this process can work.
+        Raises ValueError for rows of several keys; DeviceLostError where the device's context is lost, and
+        DeviceOutOfMemoryError where weights that were moved or cast for one row fit neither the device nor the host
+        again: then no later batch in this process can work. A row that was painted has had its result before.
         """
         if len({item.key for item in batch}) > 1:
             raise ValueError("a batch holds rows of one size, one number of steps, one guidance and one strength")
+        try:
+            yield from self._paint_all(batch)
+        except Exception as error:
+            # Weights that move between two attempts, and the allocator's cache, find a lost device too.
+            if isinstance(error, DeviceLostError) or not is_device_lost(error):
+                raise
+            raise DeviceLostError(f"the device failed: {in_short(error, 300)}") from error
+
+    def _paint_all(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
+        """The results of `paint`."""
         waiting = deque(batch)
         alone = 0  # rows at the head of `waiting` that go one by one, since together they failed
         while waiting:
+            if self._unusable is not None:
+                raise self._unusable
             size = 1 if alone else min(self.batch_size, len(waiting))
             rows = list(islice(waiting, size))
             results, failure = self._attempt(rows)
@@ -168,11 +189,14 @@ class Engine:
 
     def _attempt(self, rows: Sequence[PaintItem]) -> tuple[list[PaintResult], Exception | None]:
         """Results, or the exception, without its traceback, whose frames would hold the batch's tensors. Whatever says
-        that memory ran out comes as torch.OutOfMemoryError. Raises DeviceLostError.
+        that memory ran out comes as torch.OutOfMemoryError. Raises DeviceLostError, and DeviceOutOfMemoryError where
+        the VAE could not be cast back.
         """
         try:
             with self._model.kernels():
                 return self._paint(rows), None
+        except DeviceOutOfMemoryError:
+            raise
         except Exception as error:
             if is_device_lost(error):
                 raise DeviceLostError(f"the device failed: {in_short(error, 300)}") from error
@@ -183,12 +207,24 @@ class Engine:
             return [], error.with_traceback(None)
 
     def _attempt_relieved(self, row: PaintItem, error: Exception) -> tuple[list[PaintResult], Exception | None]:
-        """Once more, with less memory; afterwards the pipeline is as it was, for the rows that fit without."""
+        """Once more, with less memory; afterwards the pipeline is as it was, for the rows that fit without, unless its
+        weights no longer fit the device.
+        """
         block = self._model.relieve()
         if block is None:
             return [], does_not_fit(row, error)
-        with block:
-            results, failure = self._attempt([row])
+        results: list[PaintResult] = []
+        failure: Exception | None = error
+        try:
+            with block:
+                results, failure = self._attempt([row])
+                self._free()  # before the weights come back
+        except DeviceOutOfMemoryError as moving:
+            self._unusable = moving
+        except Exception as moving:
+            if not is_out_of_memory(moving):
+                raise
+            self._listener.out_of_memory(f"row {row.row}: {in_short(moving)}")
         self._free()
         if failure is not None:
             return [], does_not_fit(row, failure) if is_out_of_memory(failure) else failure
@@ -207,9 +243,12 @@ class Engine:
         try:
             with in_float32(self._pipe):
                 results, failure = self._attempt([row])
-        except DeviceLostError:
-            raise
+        except DeviceOutOfMemoryError as error:
+            self._unusable = error
+            return bad
         except Exception as error:  # no memory, or a part that cannot be cast
+            if isinstance(error, DeviceLostError) or is_device_lost(error):
+                raise
             log.warning("row %d could not be painted again in float32: %s", row.row, error)
             return bad
         finally:
@@ -257,10 +296,12 @@ class Engine:
             images = decode_checked(self._pipe, latents, rows)
             decoded = self._meter.clock()
         finally:
-            # A `force_upcast` VAE is cast to float32 and back: an exception in between must not leave it there.
-            if self._pipe.vae.dtype != vae_dtype:
-                self._pipe.vae.to(vae_dtype)
-            self._pipe.maybe_free_model_hooks()
+            try:
+                # A `force_upcast` VAE is cast to float32 and back: an exception in between must not leave it there.
+                if self._pipe.vae.dtype != vae_dtype:
+                    cast(self._pipe.vae, vae_dtype)
+            finally:
+                self._pipe.maybe_free_model_hooks()
         encoded = encodes[-1] if encodes else embedded
         timings = Timings(
             encode_prompt=embedded - began,

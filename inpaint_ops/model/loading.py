@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,22 @@ class LoadedModel:
         self.why_not["compile"] = f"compiling failed: {in_short(error)}"
 
     def relieve(self) -> AbstractContextManager[None] | None:
-        """What `low-memory` switches on, for the length of a block; None where all of it is on already."""
+        """What `low-memory` switches on, for the length of a block; None where all of it is on already.
+
+        Where the weights do not fit the device again, the end of the block raises torch.OutOfMemoryError, they stay
+        offloaded, and the ledger says so.
+        """
         lean = leaner(self.tuning, self.native_size)
-        return None if lean is None else relieved(self.pipe, self.tuning, lean, self.device)
+        return None if lean is None else self._relieved(lean)
+
+    @contextmanager
+    def _relieved(self, lean: Tuning) -> Iterator[None]:
+        try:
+            with relieved(self.pipe, self.tuning, lean, self.device):
+                yield
+        except torch.OutOfMemoryError as error:
+            self.why_not["offload"] = in_short(error)
+            raise
 
     def inspect(
         self,

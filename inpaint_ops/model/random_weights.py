@@ -134,21 +134,29 @@ def instantiate(
     The values depend on the device's generator, so a model made on a GPU is not the one made on a CPU. Activations stay
     finite in float16. Raises ModelError for an unknown name.
     """
+    generator = torch.Generator(device).manual_seed(seed)
+    return _pipeline({part: _fill(_empty(shell, device, dtype), generator) for part, shell in _shells(name).items()})
+
+
+def without_values(name: str) -> StableDiffusionXLInpaintPipeline:
+    """The pipeline of the model `name` with its weights on the meta device: shapes alone."""
+    return _pipeline(_shells(name))
+
+
+def _shells(name: str) -> dict[str, torch.nn.Module]:
     sizes = recipe(name)
     with torch.device("meta"):
-        shells: dict[str, torch.nn.Module] = {
+        return {
             "vae": AutoencoderKL(**sizes.vae),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**sizes.clip_l)),
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**sizes.clip_g)),
             "unet": UNet2DConditionModel(**sizes.unet),
         }
-    generator = torch.Generator(device).manual_seed(seed)
-    modules = {part: _fill(_empty(shell, device, dtype), generator) for part, shell in shells.items()}
+
+
+def _pipeline(parts: Mapping[str, torch.nn.Module]) -> StableDiffusionXLInpaintPipeline:
     return StableDiffusionXLInpaintPipeline(
-        **modules,
-        tokenizer=_tokenizer("<|endoftext|>"),
-        tokenizer_2=_tokenizer("!"),
-        scheduler=_scheduler(),
+        **parts, tokenizer=_tokenizer("<|endoftext|>"), tokenizer_2=_tokenizer("!"), scheduler=_scheduler()
     )
 
 

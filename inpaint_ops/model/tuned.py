@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
 
-from inpaint_ops.errors import one_line
+from inpaint_ops.errors import DeviceOutOfMemoryError, one_line
 from inpaint_ops.model.compiled import GRAPHS, refusal
 from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.xformers_log import held_back
@@ -142,6 +142,8 @@ def relieved(pipe: Any, tuning: Tuning, lean: Tuning, device: torch.device) -> I
     """Within the block the VAE and the offload are as `lean` has them; afterwards as `tuning` has them again.
 
     For one row that does not fit by itself. Nothing else of the pipeline changes, and on a CPU nothing is offloaded.
+    Raises torch.OutOfMemoryError where the weights do not fit the device again, which then stay offloaded, and
+    DeviceOutOfMemoryError where they do not fit the host either.
     """
     offload = device.type == "cuda" and lean.offload == "model" and tuning.offload == "none"
     vae = pipe.vae
@@ -155,8 +157,32 @@ def relieved(pipe: Any, tuning: Tuning, lean: Tuning, device: torch.device) -> I
         vae.tile_sample_min_size, vae.tile_latent_min_size = tiles
         _vae(vae, tuning)
         if offload:
-            pipe.remove_all_hooks()
-            pipe.to(device)
+            _bring_back(pipe, device)
+
+
+def _bring_back(pipe: Any, device: torch.device) -> None:
+    """Have all weights on `device` again, without an offload's hooks. Raises what `relieved` says."""
+    pipe.remove_all_hooks()
+    try:
+        pipe.to(device)
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = in_short(error)
+    # Not within the handler: the exception's frames hold on to what has come, and it would be the next one's context.
+    try:
+        pipe.enable_model_cpu_offload(device=device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceOutOfMemoryError(
+            f"the weights fit neither the device nor the host's memory again ({in_short(error)}): "
+            "use the tuning low-memory, or a machine with more memory"
+        ) from error
+    raise torch.OutOfMemoryError(
+        f"the weights did not fit the device again, and stay offloaded from here on ({reason})"
+    )
 
 
 def _offload(pipe: Any, way: str) -> None:

@@ -37,10 +37,15 @@ def check_model(model: str, revision: str | None = None, *, must_be_here: bool) 
     is looked up at the hub: one that the hub does not have is always refused, one that is only not fetched yet, or
     that cannot be looked up, where `must_be_here`. Raises ModelError.
     """
-    from inpaint_ops.model.sources import PINNED, is_local, resolve  # brings the hub's client: half a second
-
     if model in RANDOM_MODELS:
         return None
+    try:
+        from inpaint_ops.model.sources import PINNED, is_local, resolve  # brings the hub's client: half a second
+    except ModuleNotFoundError as error:
+        if must_be_here:
+            raise
+        # Airflow's own image has no client of the hub, and no cache of models.
+        return f"it is not known whether there is a model {model}: {error.name} is not installed where this is planned"
     try:
         resolve(model, revision)
         return None

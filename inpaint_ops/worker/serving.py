@@ -47,7 +47,7 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
         setup = set_up(job, sender.send, started=started, interpreter=began - started)
     except Exception as error:
         return _fatal(error, sender)
-    lost: DeviceLostError | None = None
+    failed: DeviceError | None = None
     with ThreadPoolExecutor(THREADS, "decode") as incoming, ThreadPoolExecutor(THREADS, "encode") as outgoing:
         loop = WorkLoop(setup, sender.send, inbox, incoming, outgoing)
         try:
@@ -56,12 +56,13 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
             for pool in (incoming, outgoing):
                 pool.shutdown(wait=False, cancel_futures=True)
             return _fatal(error.__cause__ or error, sender)
-        except DeviceLostError as error:
+        except DeviceError as error:
             incoming.shutdown(wait=False, cancel_futures=True)
-            lost = error
-    if lost is not None:  # what was painted before is finished and reported by now
-        setup.lease.note_loss(str(lost))
-        return _fatal(lost, sender)
+            failed = error
+    if failed is not None:  # what was painted before is finished and reported by now
+        if isinstance(failed, DeviceLostError):
+            setup.lease.note_loss(str(failed))
+        return _fatal(failed, sender)
     sender.send(loop.bye())
     return 0
 

@@ -8,6 +8,7 @@ ask the package indexes; `offline` ends it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -154,11 +155,7 @@ class Engine:
                 self._process.wait()
         self.offline()
         for folder in (*Path("/sys/fs/cgroup").glob(f"*{self._cgroup}"), Path(f"/sys/fs/cgroup{self._cgroup}")):
-            for below in sorted(folder.rglob("*"), reverse=True):
-                if below.is_dir():
-                    below.rmdir()
-            if folder.exists():
-                folder.rmdir()
+            _wait(functools.partial(_removed, folder), f"the last processes of {folder} to be gone")
 
     def remove_data(self) -> None:
         """Remove images, volumes and containers from the disk. Only after `stop`."""
@@ -206,6 +203,16 @@ class Engine:
                     (counted,) = re.findall(r"^NSpid:.*\s(\d+)$", (folder / "status").read_text(), re.MULTILINE)
                     found[folder] = int(counted)
         return sorted(found, key=lambda folder: found[folder])
+
+
+def _removed(cgroup: Path) -> bool:
+    """Remove a cgroup with those below it; false while processes that were killed are still ending in one."""
+    with contextlib.suppress(OSError):
+        for below in sorted(cgroup.rglob("*"), reverse=True):
+            if below.is_dir():
+                below.rmdir()
+        cgroup.rmdir()
+    return not cgroup.exists()
 
 
 def _wait(is_so: Callable[[], bool], what: str, seconds: float = 120) -> None:

@@ -316,9 +316,13 @@ def test_the_killed_painter_came_back_by_its_restart_policy(night: Night) -> Non
 
 @paints
 def test_task_logs_are_in_the_store_and_not_left_in_the_volume(night: Night) -> None:
-    listed = night.deployment.inside("worker", "find", "/opt/airflow/logs", "-type", "f", "-size", "+0")
-    left = [name for name in listed.split() if "/run_id=" in name and "task_id=inpaint/" not in name]
-    assert left == [], "but for the task that was killed, which nobody was left to upload for"
+
+    def left() -> list[str]:
+        """But for the task that was killed, which nobody was left to upload for."""
+        listed = night.deployment.inside("worker", "find", "/opt/airflow/logs", "-type", "f", "-size", "+0")
+        return [name for name in listed.split() if "/run_id=" in name and "task_id=inpaint/" not in name]
+
+    wait(lambda: not left(), "the worker to remove the logs of tasks that have ended; others may be at work meanwhile")
     path = f"/dags/inpaint_manifest/dagRuns/{night.taken.dag_run}/taskInstances/report/logs/1?full_content=true"
     assert night.deployment.api("GET", path)["content"]
 

@@ -46,8 +46,12 @@ def main() -> int:
     painting.stand_ins()
     done = []
     for case in cases.named(given.names):
-        with mode, counter:
-            finding = painting.paint(case, counter)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) if case.from_folder else None
+            if folder is not None:
+                painting.write_folder(case, folder)
+            with mode, counter:
+                finding = painting.paint(case, counter, folder)
         gc.collect()
         done.append((case, finding))
         wrong = list(verdicts.faults(case, finding))

@@ -9,7 +9,8 @@ from typing import Any, Literal
 CARD = int(80e9)
 """Bytes of the dry card."""
 
-Phase = Literal["load", "prompts", "encode", "denoise", "decode"]
+Phase = Literal["load", "prompts", "encode", "denoise", "decode", "return"]
+"""`return` is when weights come back to the card after a row that was painted with less memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,10 @@ class Case:
     """One configuration of `sdxl-random`, painted once at 1024x1024 with two steps and guidance.
 
     `overrides` are fields of Tuning; `rows` is the size of the job that the planner is told; `upcast` gives the VAE
-    `force_upcast`. `limit` is what the card may hold, in bytes; `fail_in` and `failures` let the first so many
-    allocations of a phase fail. `batch_after` is what batch size the engine must have come to, `relieved` whether a
-    row must have been painted with less memory, `error` a part of the text that a row, or the load, must fail with.
+    `force_upcast`; `from_folder` loads a folder of safetensors, as a fetched model is. `limit` is what the card may
+    hold, in bytes; `fail_in` and `failures` let the first so many allocations of a phase fail. `batch_after` is what
+    batch size the engine must have come to, `relieved` whether a row must have been painted with less memory, `error` a
+    part of the text that a row, or the load, must fail with.
     `batches` more than one paint again, without limit. `not_in_effect` names the ledger's entries that cannot be in
     effect here, as the preset itself says.
     """
@@ -29,6 +31,7 @@ class Case:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 8
     upcast: bool = False
+    from_folder: bool = False
     limit: float | None = None
     fail_in: Phase | None = None
     failures: int = 1
@@ -50,9 +53,10 @@ class Case:
         return self.limit is not None or self.fail_in is not None
 
 
-def _set(name: str, *, preset: str = "auto", rows: int = 8, upcast: bool = False, short: bool = False,
-         batches: int = 1, **overrides: Any) -> Case:  # fmt: skip
-    return Case(name, preset, {"batch_size": 1} | overrides, rows, upcast, batches=batches, short=short)
+def _set(name: str, *, preset: str = "auto", rows: int = 8, upcast: bool = False, from_folder: bool = False,
+         short: bool = False, batches: int = 1, **overrides: Any) -> Case:  # fmt: skip
+    plan = {"batch_size": 1} | overrides
+    return Case(name, preset, plan, rows, upcast, from_folder, batches=batches, short=short)
 
 
 CASES: tuple[Case, ...] = (
@@ -81,13 +85,26 @@ CASES: tuple[Case, ...] = (
     *(_set(f"offload {way}, tiles, batch 4", offload=way, batch_size=4, vae_tiling=True, vae_tile_size=512)
       for way in ("model", "group", "sequential")),
     _set("force_upcast", upcast=True, batches=2),
-    _set("force_upcast, batch 4", upcast=True, batch_size=4),
+    *(_set(f"force_upcast, batch {size}", upcast=True, batch_size=size) for size in (2, 4, 8)),
     _set("force_upcast, tiles, batch 4", upcast=True, batch_size=4, vae_tiling=True, vae_tile_size=512),
     _set("force_upcast, no slicing, batch 2", upcast=True, batch_size=2, vae_slicing=False),
-    _set("force_upcast, bfloat16", upcast=True, dtype="bfloat16"),
+    *(_set(f"force_upcast, {dtype}", upcast=True, dtype=dtype) for dtype in ("float32", "bfloat16")),
+    _set("force_upcast, channels_last", upcast=True, channels_last=True),
+    _set("force_upcast, fast", upcast=True, preset="fast", rows=1),
+    Case("force_upcast, notes", "notes", upcast=True, not_in_effect=("attention_slicing",)),
+    Case("force_upcast, low-memory", "low-memory", upcast=True),
     *(_set(f"force_upcast, offload {way}", upcast=True, offload=way, batches=2, short=way == "group")
       for way in ("model", "group", "sequential")),
     _set("offload model, text encoders kept", offload="model", release_text_encoders=False),
+    _set("from a folder", from_folder=True, short=True),
+    _set("from a folder, fast", from_folder=True, preset="fast", rows=1),
+    _set("from a folder, float32", from_folder=True, dtype="float32"),
+    _set("from a folder, bfloat16", from_folder=True, dtype="bfloat16"),
+    *(_set(f"from a folder, force_upcast, offload {way}", from_folder=True, upcast=True, offload=way, batches=2)
+      for way in ("none", "model", "group", "sequential")),
+    Case("from a folder, no memory at load", from_folder=True, fail_in="load", error="does not fit dry card"),
+    Case("from a folder, memory for 1 with tiles", "auto", {"batch_size": 1}, from_folder=True, limit=6.5e9,
+         batch_after=1, relieved=True, batches=2),
     Case("no memory at load", fail_in="load", error="does not fit dry card", short=True),
     Case("no memory for prompts", fail_in="prompts", error="text encoders do not fit"),
     *(Case(f"no memory at {phase}, batch 4", "auto", {"batch_size": 4}, fail_in=phase, batch_after=2)
@@ -95,9 +112,16 @@ CASES: tuple[Case, ...] = (
     *(Case(f"no memory at {phase}, batch 1", "auto", {"batch_size": 1}, fail_in=phase, batch_after=1, relieved=True,
            batches=2)
       for phase in ("encode", "denoise", "decode")),
+    Case("force_upcast, no memory at decode, batch 4", "auto", {"batch_size": 4}, upcast=True, fail_in="decode",
+         batch_after=2),
+    *(Case(f"force_upcast, no memory at {phase}, batch 1", "auto", {"batch_size": 1}, upcast=True, fail_in=phase,
+           batch_after=1, relieved=True, batches=2)
+      for phase in ("encode", "decode")),
     Case("memory for 4 of 8", "auto", {"batch_size": 8}, limit=7.2e9, batch_after=4, short=True),
     Case("memory for 1 with tiles", "auto", {"batch_size": 1}, limit=6.5e9, batch_after=1, relieved=True, batches=2),
-    Case("offload group, memory for 1 with tiles", "auto", {"batch_size": 2, "offload": "group"}, limit=1.9e9,
+    Case("no memory when the weights return", "auto", {"batch_size": 1}, limit=6.5e9, fail_in="return", batch_after=1,
+         relieved=True, batches=2, not_in_effect=("offload",)),
+    Case("offload group, memory for 1 with tiles", "auto", {"batch_size": 2, "offload": "group"}, limit=1.7e9,
          batch_after=1, relieved=True, batches=2),
     Case("memory for none", "auto", {"batch_size": 2}, limit=5.4e9, batch_after=1,
          error="does not fit the memory by itself"),

@@ -7,10 +7,12 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines import pipeline_utils
 
 from inpaint_ops import device as cards
 from inpaint_ops import tuning
@@ -18,6 +20,7 @@ from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.model import attention, ledger, loading, random_weights, sources, tuned
 from inpaint_ops.records import DeviceInfo
+from tests.dry_card import sparse_folder
 from tests.dry_card.cases import CARD, Case
 from tests.dry_card.live_bytes import LiveBytes
 from tests.dry_card.pretended_card import CONTEXT
@@ -55,6 +58,10 @@ def stand_ins() -> None:
     """What no CPU build of torch or xFormers can answer about the card is answered here; once per process."""
     import xformers.ops
 
+    # What diffusers found when it was imported, before there was a card to pretend.
+    pipeline_utils.SUPPORTED_DEVICE_MAP = [*pipeline_utils.SUPPORTED_DEVICE_MAP, "cuda"]
+    sparse_folder.pretend_reading()
+    loading.read_ahead = lambda files: None  # the holes of a folder would fill the page cache with 7 GB of zeros
     cards.cards.visible_devices = lambda environment=None: []  # type: ignore[attr-defined]
     for module in (tuned, attention):
         module.probe_xformers = lambda kind, dtype: ""  # type: ignore[attr-defined]
@@ -67,8 +74,8 @@ def card() -> DeviceInfo:
     return DeviceInfo(kind="cuda", name="dry card", total_memory=CARD, free_memory=CARD - CONTEXT, capability="9.0")
 
 
-def paint(case: Case, counter: LiveBytes) -> Finding:
-    """Load, tune and paint `case`; what fails is part of the finding."""
+def paint(case: Case, counter: LiveBytes, folder: Path | None = None) -> Finding:
+    """Load, tune and paint `case`, from `folder` where it has one; what fails is part of the finding."""
     finding = Finding(case.name)
     began = time.process_time()
     counter.limit = counter.fail_in = None
@@ -76,7 +83,7 @@ def paint(case: Case, counter: LiveBytes) -> Finding:
     counter.reset_peak()
     try:
         with _force_upcast(case.upcast):
-            _paint(case, counter, finding)
+            _paint(case, counter, finding, str(folder or MODEL))
     except InpaintOpsError as error:
         finding.errors.append(f"{type(error).__name__}: {str(error)[:300]}")
     finding.peak = max(finding.peaks.values(), default=0)
@@ -84,8 +91,15 @@ def paint(case: Case, counter: LiveBytes) -> Finding:
     return finding
 
 
-def _paint(case: Case, counter: LiveBytes, finding: Finding) -> None:
-    source = sources.resolve(MODEL)
+def write_folder(case: Case, folder: Path) -> None:
+    """Write the model that `case` loads from a folder; outside the dry card's modes."""
+    with _force_upcast(case.upcast):
+        # The published files are of float16 and float32: in bfloat16 those of float16 are read and cast.
+        sparse_folder.write(folder, MODEL, torch.float32 if case.overrides.get("dtype") == "float32" else torch.float16)
+
+
+def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str) -> None:
+    source = sources.resolve(model)
     choice = tuning.choose(
         card(),
         preset=case.preset,
@@ -109,6 +123,9 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding) -> None:
 
     loaded = loading.load(sources.find(source, dtype=plan.dtype), card(), choice)
     ended("load")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        # A FakeTensor's parameter is made anew at each move, and of what an inference has left only without gradients.
+        getattr(loaded.pipe, part).requires_grad_(False)
     listener = _Listener(finding.warnings)
     engine = Engine(loaded, listener)
     if plan.release_text_encoders:
@@ -178,7 +195,14 @@ def _watch(engine: Any, counter: LiveBytes, ended: Any, finding: Finding, state:
     """Have the peaks of each phase noted where the engine reads its clock, and the waits within the pipeline's call."""
     state["phase"] = "embed"
     engine._pipe.unet.register_forward_pre_hook(lambda *_: state.update(phase="denoise"))
-    inside = [False]
+    to, inside = engine._pipe.to, [False]
+
+    def marked_to(*args: Any, **kwargs: Any) -> Any:
+        if args and torch.device(args[0]).type == "cuda":
+            state["phase"] = "return"
+        return to(*args, **kwargs)
+
+    engine._pipe.to = marked_to
     meter, denoise = engine._meter, engine._denoise
     clock = meter.clock
 

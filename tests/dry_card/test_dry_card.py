@@ -74,4 +74,10 @@ def test_every_preset_offload_and_dtype_is_a_case() -> None:
     assert {case.overrides.get("batch_size") for case in CASES if not case.lacks_memory} >= {1, 2, 4, 8}
     upcast = {case.offloads for case in CASES if case.upcast}
     assert upcast == {"none", "model", "group", "sequential"}
+    assert {case.preset for case in CASES if case.upcast} == {"auto", "notes", "low-memory", "fast"}
+    assert {case.overrides.get("batch_size") for case in CASES if case.upcast} >= {1, 2, 4, 8}
+    folders = [case for case in CASES if case.from_folder]
+    assert {case.offloads for case in folders} == {"none", "model", "group", "sequential"}
+    assert {case.overrides.get("dtype", "float16") for case in folders} == {"float16", "bfloat16", "float32"}
+    assert {case.fail_in for case in CASES} >= {"load", "prompts", "encode", "denoise", "decode", "return"}
     assert len({case.name for case in CASES}) == len(CASES)

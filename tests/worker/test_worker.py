@@ -158,6 +158,30 @@ def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path:
     assert not talk.all(Bye) and not [event for event in talk.all(Done) + talk.all(Failed) if event.row == 4]
 
 
+_CANNOT_CAST_BACK = """
+from inpaint_ops.engine import Engine
+from inpaint_ops.errors import DeviceOutOfMemoryError
+from inpaint_ops.worker import main
+def denoise(self, rows, embeds):
+    raise DeviceOutOfMemoryError("no memory to cast the weights back")
+Engine._denoise = denoise
+main()
+"""
+
+
+def test_weights_that_cannot_be_put_back_end_the_process_and_not_the_device(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
+    """The row is left to another process; the device is well, and its next user finds no loss noted."""
+    talk = start(sys.executable, "-c", _CANNOT_CAST_BACK)
+    talk.send(job(tmp_path), picture(tmp_path, 1, (64, 64)), Flush())
+    assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+    (fatal,) = talk.all(Fatal)
+    assert (fatal.error.type, fatal.error.stage) == ("DeviceOutOfMemoryError", "device")
+    assert not talk.all(Done) and not talk.all(Failed)
+    assert not (tmp_path / own_folder().name / "cpu-0.losses").exists()
+
+
 @pytest.mark.parametrize(
     "lines",
     [b"{not json\n", b'{"kind":"job","model":1}\n', b'{"kind":"flush"}\n', b'{"kind":"job","model":"\xff"}\n', b"\n"],
