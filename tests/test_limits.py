@@ -263,7 +263,8 @@ def test_a_shard_is_tried_as_often_as_the_setting_says_and_what_was_lost_is_repo
     shell: Shell, tmp_path: Path, pauses: list[float]
 ) -> None:
     done, summary = shell("dies-at-once", INPAINT_TRIES="3", INPAINT_WORKER_DEATHS="1", INPAINT_RETRY_SECONDS="5")
-    lines = [line for line in done.stderr.splitlines() if line.startswith("inpaint-ops: ")]
+    basis, *lines = [line for line in done.stderr.splitlines() if line.startswith("inpaint-ops: ")]
+    assert "rows per shard" in basis
     assert len(lines) == 3
     assert lines[0].endswith("(try 1 of 3, INPAINT_TRIES)")
     assert pauses == [5, 10], "a store or a card that is away has time to come back"
@@ -322,7 +323,8 @@ def test_at_the_time_limit_what_is_done_stays_done(tmp_path: Path) -> None:
 
 def test_the_shell_stops_at_the_time_limit_and_reports_it(shell: Shell, tmp_path: Path) -> None:
     done, summary = shell("hangs-while-loading", INPAINT_SHARD_TIMEOUT="0.5", INPAINT_TRIES="2")
-    lines = [line for line in done.stderr.splitlines() if line.startswith("inpaint-ops: ")]
+    basis, *lines = [line for line in done.stderr.splitlines() if line.startswith("inpaint-ops: ")]
+    assert "rows per shard" in basis
     assert len(lines) == 2
     one_line(lines[1], "INPAINT_SHARD_TIMEOUT")
     assert done.exit_code == 1

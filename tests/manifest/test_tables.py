@@ -63,6 +63,9 @@ def sheet(rows: list[list[Any]], *, title: str = "rows", book: openpyxl.Workbook
     page.title = title
     for cells in rows:
         page.append(cells)
+    for cell in (cell for line in page.iter_rows() for cell in line):
+        if isinstance(cell.value, str):
+            cell.data_type = "s"  # text, whatever it looks like: openpyxl takes "=0" for a formula
     sink = io.BytesIO()
     book.save(sink)
     return sink.getvalue()
