@@ -75,7 +75,8 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=100_000,
-        description="Rows in a shard: one task instance; empty: so many that starting takes less than 5 % of its time.",
+        description="Rows per shard, which is one task instance. "
+        "Empty: enough that starting takes less than 5 % of a shard's time.",
     )
     max_shards: int = Field(default=1000, ge=1, le=1024, description="Shards in a run (Airflow maps at most 1024).")
     failure_threshold: float = Field(

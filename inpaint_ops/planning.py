@@ -41,7 +41,7 @@ class JobOptions(Model):
     strength: float = Field(default=STRENGTH, gt=0, le=1)
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
-        default=None, ge=1, description="Rows in a shard; None: chosen when the run is planned, so a plan's has it."
+        default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
     )
     failure_threshold: float = Field(default=0.0, ge=0, le=1)
 

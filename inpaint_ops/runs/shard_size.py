@@ -1,4 +1,4 @@
-"""How many rows a shard has: so many that starting takes less than a twentieth of its time. Pure."""
+"""How many rows a shard has: enough that starting takes less than a twentieth of its time. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ START_SHARE = 0.05
 """What starting may take of a shard's time, at most."""
 
 TASK_SECONDS = 5.0
-"""What Airflow takes to start and end a task, beyond the worker's own start; measured on two cores."""
+"""Seconds that Airflow needs to start and end a task, beyond the worker's own start: about five on two cores."""
 
 DEFAULT_SHARD_ROWS = 400
 """Where nothing is known of the seconds that an image takes."""

@@ -24,7 +24,7 @@ class RowEnds:
     attempt: Attempt
 
     def painted(self, session: WorkerSession, event: Done) -> None:
-        """The worker of `session` has painted a row: have its image and its record stored."""
+        """The worker of `session` has painted a row: its image and its record are stored in a thread."""
         assert session.ready is not None  # conduct saw to it
         attempt = self.attempt
         attempt.book.painted(event.row)

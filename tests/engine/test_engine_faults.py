@@ -12,19 +12,9 @@ import torch
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.engine.output_checks import find_fault
 from inpaint_ops.errors import FlatImageError, NonFiniteImageError
-from inpaint_ops.model.random_weights import instantiate
 from tests.support.engine_parts import painting_model
 
 KEY = BatchKey(width=64, height=64, steps=2, guidance_scale=1.0, strength=0.9999)
-
-
-@pytest.fixture(scope="module")
-def halves() -> Iterator[Any]:
-    """The tiny pipeline in bfloat16, which a CPU computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield instantiate("tiny-random", torch.device("cpu"), torch.bfloat16)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

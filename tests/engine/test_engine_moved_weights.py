@@ -14,22 +14,12 @@ from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.engine import painting as painting_module
 from inpaint_ops.engine.output_checks import cast
 from inpaint_ops.errors import DeviceLostError, DeviceOutOfMemoryError
-from inpaint_ops.model.random_weights import instantiate
 from tests.support.engine_parts import Remembering, painting_model
 
 KEY = BatchKey(width=64, height=64, steps=2, guidance_scale=1.0, strength=0.9999)
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 NO_HOST_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5135000000 bytes")
 LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-
-@pytest.fixture(scope="module")
-def halves() -> Iterator[Any]:
-    """The tiny pipeline in bfloat16, which a CPU computes, and which can be widened."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield instantiate("tiny-random", torch.device("cpu"), torch.bfloat16)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
