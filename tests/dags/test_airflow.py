@@ -16,7 +16,7 @@ from demo.object_store import ObjectStoreServer
 from inpaint_ops.inbox import claim_of
 from inpaint_ops.records import RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
-from tests.support.airflow import DAG, INBOX, JOBS, STORE, Site, put_manifest, records
+from tests.support.airflow import DAG, INBOX, JOBS, RENDERED, STORE, Site, put_manifest, records
 from tests.support.fault_proxy import Fault
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -72,7 +72,7 @@ def test_what_lies_in_the_inbox_is_never_rendered_and_holds_up_nobody_else(
     night: str, airflow: AirflowStack, workspace: Workspace, object_store: ObjectStoreServer
 ) -> None:
     runs = airflow.api("GET", f"/dags/{DAG}/dagRuns")["dag_runs"]
-    assert not [run for run in runs if "1337" in json.dumps(run) or object_store.secret_key in json.dumps(run)]
+    assert not [run for run in runs if RENDERED in json.dumps(run) or object_store.secret_key in json.dumps(run)]
     assert [run["conf"]["manifest"] for run in runs if run["dag_run_id"].startswith("inbox__")] == [
         f"{INBOX}night.jsonl"
     ]
@@ -83,7 +83,7 @@ def test_what_lies_in_the_inbox_is_never_rendered_and_holds_up_nobody_else(
     ]
     assert [(ti["state"], ti["map_index"]) for ti in second if ti["task_id"] == "trigger"] == [("skipped", -1)]
     said = airflow.task_logs("inpaint_inbox", looks[0]["dag_run_id"])
-    assert said.count("is not taken: its name") == 2 and "hurt.jsonl" in said and "1337" not in said
+    assert said.count("is not taken: its name") == 2 and "hurt.jsonl" in said and RENDERED not in said
     names = [info.location.name for info in workspace.storage.list(workspace.places.claims)]
     assert sorted(name.rpartition(".")[2] for name in names) == ["json", "json", "triggered"]
 

@@ -25,9 +25,11 @@ from tests.support.fault_proxy import FaultProxy
 
 DAG = "inpaint_manifest"
 STORE = "s3://inpaint/airflow/"
-INBOX = f"{STORE}inbox {{{{ 7*191 }}}}/"
-JOBS = "jobs {{ 7*191 }}/"
+INBOX = f"{STORE}inbox {{{{ 7**37 }}}}/"
+JOBS = "jobs {{ 7**37 }}/"
 """Every manifest's URI holds a template, so each test here sees to it that none is rendered on its way."""
+RENDERED = str(7**37)
+"""What the template would become: too long to stand in a log by chance, as a part of a time or an id."""
 
 PREFIX = "/airflow"
 STRANGER = "stranger"
