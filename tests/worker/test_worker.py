@@ -353,7 +353,7 @@ def test_a_second_process_finds_what_the_first_has_compiled(
     """Two real workers, one after the other, on one fresh model cache. What is found there is counted, not timed."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "model_cache"))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    # Six seconds each of C++ that one graph does not earn back: headers compiled beforehand, and trials of instructions.
+    # One graph does not earn back the seconds of headers that are compiled first, nor of trials of instructions.
     monkeypatch.setenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
     monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
     model = one_block(tmp_path / "one-block")
