@@ -293,17 +293,19 @@ def _then_refused(trial: Trial) -> None:
 
 
 _SOON = {"INPAINT_STALL_TIMEOUT": "30"}
+_DEATH = "tests/supervisor/test_supervisor.py::test_one_poison_row_never_stops_the_others"
 _BODY = "tests/storage/test_storage_faults.py::TestReading::test_a_broken_body_is_read_again"
 _ANSWER = "tests/storage/test_storage_faults.py::TestReading::test_a_request_without_an_answer_is_repeated"
 
 FAULTS: tuple[Fault, ...] = (
     Fault("worker killed", "SIGKILL of the worker", _worker_gets(signal.SIGKILL)),
-    Fault("worker crashed", "SIGSEGV of the worker", _worker_gets(signal.SIGSEGV)),
+    Fault("worker crashed", "SIGSEGV of the worker", _worker_gets(signal.SIGSEGV), shown_by=_DEATH),
     Fault("worker frozen", "SIGSTOP of the worker", _worker_gets(signal.SIGSTOP, *WORKING), settings=_SOON, slow=True),
-    Fault("poison row", "a row that always kills its worker is found and set aside", _poison, poison=3, slow=True),
+    Fault("poison row", "a row that always kills its worker is found and set aside", _poison, poison=3, slow=True,
+          shown_by=_DEATH),
     Fault("supervisor killed", "SIGKILL of the worker's supervisor", _command_gets(signal.SIGKILL)),
     Fault("supervisor told to stop", "SIGTERM of the supervisor", _command_gets(signal.SIGTERM), _drained),
-    Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3)),
+    Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3), shown_by=_ANSWER),
     Fault("503 SlowDown", "503 SlowDown, six times", _requests(fault_proxy.Fault.SLOW_DOWN, 6), shown_by=_ANSWER),
     Fault("reset before the body", "connections end unanswered", _requests(fault_proxy.Fault.DROP, 3),
           shown_by=_ANSWER),

@@ -10,10 +10,12 @@ import pytest
 
 from inpaint_ops.model.random_weights import ensure
 from tests.faults.catalogue import FAULTS
+from tests.faults.cluster import CLUSTER_FAULTS
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEED = 1
+SHOWN_BY = sorted({fault.shown_by for fault in (*FAULTS, *CLUSTER_FAULTS) if fault.shown_by})
 AT_ONCE = 3
 """Trials that run at a time: each waits for most of its time, a minute's outage for all of it."""
 
@@ -44,7 +46,7 @@ def test_every_promise_holds_after(
     fault: Fault, trials: dict[str, Future[Outcome]], say: Callable[[str], None]
 ) -> None:
     if fault.shown_by:
-        pytest.skip("faults of the store that its own tests show are not tried with the whole job")
+        pytest.skip("faults that a shorter test shows are not tried with the whole job")
     if lacking := fault.lacking():
         pytest.skip(lacking)
     outcome = trials[fault.name].result()
@@ -52,7 +54,7 @@ def test_every_promise_holds_after(
     assert outcome.recovered, outcome.log
 
 
-@pytest.mark.parametrize("shown_by", sorted({fault.shown_by for fault in FAULTS if fault.shown_by}))
+@pytest.mark.parametrize("shown_by", SHOWN_BY)
 def test_what_shows_a_fault_instead_is_there(shown_by: str) -> None:
     file, *names = shown_by.partition("[")[0].split("::")
     text = (REPOSITORY / file).read_text()
