@@ -91,11 +91,13 @@ COMPILE := $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 
 	$(addprefix --no-emit-package ,$(CUDA))
 HASHED := $(COMPILE) --generate-hashes --no-emit-package torch -c requirements.txt
 
+# A venv has its pip. scikit-image asks for scipy, and only its photos are used: where scipy is installed, diffusers and
+# transformers import it, which takes each worker of a test a second that no user's worker takes.
 lock:  ## resolve requirements*.txt from pyproject.toml anew (add UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) --extra model --extra airflow -o requirements.txt
 	$(HASHED) --extra model --extra airflow -o requirements-hashed.txt
 	$(HASHED) --extra airflow -o requirements-airflow.txt  # the light image: no torch
-	$(HASHED) $(UPGRADE) --extra dev --no-emit-package pip -o requirements-dev.txt  # a venv has its pip
+	$(HASHED) $(UPGRADE) --extra dev --no-emit-package pip --no-emit-package scipy -o requirements-dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --generate-hashes $(UPGRADE) \
 		bench/stores/requirements.in -o bench/stores/requirements.txt
 

@@ -9,25 +9,24 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
+import skimage
 from PIL import Image
 
 from inpaint_ops.images import png
 
-PHOTOS = ("astronaut", "cat", "coffee", "rocket", "retina", "hubble_deep_field", "immunohistochemistry")
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg", "ihc.png")
 MEGAPIXELS = 12
 
 
 def photos() -> Iterator[np.ndarray]:
-    """(H, W, 3) uint8 each; those that this installation does not have are left out."""
+    """(H, W, 3) uint8 each. The files are read: `skimage.data` needs scipy, which is not installed."""
     for name in PHOTOS:
-        try:
-            yield np.ascontiguousarray(getattr(skimage.data, name)()[..., :3])
-        except (ImportError, OSError):  # not on board, and fetched by pooch
-            print(f"left out: {name}")
+        with Image.open(Path(skimage.__file__).parent / "data" / name) as photo:
+            yield np.asarray(photo.convert("RGB"))
 
 
 def _pillow(level: int) -> Callable[[np.ndarray], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -195,10 +196,25 @@ def _set_environment(slot: str) -> None:
 def _import_model_stack(report: _Reporter) -> None:
     """Import what the later steps use, by itself, so that its seconds are measured apart from the load's."""
     report.phase("imports", "torch, diffusers, transformers")
-    import inpaint_ops.engine
-    import inpaint_ops.model.attention
-    import inpaint_ops.model.compiled
-    import inpaint_ops.model.loading  # noqa: F401
+    with _no_garbage_collection():
+        import inpaint_ops.engine
+        import inpaint_ops.model.attention
+        import inpaint_ops.model.compiled
+        import inpaint_ops.model.loading  # noqa: F401
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Within the block no cycles are looked for: modules live on, and looking at them again and again while they are
+    imported is a sixth of what the import costs (5.1 against 6.1 CPU seconds on two busy cores).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _resolve(job: Job) -> tuple[Source, float]:

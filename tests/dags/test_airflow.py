@@ -158,13 +158,16 @@ def test_failed_rows_are_done_again_in_their_run_once_per_request(airflow: Airfl
     conf = {"manifest": manifest, "run": "late"}
     assert airflow.wait_for_run(DAG, airflow.trigger(DAG, {**conf, "steps": 2})) == "failed"
     before = record_keys(workspace, "late")
-    for wrong, says in (
-        ({**conf, "retry": "nobody"}, "has no row with the id 'nobody'"),
-        ({**conf, "retry": "late,late"}, "names 'late' twice"),
-        ({"manifest": manifest, "retry": "failed"}, "name it in `run`"),
-        ({**conf, "retry": "failed", "steps": 5}, "was started with steps = 2, not 5"),
-    ):
-        run_id = airflow.trigger(DAG, wrong)
+    refusals = {
+        airflow.trigger(DAG, wrong): says
+        for wrong, says in (
+            ({**conf, "retry": "nobody"}, "has no row with the id 'nobody'"),
+            ({**conf, "retry": "late,late"}, "names 'late' twice"),
+            ({"manifest": manifest, "retry": "failed"}, "name it in `run`"),
+            ({**conf, "retry": "failed", "steps": 5}, "was started with steps = 2, not 5"),
+        )
+    }
+    for run_id, says in refusals.items():
         assert airflow.wait_for_run(DAG, run_id) == "failed"
         assert says in airflow.task_logs(DAG, run_id), says
     assert record_keys(workspace, "late") == before

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +22,7 @@ from inpaint_ops.records import Record, RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
 from tests.support.airflow import DAG, put_manifest, records
 from tests.support.cluster import HOUSEKEEPING, ClusterSite
+from tests.support.fault_proxy import Fault, FaultProxy
 from tests.support.machines import Cluster, can_rename_hosts, gpu_uuid
 from tests.support.statsd import Heard, StatsdListener
 from tests.support.waiting import wait_until
@@ -31,7 +34,7 @@ pytestmark = [
     pytest.mark.cluster,
 ]
 
-ROWS, SHARD_ROWS = 45, 5
+ROWS, SHARD_ROWS = 20, 5
 
 
 @pytest.fixture(scope="module")
@@ -75,33 +78,55 @@ def hosts(found: dict[int, Record]) -> dict[str, list[Record]]:
     return by_host
 
 
-def half_way(found: dict[int, Record], host: str) -> bool:
-    """Whether a shard is partly painted, and `host` is at it."""
-    by_shard: dict[int, list[Record]] = {}
-    for record in found.values():
-        by_shard.setdefault((record.row - 1) // SHARD_ROWS, []).append(record)
-    return any(
-        1 <= len(shard) <= SHARD_ROWS - 2 and {r.worker.host for r in shard if r.worker} == {host}
-        for shard in by_shard.values()
-    )
+class HalfWay:
+    """Holds every shard half-way: the records of its first two rows pass, and those of the others wait.
+
+    A request that waits is ended before its client gives it up, and the client sends it again.
+    """
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self._released = threading.Event()
+        self._dead: list[int] = []
+        self._rules = [
+            proxy.on(Fault.DELAY, method="PUT", path=f"/{row:07d}.json", times=10**6, seconds=0.0,
+                     before=partial(self._wait, row))
+            for row in range(1, ROWS + 1) if (row - 1) % SHARD_ROWS >= 2
+        ]  # fmt: skip
+
+    def _wait(self, row: int) -> bool:
+        """Whether the request goes on; one of a machine that was killed meanwhile does not."""
+        before = not self._released.is_set()
+        return self._released.wait(20) and not (before and (row - 1) // SHARD_ROWS in self._dead)
+
+    def release(self, *dead: int) -> None:
+        """Let all go on but what a machine that is dead now has sent for the shards `dead`, counted from 0."""
+        self._dead += dead
+        self._released.set()
+        for rule in self._rules:
+            rule.times = 0
 
 
 @pytest.fixture(scope="module")
-def night(cluster: Cluster, workspace: Workspace, metrics: StatsdListener, say: Callable[[str], None]) -> Night:
+def night(
+    cluster: Cluster, cluster_site: ClusterSite, workspace: Workspace, metrics: StatsdListener,
+    say: Callable[[str], None],
+) -> Night:  # fmt: skip
     rows = [
-        {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": f"cup-{index}", "steps": 12}
+        {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": f"cup-{index}", "steps": 2}
         for index in range(ROWS)
     ]
     manifest = put_manifest(workspace, "night.jsonl", rows)
     started, heard = time.monotonic(), len(metrics.samples)
+    held = HalfWay(cluster_site.proxy)
     run_id = cluster.trigger(DAG, {"manifest": manifest, "run": "night", "shard_rows": SHARD_ROWS, "batch_size": 1})
-    wait_until(lambda: {"gpu-1", "gpu-2"} <= set(hosts(records(workspace, "night"))), pause=0.2)
+    wait_until(lambda: len(records(workspace, "night")) == 4, pause=0.2)
     before_join = records(workspace, "night")
     cluster.add_machine("gpu-3", "gpu", INPAINT_LEASE_TIMEOUT="3")
-    wait_until(lambda: half_way(records(workspace, "night"), "gpu-1"), pause=0.2)
+    wait_until(lambda: len(records(workspace, "night")) == 6, pause=0.2)
     cluster.kill_machine("gpu-1")
     at = datetime.now(UTC)
     at_death = records(workspace, "night")
+    held.release(*{(record.row - 1) // SHARD_ROWS for record in hosts(at_death)["gpu-1"]})
     state = cluster.wait_for_run(DAG, run_id)
     assert state == "success", cluster.task_instances(DAG, run_id)
     say(f"cluster: {ROWS} rows in {ROWS // SHARD_ROWS} shards, a machine killed, in {time.monotonic() - started:.0f} s")

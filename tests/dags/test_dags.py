@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,34 +53,60 @@ MOST_MODULES = 40
 """Beyond what every DAG with a `@task` imports; five or six are this project's own."""
 
 
-@pytest.mark.parametrize("dag", sorted(path.stem for path in (REPOSITORY / "dags").glob("*.py")))
-def test_parsing_a_dag_imports_little_beyond_airflows_own_import(tmp_path: Path, dag: str) -> None:
-    """Every task parses its DAG's file again before it starts."""
-    program = f"""
-import sys
-sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "dags")!r}]
-from airflow.sdk import dag, task
-task()
+DAGS = sorted(path.stem for path in (REPOSITORY / "dags").glob("*.py"))
+FORKED = """
+import json, os, sys
+sys.path[:0] = [{repository!r}, {dags!r}]
+{before}
 before = set(sys.modules)
-import {dag}
-print(len(set(sys.modules) - before), *sorted(set(sys.modules) - before))
+for module in {modules!r}:
+    child = os.fork()
+    if not child:
+        __import__(module)
+        print(json.dumps([module, sorted(set(sys.modules) - before)]), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, module
 """
-    count, *names = _python(tmp_path, program).split()
+"""Each module imported in a fork of the process, so that what comes before is imported once."""
+
+
+def _imported(tmp_path: Path, modules: Sequence[str], before: str = "") -> dict[str, list[str]]:
+    """What is new in `sys.modules` after the import of each module by itself, once `before` was run."""
+    program = FORKED.format(
+        repository=str(REPOSITORY), dags=str(REPOSITORY / "dags"), modules=list(modules), before=before
+    )
+    return dict(json.loads(line) for line in _python(tmp_path, program).splitlines())
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return _imported(tmp_path_factory.mktemp("parsed"), DAGS, "from airflow.sdk import dag, task; task()")
+
+
+@pytest.mark.parametrize("dag", DAGS)
+def test_parsing_a_dag_imports_little_beyond_airflows_own_import(parsed: dict[str, list[str]], dag: str) -> None:
+    """Every task parses its DAG's file again before it starts."""
+    names = parsed[dag]
     assert dag in names
-    assert int(count) <= MOST_MODULES, names
+    assert len(names) <= MOST_MODULES, names
     assert not [name for name in names if name.startswith(("airflow.models", "sqlalchemy", "inpaint_ops."))], names
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["inpaint_ops.runs", "inpaint_ops.inbox", "inpaint_ops.supervisor", "inpaint_ops.report", "inpaint_ops.cli",
-     "inpaint_ops.worker", "inpaint_ops.cli.doctor"],
+IN_TASKS = (
+    "inpaint_ops.runs", "inpaint_ops.inbox", "inpaint_ops.supervisor", "inpaint_ops.report", "inpaint_ops.cli",
+    "inpaint_ops.worker", "inpaint_ops.cli.doctor",
 )  # fmt: skip
-def test_no_module_that_airflows_tasks_import_pulls_in_torch(tmp_path: Path, module: str) -> None:
-    output = _python(
-        tmp_path, f"import sys, {module}; print(sorted({{'torch', 'diffusers', 'airflow'}} & set(sys.modules)))"
-    )
-    assert output.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def in_tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return _imported(tmp_path_factory.mktemp("in-tasks"), IN_TASKS)
+
+
+@pytest.mark.parametrize("module", IN_TASKS)
+def test_no_module_that_airflows_tasks_import_pulls_in_torch(in_tasks: dict[str, list[str]], module: str) -> None:
+    assert module in in_tasks[module]
+    assert {"torch", "diffusers", "airflow"}.isdisjoint(in_tasks[module])
 
 
 @pytest.fixture(scope="module")
@@ -168,30 +195,32 @@ def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> No
 
 
 LIMITS = """
-import sys
+import os, sys
 sys.path[:0] = [{repository!r}, {dags!r}]
-import inpaint_manifest
-task = inpaint_manifest.inpaint_manifest().task_dict["inpaint"].partial_kwargs
-print(inpaint_manifest.TRIES, inpaint_manifest.SHARD_TIMEOUT.total_seconds(), task["retries"],
-      task["execution_timeout"].total_seconds())
+import airflow.sdk
+for settings in {settings!r}:
+    child = os.fork()
+    if not child:
+        os.environ.update(settings)
+        import inpaint_manifest
+        task = inpaint_manifest.inpaint_manifest().task_dict["inpaint"].partial_kwargs
+        print(inpaint_manifest.TRIES, inpaint_manifest.SHARD_TIMEOUT.total_seconds(), task["retries"],
+              task["execution_timeout"].total_seconds(), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, settings
 """
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({}, "4 21600.0 3 22200.0"),
-        ({"INPAINT_TRIES": "", "INPAINT_SHARD_TIMEOUT": ""}, "4 21600.0 3 22200.0"),
-        ({"INPAINT_TRIES": "2", "INPAINT_SHARD_TIMEOUT": "60"}, "2 60.0 1 660.0"),
-    ],
-)
-def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlives_it(
-    tmp_path: Path, settings: dict[str, str], said: str
-) -> None:
+def test_tries_and_the_time_limit_are_the_settings_and_airflow_ends_what_outlives_it(tmp_path: Path) -> None:
     from inpaint_ops.config import Settings
 
-    program = LIMITS.format(repository=str(REPOSITORY), dags=str(REPOSITORY / "dags"))
-    assert _python(tmp_path, program, **settings).strip().splitlines()[-1] == said
+    settings = (
+        {},
+        {"INPAINT_TRIES": "", "INPAINT_SHARD_TIMEOUT": ""},
+        {"INPAINT_TRIES": "2", "INPAINT_SHARD_TIMEOUT": "60"},
+    )
+    program = LIMITS.format(repository=str(REPOSITORY), dags=str(REPOSITORY / "dags"), settings=settings)
+    assert _python(tmp_path, program).splitlines() == ["4 21600.0 3 22200.0", "4 21600.0 3 22200.0", "2 60.0 1 660.0"]
     fields = Settings.model_fields
     assert (fields["tries"].default, fields["shard_timeout"].default) == (4, 21600)
 

@@ -293,26 +293,35 @@ def _then_refused(trial: Trial) -> None:
 
 
 _SOON = {"INPAINT_STALL_TIMEOUT": "30"}
+_DEATH = "tests/supervisor/test_supervisor.py::test_one_poison_row_never_stops_the_others"
+_BODY = "tests/storage/test_storage_faults.py::TestReading::test_a_broken_body_is_read_again"
+_ANSWER = "tests/storage/test_storage_faults.py::TestReading::test_a_request_without_an_answer_is_repeated"
 
 FAULTS: tuple[Fault, ...] = (
     Fault("worker killed", "SIGKILL of the worker", _worker_gets(signal.SIGKILL)),
-    Fault("worker crashed", "SIGSEGV of the worker", _worker_gets(signal.SIGSEGV)),
+    Fault("worker crashed", "SIGSEGV of the worker", _worker_gets(signal.SIGSEGV), shown_by=_DEATH),
     Fault("worker frozen", "SIGSTOP of the worker", _worker_gets(signal.SIGSTOP, *WORKING), settings=_SOON, slow=True),
-    Fault("poison row", "a row that always kills its worker is found and set aside", _poison, poison=3, slow=True),
+    Fault("poison row", "a row that always kills its worker is found and set aside", _poison, poison=3, slow=True,
+          shown_by=_DEATH),
     Fault("supervisor killed", "SIGKILL of the worker's supervisor", _command_gets(signal.SIGKILL)),
     Fault("supervisor told to stop", "SIGTERM of the supervisor", _command_gets(signal.SIGTERM), _drained),
-    Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3)),
-    Fault("503 SlowDown", "503 SlowDown, six times", _requests(fault_proxy.Fault.SLOW_DOWN, 6)),
-    Fault("reset before the body", "connections end unanswered", _requests(fault_proxy.Fault.DROP, 3)),
-    Fault("reset in the body", "half a body, then a reset", _requests(fault_proxy.Fault.RESET, 2, REQUESTS[:1])),
-    Fault("stalled body", "half a body, then silence", _requests(fault_proxy.Fault.STALL, 1, REQUESTS[:1]), slow=True),
-    Fault("truncated body", "half a body, an orderly end", _requests(fault_proxy.Fault.TRUNCATE, 2, REQUESTS[:1])),
+    Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3), shown_by=_ANSWER),
+    Fault("503 SlowDown", "503 SlowDown, six times", _requests(fault_proxy.Fault.SLOW_DOWN, 6), shown_by=_ANSWER),
+    Fault("reset before the body", "connections end unanswered", _requests(fault_proxy.Fault.DROP, 3),
+          shown_by=_ANSWER),
+    Fault("reset in the body", "half a body, then a reset", _requests(fault_proxy.Fault.RESET, 2, REQUESTS[:1]),
+          shown_by=_BODY),
+    Fault("stalled body", "half a body, then silence", _requests(fault_proxy.Fault.STALL, 1, REQUESTS[:1]), slow=True,
+          shown_by=_BODY),
+    Fault("truncated body", "half a body, an orderly end", _requests(fault_proxy.Fault.TRUNCATE, 2, REQUESTS[:1]),
+          shown_by=_BODY),
     Fault("download flipped", "a byte arrives as another", _requests(fault_proxy.Fault.FLIP, 2, REQUESTS[:1])),
     Fault("upload flipped", "a byte is sent as another", _requests(fault_proxy.Fault.FLIP_SENT, 2, FLIPS)),
     Fault("lost reply", "a conditional put wins, unheard", _requests(fault_proxy.Fault.LOST_REPLY, 1, FLIPS)),
     Fault("outage", "no store for a minute", _outage(60), slow=True),
     Fault("50 ms", "every request takes 50 ms longer", _latency(0.05)),
-    Fault("2 s", "every request takes 2 s longer", _latency(2.0), slow=True),
+    Fault("2 s", "every request takes 2 s longer", _latency(2.0), slow=True,
+          shown_by="tests/faults/test_faults.py::test_every_promise_holds_after[50-ms]"),
     Fault("credentials expire", "403 ExpiredToken; new ones are there", _expiring),
     Fault("disk full", "no room in scratch for five seconds", _disk_full, lacking=_no_mounts),
     Fault("device out of memory", "no batch of two fits any more", _device_memory),

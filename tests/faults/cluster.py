@@ -264,6 +264,7 @@ class TaskFault:
     means: str
     strike: Callable[[psutil.Process], bool]
     slots: int = 1
+    shown_by: str = ""
 
     def fly(self, site: Site, flight: Flight) -> None:
         """One trial up to the DAG run's end."""
@@ -288,6 +289,7 @@ class Outage:
     means: str
     strike: Callable[[Site], bool]
     moments: Sequence[str] = IN_A_RUN
+    shown_by: str = ""
 
     def fly(self, site: Site, flights: Sequence[Flight]) -> list[Flight]:
         """One round up to the DAG runs' ends; returns those that were in flight."""
@@ -383,6 +385,7 @@ class TwoTriggers:
     name: str = "two runs of one name"
     means: str = "the same manifest and run name, triggered twice at once"
     slots: int = 2
+    shown_by: str = "tests/faults/test_faults.py::test_every_promise_holds_after[two-runs-at-once]"
 
     def fly(self, site: Site, flight: Flight) -> None:
         """One trial up to the end of both."""
@@ -404,6 +407,7 @@ class ReplacedManifest:
     name: str = "manifest replaced"
     means: str = "another manifest under the same URI while its run is in flight, and the same run triggered again"
     slots: int = 1
+    shown_by: str = "tests/faults/test_faults.py::test_every_promise_holds_after[manifest-replaced-under-a-run]"
 
     def fly(self, site: Site, flight: Flight) -> None:
         """One trial up to the end of the run and of the trigger that is refused."""
@@ -452,7 +456,12 @@ Apart = TaskFault | TwoTriggers | ReplacedManifest
 """Trials that do not touch each other: several in one round, of several faults."""
 
 CLUSTER_FAULTS: tuple[Apart | Outage, ...] = (
-    TaskFault("Airflow task killed", "SIGKILL of the task's own process, the worker's supervisor", _kill_task),
+    TaskFault(
+        "Airflow task killed",
+        "SIGKILL of the task's own process, the worker's supervisor",
+        _kill_task,
+        shown_by="tests/dags/test_airflow.py::test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing",
+    ),
     TaskFault("Airflow supervisor killed", "SIGKILL of Airflow's supervisor of the task", _kill_supervisor),
     TaskFault("Airflow task told to stop", "SIGTERM of the task's own process", _terminate_task),
     TwoTriggers(),
@@ -462,6 +471,7 @@ CLUSTER_FAULTS: tuple[Apart | Outage, ...] = (
         "SIGKILL of a Celery worker's parent, and of its container with it",
         _kill_machine,
         IN_A_TASK,
+        shown_by="tests/dags/test_cluster.py::test_every_row_ends_once_though_a_machine_is_killed_half_way",
     ),
     Outage("node drained", "SIGTERM of a Celery worker and its tasks' supervisors", _drain, IN_A_TASK),
     Outage("node stopped warm", "SIGTERM of a Celery worker's parent alone", _stop_warm, IN_A_TASK),

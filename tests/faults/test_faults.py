@@ -1,4 +1,4 @@
-"""Each fault of the matrix once, at a moment of its own; `make faults` is the long form."""
+"""Each fault of the matrix that no shorter test shows once, at a moment of its own; `make faults` is the long form."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 
 from inpaint_ops.model.random_weights import ensure
 from tests.faults.catalogue import FAULTS
+from tests.faults.cluster import CLUSTER_FAULTS
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SEED = 1
+SHOWN_BY = sorted({fault.shown_by for fault in (*FAULTS, *CLUSTER_FAULTS) if fault.shown_by})
 AT_ONCE = 3
 """Trials that run at a time: each waits for most of its time, a minute's outage for all of it."""
 
@@ -26,7 +29,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
     base = tmp_path_factory.mktemp("faults")
     ensure("tiny-random", base / "cache")
     with fault_store(base / "store") as store, ThreadPoolExecutor(AT_ONCE) as pool:
-        tried = [fault for fault in FAULTS if not fault.lacking()]
+        tried = [fault for fault in FAULTS if not fault.shown_by and not fault.lacking()]
         yield {
             fault.name: pool.submit(run_trial, fault, SEED, store, folder_of(base, fault), base / "cache")
             for fault in sorted(tried, key=lambda fault: not fault.slow)
@@ -42,8 +45,17 @@ def folder_of(base: Path, fault: Fault) -> Path:
 def test_every_promise_holds_after(
     fault: Fault, trials: dict[str, Future[Outcome]], say: Callable[[str], None]
 ) -> None:
+    if fault.shown_by:
+        pytest.skip("faults that a shorter test shows are not tried with the whole job")
     if lacking := fault.lacking():
         pytest.skip(lacking)
     outcome = trials[fault.name].result()
     say(str(outcome))
     assert outcome.recovered, outcome.log
+
+
+@pytest.mark.parametrize("shown_by", SHOWN_BY)
+def test_what_shows_a_fault_instead_is_there(shown_by: str) -> None:
+    file, *names = shown_by.partition("[")[0].split("::")
+    text = (REPOSITORY / file).read_text()
+    assert all(f"class {name}:" in text or f"def {name}(" in text for name in names), shown_by

@@ -208,7 +208,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of the matrix: `inject` scripts it before the command starts; `act` replaces the scheduler's tries."""
+    """A fault of the matrix: `inject` scripts it before the command starts; `act` replaces the scheduler's tries.
+
+    `shown_by` names the test that shows in seconds what the fault puts the whole job to: `make faults` alone tries it.
+    """
 
     name: str
     means: str
@@ -217,6 +220,7 @@ class Fault:
     poison: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     slow: bool = False
+    shown_by: str = ""
     lacking: Callable[[], str] = lambda: ""
 
 

@@ -1,4 +1,8 @@
-"""`python -m tests.fuzz TARGET [--seconds N] [--runs N] [--keep FOLDER]`: fuzz one target in this process."""
+"""`python -m tests.fuzz TARGET... [--seconds N] [--runs N] [--keep FOLDER]`: fuzz one target or several.
+
+The fuzzer ends its process, so each of several targets gets a fork of this one: importing and instrumenting the modules
+takes longer than a short fuzzing, and is done once.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 import atheris
 
@@ -36,26 +41,57 @@ MEMORY_MB = 2048
 HANG_SECONDS = 20
 
 
-def main() -> None:
+def main() -> int:
     """Fuzz until time or runs are over, or a promise is broken: the input is then kept, and the exit code is not 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=GUIDED_BY)
-    parser.add_argument("--seconds", type=int, default=0, help="how long; default: no limit")
-    parser.add_argument("--runs", type=int, default=-1, help="how many inputs; default: no limit")
+    parser.add_argument("targets", nargs="+", choices=GUIDED_BY, metavar="TARGET", help=", ".join(GUIDED_BY))
+    parser.add_argument("--seconds", type=int, default=0, help="how long for each; default: no limit")
+    parser.add_argument(
+        "--runs", type=_runs, default=("-1",), help="inputs for each, or one number for each target: 9,5"
+    )
     parser.add_argument("--seed", type=int, default=1, help="0: another one each time")
     parser.add_argument("--keep", type=Path, help="a folder for the inputs that reached new code, to go on from")
     parser.add_argument("--artifacts", type=Path, default=Path(), help="a folder for the input that broke a promise")
     given = parser.parse_args()
-    keep = given.keep or Path(tempfile.mkdtemp(prefix=f"fuzz-{given.target}-"))
+    if len(given.runs) not in (1, len(given.targets)):
+        parser.error(f"--runs has {len(given.runs)} numbers for {len(given.targets)} targets")
+    runs = dict(zip(given.targets, given.runs if len(given.runs) > 1 else given.runs * len(given.targets), strict=True))
+    guided_by = sorted({module for target in given.targets for module in GUIDED_BY[target]})
+    with atheris.instrument_imports(include=guided_by):
+        from tests.fuzz import targets  # noqa: F401
+    if len(given.targets) == 1:
+        _fuzz(given.targets[0], runs[given.targets[0]], given)
+    return max(_in_a_fork(target, runs[target], given) for target in given.targets)
+
+
+def _runs(text: str) -> tuple[str, ...]:
+    return tuple(str(int(number)) for number in text.split(","))
+
+
+def _in_a_fork(target: str, runs: str, given: argparse.Namespace) -> int:
+    """Fuzz in a process of its own; its exit code, which the last line of what it prints says too."""
+    print(f"fuzzing {target}", file=sys.stderr, flush=True)
+    child = os.fork()
+    if child == 0:
+        _fuzz(target, runs, given)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(f"fuzzing {target} ended with {code}", file=sys.stderr, flush=True)
+    return abs(code)
+
+
+def _fuzz(name: str, runs: str, given: argparse.Namespace) -> NoReturn:
+    """Fuzz one target in this process, and end it."""
+    from tests.fuzz.targets import CORPUS, TARGETS
+
+    keep = given.keep / name if given.keep and len(given.targets) > 1 else given.keep
+    keep = keep or Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     keep.mkdir(parents=True, exist_ok=True)
-    with atheris.instrument_imports(include=GUIDED_BY[given.target]):
-        from tests.fuzz.targets import CORPUS, TARGETS
-    target = TARGETS[given.target]
+    target = TARGETS[name]
     atheris.Setup(
         [
             sys.argv[0],
             f"-max_total_time={given.seconds}",
-            f"-runs={given.runs}",
+            f"-runs={runs}",
             f"-seed={given.seed}",
             f"-rss_limit_mb={MEMORY_MB}",
             f"-timeout={HANG_SECONDS}",
@@ -63,12 +99,13 @@ def main() -> None:
             f"-artifact_prefix={given.artifacts}{os.sep}",
             "-print_final_stats=1",
             str(keep),
-            str(CORPUS / given.target),
+            str(CORPUS / name),
         ],
         target.run,
     )
     atheris.Fuzz()
+    raise AssertionError("the fuzzer ends its process")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

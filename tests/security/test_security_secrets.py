@@ -139,10 +139,12 @@ class Watching(FaultProxy):
                 continue
             try:
                 command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+                same = command and command == (process / "cmdline").read_bytes()
             except OSError:  # it has ended, or is another user's
                 continue
             self.command_lines.add(command)
-            if self.marker in environment:
+            # One that has just become another program would be taken for the first, with the other's environment.
+            if same and self.marker in environment:
                 self.environments["worker" if b"inpaint_ops.worker" in command else "supervisor"].add(environment)
         return super().fault_for(method, path)
 

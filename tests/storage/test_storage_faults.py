@@ -89,7 +89,9 @@ class TestReading:
         with pytest.raises(StorageUnavailableError, match="deadline"):
             storage.get(stored)
 
-    @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.SLOW_DOWN, Fault.DROP, Fault.LOST_REPLY])
+    @pytest.mark.parametrize(
+        "fault", [Fault.UNAVAILABLE, Fault.SLOW_DOWN, Fault.INTERNAL, Fault.DROP, Fault.LOST_REPLY]
+    )
     def test_a_request_without_an_answer_is_repeated(
         self, flaky_storage: Flaky, proxy: FaultProxy, stored: Location, fault: Fault
     ) -> None:

@@ -45,6 +45,7 @@ def isolate(environment: MutableMapping[str, str]) -> Path:
         "XDG_CACHE_HOME": str(folder / "cache"),
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AWS_EC2_METADATA_DISABLED": "true",  # without credentials the SDK would ask the network for some
+        "OMP_NUM_THREADS": "1",  # tests share the processors already, and threads that wait for each other spin
     }
     tempfile.tempdir = None  # looked up anew
     return folder

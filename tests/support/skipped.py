@@ -23,6 +23,7 @@ CURES = {
     "C++ compiler": "`apt-get install g++`",
     "seconds were over": "`make test`",
     "containers take": "`make containers`",
+    "tried with the whole job": "`make faults`",
     "asked for without the painter": "`make containers CONTAINERS=all`",
     "an engine is put together": "`apt-get install debootstrap slirp4netns`",
     "an engine needs": "run as root",
