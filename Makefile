@@ -11,7 +11,7 @@ CONTAINERS := all
 KEEP :=
 TARGETS := jsonl csv parquet prompts keys source mask pictures placing commands events claim plan record progress notes timings
 
-.PHONY: help demo up test check shake lint audit sbom faults containers fuzz dry-card bench stores lock clean
+.PHONY: help demo up test check shake lint audit sbom faults containers fuzz dry-card bench stores demo-model lock clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -76,6 +76,10 @@ dry-card: $(STAMP)  ## the full-size model on a CUDA card that is not there: eve
 
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu
+
+demo-model: $(STAMP)  ## train the demo's model from nothing into the package: three hours of one core; goes on where it was stopped
+	$(BIN)/python -m demo.model.train .demo-model
+	$(BIN)/python -m demo.model.judge inpaint_ops/model/demo --card --sheet docs/images/demo-model.jpg
 
 stores: $(STAMP)  ## what S3 servers of several makers honour, as a table; installs three of them into .stores
 	$(PYTHON) -m venv .stores

@@ -29,7 +29,7 @@ from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, LoggingListener, PaintItem, PaintResult
 from inpaint_ops.model import attention, random_weights
 from inpaint_ops.model.loading import LoadedModel, load
-from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
+from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION
 from inpaint_ops.model.sources import find, native_size, resolve, workload
 from inpaint_ops.records import BATCH_STAGES, STAGES, DeviceInfo, LedgerEntry, Memory
 

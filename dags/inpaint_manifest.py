@@ -109,7 +109,7 @@ PARAMS = {
         default=None,
         type=["null", "string"],
         title="Model",
-        description="A hub id, a folder on the GPU machines, or tiny-random. Empty: as the settings say.",
+        description="A hub id, a folder on the GPU machines, demo, or tiny-random. Empty: as the settings say.",
     ),
     "row_limit": Param(
         default=None, type=["null", "integer"], minimum=1, title="Row limit", description="Only the first rows."

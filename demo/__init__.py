@@ -1,1 +1,1 @@
-"""The demo: real photos, real storage, real Airflow, a tiny model with random weights."""
+"""The demo: real photos, real storage, real Airflow, a small model of our own."""

@@ -34,7 +34,7 @@ def environment_of(store: ObjectStoreServer) -> dict[str, str]:
     return store.env | {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "INPAINT_STORE": f"s3://{BUCKET}/",
-        "INPAINT_MODEL": "tiny-random",
+        "INPAINT_MODEL": "demo",
         "INPAINT_SHARD_ROWS": "5",
         "INPAINT_FAILURE_THRESHOLD": "0.25",
         "INPAINT_SCRATCH": str(HOME / "scratch"),

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        default=DEFAULT_MODEL, description="A hub id, a folder, or tiny-random, mid-random, sdxl-random."
+        default=DEFAULT_MODEL, description="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random."
     )
     model_revision: str | None = Field(default=None, description="The hub commit or tag to pin.")
     tuning: str = Field(default="auto", description="A tuning preset: auto, notes, low-memory, fast.")

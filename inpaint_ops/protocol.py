@@ -35,7 +35,7 @@ class Job(Model):
     """The first command: what to load, and how."""
 
     kind: Literal["job"] = "job"
-    model: str = Field(description="A hub id, a folder, or tiny-random, mid-random, sdxl-random.")
+    model: str = Field(description="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random.")
     revision: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = Field(default="auto", description="A preset.")

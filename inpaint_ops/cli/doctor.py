@@ -22,7 +22,7 @@ from inpaint_ops.images.formats import FORMATS
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
 from inpaint_ops.model.cache import cache_home, hub_cache, repository, snapshots
-from inpaint_ops.model.random_names import RANDOM_MODELS
+from inpaint_ops.model.own_models import DEMO_MODEL, RANDOM_MODELS
 from inpaint_ops.records import Model
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage, make_s3_client, probe_conditional_put, probe_etag
@@ -123,6 +123,8 @@ def _model(settings: Settings) -> Check:
     name = settings.model
     if name in RANDOM_MODELS:
         return Check(name="model", state="warning", detail=f"{name}: random weights, the images mean nothing")
+    if name == DEMO_MODEL:
+        return Check(name="model", state="ok", detail=f"{name}: a small model for trying out; it ignores prompts")
     if Path(name).is_dir():
         return Check(name="model", state="ok", detail=f"folder {name}")
     hub = hub_cache()

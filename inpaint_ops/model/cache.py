@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from inpaint_ops.model.random_names import RECIPE_VERSION
+from inpaint_ops.model.own_models import RECIPE_VERSION
 
 _PREFIX = "models--"
 

@@ -175,6 +175,7 @@ def load(
         revision=source.revision,
         dtype=plan.dtype,
         random_weights=source.random,
+        demo_model=source.demo,
         digest=weights_digest,
     )
     return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download)

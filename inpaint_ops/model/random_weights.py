@@ -28,7 +28,7 @@ from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import random_folder
 from inpaint_ops.model.digests import write_known
 from inpaint_ops.model.progress import without_progress_bars
-from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION, is_random
+from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION, is_random
 
 SEED = 20240511
 VAE_SCALE = 8
@@ -156,7 +156,7 @@ def _shells(name: str) -> dict[str, torch.nn.Module]:
 
 def _pipeline(parts: Mapping[str, torch.nn.Module]) -> StableDiffusionXLInpaintPipeline:
     return StableDiffusionXLInpaintPipeline(
-        **parts, tokenizer=_tokenizer("<|endoftext|>"), tokenizer_2=_tokenizer("!"), scheduler=_scheduler()
+        **parts, tokenizer=byte_tokenizer("<|endoftext|>"), tokenizer_2=byte_tokenizer("!"), scheduler=_scheduler()
     )
 
 
@@ -243,7 +243,7 @@ def _scheduler() -> EulerDiscreteScheduler:
     )  # fmt: skip
 
 
-def _tokenizer(pad_token: str) -> CLIPTokenizer:
+def byte_tokenizer(pad_token: str) -> CLIPTokenizer:
     """A CLIP tokenizer that knows bytes only: 256 characters, 256 that end a word, start and end.
 
     Any text tokenises (a byte a token, cut at 77); ids lie below 514. SDXL's first tokenizer pads with its end token,

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 
 from inpaint_ops.config import Scheduler
+from inpaint_ops.errors import ModelError
 from inpaint_ops.records import LedgerEntry
 
 _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -22,12 +23,19 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
 }
 
+_NOT_FOR_SAMPLES = ("euler_a", "heun")
+"""What diffusers 0.42.1 has no formula for where the UNet predicts the clean latents (prediction_type `sample`)."""
+
 
 def apply(pipe: Any, name: Scheduler) -> None:
     """Give `pipe` the scheduler called `name`; `model` leaves the one that the model came with.
 
-    Its betas, prediction type and spacing are those of the model's own scheduler (`from_config`).
+    Its betas, prediction type and spacing are those of the model's own scheduler (`from_config`). Raises ModelError for
+    one that cannot serve the model.
     """
+    if name in _NOT_FOR_SAMPLES and pipe.scheduler.config.get("prediction_type") == "sample":
+        others = ", ".join(["model", *(other for other in _CLASSES if other not in _NOT_FOR_SAMPLES)])
+        raise ModelError(f"the scheduler {name} cannot serve a model that predicts clean latents: use one of {others}")
     if name != "model":
         kind, options = _CLASSES[name]
         pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)

@@ -37,7 +37,15 @@ from inpaint_ops.model.cache import (
 )
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
-from inpaint_ops.model.random_names import RANDOM_MODELS, RECIPE_VERSION, is_random
+from inpaint_ops.model.own_models import (
+    DEMO_MODEL,
+    DEMO_VERSION,
+    OWN_MODELS,
+    RANDOM_MODELS,
+    RECIPE_VERSION,
+    demo_folder,
+    is_random,
+)
 from inpaint_ops.model.verifying import (
     COMPONENTS,
     WEIGHTS,
@@ -66,6 +74,7 @@ class Source:
     folder: Path | None
     revision: str | None
     random: bool
+    demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,8 @@ def resolve(model: str, revision: str | None = None, *, cache: Path | None = Non
     if model in RANDOM_MODELS:
         folder = None if model == "sdxl-random" else _built(model, cache)
         return Source(model, folder, f"recipe-{RECIPE_VERSION}", random=True)
+    if model == DEMO_MODEL:
+        return Source(model, demo_folder(), f"demo-{DEMO_VERSION}", random=False, demo=True)
     if is_local(model):
         folder = Path(model).expanduser()
         if not folder.is_dir():
@@ -162,6 +173,10 @@ def pull(
             folder = _built(model, cache)
         verify(folder)
         return folder
+    if model == DEMO_MODEL:
+        say("demo comes with the package: nothing is fetched")
+        check_published(found := verify(demo_folder()), cache)
+        return found.folder
     if is_local(model):
         return verify(resolve(model).folder or Path(model)).folder
     _check_hub_id(model)
@@ -290,7 +305,7 @@ def _hub(cache: Path | None) -> Path:
 
 def _check_hub_id(model: str) -> None:
     if not _HUB_ID.fullmatch(model):
-        names = ", ".join(RANDOM_MODELS)
+        names = ", ".join(OWN_MODELS)
         raise ModelError(f"model {model!r}: neither a folder here, nor a hub id (owner/name), nor one of {names}")
 
 

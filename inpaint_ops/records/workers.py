@@ -28,6 +28,7 @@ class ModelIdentity(Model):
     revision: str | None = None
     dtype: str = ""
     random_weights: bool = Field(description="True where the weights are random: the images mean nothing.")
+    demo_model: bool = Field(default=False, description="True for `demo`: small, and prompts have no effect.")
     digest: str = Field(default="", description="SHA-256 over the names and sizes of the weight files.")
 
 

@@ -20,7 +20,7 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictU
 from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, WorkerReport
 from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
-from inpaint_ops.report.summary import RANDOM_WEIGHTS
+from inpaint_ops.report.summary import DEMO_MODEL, RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
 
 PAGE_BYTES = 2_000_000
@@ -119,13 +119,26 @@ def render_page(
     return _template().render(shown, cards=cards, left_out=len(gallery) - len(cards))
 
 
+_MODEL_NOTICES = {"RANDOM WEIGHTS": RANDOM_WEIGHTS, "DEMO MODEL": DEMO_MODEL}
+
+
+def _model_notice(summary: RunSummary) -> tuple[str, str] | None:
+    """What a reader must know before looking at the images: a label and a sentence."""
+    for label, held in (
+        ("RANDOM WEIGHTS", summary.model and summary.model.random_weights),
+        ("DEMO MODEL", summary.model and summary.model.demo_model),
+    ):
+        if held or _MODEL_NOTICES[label] in summary.warnings:
+            return label, _MODEL_NOTICES[label]
+    return None
+
+
 def summary_context(summary: RunSummary) -> dict[str, Any]:
     """What the sections need from the summary."""
     return {
         "s": summary,
-        "random_weights": bool(summary.model and summary.model.random_weights) or RANDOM_WEIGHTS in summary.warnings,
-        "random_text": RANDOM_WEIGHTS,
-        "warnings": [text for text in summary.warnings if text != RANDOM_WEIGHTS],
+        "model_notice": _model_notice(summary),
+        "warnings": [text for text in summary.warnings if text not in _MODEL_NOTICES.values()],
         "measured": _measured_together(summary.ledger),
         "compared": compared(summary),
         "unit": "GPU" if any(device.kind == "cuda" for device in summary.devices) else "CPU",

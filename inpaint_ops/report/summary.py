@@ -36,6 +36,7 @@ _MOST = 1e15
 """The highest rate that is reported: a forged time may be close to zero."""
 
 RANDOM_WEIGHTS = "The weights are random: the images mean nothing."
+DEMO_MODEL = "Painted by the demo model, which is small and trained at 256 pixels: prompts and guidance have no effect."
 
 
 def summarize(
@@ -179,6 +180,8 @@ def _warnings(
     found = []
     if any(report.model.random_weights for report in workers):
         found.append(RANDOM_WEIGHTS)
+    if any(report.model.demo_model for report in workers):
+        found.append(DEMO_MODEL)
     models = dict.fromkeys(_model_name(report.model) for report in workers)
     if len(models) > 1:
         found.append(f"The workers painted with different weights: {', '.join(models)}.")

@@ -16,7 +16,7 @@ from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest
 from inpaint_ops.model.cache import hub_cache
-from inpaint_ops.model.random_names import RANDOM_MODELS
+from inpaint_ops.model.own_models import OWN_MODELS
 from inpaint_ops.storage import Storage
 
 HUB_SECONDS = 10.0
@@ -32,12 +32,12 @@ _KEYS_PER_PAGE = 10
 def check_model(model: str, revision: str | None = None, *, must_be_here: bool) -> str | None:
     """Refuse a model that no worker could load; a line of what could not be found out, or None.
 
-    A model in this machine's cache is fine, as is a random one of ours. A folder is looked for only where
+    A model in this machine's cache is fine, as is one of ours. A folder is looked for only where
     `must_be_here` says that this machine paints: others may have other folders. A hub model that is not in the cache
     is looked up at the hub: one that the hub does not have is always refused, one that is only not fetched yet, or
     that cannot be looked up, where `must_be_here`. Raises ModelError.
     """
-    if model in RANDOM_MODELS:
+    if model in OWN_MODELS:
         return None
     try:
         from inpaint_ops.model.sources import PINNED, is_local, resolve  # brings the hub's client: half a second

@@ -24,7 +24,7 @@ from inpaint_ops.device import describe
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.loading import LoadedModel, load
-from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION
+from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION
 from inpaint_ops.model.sources import PINNED, cached_models, find, pull, resolve, workload
 from inpaint_ops.model.verifying import verify
 from inpaint_ops.tuning import Tuning, Workload

@@ -17,7 +17,7 @@ from PIL import Image
 
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
-from inpaint_ops.model.random_names import MARKER, RECIPE_VERSION, is_random
+from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION, is_random
 from tests.support.waiting import PATIENCE
 
 
