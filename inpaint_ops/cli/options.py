@@ -54,7 +54,7 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
 def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a job: model, tuning, quality and so on."""
     options = [
-        click.option("--model", help="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random [INPAINT_MODEL]."),
+        click.option("--model", help="A hub id, a folder, demo, tiny-random, mid-random, sdxl-random [INPAINT_MODEL]."),
         click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),

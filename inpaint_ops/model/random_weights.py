@@ -27,8 +27,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import random_folder
 from inpaint_ops.model.digests import write_known
-from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION, is_random
+from inpaint_ops.model.progress import without_progress_bars
 
 SEED = 20240511
 VAE_SCALE = 8
