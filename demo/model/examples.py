@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from demo.model import photographs
 from demo.model.photographs import Pixels, shrink
@@ -17,8 +19,8 @@ from demo.model.synthetic import Floats, synthetic
 SIZES = (640, 440, 330, 280)
 """Shorter sides that crops are taken from: the same picture at several scales."""
 
-POOL = 400
-"""Made-up pictures that are kept; one of them is replaced at every step."""
+FIRST, POOL = 24, 400
+"""Made-up pictures at the start and at the most. Each batch adds one; once there are so many, it replaces one."""
 
 
 class Pictures:
@@ -29,11 +31,13 @@ class Pictures:
         self.rng = np.random.default_rng(seed)
         self.photographs = photographs.training(cache)
         self.scaled = pyramid(self.photographs)
-        self.made = [synthetic(self.rng, self.photographs) for _ in range(POOL)]
+        self.made = [synthetic(self.rng, self.photographs) for _ in range(FIRST)]
 
     def batch(self, count: int, size: int, *, photographs: float = 0.6) -> Tensor:
         """`count` crops of `size` pixels: float32, N x 3 x size x size, -1 to 1."""
-        self.made[self.rng.integers(POOL)] = synthetic(self.rng, self.photographs)
+        self.made.append(synthetic(self.rng, self.photographs))
+        if len(self.made) > POOL:
+            self.made[self.rng.integers(POOL)] = self.made.pop()
         pools = [self.scaled if self.rng.random() < photographs else self.made for _ in range(count)]
         return torch.from_numpy(np.stack([crop(self.rng, pool, size) for pool in pools]))
 
@@ -41,6 +45,27 @@ class Pictures:
         """`count` masks in latent cells: float32, N x 1 x size/8 x size/8, 1 where painted."""
         made: list[NDArray[np.bool_]] = [cells(self.rng, size // 8) for _ in range(count)]
         return torch.from_numpy(np.stack(made))[:, None].float()
+
+
+class Crops(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of crops and of masks for them, without end; each worker of a DataLoader draws its own."""
+
+    def __init__(self, pictures: Pictures, count: int, size: int) -> None:
+        """`count` crops of `size` pixels a batch."""
+        self.pictures, self.count, self.size = pictures, count, size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches: see `Pictures.batch` and `Pictures.masks`."""
+        worker = get_worker_info()
+        if worker is not None:
+            self.pictures.rng = np.random.default_rng(worker.seed)
+        while True:
+            yield self.pictures.batch(self.count, self.size), self.pictures.masks(self.count, self.size)
+
+    def drawn(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches, made by `workers` processes; 0: by this one, when they are asked for."""
+        ahead = {"prefetch_factor": 8, "multiprocessing_context": "fork"} if workers else {}
+        return iter(DataLoader(self, batch_size=None, num_workers=workers, **ahead))
 
 
 def pyramid(pictures: list[Pixels]) -> list[Pixels]:

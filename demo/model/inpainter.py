@@ -8,6 +8,8 @@ the same sober fill.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
@@ -61,10 +63,10 @@ def scheduler() -> EulerDiscreteScheduler:
 
 def predict(unet: UNet2DConditionModel, hole: Tensor, known: Tensor) -> Tensor:
     """The clean latents, N x 4 x h x w; `hole` (N x 1 x h x w) is 1 where it is painted, `known` the masked picture."""
-    count = len(hole)
-    conditions = {"text_embeds": torch.zeros(count, TEXT), "time_ids": torch.zeros(count, 6)}
+    count, zeros = len(hole), partial(torch.zeros, device=hole.device)
+    conditions = {"text_embeds": zeros(count, TEXT), "time_ids": zeros(count, 6)}
     stacked = torch.cat([torch.zeros_like(known), hole, known], 1).contiguous(memory_format=torch.channels_last)
-    text, time = torch.zeros(count, 1, 2 * TEXT), torch.zeros(count)
+    text, time = zeros(count, 1, 2 * TEXT), zeros(count)
     latents: Tensor = unet(stacked, time, encoder_hidden_states=text, added_cond_kwargs=conditions).sample.float()
     return latents
 

@@ -11,12 +11,12 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
-import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -101,7 +101,7 @@ HELD_OUT = (
 def held_out() -> Iterator[tuple[str, Pixels]]:
     """The held-out photographs: name, and H x W x 3 RGB pixels."""
     for name in HELD_OUT:
-        with Image.open(Path(skimage.__file__).parent / "data" / name) as opened:
+        with resources.as_file(resources.files("skimage") / "data" / name) as path, Image.open(path) as opened:
             yield name, np.asarray(opened.convert("RGB"))
 
 
