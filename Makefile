@@ -77,7 +77,7 @@ dry-card: $(STAMP)  ## the full-size model on a CUDA card that is not there: eve
 bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
 	$(BIN)/python -m bench.cpu
 
-demo-model: $(STAMP)  ## train the demo's model from nothing into the package: three hours of one core; goes on where it was stopped
+demo-model: $(STAMP)  ## train the demo's model from nothing into the package: two hours of two cores, less on a card; goes on where it was stopped
 	$(BIN)/python -m demo.model.train .demo-model
 	$(BIN)/python -m demo.model.judge inpaint_ops/model/demo --card --sheet docs/images/demo-model.jpg
 

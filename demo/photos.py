@@ -29,19 +29,19 @@ def _bytes(image: Image.Image, format_: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _mask(size: tuple[int, int], shape: str = "ellipse") -> bytes:
-    """White where to paint: an ellipse, a stroke or a box, off the centre."""
+def _mask(size: tuple[int, int], shape: str, box: tuple[float, float, float, float]) -> bytes:
+    """White where to paint: an ellipse, a box, or a stroke from corner to corner of `box`, in shares of the size."""
     width, height = size
     mask = Image.new("L", size, 0)
     draw = ImageDraw.Draw(mask)
-    box = (width * 0.3, height * 0.25, width * 0.65, height * 0.6)
+    pixels = (width * box[0], height * box[1], width * box[2], height * box[3])
     match shape:
         case "ellipse":
-            draw.ellipse(box, fill=255)
+            draw.ellipse(pixels, fill=255)
         case "stroke":
-            draw.line((width * 0.1, height * 0.8, width * 0.9, height * 0.3), fill=255, width=max(3, width // 30))
+            draw.line(pixels, fill=255, width=max(3, width // 30))
         case _:
-            draw.rectangle(box, fill=255)
+            draw.rectangle(pixels, fill=255)
     return _bytes(mask, "PNG")
 
 
@@ -68,30 +68,36 @@ def _rotated() -> bytes:
 def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7) -> bytes:
     """Hand every image and mask to `put(key, data)`, and return the manifest's bytes (JSONL, keys relative to it).
 
-    Ten rows: eight photos that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be
-    rejected (an unknown field), and one whose image is missing.
+    Each mask covers a thing that is to go: a spoon, a patch on a suit, a tower before the sky. Ten rows: eight photos
+    that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be rejected (an unknown
+    field), and one whose image is missing.
     """
     astronaut, coffee = _photo("astronaut.png"), _photo("coffee.png")
     hubble, camera, grass = _photo("hubble_deep_field.jpg"), _photo("camera.png"), _photo("grass.png")
     portrait = astronaut.crop((80, 0, 400, 512))
     cat = _rgba()
-    photos: list[tuple[str, bytes, tuple[int, int], str, dict[str, Any]]] = [
-        ("coffee.jpg", _bytes(coffee, "JPEG"), coffee.size, "ellipse", {"prompt": "a porcelain cup of tea"}),
-        ("portrait.png", _bytes(portrait, "PNG"), portrait.size, "box", {"prompt": "a helmet", "seed": seed}),
-        ("rocket.jpg", _rotated(), (300, 427), "ellipse", {"prompt": "a lighthouse at dawn"}),
-        ("cat.png", _bytes(cat, "PNG"), cat.size, "stroke", {"prompt": "tabby fur", "mask_dilate": 3}),
-        ("hubble.jpg", _bytes(hubble, "JPEG"), hubble.size, "box", {"prompt": "a spiral galaxy", "crop": "auto"}),
-        ("camera.png", _bytes(camera, "PNG"), camera.size, "ellipse", {"prompt": "a tripod", "quality": "good"}),
-        ("grass.webp", _bytes(grass.convert("RGB"), "WEBP", lossless=True), grass.size, "stroke",
-         {"prompt": "a garden path", "format": "webp", "mask_blur": 2.5}),
-        ("brick.png", _bytes(_sixteen_bit(), "PNG"), (512, 512), "box",
-         {"prompt": "a window", "negative_prompt": "people"}),
+    photos: list[tuple[str, bytes, tuple[int, int], tuple[Any, ...], dict[str, Any]]] = [
+        ("coffee.jpg", _bytes(coffee, "JPEG"), coffee.size, ("ellipse", (0.52, 0.57, 0.7, 0.84)),
+         {"prompt": "a red saucer"}),
+        ("portrait.png", _bytes(portrait, "PNG"), portrait.size, ("ellipse", (0.14, 0.64, 0.42, 0.85)),
+         {"prompt": "plain orange fabric", "seed": seed}),
+        ("rocket.jpg", _rotated(), (300, 427), ("box", (0.23, 0.26, 0.41, 0.8)), {"prompt": "a clear evening sky"}),
+        ("cat.png", _bytes(cat, "PNG"), cat.size, ("stroke", (0.05, 0.55, 0.4, 0.95)),
+         {"prompt": "tabby fur", "mask_dilate": 3}),
+        ("hubble.jpg", _bytes(hubble, "JPEG"), hubble.size, ("ellipse", (0.68, 0.5, 0.77, 0.6)),
+         {"prompt": "a dark sky with faint stars", "crop": "auto"}),
+        ("camera.png", _bytes(camera, "PNG"), camera.size, ("box", (0.78, 0.21, 0.87, 0.36)),
+         {"prompt": "a grey sky", "quality": "good"}),
+        ("grass.webp", _bytes(grass.convert("RGB"), "WEBP", lossless=True), grass.size,
+         ("stroke", (0.1, 0.8, 0.9, 0.3)), {"prompt": "grass", "format": "webp", "mask_blur": 2.5}),
+        ("brick.png", _bytes(_sixteen_bit(), "PNG"), (512, 512), ("box", (0.3, 0.25, 0.65, 0.6)),
+         {"prompt": "a brick pavement", "negative_prompt": "people"}),
     ]  # fmt: skip
     rows: list[dict[str, Any]] = []
     for name, data, size, shape, wishes in photos:
         stem = Path(name).stem
         put(f"photos/{name}", data)
-        put(f"masks/{stem}.png", _mask(size, shape))
+        put(f"masks/{stem}.png", _mask(size, *shape))
         rows.append({"image": f"photos/{name}", "mask": f"masks/{stem}.png", **wishes})
     rows.append({"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "promt": "a typo that must be rejected"})
     rows.append({"image": "photos/nowhere.png", "mask": "masks/coffee.png", "prompt": "an image that is missing"})

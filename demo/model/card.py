@@ -16,7 +16,7 @@ without a download: colours, light and large edges go on into the hole; texture 
 - The UNet predicts the clean latents from the mask and the masked picture alone. Prompt, guidance, seed, noise and the
   number of steps have no effect. The schedulers `euler_a` and `heun` cannot serve it: for such a model diffusers has no
   formula for them.
-- Trained on a CPU by `make demo-model`: `demo/model` has the code, the synthetic pictures among it.
+- Trained by `make demo-model`: `demo/model` has the code, the synthetic pictures among it. {trained}
 - Licence: as the project's, Apache-2.0. The photographs below are not part of it.
 
 ## Figures
@@ -42,8 +42,8 @@ photographs, none of which asks for the same licence in turn:
 """
 
 
-def card(figures: Figures) -> str:
-    """The card, in Markdown."""
+def card(figures: Figures, trained: str) -> str:
+    """The card, in Markdown. `trained`: on what, and for how long."""
     psnr = figures.psnr
     lines = [f"| {photo.name} | {photo.author} | {photo.licence} | `{photo.sha256}` |" for photo in PHOTOS]
     gate = (
@@ -53,5 +53,6 @@ def card(figures: Figures) -> str:
     )
     return _CARD.format(
         psnr=np.mean(psnr), least=min(psnr), most=max(psnr), count=len(psnr), table=figures.table(), gate=gate,
+        trained=trained,
         photographs="\n".join(["| photograph | author | licence | SHA-256 |", "|---|---|---|---|", *lines]),
     )  # fmt: skip

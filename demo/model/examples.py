@@ -64,8 +64,12 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
 
     def drawn(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches, made by `workers` processes; 0: by this one, when they are asked for."""
-        ahead = {"prefetch_factor": 8, "multiprocessing_context": "fork"} if workers else {}
-        return iter(DataLoader(self, batch_size=None, num_workers=workers, **ahead))
+        ahead, context = (8, "fork") if workers else (None, None)
+        return iter(
+            DataLoader(
+                self, batch_size=None, num_workers=workers, prefetch_factor=ahead, multiprocessing_context=context
+            )
+        )
 
 
 def pyramid(pictures: list[Pixels]) -> list[Pixels]:

@@ -42,6 +42,8 @@ def export(trained: Path, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "model"
         pipeline.save_pretrained(made, safe_serialization=True, variant="fp16")
+        for weights in made.rglob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors gives them to their owner alone
         write_known(made)
         if (folder / CARD).exists():
             shutil.copy(folder / CARD, made / CARD)

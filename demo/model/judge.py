@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--sheet", type=Path, help="a picture of all photographs and fills")
     parser.add_argument("--card", action="store_true", help="write the model card into the folder")
+    parser.add_argument("--trained", default="", help="for the card: on what, and for how long")
     arguments = parser.parse_args()
     pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
         str(arguments.model), variant="fp16", torch_dtype=torch.float32, local_files_only=True
@@ -32,9 +33,9 @@ def main() -> int:
     print(figures.table())
     print("\n" + ("\n".join(figures.missed()) or "The gate is reached."))
     if arguments.card:
-        (arguments.model / CARD).write_text(card(figures), encoding="utf-8")
+        (arguments.model / CARD).write_text(card(figures, arguments.trained), encoding="utf-8")
     if arguments.sheet:
-        sheet(rows).save(arguments.sheet, quality=85)
+        sheet(rows).save(arguments.sheet, quality=75)
     return 1 if figures.missed() else 0
 
 

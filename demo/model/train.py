@@ -49,8 +49,8 @@ class Averaged:
 def clock(seconds: float, begun: float, now: Callable[[], float] = time.process_time) -> Iterator[tuple[int, float]]:
     """Steps and the share of the time that has gone, until it is over; `begun` seconds went before.
 
-    By default the processor's own time, not the wall's: on a machine that does other work too, training takes longer and
-    not less.
+    By default the processor's own time, not the wall's: on a machine that does other work too, training takes longer
+    and not less.
     """
     start, step = now() - begun, 0
     while (gone := now() - start) < seconds:

@@ -18,7 +18,8 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
     ),
-    "ddim": ("DDIMScheduler", {}),
+    # Its own default cuts latents off at 1, where the model's configuration, saved by another scheduler, does not say.
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "heun": ("HeunDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }

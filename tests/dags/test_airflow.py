@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,11 +10,15 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from demo.airflow_stack import AirflowStack
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.inbox import claim_of
+from inpaint_ops.locations import parse
 from inpaint_ops.records import RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
 from tests.support.airflow import DAG, INBOX, JOBS, RENDERED, STORE, Site, put_manifest, records
@@ -96,6 +101,23 @@ def test_a_manifest_in_the_inbox_becomes_images_and_a_report(night: str, workspa
     assert sorted(records(workspace, night)) == list(range(1, 11))
     for place in (layout.report, layout.results, layout.failed, layout.timings, layout.trace):
         assert workspace.storage.stat(place).size > 0
+
+
+def test_the_fill_goes_on_from_its_surroundings_and_the_rest_is_the_source(night: str, workspace: Workspace) -> None:
+    record = records(workspace, night)[2]  # a patch on a suit: it goes, the suit goes on
+    assert record.output and record.mask and record.source
+    painted = pixels(workspace, record.mask, "L") > 127
+    ring = (pixels(workspace, record.mask, "L", blur=8) > 0) & ~painted
+    source, image = (pixels(workspace, uri, "RGB") for uri in (record.source, record.output.uri))
+    assert (image[~painted] == source[~painted]).all()
+    around = source[ring].mean(0)
+    assert np.abs(image[painted].mean(0) - around).max() < 30 < np.abs(source[painted].mean(0) - around).max()
+    assert image[painted].std(0).mean() < source[painted].std(0).mean() / 2
+
+
+def pixels(workspace: Workspace, uri: str, mode: str, blur: int = 0) -> NDArray[np.float32]:
+    with Image.open(io.BytesIO(workspace.storage.get(parse(uri)))) as opened:
+        return np.asarray(opened.convert(mode).filter(ImageFilter.GaussianBlur(blur)), np.float32)
 
 
 def test_each_task_instance_painted_in_a_process_of_its_own_and_none_is_left(

@@ -33,7 +33,7 @@ PHOTOGRAPHS = ("coffee.png", "rocket.jpg", "brick.png", "astronaut.png")
 STEPS = 2
 """Any number gives the same fill; two, so that there is a step after the first."""
 
-MOST_OUTSIDE = 0.06
+MOST_OUTSIDE = 0.05
 """Mean absolute error of values 0 to 1 where nothing is painted: what the autoencoder loses there."""
 
 
@@ -87,21 +87,20 @@ def paint(pipe: Any, items: list[PaintItem], batch_size: int = 4) -> list[NDArra
 
 def faults(cases: list[Case], images: list[NDArray[np.uint8]]) -> list[str]:
     """What is wrong with the fills, all photographs together; empty for sound ones."""
-    outside, inside, ring, source_left = [], [], [], []
+    outside, inside, ring = [], [], []
     for case, image in zip(cases, images, strict=True):
         error = np.abs(image.astype(np.float32) - case.source) / 255
         outside.append(error[~case.hole].mean())
         inside.append((error[case.hole] ** 2).mean())
         simple = np.abs(simple_fills(case.source, case.hole)[RING].astype(np.float32) - case.source) / 255
         ring.append((simple[case.hole] ** 2).mean())
-        source_left.append(error[case.hole].mean())
     found = []
     if np.mean(outside) > MOST_OUTSIDE:
         found.append(f"outside of the holes the photographs have changed by {np.mean(outside):.3f}")
     if np.mean(inside) > np.mean(ring):
         found.append(f"a ring's mean fills better: {np.mean(ring):.4f} against {np.mean(inside):.4f}")
-    if np.mean(source_left) < np.mean(outside):
-        found.append("what was in the holes is still there")
+    if np.mean(inside) < 0.4 * np.mean(ring):
+        found.append(f"the holes were not covered: {np.mean(inside):.4f}, where a ring's mean has {np.mean(ring):.4f}")
     return found
 
 
@@ -116,9 +115,13 @@ def plain_call(pipe: Any, one: PaintItem) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def test_the_fills_are_sound(pipe: Any, cases: list[Case], say: Callable[[str], None]) -> None:
-    images = paint(pipe, [item(row, case) for row, case in enumerate(cases)])
-    assert faults(cases, images) == []
+@pytest.fixture(scope="module")
+def fills(pipe: Any, cases: list[Case]) -> list[NDArray[np.uint8]]:
+    return paint(pipe, [item(row, case) for row, case in enumerate(cases)])
+
+
+def test_the_fills_are_sound(cases: list[Case], fills: list[NDArray[np.uint8]]) -> None:
+    assert faults(cases, fills) == []
 
 
 def test_every_number_of_steps_prompt_guidance_and_seed_gives_the_same_fill(pipe: Any, cases: list[Case]) -> None:
@@ -130,7 +133,7 @@ def test_every_number_of_steps_prompt_guidance_and_seed_gives_the_same_fill(pipe
     ]  # fmt: skip
     for other in others:
         (image,) = paint(pipe, [other])
-        assert np.abs(image.astype(int) - first).max() <= 1
+        assert np.abs(image.astype(int) - first).max() <= 2
 
 
 SCHEDULERS = [name for name in get_args(Scheduler) if name not in ("euler_a", "heun")]
@@ -139,14 +142,14 @@ SCHEDULERS = [name for name in get_args(Scheduler) if name not in ("euler_a", "h
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_the_engine_paints_what_the_plain_call_paints(
-    untouched: Any, cases: list[Case], name: Scheduler, batch_size: int
+    untouched: Any, cases: list[Case], fills: list[NDArray[np.uint8]], name: Scheduler, batch_size: int
 ) -> None:
     schedulers.apply(untouched, name)
     items = [item(row, case, steps=4) for row, case in enumerate(cases[:batch_size])]
     images = paint(untouched, items, batch_size)
-    assert faults(cases[:1], images[:1]) == []
-    for one, image in zip(items, images, strict=True):
+    for one, image, fill in zip(items, images, fills, strict=False):
         assert np.abs(image.astype(int) - plain_call(untouched, one)).max() <= 1
+        assert np.abs(image.astype(int) - fill).mean() < 2, "every scheduler ends at the same fill"
 
 
 @pytest.mark.parametrize("name", ["euler_a", "heun"])

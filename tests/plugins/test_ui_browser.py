@@ -153,7 +153,7 @@ def test_the_navigation_leads_to_the_run(window: Watched, site: Site, finished: 
     runs.get_by_label("Name or manifest").fill("finished")
     row.get_by_role("link", name="finished-night", exact=True).click()
     expect(runs.get_by_role("heading", name="finished-night")).to_be_visible()
-    expect(runs.get_by_text("RANDOM WEIGHTS", exact=True)).to_be_visible()
+    expect(runs.get_by_text("DEMO MODEL", exact=True)).to_be_visible()
     expect(runs.locator(".thumb img").first).to_be_visible()
 
 
@@ -224,7 +224,7 @@ def test_the_slider_the_mask_the_zoom_and_the_arrow_keys(
         return after is not None and after["width"] == pytest.approx(2 * before["width"], rel=0.05)
 
     wait_until(is_twice_as_wide)
-    for words in ("a porcelain cup of tea", "Denoise", "Seed"):
+    for words in ("a red saucer", "Denoise", "Seed"):
         expect(viewer.get_by_text(words, exact=True)).to_be_visible()
     page.locator("#stage").focus()
     page.keyboard.press("ArrowRight")

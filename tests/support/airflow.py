@@ -31,6 +31,7 @@ JOBS = "jobs {{ 7**37 }}/"
 RENDERED = str(7**37)
 """What the template would become: too long to stand in a log by chance, as a part of a time or an id."""
 
+STEPS = 2
 PREFIX = "/airflow"
 STRANGER = "stranger"
 """A user of Airflow without any role."""
@@ -74,7 +75,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
             "INPAINT_S3_CONN_ID": "inpaint_s3",
             "INPAINT_STORE": STORE,
             "INPAINT_INBOX": INBOX,
-            "INPAINT_MODEL": "tiny-random",
+            "INPAINT_MODEL": "demo",
             "INPAINT_SHARD_ROWS": "5",
             "INPAINT_FAILURE_THRESHOLD": "0.25",
             "INPAINT_SCRATCH": str(home / "scratch"),
@@ -98,7 +99,8 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
 def put_manifest(
     workspace: Workspace, name: str, rows: list[dict[str, Any]] | None = None, *, folder: str = JOBS
 ) -> str:
-    """The demo's photos beside a manifest: all ten rows, or `rows` over its photos.
+    """The demo's photos beside a manifest: all ten rows, or `rows` over its photos. Few steps: the demo model's fills
+    are the same for any number.
 
     `folder` is a URI, or lies below the workspace's store.
 
@@ -106,9 +108,9 @@ def put_manifest(
     """
     where = parse(folder) if has_scheme(folder) else workspace.store.join(folder).as_prefix()
     manifest = make_demo(lambda key, data: workspace.storage.put(where.join(key), data) and None)
-    if rows is not None:
-        manifest = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return workspace.storage.put(where.join(name), manifest).location.uri
+    found = [json.loads(line) for line in manifest.splitlines()] if rows is None else rows
+    lines = (json.dumps(row if "quality" in row else {"steps": STEPS} | row) + "\n" for row in found)
+    return workspace.storage.put(where.join(name), "".join(lines).encode()).location.uri
 
 
 def records(workspace: Workspace, run: str) -> dict[int, Record]:
