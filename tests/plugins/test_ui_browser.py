@@ -178,7 +178,7 @@ def test_a_task_links_to_its_results_and_report(window: Watched, site: Site, fin
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Report']}")
     expect(page.get_by_role("heading", name="Inpainting run finished-night")).to_be_visible()
     page.goto(f"{site.url.removesuffix(PREFIX)}{links['extra_links']['Worker log']}")
-    expect(page.get_by_text(re.compile("worker [0-9]+: tiny-random on")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("worker [0-9]+: demo on")).first).to_be_visible()
 
 
 def test_airflow_tells_of_the_summary_where_it_shows_assets(site: Site, finished: str) -> None:
