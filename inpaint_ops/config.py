@@ -32,6 +32,9 @@ MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
 """How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
 
+PromptSyntax = Literal["plain", "weighted"]
+"""What brackets in a prompt are: words, or weights in the notation of AUTOMATIC1111's web UI."""
+
 
 class Settings(BaseSettings):
     """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
@@ -68,6 +71,9 @@ class Settings(BaseSettings):
     )
     scheduler: Scheduler = Field(
         default="model", description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc."
+    )
+    prompt_syntax: PromptSyntax = Field(
+        default="plain", description="plain: brackets are words; weighted: `(words)`, `(words:1.3)`, `[words]`."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 

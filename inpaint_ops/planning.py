@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from inpaint_ops.config import Scheduler, Settings
+from inpaint_ops.config import PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
@@ -35,6 +35,7 @@ class JobOptions(Model):
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
     use_xformers: bool | None = None
     scheduler: Scheduler = "model"
+    prompt_syntax: PromptSyntax = "plain"
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
@@ -47,7 +48,10 @@ class JobOptions(Model):
 
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
-        fields = {"model", "model_revision", "scheduler", "quality", "steps", "guidance_scale", "strength", "row_limit"}
+        fields = {
+            "model", "model_revision", "scheduler", "prompt_syntax", "quality", "steps", "guidance_scale", "strength",
+            "row_limit",
+        }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
 
@@ -76,6 +80,7 @@ def job_options(
         "device": settings.device,
         "tuning": settings.tuning,
         "scheduler": settings.scheduler,
+        "prompt_syntax": settings.prompt_syntax,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,

@@ -23,6 +23,7 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
         tuning_overrides=options.tuning_overrides,
         use_xformers=options.use_xformers,
         scheduler=options.scheduler,
+        prompt_syntax=options.prompt_syntax,
         expected_rows=len(files),
         prompts=_prompts(files),
         max_pixels=settings.max_pixels,

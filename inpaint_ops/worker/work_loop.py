@@ -52,6 +52,7 @@ class _Decoded:
     mask: images.Mask
     placement: images.Placement
     paint: PaintItem
+    cut: tuple[str, ...]
     timings: Timings
     started_at: datetime
 
@@ -188,10 +189,12 @@ class WorkLoop:
             )
             placement = images.place(source.size, mask.weights, native=self._loaded.native_size, crop=item.crop)
             rgb, working_mask = images.to_working(source, mask.weights, placement)
-            key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength)
+            guided = item.guidance_scale > 1
+            chunks, cut = self._engine.prompts.shape(item.prompt, item.negative_prompt, guided=guided)
+            key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks)
             paint = PaintItem(item.row, key, rgb, working_mask, item.prompt, item.negative_prompt, item.seed)
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, placement, paint, timings, started_at))
+            self._inbox.put(_Decoded(item, source, mask, placement, paint, cut, timings, started_at))
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
@@ -224,7 +227,8 @@ class WorkLoop:
                 steps=result.steps,
                 working_size=row.placement.working,
                 conversions=(
-                    row.source.conversions
+                    row.cut
+                    + row.source.conversions
                     + row.mask.conversions
                     + result.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
