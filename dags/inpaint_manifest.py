@@ -105,6 +105,15 @@ PARAMS = {
         title="Scheduler",
         description="How the denoising steps are taken. Empty: as the settings say (the model's own, euler).",
     ),
+    "prompt": Param(
+        default=None,
+        type=["null", "string"],
+        title="Prompt",
+        description="For rows that have none. {color} stands for the row's field of that name.",
+    ),
+    "negative_prompt": Param(
+        default=None, type=["null", "string"], title="Negative prompt", description="For rows that have none."
+    ),
     "prompt_syntax": Param(
         default=None,
         enum=[None, "plain", "weighted"],

@@ -70,6 +70,8 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(get_args(Scheduler)),
             help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
         ),
+        click.option("--prompt", help="For rows that have none; {color} stands for the row's field of that name."),
+        click.option("--negative-prompt", help="For rows that have none, as --prompt."),
         click.option(
             "--prompt-syntax",
             type=click.Choice(get_args(PromptSyntax)),
