@@ -32,6 +32,9 @@ MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
 """How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
 
+Provenance = Literal["full", "mark", "off"]
+"""What an image says of its making: all, only that a model has painted in it and which, or nothing."""
+
 PromptSyntax = Literal["plain", "weighted"]
 """What brackets in a prompt are: words, or weights in the notation of AUTOMATIC1111's web UI."""
 
@@ -102,6 +105,10 @@ class Settings(BaseSettings):
     )
     frames: Literal["one", "first"] = Field(
         default="one", description="Animations and files of several pages: refused (one), or their first is taken."
+    )
+    provenance: Provenance = Field(
+        default="full",
+        description="What images say of their making: full; mark: no prompt, seed or steps; off: nothing.",
     )
     metadata: Literal["safe", "keep", "strip"] = Field(
         default="safe",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
-from inpaint_ops.config import ImageFormat, MaskChannel, PromptSyntax, Scheduler
+from inpaint_ops.config import ImageFormat, MaskChannel, PromptSyntax, Provenance, Scheduler
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
@@ -54,6 +54,7 @@ class Job(Model):
     alpha: Literal["fill", "keep"] = "fill"
     png: Literal["fast", "small"] = "fast"
     metadata: Literal["safe", "keep", "strip"] = "safe"
+    provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker alone may write to.")

@@ -31,6 +31,7 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
         alpha=settings.alpha,
         png=settings.png,
         metadata=settings.metadata,
+        provenance=settings.provenance,
         frames=settings.frames,
         unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),

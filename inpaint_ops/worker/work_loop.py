@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from inpaint_ops import images
+from inpaint_ops import __version__, images
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
@@ -210,8 +210,11 @@ class WorkLoop:
             change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
             images.check_changed(change, self._job.unchanged_threshold)
             composited = time.perf_counter()
+            metadata, marks = images.marked(
+                row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
+            )
             data = images.encode(
-                pixels, format=item.format, icc=row.source.icc, metadata=row.source.metadata, effort=self._job.png
+                pixels, format=item.format, icc=row.source.icc, metadata=metadata, effort=self._job.png
             )
             _write(Path(item.output), data)
             done = Done(
@@ -233,6 +236,7 @@ class WorkLoop:
                     + result.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
                     + images.output_conversions(row.source, item.format)
+                    + marks
                 ),
                 change=change,
                 batch=result.batch,
@@ -247,6 +251,22 @@ class WorkLoop:
         except Exception as error:
             self._fail(item, error, "encode", row.started_at, timings)
         self._inbox.put(_Ended(item.row))
+
+    def _making(self, row: _Decoded, result: PaintResult) -> images.Making:
+        item, model = row.item, self._loaded.identity
+        return images.Making(
+            tool=f"inpaint-ops {__version__}",
+            model=f"{model.name}@{model.revision}" if model.revision else model.name,
+            digest=model.digest,
+            prompt=item.prompt,
+            negative_prompt=item.negative_prompt,
+            seed=item.seed,
+            steps=result.steps,
+            guidance_scale=item.guidance_scale,
+            strength=item.strength,
+            scheduler=next((one.effective for one in self._loaded.ledger if one.name == "scheduler"), ""),
+            size=row.placement.working,
+        )
 
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:
         if not isinstance(error, InpaintOpsError):
