@@ -12,8 +12,8 @@ from tests.support.worker_talk import Talk, job, picture, start
 
 __all__ = ["start"]
 
-LONG = "boats " * 100
-"""500 tokens of the tiny model, which has one per letter: 300 are read."""
+LONG = "boats " * 70
+"""350 tokens of the tiny model, which has one per letter: 300 are read."""
 
 
 def test_long_prompts_are_read_in_chunks_and_what_is_cut_is_said(start: Callable[..., Talk], tmp_path: Path) -> None:
