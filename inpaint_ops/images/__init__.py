@@ -26,7 +26,7 @@ from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
-from inpaint_ops.images.provenance import Making, marked
+from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "marked",
     "output_conversions",
     "place",
+    "read_mark",
     "read_mask",
     "thumbnail",
     "to_working",

@@ -81,6 +81,25 @@ def marked(
     return metadata, tuple(notes)
 
 
+def read_mark(metadata: Metadata) -> dict[str, str]:
+    """What a picture says of its making, by the IPTC's names, and `parameters`; empty where it says nothing.
+
+    XMP that cannot be read says nothing.
+    """
+    found: dict[str, str] = {}
+    if (document := _parsed(metadata.xmp)) is not None:
+        for element in document.getElementsByTagNameNS(_RDF, "Description"):
+            found |= {name: element.getAttributeNS(_EXT, name) for name in _OURS if element.hasAttributeNS(_EXT, name)}
+            for child in element.childNodes:
+                if isinstance(child, minidom.Element) and child.namespaceURI == _EXT and child.localName in _OURS:
+                    found[child.localName] = "".join(node.data for node in child.childNodes if node.nodeType == 3)
+    for kind, body in metadata.texts:
+        if kind in (b"tEXt", b"iTXt") and body.startswith(_PARAMETERS + b"\0"):
+            text = body.split(b"\0", 5)[-1] if kind == b"iTXt" else body.split(b"\0", 1)[-1]
+            found["parameters"] = text.decode("utf-8", "replace")
+    return found
+
+
 def parameters(making: Making) -> str:
     """Prompt, seed, steps and so on, as AUTOMATIC1111's web UI writes them and most viewers read them."""
     lines = [making.prompt]
@@ -117,19 +136,25 @@ def _with_parameters(metadata: Metadata, text: str, format: str) -> tuple[Metada
 
 def _merged(xmp: bytes | None, making: Making, *, whole: bool) -> bytes | None:
     """The packet with the mark, which replaces an earlier one; None for a packet that cannot be read."""
-    body = (xmp or b"").rstrip(b"\0 \r\n\t")
+    document = _parsed(xmp) if xmp else _empty()
+    found = document.getElementsByTagNameNS(_RDF, "RDF") if document else []
+    if document is None or not found:
+        return None
+    for element in list(found[0].getElementsByTagNameNS(_RDF, "Description")):
+        _take_out(element)
+    found[0].appendChild(_description(document, making, whole=whole))
     try:
-        if len(body) > MAX_TEXT_BYTES or b"<!" in body.replace(b"<!--", b""):  # no document types: entities can explode
-            return None
-        document = minidom.parseString(body) if body else _empty()  # noqa: S318 - expat without entities, and bounded
-        found = document.getElementsByTagNameNS(_RDF, "RDF")
-        if not found:
-            return None
-        for element in list(found[0].getElementsByTagNameNS(_RDF, "Description")):
-            _take_out(element)
-        found[0].appendChild(_description(document, making, whole=whole))
-        text: str = document.toxml()
-        return text.encode()
+        return document.toxml().encode()
+    except (UnicodeError, RecursionError):
+        return None
+
+
+def _parsed(xmp: bytes | None) -> minidom.Document | None:
+    body = (xmp or b"").rstrip(b"\0 \r\n\t")
+    if not body or len(body) > MAX_TEXT_BYTES or b"<!" in body.replace(b"<!--", b""):
+        return None  # no document types: entities can explode
+    try:
+        return minidom.parseString(body)  # noqa: S318 - expat without entities, and bounded
     except Exception:  # foreign bytes: ExpatError, RecursionError, UnicodeError, ...
         return None
 
