@@ -105,6 +105,22 @@ PARAMS = {
         title="Scheduler",
         description="How the denoising steps are taken. Empty: as the settings say (the model's own, euler).",
     ),
+    "prompt": Param(
+        default=None,
+        type=["null", "string"],
+        title="Prompt",
+        description="For rows that have none. {color} stands for the row's field of that name.",
+    ),
+    "negative_prompt": Param(
+        default=None, type=["null", "string"], title="Negative prompt", description="For rows that have none."
+    ),
+    "prompt_syntax": Param(
+        default=None,
+        enum=[None, "plain", "weighted"],
+        values_display={"null": "as the settings say"},
+        title="Prompt syntax",
+        description="plain: brackets are words. weighted: (words:1.3) and [words] weigh. Empty: as the settings say.",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],

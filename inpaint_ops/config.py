@@ -32,6 +32,12 @@ MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
 """How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
 
+Provenance = Literal["full", "mark", "off"]
+"""What an image says of its making: all, only that a model has painted in it and which, or nothing."""
+
+PromptSyntax = Literal["plain", "weighted"]
+"""What brackets in a prompt are: words, or weights in the notation of AUTOMATIC1111's web UI."""
+
 
 class Settings(BaseSettings):
     """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
@@ -69,6 +75,9 @@ class Settings(BaseSettings):
     scheduler: Scheduler = Field(
         default="model", description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc."
     )
+    prompt_syntax: PromptSyntax = Field(
+        default="plain", description="plain: brackets are words; weighted: `(words)`, `(words:1.3)`, `[words]`."
+    )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 
     shard_rows: int | None = Field(
@@ -96,6 +105,10 @@ class Settings(BaseSettings):
     )
     frames: Literal["one", "first"] = Field(
         default="one", description="Animations and files of several pages: refused (one), or their first is taken."
+    )
+    provenance: Provenance = Field(
+        default="full",
+        description="What images say of their making: full; mark: no prompt, seed or steps; off: nothing.",
     )
     metadata: Literal["safe", "keep", "strip"] = Field(
         default="safe",

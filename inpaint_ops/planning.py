@@ -9,13 +9,13 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import Scheduler, Settings
+from inpaint_ops.config import PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, ParsedManifest, Quality, RejectedRow
+from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
 GUIDANCE_SCALE = 7.5
@@ -35,6 +35,9 @@ class JobOptions(Model):
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
     use_xformers: bool | None = None
     scheduler: Scheduler = "model"
+    prompt: str | None = Field(default=None, description="For rows that have none; `{color}` is a field of the row.")
+    negative_prompt: str | None = Field(default=None, description="For rows that have none, as `prompt`.")
+    prompt_syntax: PromptSyntax = "plain"
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
@@ -45,9 +48,23 @@ class JobOptions(Model):
     )
     failure_threshold: float = Field(default=0.0, ge=0, le=1)
 
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _is_a_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            fields_of(value)
+        return value
+
+    def texts(self) -> JobTexts:
+        """What rows without texts of their own get."""
+        return JobTexts(self.prompt, self.negative_prompt)
+
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
-        fields = {"model", "model_revision", "scheduler", "quality", "steps", "guidance_scale", "strength", "row_limit"}
+        fields = {
+            "model", "model_revision", "scheduler", "prompt", "negative_prompt", "prompt_syntax", "quality", "steps",
+            "guidance_scale", "strength", "row_limit",
+        }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
 
@@ -76,6 +93,7 @@ def job_options(
         "device": settings.device,
         "tuning": settings.tuning,
         "scheduler": settings.scheduler,
+        "prompt_syntax": settings.prompt_syntax,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -85,7 +103,7 @@ def job_options(
         return JobOptions.model_validate(fields | {name: value for name, value in chosen.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 class Shard(Model):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
-from inpaint_ops.config import ImageFormat, MaskChannel, Scheduler
+from inpaint_ops.config import ImageFormat, MaskChannel, PromptSyntax, Provenance, Scheduler
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
@@ -42,6 +42,7 @@ class Job(Model):
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
     use_xformers: bool | None = Field(default=None, description="Forced on or off; None: chosen.")
     scheduler: Scheduler = "model"
+    prompt_syntax: PromptSyntax = "plain"
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
     prompts: tuple[str, ...] | None = Field(
         default=None,
@@ -53,6 +54,7 @@ class Job(Model):
     alpha: Literal["fill", "keep"] = "fill"
     png: Literal["fast", "small"] = "fast"
     metadata: Literal["safe", "keep", "strip"] = "safe"
+    provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker alone may write to.")

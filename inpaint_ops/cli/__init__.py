@@ -1,4 +1,4 @@
-"""The command line: `inpaint-ops run | plan | validate | manifest | doctor | models | report`."""
+"""The command line: `inpaint-ops run | plan | validate | manifest | doctor | models | report | inspect`."""
 
 from inpaint_ops.cli.main import main
 

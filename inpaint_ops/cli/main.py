@@ -9,6 +9,7 @@ import click
 
 import inpaint_ops
 from inpaint_ops.cli.doctor import diagnose
+from inpaint_ops.cli.inspecting import inspect
 from inpaint_ops.cli.manifests import manifest, validate
 from inpaint_ops.cli.models import models
 from inpaint_ops.cli.options import as_command, json_option
@@ -41,5 +42,5 @@ def doctor(out: str | None, as_json: bool) -> None:
     sys.exit(2 if any(check.state == "missing" for check in checks) else 0)
 
 
-for command in (run, plan, validate, manifest, models, report):
+for command in (run, plan, validate, manifest, models, report, inspect):
     main.add_command(command)

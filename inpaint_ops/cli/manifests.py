@@ -47,7 +47,7 @@ def validate(
     job = job_of(settings, chosen)
     check_choices(job.tuning, job.tuning_overrides)
     about_model = check_model(job.model, job.model_revision, must_be_here=False)
-    parsed, _ = workspace.read_manifest(manifest, job.row_limit)
+    parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.texts())
     parsed, _ = reject_rows_without_steps(parsed, job)
     notes = (*parsed.notes, *([about_model] if about_model else []))
     missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)

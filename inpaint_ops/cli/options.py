@@ -13,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import Scheduler, Settings, parse_fields
+from inpaint_ops.config import PromptSyntax, Scheduler, Settings, parse_fields
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
@@ -69,6 +69,13 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--scheduler",
             type=click.Choice(get_args(Scheduler)),
             help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
+        ),
+        click.option("--prompt", help="For rows that have none; {color} stands for the row's field of that name."),
+        click.option("--negative-prompt", help="For rows that have none, as --prompt."),
+        click.option(
+            "--prompt-syntax",
+            type=click.Choice(get_args(PromptSyntax)),
+            help="plain: brackets are words; weighted: (words:1.3), [words] [INPAINT_PROMPT_SYNTAX].",
         ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(

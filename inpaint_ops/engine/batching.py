@@ -22,6 +22,8 @@ class BatchKey(NamedTuple):
     steps: int
     guidance_scale: float
     strength: float
+    chunks: int = 1
+    """Chunks of 77 tokens that the texts are encoded in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

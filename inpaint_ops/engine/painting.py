@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from inpaint_ops.config import PromptSyntax
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.decoding import decode_checked
 from inpaint_ops.engine.failures import does_not_fit, in_short
@@ -74,13 +75,19 @@ class Engine:
     """
 
     def __init__(
-        self, model: PaintingModel, listener: Listener | None = None, *, prompts_kept: int = PROMPTS_KEPT
+        self,
+        model: PaintingModel,
+        listener: Listener | None = None,
+        *,
+        prompts_kept: int = PROMPTS_KEPT,
+        prompt_syntax: PromptSyntax = "plain",
     ) -> None:
         self._model = model
         self._pipe = model.pipe
         self._listener: Listener = listener or LoggingListener()
         self._fixed_size = model.is_compiled
-        self._prompts = Prompts(self._pipe, prompts_kept)
+        self.prompts = Prompts(self._pipe, prompts_kept, prompt_syntax)
+        """The rows' texts, encoded."""
         self._device = torch.device(self._pipe._execution_device)
         self._meter = DeviceMeter(self._device)
         self._started = 0
@@ -102,7 +109,7 @@ class Engine:
         """
         try:
             try:
-                self._prompts.prepare(texts, self._listener.prompt_encoded)
+                self.prompts.prepare(texts, self._listener.prompt_encoded)
             finally:
                 self._pipe.maybe_free_model_hooks()  # to the host, which may not have the memory
         except Exception as error:
@@ -126,7 +133,10 @@ class Engine:
 
     def with_measured(self, ledger: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
         """The ledger with `measured` filled in."""
-        released = {"texts_encoded": float(self._prompts.encoded), "released_bytes": float(self.released_bytes)}
+        released = {
+            "texts_encoded": float(self.prompts.encoded), "chunks_encoded": float(self.prompts.chunks_encoded),
+            "released_bytes": float(self.released_bytes),
+        }  # fmt: skip
         return self.measurements.fill(ledger, {"release_text_encoders": released})
 
     def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
@@ -285,7 +295,7 @@ class Engine:
         self._meter.reset_peaks()
         try:
             began = self._meter.clock()
-            embeds = self._prompts.embed(filled, guided=self._guided(key), device=self._device)
+            embeds = self.prompts.embed(filled, guided=self._guided(key), device=self._device)
             embeds = {
                 name: value if value is None else value.to(self._pipe.unet.dtype) for name, value in embeds.items()
             }

@@ -26,6 +26,7 @@ from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
+from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Alpha",
     "Crop",
     "Format",
+    "Making",
     "Mask",
     "MaskChannel",
     "Placement",
@@ -46,8 +48,10 @@ __all__ = [
     "decode_mask",
     "decode_source",
     "encode",
+    "marked",
     "output_conversions",
     "place",
+    "read_mark",
     "read_mask",
     "thumbnail",
     "to_working",

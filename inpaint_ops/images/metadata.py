@@ -21,7 +21,7 @@ Policy = Literal["safe", "keep", "strip"]
 
 MAX_TEXT_BYTES = 1 << 20
 """Bytes of all texts together, and of XMP: more is dropped, and recorded in `conversions`."""
-_MAX_SEGMENT = 65_533 - 29
+MAX_SEGMENT = 65_533 - 29
 """Bytes of EXIF or XMP that fit one segment of a JPEG, after its longest name."""
 
 ORIENTATION: Final = 274
@@ -144,7 +144,7 @@ def lost(metadata: Metadata, format: str) -> tuple[str, ...]:  # noqa: A002
     if metadata.comment and format not in ("jpeg", "png"):
         conversions.append(f"the JPEG's comment was dropped: {format} cannot store it")
     for name, block in (("EXIF", metadata.exif), ("XMP", metadata.xmp)):
-        if block and format == "jpeg" and len(block) > _MAX_SEGMENT:
+        if block and format == "jpeg" and len(block) > MAX_SEGMENT:
             conversions.append(f"{name} was dropped: it is too long for a jpeg")
     return tuple(conversions)
 
@@ -171,7 +171,7 @@ def png_chunks(metadata: Metadata, *, has_icc: bool) -> list[tuple[bytes, bytes]
 def save_options(metadata: Metadata, format: str) -> dict[str, Any]:  # noqa: A002
     """What Pillow's `save` is given for a jpeg, webp or 8-bit tiff."""
     options: dict[str, Any] = {}
-    fits = [block if block and (format != "jpeg" or len(block) <= _MAX_SEGMENT) else None
+    fits = [block if block and (format != "jpeg" or len(block) <= MAX_SEGMENT) else None
             for block in (metadata.exif, metadata.xmp)]  # fmt: skip
     if metadata.resolution and format in ("jpeg", "tiff"):
         options["dpi"] = metadata.resolution

@@ -25,17 +25,20 @@ from inpaint_ops.manifest.rows import (
     to_jsonl,
     write_jsonl,
 )
+from inpaint_ops.manifest.templates import JobTexts, fields_of
 
 __all__ = [
     "MANIFEST_ENDINGS",
     "MAX_SEED",
     "STEPS",
     "AcceptedRow",
+    "JobTexts",
     "ManifestLimits",
     "ParsedManifest",
     "Quality",
     "RejectedRow",
     "Row",
+    "fields_of",
     "is_valid_id",
     "manifest_ending",
     "read_manifest",

@@ -58,7 +58,7 @@ def make_plan(
     ManifestError, StorageError.
     """
     check_choices(job.tuning, job.tuning_overrides)
-    parsed, digest = workspace.read_manifest(manifest, job.row_limit)
+    parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
     parsed, steps = reject_rows_without_steps(parsed, job)
     history = _history(workspace, job)
     size = shard_size(job, steps, history, workspace.settings, card=card)

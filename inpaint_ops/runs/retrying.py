@@ -113,7 +113,7 @@ def prepare_retry(
     about_model = None
     if find_model is not None:
         about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
-    parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit)
+    parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.texts())
     parsed, _ = reject_rows_without_steps(parsed, job)
     for _ in range(_TRIES):
         standing = _read(workspace, plan)

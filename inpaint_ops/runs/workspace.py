@@ -16,7 +16,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout, StoreLayout, retry_of
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ManifestLimits, ParsedManifest, read_parts
+from inpaint_ops.manifest import JobTexts, ManifestLimits, ParsedManifest, read_parts
 from inpaint_ops.planning import JobOptions, Plan, PlannedRow
 from inpaint_ops.run_files.frozen import read_plan, read_shard
 from inpaint_ops.run_files.retried import read_retry
@@ -77,8 +77,12 @@ class Workspace:
         """Where the run's objects are."""
         return self.places.run(run)
 
-    def read_manifest(self, manifest: str, row_limit: int | None = None) -> tuple[ParsedManifest, str]:
+    def read_manifest(
+        self, manifest: str, row_limit: int | None = None, texts: JobTexts | None = None
+    ) -> tuple[ParsedManifest, str]:
         """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError.
+
+        `texts` is for rows without texts of their own.
 
         A folder or prefix of Parquet files, as Spark, Dask and pyarrow write tables, is one manifest: its parts in the
         order of their names, with keys relative to the folder.
@@ -110,7 +114,7 @@ class Workspace:
                 yield name, body
 
         parsed = read_parts(
-            digested(), folder=folder, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit
+            digested(), folder=folder, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit, texts=texts
         )
         return parsed, digest.hexdigest()
 

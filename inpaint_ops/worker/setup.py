@@ -98,7 +98,7 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
         if not users_own_graphs:
             _keep_graphs(found, choice, card, report)
         loaded = _load(job, found, card, choice, report)
-        engine = _make_engine(loaded, report)
+        engine = _make_engine(job, loaded, report)
         ready = time.perf_counter()
         # Prompts come before Ready: rows may be painted from then on, and by then the text encoders' memory is free.
         _prepare_prompts(job, loaded, engine, report)
@@ -263,13 +263,13 @@ def _load(job: Job, found: FoundModel, card: DeviceInfo, choice: tuning.Choice, 
     return load(found, card, choice, report.phase, scheduler=job.scheduler)
 
 
-def _make_engine(loaded: LoadedModel, report: _Reporter) -> Engine:
+def _make_engine(job: Job, loaded: LoadedModel, report: _Reporter) -> Engine:
     from inpaint_ops.engine import Engine
     from inpaint_ops.model.compiled import CompileWatch
 
     if loaded.is_compiled:
         CompileWatch(lambda seconds: report.phase("compile", f"{seconds:.0f} s so far"))
-    return Engine(loaded, report)
+    return Engine(loaded, report, prompt_syntax=job.prompt_syntax)
 
 
 def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, report: _Reporter) -> None:

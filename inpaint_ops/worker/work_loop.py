@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from inpaint_ops import images
+from inpaint_ops import __version__, images
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
@@ -52,6 +52,7 @@ class _Decoded:
     mask: images.Mask
     placement: images.Placement
     paint: PaintItem
+    cut: tuple[str, ...]
     timings: Timings
     started_at: datetime
 
@@ -188,10 +189,12 @@ class WorkLoop:
             )
             placement = images.place(source.size, mask.weights, native=self._loaded.native_size, crop=item.crop)
             rgb, working_mask = images.to_working(source, mask.weights, placement)
-            key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength)
+            guided = item.guidance_scale > 1
+            chunks, cut = self._engine.prompts.shape(item.prompt, item.negative_prompt, guided=guided)
+            key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks)
             paint = PaintItem(item.row, key, rgb, working_mask, item.prompt, item.negative_prompt, item.seed)
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, placement, paint, timings, started_at))
+            self._inbox.put(_Decoded(item, source, mask, placement, paint, cut, timings, started_at))
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
@@ -207,8 +210,11 @@ class WorkLoop:
             change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
             images.check_changed(change, self._job.unchanged_threshold)
             composited = time.perf_counter()
+            metadata, marks = images.marked(
+                row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
+            )
             data = images.encode(
-                pixels, format=item.format, icc=row.source.icc, metadata=row.source.metadata, effort=self._job.png
+                pixels, format=item.format, icc=row.source.icc, metadata=metadata, effort=self._job.png
             )
             _write(Path(item.output), data)
             done = Done(
@@ -224,11 +230,13 @@ class WorkLoop:
                 steps=result.steps,
                 working_size=row.placement.working,
                 conversions=(
-                    row.source.conversions
+                    row.cut
+                    + row.source.conversions
                     + row.mask.conversions
                     + result.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
                     + images.output_conversions(row.source, item.format)
+                    + marks
                 ),
                 change=change,
                 batch=result.batch,
@@ -243,6 +251,22 @@ class WorkLoop:
         except Exception as error:
             self._fail(item, error, "encode", row.started_at, timings)
         self._inbox.put(_Ended(item.row))
+
+    def _making(self, row: _Decoded, result: PaintResult) -> images.Making:
+        item, model = row.item, self._loaded.identity
+        return images.Making(
+            tool=f"inpaint-ops {__version__}",
+            model=f"{model.name}@{model.revision}" if model.revision else model.name,
+            digest=model.digest,
+            prompt=item.prompt,
+            negative_prompt=item.negative_prompt,
+            seed=item.seed,
+            steps=result.steps,
+            guidance_scale=item.guidance_scale,
+            strength=item.strength,
+            scheduler=next((one.effective for one in self._loaded.ledger if one.name == "scheduler"), ""),
+            size=row.placement.working,
+        )
 
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:
         if not isinstance(error, InpaintOpsError):
