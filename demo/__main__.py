@@ -50,7 +50,9 @@ def _upload_demo(workspace: Workspace) -> str:
     """Photos first, the manifest last: the inbox never shows a manifest whose images are still on their way."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     inbox = workspace.places.inbox
-    manifest = make_demo(lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data))
+    manifest = make_demo(
+        lambda key, data: workspace.storage.put(inbox.join(f"demo-{stamp}/{key}"), data), quality="good"
+    )
     lines = manifest.replace(b'"photos/', f'"demo-{stamp}/photos/'.encode()).replace(
         b'"masks/', f'"demo-{stamp}/masks/'.encode()
     )

@@ -65,12 +65,12 @@ def _rotated() -> bytes:
     return _bytes(photo.rotate(90, expand=True), "JPEG", exif=exif)
 
 
-def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7) -> bytes:
+def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7, **defaults: Any) -> bytes:
     """Hand every image and mask to `put(key, data)`, and return the manifest's bytes (JSONL, keys relative to it).
 
     Each mask covers a thing that is to go: a spoon, a patch on a suit, a tower before the sky. Ten rows: eight photos
     that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be rejected (an unknown
-    field), and one whose image is missing.
+    field), and one whose image is missing. `defaults` are fields of those that work and name no quality.
     """
     astronaut, coffee = _photo("astronaut.png"), _photo("coffee.png")
     hubble, camera, grass = _photo("hubble_deep_field.jpg"), _photo("camera.png"), _photo("grass.png")
@@ -98,7 +98,11 @@ def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7) -> bytes:
         stem = Path(name).stem
         put(f"photos/{name}", data)
         put(f"masks/{stem}.png", _mask(size, *shape))
-        rows.append({"image": f"photos/{name}", "mask": f"masks/{stem}.png", **wishes})
+        rows.append(
+            {"image": f"photos/{name}", "mask": f"masks/{stem}.png"}
+            | ({} if "quality" in wishes else defaults)
+            | wishes
+        )
     rows.append({"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "promt": "a typo that must be rejected"})
     rows.append({"image": "photos/nowhere.png", "mask": "masks/coffee.png", "prompt": "an image that is missing"})
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
