@@ -29,10 +29,10 @@ def main() -> None:
     given = parser.parse_args()
     die_with_parent(given.parent)
     from bench.request import Request, Started
-    from inpaint_ops.worker.setup import ENVIRONMENT, OMP_WAIT, versions
+    from inpaint_ops.worker.imports import set_environment
+    from inpaint_ops.worker.setup import versions
 
-    os.environ.update(ENVIRONMENT)
-    os.environ.setdefault(*OMP_WAIT)
+    set_environment()
     began = time.perf_counter()
     from bench.painting import Bench
     from inpaint_ops import device

@@ -1,8 +1,7 @@
-"""Setting a worker up, in the one order that works: a leased device, the model stack's modules, a tuned model."""
+"""Setting a worker up, in the one order that works: the model stack's modules, a leased device, a tuned model."""
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -24,6 +23,7 @@ from inpaint_ops.machine.scratch import room_for
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, DeviceInfo, Model, WorkerInfo
+from inpaint_ops.worker.imports import import_model_stack, set_environment
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Engine
@@ -34,27 +34,11 @@ PACKAGES = ("inpaint-ops", "torch", "diffusers", "transformers", "accelerate", "
             "numpy", "opencv-python-headless")  # fmt: skip
 """Whose versions a report names."""
 
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "DIFFUSERS_VERBOSITY": "warning",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""Set before the model stack is imported: it reads these once. The worker has no network."""
-
 _DTYPE = {"cuda": "float16", "cpu": "float32"}
 """What the planner takes where the job does not name one: the dtype in which attention kernels are tried."""
 
 PROMPTS_REPORT_EVERY = 10.0
 """Seconds between signs of life while prompts are encoded."""
-
-OMP_WAIT = ("OMP_WAIT_POLICY", "PASSIVE")
-"""Idle OpenMP threads sleep, unless the environment sets another policy. Spinning, libgomp's default, they starve each
-other on a machine that does anything else: 8.7 s against 0.14 s for a batch of the tiny model on two busy cores; on two
-idle ones 0.08 against 0.13 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +53,27 @@ class WorkerSetup:
 
 
 def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpreter: float) -> WorkerSetup:
-    """Lease a device, import, load and tune, and send Ready. Raises DeviceError, ModelError, ConfigError.
+    """Import, lease a device, load and tune, and send Ready. Raises DeviceError, ModelError, ConfigError.
 
     The lease is never released by hand: it ends with the process, as its video memory does, and not a moment sooner.
     `started` is in epoch seconds, `interpreter` the seconds until this package was imported.
     """
     report = _Reporter(send)
-    # The lease comes first: a worker that waits for a device holds no memory for modules yet, and what it may see of
-    # the devices must be settled before CUDA looks.
-    lease = _lease_device(job, report)
-    # The environment comes before the imports: the libraries read it once, when they are imported.
+    # The leases are found before the temporary folder changes: a user's own lie below the machine's.
+    leases = LeaseFolder.of(job.leases)
     _use_own_temporary_folder(Path(job.scratch))
     users_own_graphs = bool(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
-    _set_environment(lease.device)
+    # The environment comes before the imports: the libraries read it once, when they are imported.
+    set_environment()
     clock = time.perf_counter()
-    _import_model_stack(report)
+    report.phase("imports", "torch, diffusers, transformers")
+    import_model_stack()
     imported = time.perf_counter()
+    # The lease comes after the imports, which need no device: the next task imports while this one's device paints.
+    # What the process may see of the devices is settled before CUDA looks: nothing asks it during the imports.
+    lease = _lease_device(job, leases, report)
+    os.environ.update(device.environment_for(lease.device))
+    leased = time.perf_counter()
     with _failures_noted(lease):
         # The device and the model's kind come before the tuning: it is chosen for both.
         report.phase("load", job.model)
@@ -105,7 +94,7 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
     cold_start = ColdStart(
         interpreter=max(0.0, interpreter),
         imports=imported - clock,
-        load=ready - imported,
+        load=ready - leased,
         prompts=time.perf_counter() - ready,
     )
     send(_ready(loaded, engine, card, cold_start, started))
@@ -130,8 +119,8 @@ def _failures_noted(lease: device.Lease) -> Iterator[None]:
 
 
 def _describe_device(job: Job, slot: str) -> DeviceInfo:
-    """What torch sees of the leased device. Raises ConfigError where it is a GPU and torch sees none: the worker would
-    paint on the CPU, for days, and keep the GPU from others.
+    """What torch sees of the leased device. Raises ConfigError where it is a GPU and torch sees none (the worker would
+    paint on the CPU, for days, and keep the GPU from others), or sees another one, which somebody else may use.
     """
     card = device.describe(job.device)
     if card.kind == "cpu" and not slot.startswith("cpu-"):
@@ -139,6 +128,11 @@ def _describe_device(job: Job, slot: str) -> DeviceInfo:
             f"GPU {slot} is leased, but torch {metadata.version('torch')} does not see it: install a driver that is "
             "new enough for this torch or a torch built for this driver's CUDA, give a container the driver "
             "capability compute, or set INPAINT_DEVICE=cpu to paint on the processor"
+        )
+    if slot.startswith("GPU-") and card.uuid and not card.uuid.lower().startswith(slot.lower()):
+        raise ConfigError(
+            f"GPU {slot} is leased, but torch uses {card.uuid}, since a library has asked CUDA before the lease: let each "
+            "task see one GPU by CUDA_VISIBLE_DEVICES"
         )
     return card
 
@@ -168,10 +162,9 @@ class _Reporter:
         self._send(Warn(message=message, fault="out_of_memory"))
 
 
-def _lease_device(job: Job, report: _Reporter) -> device.Lease:
+def _lease_device(job: Job, folder: LeaseFolder, report: _Reporter) -> device.Lease:
     report.phase("lease")
     slots = device.host_slots(job.device, cpu_slots=int(os.environ.get("INPAINT_CPU_SLOTS") or 1))
-    folder = LeaseFolder.of(job.leases)
     return device.Lease.acquire(slots, folder, job.lease_timeout, on_wait=lambda text: report.phase("lease", text))
 
 
@@ -186,35 +179,6 @@ def _use_own_temporary_folder(scratch: Path) -> None:
     except OSError as error:
         raise ConfigError(f"the worker's scratch {scratch} cannot be used: {error.strerror}") from error
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-
-
-def _set_environment(slot: str) -> None:
-    os.environ.update(device.environment_for(slot) | ENVIRONMENT)
-    os.environ.setdefault(*OMP_WAIT)
-
-
-def _import_model_stack(report: _Reporter) -> None:
-    """Import what the later steps use, by itself, so that its seconds are measured apart from the load's."""
-    report.phase("imports", "torch, diffusers, transformers")
-    with _no_garbage_collection():
-        import inpaint_ops.engine
-        import inpaint_ops.model.attention
-        import inpaint_ops.model.compiled
-        import inpaint_ops.model.loading  # noqa: F401
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Within the block no cycles are looked for: modules live on, and looking at them again and again while they are
-    imported is a sixth of what the import costs (5.1 against 6.1 CPU seconds on two busy cores).
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _resolve(job: Job) -> tuple[Source, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from inpaint_ops.supervisor.worker_process import WorkerProcess
 from tests.support.nvml import MIG, PLAIN, pretend
 from tests.support.waiting import PATIENCE, wait_until
 
+HOLDS_ITS_LEASE = """
+import time
+from inpaint_ops.worker import main, setup
+setup.import_model_stack = lambda: None
+setup._describe_device = lambda job, slot: time.sleep(3600)
+main()
+"""
+"""The pretended cards cannot be painted on: the worker stays where it has leased one and would look at it."""
+
 
 class Worker:
     """A real worker, told to paint on whatever is free."""
@@ -26,7 +36,12 @@ class Worker:
         folder.mkdir()
         self.events: list[Event] = []
         self.exits: list[int] = []
-        self.process = WorkerProcess.start(cwd=folder, on_event=self.events.append, on_exit=self.exits.append)
+        self.process = WorkerProcess.start(
+            cwd=folder,
+            on_event=self.events.append,
+            on_exit=self.exits.append,
+            command=[sys.executable, "-c", HOLDS_ITS_LEASE],
+        )
         job = Job(
             model="tiny-random", expected_rows=1, scratch=str(folder), lease_timeout=lease_timeout, max_pixels=10**6,
             leases=leases,
@@ -35,8 +50,8 @@ class Worker:
 
     @property
     def has_a_lease(self) -> bool:
-        """It imports nothing before it has one."""
-        return any(isinstance(event, Phase) and event.name == "imports" for event in self.events)
+        """It loads nothing before it has one."""
+        return any(isinstance(event, Phase) and event.name == "load" for event in self.events)
 
     @property
     def waits(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from inpaint_ops.device import environment_for
 from inpaint_ops.model.compiled import VARIABLE
 from inpaint_ops.supervisor.confinement import Identity, worker_environment
-from inpaint_ops.worker.setup import ENVIRONMENT, OMP_WAIT
+from inpaint_ops.worker.imports import ENVIRONMENT, OMP_WAIT
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/settings.md"
 SECTION = PAGE.read_text().partition("## What a worker is given\n")[2].partition("\n## ")[0]
