@@ -30,7 +30,7 @@ def main() -> None:
     die_with_parent(given.parent)
     from bench.request import Request, Started
     from inpaint_ops.worker.imports import set_environment
-    from inpaint_ops.worker.setup import versions
+    from inpaint_ops.worker.installation import versions
 
     set_environment()
     began = time.perf_counter()

@@ -169,6 +169,11 @@ class Settings(BaseSettings):
         default=25, ge=0, description="Seconds that the rows in the worker have to finish after SIGTERM."
     )
     progress_interval: float = Field(default=15, gt=0, le=15, description="Seconds between progress lines.")
+    warm_host: str = Field(
+        default="",
+        description="The socket of this machine's warm host (`inpaint-ops warm-host`), which workers are forked from; "
+        "empty: each is started by exec.",
+    )
     worker_user: str = Field(
         default="", description="Where the tasks run as root: the user (`user` or `user:group`) that workers run as."
     )

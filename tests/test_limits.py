@@ -241,7 +241,7 @@ def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "a.png").write_bytes(b"pixels")
     (tmp_path / "m.jsonl").write_text(json.dumps(ROW) + "\n")
     command = (sys.executable, str(SCRIPT), "--journal", str(tmp_path / "journal"))
-    monkeypatch.setattr("inpaint_ops.supervisor.worker_process.WORKER_COMMAND", command)
+    monkeypatch.setattr("inpaint_ops.supervisor.starting.WORKER_COMMAND", command)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr("inpaint_ops.cli.running.time.sleep", pauses.append)
     # Its models are roles of the scripted worker, which planning would look for in the hub.

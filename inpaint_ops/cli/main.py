@@ -15,6 +15,7 @@ from inpaint_ops.cli.models import models
 from inpaint_ops.cli.options import as_command, json_option
 from inpaint_ops.cli.running import plan, report, run
 from inpaint_ops.cli.terminal import say, say_json
+from inpaint_ops.cli.warm import become_warm_host
 from inpaint_ops.config import load_settings
 
 
@@ -40,6 +41,18 @@ def doctor(out: str | None, as_json: bool) -> None:
         for check in checks:
             say(f"{check.state:7}  {check.name:14}  {check.detail}")
     sys.exit(2 if any(check.state == "missing" for check in checks) else 0)
+
+
+@main.command("warm-host")
+@click.option("--socket", "path", metavar="PATH", help="Where it listens [INPAINT_WARM_HOST].")
+@as_command
+def warm_host(path: str | None) -> None:
+    """Import what a worker imports, once, and fork each worker from that. Runs until it is ended.
+
+    The socket is made in a folder that only this user can enter. It ends when what is installed changes, so have
+    it started again whenever it ends. Runs use it where INPAINT_WARM_HOST names the socket.
+    """
+    become_warm_host(load_settings(warm_host=path))
 
 
 for command in (run, plan, validate, manifest, models, report, inspect):

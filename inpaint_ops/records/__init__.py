@@ -29,6 +29,7 @@ from inpaint_ops.records.workers import (
     LoadTimes,
     ModelIdentity,
     ShardProgress,
+    StartedBy,
     WorkerReport,
     WorkerSetup,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "ShardProgress",
     "Stage",
     "StageStats",
+    "StartedBy",
     "Status",
     "Timings",
     "WorkerInfo",

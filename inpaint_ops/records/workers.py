@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Field
 from inpaint_ops.records.base import LONGEST_SECONDS, Amount, Bytes, Count, Model, Moment, Number, Seconds
 from inpaint_ops.records.rows import Memory, WorkerInfo
 
+StartedBy = Literal["exec", "fork"]
+"""How a worker's process came to be."""
+
 
 class LedgerEntry(Model):
     """One optimisation: requested, in effect, why, and what was measured."""
@@ -121,6 +124,8 @@ class WorkerReport(WorkerSetup):
     painted: Count = 0
     peak_memory: Memory | None = None
     exit: str = Field(default="clean", description="How the process ended: clean, or the signal or error.")
+    started_by: StartedBy = Field(default="exec", description="A new interpreter, or a fork of the warm host.")
+    not_forked: str = Field(default="", description="Why it was started by exec although a warm host is named.")
     attempt: str = ""
     shard: str = ""
     warnings: tuple[str, ...] = ()

@@ -67,6 +67,7 @@ class WorkerSession:
             pending=pending,
             identity=identity,
             also_passed=settings.worker_env,
+            warm_host=settings.warm_host,
         )
         process.send(job)
         return cls(number, process)
@@ -161,6 +162,8 @@ class WorkerSession:
             painted=bye.painted if bye else self.painted,
             peak_memory=bye.peak_memory if bye else None,
             exit=how,
+            started_by=self.process.process.started_by,
+            not_forked=self.process.not_forked,
             attempt=attempt,
             shard=shard,
             warnings=tuple(warnings),

@@ -1,4 +1,4 @@
-"""The worker process seen from outside: start it by exec with a clean environment, talk to it, end it for certain."""
+"""The worker process seen from outside: start it with a clean environment, talk to it, end it for certain."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import queue
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from inpaint_ops.errors import escaped, one_line
 from inpaint_ops.machine.limited_process import close_to_others
 from inpaint_ops.protocol import Event, dump, parse_event
 from inpaint_ops.records import Model, now
+from inpaint_ops.supervisor import starting
 from inpaint_ops.supervisor.confinement import Identity, worker_environment
 from inpaint_ops.supervisor.pipes import (
     MAX_EVENT_BYTES,
@@ -33,14 +32,9 @@ from inpaint_ops.supervisor.pipes import (
     read_pipe,
     whole_lines,
 )
-from inpaint_ops.worker import launch
 
 log = logging.getLogger(__name__)
 
-WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "inpaint_ops.worker")
-"""How a worker is started: a new interpreter, by exec."""
-
-_LAUNCHER = Path(launch.__file__)
 MAX_PENDING = 1000
 """Messages that may wait to be handled before a worker's events wait in their pipe."""
 MAX_PRINTED_BYTES = 4 * 2**20
@@ -66,14 +60,16 @@ def make_device_files() -> None:
 
 @dataclass(slots=True)
 class WorkerProcess:
-    """A running worker. It dies with the thread that started it (PDEATHSIG) and with its standard input.
+    """A running worker. It dies with this process: with the thread that started it, where that was by exec (PDEATHSIG).
 
     Nothing that it writes is believed or kept whole before it was measured: see `pipes`.
     """
 
-    process: subprocess.Popen[bytes]
+    process: starting.Process
     user: int
     """The user id that it runs as."""
+    not_forked: str = ""
+    """Why it was started by exec although a warm host is named."""
     started_at: datetime = field(default_factory=now)
     stalled: bool = False
     """Set when it is killed because it made no progress."""
@@ -96,50 +92,29 @@ class WorkerProcess:
         pending: Callable[[], int] = lambda: 0,
         identity: Identity | None = None,
         also_passed: Collection[str] = (),
+        warm_host: str = "",
     ) -> WorkerProcess:
         """Start a worker. `on_event` and `on_exit` are called from other threads, `on_exit` last and once, with the
         return code (negative: the signal that ended it).
 
         No further event is read while `pending()`, the events and whatever else is waiting to be handled, is above
         MAX_PENDING: a worker that sends more than anyone can handle waits, and fills no memory here. It runs as
-        `identity`, or as this process's own user, and its environment has the variables `also_passed` too.
+        `identity`, or as this process's own user, and its environment has the variables `also_passed` too. It is forked
+        from the host at the socket `warm_host`, where one is named and serves; a `command` is always started by exec.
         """
         close_to_others()
         make_device_files()
-        events_read, events_write = os.pipe()
-        user, groups = ("-", "-") if identity is None else (str(identity.user), ",".join(map(str, identity.groups)))
         environment = worker_environment(os.environ, also_passed)
         if identity is not None:
             environment |= identity.environment(cwd, os.environ)
-        argv = [
-            sys.executable, "-I", "-S", str(_LAUNCHER), user, groups, str(os.getpid()), "--",
-            *(command or WORKER_COMMAND),
-            "--events-fd", str(events_write),
-            "--parent", str(os.getpid()),
-            "--started", repr(time.time()),
-        ]  # fmt: skip
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                bufsize=0,
-                pass_fds=(events_write,),
-                cwd=cwd,
-                env=environment,
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(events_read)
-            raise
-        finally:
-            os.close(events_write)
-        worker = cls(process, os.geteuid() if identity is None else identity.user)
+        process, not_forked = starting.start(cwd, environment, identity, command, warm_host)
+        if not_forked:
+            log.warning("worker %d was started by exec, not forked: %s", process.pid, not_forked)
+        worker = cls(process, os.geteuid() if identity is None else identity.user, not_forked)
         printed = threading.Thread(target=worker._relay_output, name="worker-log", daemon=True)
         events = threading.Thread(
             target=worker._relay_events,
-            args=(events_read, printed, on_event, on_exit, pending),
+            args=(printed, on_event, on_exit, pending),
             name="worker-events",
             daemon=True,
         )
@@ -170,8 +145,7 @@ class WorkerProcess:
 
     def kill_now(self) -> None:
         """End the worker and every process that it started, without waiting: `on_exit` follows. Safe in any thread."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
 
     def kill(self) -> None:
         """End the worker and every process that it started, now, and wait until it is gone."""
@@ -200,8 +174,7 @@ class WorkerProcess:
 
     def _send_commands(self) -> None:
         """Write commands until the worker is gone; then close the pipe."""
-        assert self.process.stdin is not None
-        with self.process.stdin as pipe, contextlib.suppress(BrokenPipeError):
+        with os.fdopen(self.process.pipes.commands, "wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
             while (command := self._commands.get()) is not None:
                 while command:
                     command = command[os.write(pipe.fileno(), command) :]
@@ -210,8 +183,10 @@ class WorkerProcess:
         """What it prints, into the log, in bounded pieces without control characters; beyond MAX_PRINTED_BYTES or
         MAX_PRINTED_LINES it is read on, so that the worker does not wait, and counted.
         """
-        assert self.process.stdout is not None
-        chunks = read_pipe(self.process.stdout.fileno(), self._has_ended)
+        with os.fdopen(self.process.pipes.printed, "rb") as pipe:
+            self._relay_pieces(read_pipe(pipe.fileno(), self._has_ended))
+
+    def _relay_pieces(self, chunks: Iterator[bytes]) -> None:
         printed = lines = 0
         for piece in printed_pieces(chunks, MAX_PRINTED_PIECE):
             text = escaped(piece.decode(errors="replace")).rstrip()
@@ -231,15 +206,14 @@ class WorkerProcess:
 
     def _relay_events(
         self,
-        fd: int,
         printed: threading.Thread,
         on_event: Callable[[Event], None],
         on_exit: Callable[[int], None],
         pending: Callable[[], int],
     ) -> None:
-        with os.fdopen(fd, "rb"):
+        with os.fdopen(self.process.pipes.events, "rb") as pipe:
             try:
-                for line in whole_lines(read_pipe(fd, self._has_ended), MAX_EVENT_BYTES):
+                for line in whole_lines(read_pipe(pipe.fileno(), self._has_ended), MAX_EVENT_BYTES):
                     on_event(parse_event(line))
                     while pending() > MAX_PENDING and not self._gone.wait(0.01):
                         pass

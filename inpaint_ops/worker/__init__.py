@@ -9,13 +9,12 @@ when its events are no longer read. The parent-death signal fires when the *thre
 start it from one that lives as long as the worker may.
 
 Importing this package imports the standard library alone, so that the process is tied to its parent before it grows.
-`serving.serve` is a plain function of the two pipes, so that a forked warm host can call it as well.
+A process that the warm host forks (`warm_host`) becomes a worker by `work`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import logging
 import os
@@ -27,12 +26,14 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from inpaint_ops.worker.launch import EXIT_ORPHANED, die_with_parent
+
+__all__ = ["EXIT_FATAL", "EXIT_ORPHANED", "EXIT_TERMINATED", "die_with_parent", "main", "work"]
+
 log = logging.getLogger(__name__)
 
 EXIT_FATAL = 3
 """The model or the device is not available, or a command cannot be read."""
-EXIT_ORPHANED = 4
-"""The supervisor is gone: no process is left to take the results."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -45,30 +46,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--started", type=float, default=started, help="when the supervisor called exec, epoch seconds")
     given = parser.parse_args(arguments)
     die_with_parent(given.parent)
+    work(given.events_fd, given.started)
+
+
+def work(events_fd: int, started: float) -> NoReturn:
+    """Carry out the commands on standard input, report on `events_fd`; `started` is in epoch seconds. Never returns."""
     from inpaint_ops.worker.serving import serve
 
     faulthandler.enable()
     signal.signal(signal.SIGTERM, _terminated)
     warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines per row
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    os.set_inheritable(given.events_fd, False)
-    with os.fdopen(given.events_fd, "w", encoding="utf-8") as events:
+    os.set_inheritable(events_fd, False)
+    with os.fdopen(events_fd, "w", encoding="utf-8") as events, open(0, "rb", closefd=False) as commands:
         try:
-            code = serve(sys.stdin.buffer, events, started=given.started)
+            code = serve(commands, events, started=started)
         except BaseException:
             log.exception("the worker ends: it cannot go on")
             code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the libraries' own teardown takes a second, can hang, and frees nothing that the kernel does not
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends; end it now if that has happened."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(EXIT_ORPHANED)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

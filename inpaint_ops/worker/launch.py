@@ -21,6 +21,7 @@ import os
 import signal
 import struct
 import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -32,7 +33,7 @@ _FS_MAKE_BLOCK, _FS_REFER = 1 << 11, 1 << 13
 _NET_BIND_TCP, _NET_CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_SIGNAL = 1 << 1
 EXIT_ORPHANED = 4
-"""The same as in `inpaint_ops.worker`."""
+"""The worker's exit code where the supervisor is gone: no process is left to take the results."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,20 +43,29 @@ def main() -> None:
     user, groups, parent, dashes, *command = sys.argv[1:]
     if dashes != "--":
         raise SystemExit("launch.py USER GROUPS PARENT -- COMMAND ...")
+    give_up(None if user == "-" else int(user), [] if user == "-" else [int(one) for one in groups.split(",")])
+    die_with_parent(int(parent))  # the kernel forgets it where the user changes, so after that
+    os.execvp(command[0], command)  # noqa: S606  # the command is the supervisor's own
+
+
+def give_up(user: int | None, groups: Sequence[int]) -> None:
+    """Give up what this module's text lists; `groups` begins with the main one. The process must have one thread."""
     _drop_bounding_set()
-    if user != "-":
-        group, *more = (int(one) for one in groups.split(","))
-        os.setgroups(more)
-        os.setresgid(group, group, group)
-        os.setresuid(int(user), int(user), int(user))
+    if user is not None:
+        os.setgroups(groups[1:])
+        os.setresgid(groups[0], groups[0], groups[0])
+        os.setresuid(user, user, user)
     _drop_capabilities()
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if not restrict_by_landlock():
         print("no Landlock here: the worker can look into other processes of its user", file=sys.stderr, flush=True)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the kernel forgets it where the user changes, so after that
-    if os.getppid() != int(parent):
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends; end it now if that has happened."""
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
         os._exit(EXIT_ORPHANED)
-    os.execvp(command[0], command)  # noqa: S606  # the command is the supervisor's own
 
 
 def restrict_by_landlock() -> bool:
@@ -94,13 +104,14 @@ def _drop_bounding_set() -> None:
 
 def _drop_capabilities() -> None:
     with contextlib.suppress(OSError):
-        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     header, nothing = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24)
     if _libc.capset(header, nothing) != 0:
         raise OSError(ctypes.get_errno(), "the capabilities cannot be dropped")
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process (prctl(2)). Raises OSError."""
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,15 +23,12 @@ from inpaint_ops.model.cache import cache_home
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, DeviceInfo, Model, WorkerInfo
 from inpaint_ops.worker.imports import import_model_stack, set_environment
+from inpaint_ops.worker.installation import versions
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Engine
     from inpaint_ops.model.loading import LoadedModel
     from inpaint_ops.model.sources import FoundModel, Source
-
-PACKAGES = ("inpaint-ops", "torch", "diffusers", "transformers", "accelerate", "xformers", "safetensors", "pillow",
-            "numpy", "opencv-python-headless")  # fmt: skip
-"""Whose versions a report names."""
 
 _DTYPE = {"cuda": "float16", "cpu": "float32"}
 """What the planner takes where the job does not name one: the dtype in which attention kernels are tried."""
@@ -131,8 +127,8 @@ def _describe_device(job: Job, slot: str) -> DeviceInfo:
         )
     if slot.startswith("GPU-") and card.uuid and not card.uuid.lower().startswith(slot.lower()):
         raise ConfigError(
-            f"GPU {slot} is leased, but torch uses {card.uuid}, since a library has asked CUDA before the lease: let each "
-            "task see one GPU by CUDA_VISIBLE_DEVICES"
+            f"GPU {slot} is leased, but torch uses {card.uuid}, since a library has asked CUDA before the lease: "
+            "let each task see one GPU by CUDA_VISIBLE_DEVICES"
         )
     return card
 
@@ -266,14 +262,3 @@ def _ready(loaded: LoadedModel, engine: Engine, card: DeviceInfo, cold_start: Co
         native_size=loaded.native_size,
         batch_size=engine.batch_size,
     )
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of those PACKAGES that are installed."""
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
