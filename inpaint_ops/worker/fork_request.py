@@ -92,8 +92,9 @@ class ForkRequest(Model):
             if here != there:
                 return f"it has imported {name} {here}, and {there} is wanted: start it anew"
         late = READ_LATE | {*ONE_THREAD} | ({"HOME"} if "HF_HOME" in self.environment else set())
-        for name in sorted({*environment, *self.environment} - late):
-            if environment.get(name) != self.environment.get(name):
+        imported, wanted = _without_opencvs(environment), _without_opencvs(self.environment)
+        for name in sorted({*imported, *wanted} - late):
+            if imported.get(name) != wanted.get(name):
                 return f"{name} is another than when it imported: start both with the same environment"
         if self.inherited.processors != tuple(sorted(os.sched_getaffinity(0))):
             return "it may use other processors: start both with the same"
@@ -111,6 +112,13 @@ class Ended(Model):
     """The worker has ended: its exit code, or minus the number of the signal that ended it."""
 
     code: int
+
+
+def _without_opencvs(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the folder that cv2 puts in front of LD_LIBRARY_PATH wherever it is imported."""
+    name = "LD_LIBRARY_PATH"
+    folders = [folder for folder in environment.get(name, "").split(":") if folder and "/cv2/../" not in folder]
+    return {**environment, name: ":".join(folders)}
 
 
 def socket_path(text: str, *, make: bool) -> Path:

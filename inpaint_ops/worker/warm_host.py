@@ -159,38 +159,41 @@ def _be_guard(connection: socket.socket, descriptors: list[int], request: ForkRe
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _close_all_but({0, 1, 2, connection.fileno(), *descriptors})
         me = os.getpid()
+        set_up, tells = os.pipe()
         worker = os.fork()
         if worker == 0:
-            _be_worker(connection, descriptors, request, me, work)
-        for descriptor in descriptors:
+            _be_worker(connection, descriptors, tells, request, me, work)
+        for descriptor in (*descriptors, tells):
             os.close(descriptor)
-        _watch(connection, worker)
+        _watch(connection, worker, set_up)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
     os._exit(1)  # which kills the worker, if it still runs
 
 
-def _watch(connection: socket.socket, worker: int) -> NoReturn:
+def _watch(connection: socket.socket, worker: int, set_up: int) -> NoReturn:
+    """Answer once the worker is confined and tied to this process (`set_up`), then wait for its end, or bring it."""
     ended = os.pidfd_open(worker)
     poll = select.poll()
-    poll.register(ended, select.POLLIN)
-    poll.register(connection, select.POLLIN)
+    for descriptor in (ended, set_up, connection.fileno()):
+        poll.register(descriptor, select.POLLIN)
     connection.settimeout(None)
-    try:
-        _send(connection, ForkAnswer(pid=worker), [os.pidfd_open(os.getpid())])
-    except OSError:
-        _kill_group(worker)
     while True:
         ready = [descriptor for descriptor, _ in poll.poll()]
+        if set_up in ready:  # or it has failed, which its exit code tells
+            poll.unregister(set_up)
+            with contextlib.suppress(OSError):
+                _send(connection, ForkAnswer(pid=worker), [os.pidfd_open(os.getpid())])
+        if connection.fileno() in ready:  # the supervisor asks for it, or is gone
+            _kill_group(worker)
+            message = b""
+            with contextlib.suppress(OSError):
+                message = connection.recv(len(KILL))
+            if not message:
+                poll.unregister(connection)
         if ended in ready:
             break
-        message = b""
-        with contextlib.suppress(OSError):
-            message = connection.recv(len(KILL))
-        _kill_group(worker)  # asked to, or the supervisor is gone
-        if not message:
-            poll.unregister(connection)
     _kill_group(worker)  # what it has started: its number is its own until it is waited for
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     with contextlib.suppress(OSError):
@@ -209,13 +212,14 @@ def _kill_group(leader: int) -> None:
 
 
 def _be_worker(
-    connection: socket.socket, descriptors: list[int], request: ForkRequest, guard: int, work: Work
+    connection: socket.socket, descriptors: list[int], tells: int, request: ForkRequest, guard: int, work: Work
 ) -> NoReturn:
-    """Become what a worker is that was started by exec, in the same order, and work."""
+    """Become what a worker is that was started by exec, tell the guard by `tells`, and work."""
     try:
+        launch.die_with_parent(guard)
         os.setsid()
         connection.detach()
-        _take_standard_files(descriptors)
+        tells = _take_standard_files(descriptors, tells)
         _call_it("inpaint-worker")
         request.inherited.take_on()
         os.environ.clear()
@@ -224,8 +228,9 @@ def _be_worker(
         time.tzset()
         os.chdir(request.folder)
         launch.give_up(request.user, request.groups)
-        launch.die_with_parent(guard)  # the kernel forgets it where the user changes, so after that
+        launch.die_with_parent(guard)  # again: the kernel forgets it where the user changes
         launch.prctl(_PR_SET_DUMPABLE, 1)  # as exec leaves it: else its own files in /proc are root's
+        os.close(tells)
         gc.enable()
         work(3, request.started)
     except BaseException:
@@ -234,12 +239,15 @@ def _be_worker(
     os._exit(1)
 
 
-def _take_standard_files(descriptors: Sequence[int]) -> None:
-    """Standard input, output and error, and the events as descriptor 3; every other one is closed."""
-    commands, printed, events = (fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in descriptors)
+def _take_standard_files(descriptors: Sequence[int], tells: int) -> int:
+    """Standard input, output and error, and the events as descriptor 3; every other one but `tells` is closed, whose
+    new number is returned.
+    """
+    commands, printed, events, kept = (fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in (*descriptors, tells))
     for source, target in ((commands, 0), (printed, 1), (printed, 2), (events, 3)):
         os.dup2(source, target)
-    _close_all_but({0, 1, 2, 3})
+    _close_all_but({0, 1, 2, 3, kept})
+    return kept
 
 
 def _close_all_but(kept: Collection[int]) -> None:

@@ -1,0 +1,451 @@
+"""The warm host and the processes forked from it: real ones, really killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from inpaint_ops.config import load_settings
+from inpaint_ops.device import Lease
+from inpaint_ops.device.lease_files import own_folder
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.protocol import Bye, Done, End, Event, Flush, Phase, Ready
+from inpaint_ops.supervisor import starting
+from inpaint_ops.supervisor.confinement import worker_environment
+from inpaint_ops.supervisor.starting import ForkedProcess, NotForkedError
+from inpaint_ops.supervisor.worker_process import WorkerProcess
+from inpaint_ops.worker import EXIT_ORPHANED, warm_host
+from inpaint_ops.worker.fork_request import ForkRequest, Inherited, socket_path
+from inpaint_ops.worker.installation import installation
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.warm import Host, light_host
+from tests.support.warm import warm_host as real_host
+from tests.support.worker_talk import job, picture
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SLEEPS = "import time; print('up', flush=True); time.sleep(3600)"
+
+
+class Started:
+    """A worker of a supervisor's, and what it sends."""
+
+    def __init__(self, folder: Path, host: Host, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        self.events: list[Event] = []
+        self.codes: list[int] = []
+        self.process = WorkerProcess.start(
+            cwd=folder, on_event=self.events.append, on_exit=self.codes.append, warm_host=host.socket, **options
+        )
+
+    @property
+    def code(self) -> int:
+        """Its exit code, once it has one."""
+        wait_until(lambda: self.codes)
+        return self.codes[0]
+
+    @property
+    def printed(self) -> list[str]:
+        """The last lines that it printed, once it has ended."""
+        assert isinstance(self.code, int)
+        return list(self.process._tail)
+
+    def all(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with real_host(tmp_path_factory.mktemp("host")) as host:
+        yield host
+
+
+# -- as in the exec way --------------------------------------------------------------------------------------------
+
+
+def test_a_forked_worker_paints_and_ends_as_one_that_was_started_by_exec(real: Host, tmp_path: Path) -> None:
+    worker = Started(tmp_path, real)
+    assert (worker.process.process.started_by, worker.process.not_forked) == ("fork", "")
+    worker.process.send(job(tmp_path))
+    for row in (1, 2):
+        worker.process.send(picture(tmp_path, row, (64, 64)))
+    worker.process.send(Flush())
+    worker.process.send(End())
+    assert worker.code == 0, worker.printed
+    (ready,) = worker.all(Ready)
+    assert ready.worker.pid == worker.process.pid
+    assert [phase.name for phase in worker.all(Phase)][:3] == ["imports", "lease", "load"]
+    assert sorted(done.row for done in worker.all(Done)) == [1, 2] and len(worker.all(Bye)) == 1
+    assert not psutil.pid_exists(worker.process.pid)
+
+
+TELLS = """
+import json, os, resource, signal, tempfile
+status = {name: value.strip() for name, value in (line.split(":", 1) for line in open("/proc/self/status"))}
+print(json.dumps({
+    "environment": dict(os.environ),
+    "folder": os.getcwd(),
+    "fds": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
+    "events": events,
+    "umask": status["Umask"],
+    "nice": os.getpriority(os.PRIO_PROCESS, 0),
+    "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "session": os.getsid(0) == os.getpid(),
+    "tmp": tempfile.gettempdir(),
+    "threads": status["Threads"],
+    "no_new_privs": status["NoNewPrivs"],
+    "caps": [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh")],
+    "signals": [signal.getsignal(one) == signal.SIG_DFL for one in (signal.SIGCHLD, signal.SIGTERM)],
+    "may see itself": os.access("/proc/self/environ", os.R_OK),
+}), flush=True)
+"""
+
+
+def test_a_forked_process_has_what_exec_would_have_given_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment, folder, umask, limits, priority, session, open files, signals; and nothing of the host's."""
+    (tmp_path / "mine").mkdir()
+    with light_host(tmp_path, TELLS) as host:
+        # what is read late may differ from the host's
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "mine"))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+        limits, mask = resource.getrlimit(resource.RLIMIT_NOFILE), os.umask(0o027)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limits[0] - 7, limits[1]))
+            worker = Started(tmp_path / "work", host)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            os.umask(mask)
+        found = json.loads(worker.printed[-1])
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+    assert worker.code == 0
+    assert found["environment"] == worker_environment(os.environ)
+    assert "canary" not in json.dumps(found)
+    assert (found["folder"], found["tmp"]) == (str(tmp_path / "work"), str(tmp_path / "mine"))
+    assert (found["umask"], found["nice"], found["files"]) == ("0027", nice, [limits[0] - 7, limits[1]])
+    assert found["fds"] == [0, 1, 2, 3] and found["events"] == 3
+    assert found["session"] and found["threads"] == "1" and all(found["signals"])
+    assert (found["no_new_privs"], found["caps"], found["may see itself"]) == ("1", [0, 0, 0], True)
+
+
+def test_its_exit_code_and_its_last_words_arrive(tmp_path: Path) -> None:
+    script = "import os, sys; print('out of luck', flush=True); sys.exit(7)"
+    with light_host(tmp_path, script) as host:
+        worker = Started(tmp_path / "work", host)
+        assert worker.code == 7
+        assert worker.process.describe_exit(worker.code) == "exit code 7; its last output: out of luck"
+    with light_host(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)") as host:
+        worker = Started(tmp_path / "work", host)
+        assert worker.process.describe_exit(worker.code) == "killed by SIGSEGV"
+
+
+def test_what_it_has_started_ends_with_it(tmp_path: Path) -> None:
+    script = "import os, time; child = os.fork(); time.sleep(3600) if child == 0 else print(child, flush=True)"
+    with light_host(tmp_path, script) as host:
+        worker = Started(tmp_path / "work", host)
+        child = int(worker.printed[-1])
+        wait_until(lambda: is_gone(child))
+
+
+def test_it_is_killed_when_its_supervisor_wants_that(tmp_path: Path) -> None:
+    with light_host(tmp_path, SLEEPS) as host:
+        worker = Started(tmp_path / "work", host)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        worker.process.kill()
+        assert worker.code == -signal.SIGKILL
+        assert is_gone(worker.process.pid)
+
+
+def test_it_is_killed_though_its_guard_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard is of the same user, so that a worker might stop it where the kernel has no Landlock for signals."""
+    monkeypatch.setattr(starting, "_KILL_SECONDS", 0.0)
+    with light_host(tmp_path, SLEEPS) as host:
+        worker = Started(tmp_path / "work", host)
+        psutil.Process(worker.process.pid).parent().suspend()
+        worker.process.kill()
+        assert worker.code == -signal.SIGKILL
+        wait_until(lambda: is_gone(worker.process.pid))
+
+
+# -- who ends with whom --------------------------------------------------------------------------------------------
+
+SUPERVISOR = """
+import sys, time
+from pathlib import Path
+from inpaint_ops.supervisor.worker_process import WorkerProcess
+worker = WorkerProcess.start(cwd=Path(sys.argv[1]), on_event=print, on_exit=print, warm_host=sys.argv[2])
+print(worker.pid, worker.process.started_by, flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_killed_supervisor_takes_its_worker_with_it(tmp_path: Path) -> None:
+    """Even one that is stopped and could not see the end of its standard input."""
+    with light_host(tmp_path, SLEEPS) as host:
+        with subprocess.Popen(
+            [sys.executable, "-c", SUPERVISOR, str(tmp_path), host.socket], stdout=subprocess.PIPE, cwd=REPOSITORY
+        ) as supervisor:
+            assert supervisor.stdout is not None
+            pid, how = supervisor.stdout.readline().split()
+            assert how == b"fork"
+            guard = psutil.Process(int(pid)).parent()
+            os.kill(int(pid), signal.SIGSTOP)
+            supervisor.kill()
+        wait_until(lambda: is_gone(int(pid)) and is_gone(guard.pid))
+        assert host.process.poll() is None, "the host goes on"
+
+
+def test_the_guards_end_takes_its_worker_with_it_and_the_supervisor_is_told(tmp_path: Path) -> None:
+    with light_host(tmp_path, SLEEPS) as host:
+        worker = Started(tmp_path / "work", host)
+        pid = worker.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        psutil.Process(pid).parent().kill()
+        assert worker.code == -signal.SIGKILL
+        wait_until(lambda: is_gone(pid))
+
+
+def test_a_worker_paints_on_when_its_host_is_killed(tmp_path: Path) -> None:
+    with real_host(tmp_path) as host:
+        worker = Started(tmp_path / "work", host)
+        worker.process.send(job(tmp_path / "work"))
+        wait_until(lambda: worker.all(Ready))
+        with pytest.raises(Exception, match=str(worker.process.pid)):
+            Lease.acquire(["cpu-0"], own_folder(), 0)
+        host.process.kill()
+        host.process.wait()
+        worker.process.send(picture(tmp_path / "work", 1, (64, 64)))
+        worker.process.send(Flush())
+        worker.process.send(End())
+        assert worker.code == 0, worker.printed
+        assert len(worker.all(Done)) == len(worker.all(Bye)) == 1
+        Lease.acquire(["cpu-0"], own_folder(), 0).release()
+        # and the next one is started by exec
+        worker = Started(tmp_path / "next", host)
+        assert worker.process.process.started_by == "exec"
+        assert worker.process.not_forked.startswith(f"no warm host at {host.socket}: ")
+        worker.process.kill()
+
+
+def test_a_worker_ends_with_its_standard_input(real: Host, tmp_path: Path) -> None:
+    worker = Started(tmp_path, real)
+    worker.process.send(job(tmp_path))
+    wait_until(lambda: worker.all(Phase))
+    worker.process._commands.put(None)  # as when its supervisor is gone
+    assert worker.code == EXIT_ORPHANED
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+def refusal(folder: Path, host: Host) -> str:
+    """Why the host forks nothing for this process as it is."""
+    (folder / "refused").mkdir(exist_ok=True)
+    with pytest.raises(NotForkedError) as caught:
+        ForkedProcess(host.socket, folder / "refused", worker_environment(os.environ), None)
+    return str(caught.value)
+
+
+def test_another_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with light_host(tmp_path, SLEEPS) as host:
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        assert "HF_HOME is another than when it imported" in refusal(tmp_path, host)
+        assert host.process.poll() is None
+        assert "refused: HF_HOME" in host.log
+
+
+def test_other_processors_are_refused(tmp_path: Path) -> None:
+    """OpenMP has counted them when it was imported."""
+    mine = os.sched_getaffinity(0)
+    if len(mine) < 2:
+        pytest.skip("needs two processors")
+    with light_host(tmp_path, SLEEPS) as host:
+        try:
+            os.sched_setaffinity(0, {min(mine)})
+            assert "other processors" in refusal(tmp_path, host)
+        finally:
+            os.sched_setaffinity(0, mine)
+
+
+def test_another_version_is_refused_and_the_host_ends_to_be_started_anew(tmp_path: Path) -> None:
+    with light_host(tmp_path, SLEEPS, found={"torch": "0.1"}) as host:
+        assert "it has imported torch 0.1, and 2." in refusal(tmp_path, host)
+        assert host.process.wait(PATIENCE) == 0
+        assert "ends, to be started anew" in host.log
+        assert not host.path.exists()
+
+
+def test_an_edited_file_of_this_package_is_another_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "inpaint_ops"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr("inpaint_ops.__file__", str(package / "__init__.py"))
+    before = installation()
+    assert installation() == before
+    (package / "__init__.py").write_text("edited = True\n")
+    assert {name for name, value in installation().items() if value != before[name]} == {"code"}
+
+
+def test_a_host_with_two_threads_forks_nothing(tmp_path: Path) -> None:
+    before = "import threading, time; threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()"
+    with light_host(tmp_path, SLEEPS, before=before) as host:
+        assert "it has 2 threads" in refusal(tmp_path, host)
+        assert "it refuses every fork: it has 2 threads" in host.log
+
+
+def test_a_host_that_has_opened_a_card_forks_nothing(tmp_path: Path) -> None:
+    before = "warm_host._open_files = lambda: ['/dev/null', '/dev/nvidia-uvm']"
+    with light_host(tmp_path, SLEEPS, before=before) as host:
+        assert "it has opened /dev/nvidia-uvm" in refusal(tmp_path, host)
+
+
+def test_open_devices_are_seen() -> None:
+    with open("/dev/zero") as zero:
+        assert "/dev/zero" in list(warm_host._open_files()) and zero
+    assert "/dev/zero" not in list(warm_host._open_files())
+
+
+def test_the_real_host_has_one_thread_no_secret_and_no_card(tmp_path: Path) -> None:
+    with real_host(tmp_path, {**os.environ, "AWS_SECRET_ACCESS_KEY": "canary", "AIRFLOW_CONN_X": "canary"}) as host:
+        process = psutil.Process(host.process.pid)
+        assert process.num_threads() == 1
+        assert "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+        assert "canary" not in json.dumps(process.environ())
+        assert not [file for file in Path(f"/proc/{process.pid}/fd").iterdir() if "nvidia" in str(file.readlink())]
+        assert (host.path.parent / "tmp").stat().st_mode & 0o077 == 0, (
+            "what torch makes while it is imported is private"
+        )
+        again = subprocess.run(
+            [sys.executable, "-m", "inpaint_ops.cli", "warm-host", "--socket", host.socket],
+            capture_output=True, text=True, check=False, cwd=REPOSITORY,
+        )  # fmt: skip
+        assert again.returncode == 2 and "another warm host serves" in again.stderr
+        process.terminate()
+        assert host.process.wait(PATIENCE) == 0
+        assert not host.path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_does_not_reach_the_socket(tmp_path: Path) -> None:
+    with light_host(tmp_path, SLEEPS) as host:
+        host.path.chmod(0o666)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                os.setresuid(65534, 65534, 65534)
+                try:
+                    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+                        connection.connect(host.socket)
+                except PermissionError:
+                    code = 0
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "served"), [(os.geteuid(), True), (os.geteuid() + 1, False)], ids=["own", "another's"]
+)
+def test_who_asks_is_the_kernels_word(tmp_path: Path, user: int, served: bool) -> None:
+    before = f"warm_host.peer_user = lambda connection: {user}"
+    with light_host(tmp_path, "pass", before=before) as host:
+        if served:
+            assert Started(tmp_path / "work", host).code == 0
+        else:
+            assert "did not answer" in refusal(tmp_path, host)
+            assert f"it is uid {user}'s" in host.log
+
+
+def test_garbage_and_silence_stop_no_host(tmp_path: Path) -> None:
+    before = "warm_host.PATIENCE = 0.1"
+    with light_host(tmp_path, "pass", before=before) as host:
+        for message in (b"", b"{", b'{"pid": 1}', b"x" * 2**17):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+                connection.connect(host.socket)
+                if message:
+                    connection.send(message)
+        silent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        silent.connect(host.socket)
+        with silent:
+            assert Started(tmp_path / "work", host).code == 0
+
+
+def test_a_request_without_its_descriptors_is_not_answered(tmp_path: Path) -> None:
+    request = ForkRequest(
+        environment=worker_environment(os.environ), folder=str(tmp_path), user=None, started=0.0,
+        installation=installation(), inherited=Inherited.of_this_process(),
+    )  # fmt: skip
+    with light_host(tmp_path, "pass") as host:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(host.socket)
+            socket.send_fds(connection, [request.model_dump_json().encode()], [0])
+            assert connection.recv(100) == b""
+        assert "1 descriptors" in host.log
+        assert Started(tmp_path / "work", host).code == 0
+
+
+def test_the_sockets_folder_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(ConfigError, match=r"mode 0755: name a socket in a folder that uid \d+ owns"):
+        socket_path(str(folder / "socket"), make=True)
+    assert folder.stat().st_mode & 0o777 == 0o755, "a folder of others' is not changed"
+    with pytest.raises(ConfigError, match="no absolute path"):
+        socket_path("socket", make=True)
+    assert socket_path(str(tmp_path / "new" / "socket"), make=True).parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("INPAINT_WARM_HOST", str(folder / "socket"))
+    assert load_settings().warm_host == str(folder / "socket")
+    with pytest.raises(NotForkedError, match="mode 0755"):
+        ForkedProcess(str(folder / "socket"), tmp_path, {}, None)
+
+
+# -- nothing is left -----------------------------------------------------------------------------------------------
+
+FORKS = 500
+
+
+def test_five_hundred_forks_leave_nothing_behind(tmp_path: Path) -> None:
+    with light_host(tmp_path, "pass") as host:
+        process = psutil.Process(host.process.pid)
+        environment = worker_environment(os.environ)
+
+        def fork(times: int) -> None:
+            for _ in range(times):
+                worker = ForkedProcess(host.socket, tmp_path, environment, None)
+                assert worker.wait() == 0
+                for pipe in (worker.pipes.commands, worker.pipes.printed, worker.pipes.events):
+                    os.close(pipe)
+
+        def here() -> tuple[int, int]:
+            return psutil.Process().num_fds(), threading.active_count()
+
+        fork(5)
+        wait_until(lambda: not process.children())
+        before, mine, memory = process.num_fds(), here(), process.memory_full_info().uss
+        fork(FORKS)
+        wait_until(lambda: not process.children())  # zombies count as children
+        wait_until(lambda: here() == mine)
+        assert process.num_fds() == before and process.num_threads() == 1
+        assert process.memory_full_info().uss - memory < 4 * 2**20, "8 kB per fork would be a leak"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
