@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cells, cpu, estimates, gpu, painting, pipeline, program, schedule, tables
+from bench import cells, cpu, estimates, gpu, painting, pipeline, program, schedule, start, tables
 from bench.cells import PARTS, Cell
 from bench.request import Started
 from bench.results import CellResult, Results, Spread, load, load_all, with_fractions
@@ -377,3 +377,23 @@ def test_the_pipelines_figures_tell_painting_from_padding_and_waiting() -> None:
     found = pipeline.figures(batches, cpu_seconds=10.0)
     assert (found.rows, found.mean_batch, found.seconds, found.cpu_seconds_per_image) == (5, 2.5, 8, 2)
     assert (found.useful, found.padding, found.waiting) == (5 / 8, 1 / 8, 2 / 8)
+
+
+def test_starts_are_compared_in_pairs() -> None:
+    found = {
+        "exec": [start.Start(10.0, 6.0, 400 * 2**20), start.Start(8.0, 5.0, 380 * 2**20), start.Start(9.0, 8.0, 2**20)],
+        "fork": [start.Start(1.0, 0.6, 90 * 2**20), start.Start(2.0, 0.5, 90 * 2**20), start.Start(0.9, 0.4, 2**20)],
+    }
+    *_, cpu, wall, memory = start.table(found).splitlines()
+    assert cpu == "| CPU s | 6.00 (5.00 to 8.00) | 0.50 (0.40 to 0.60) | 0.100 (0.050 to 0.100) |"
+    assert wall == "| wall s | 9.00 (8.00 to 10.00) | 1.00 (0.90 to 2.00) | 0.100 (0.100 to 0.250) |"
+    assert memory == "| MiB of its own | 380 (1 to 400) | 90 (1 to 90) | |"
+
+
+@pytest.mark.slow
+def test_a_start_is_measured_each_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HOME", "TMPDIR", "INPAINT_WARM_HOST"):  # what it sets is put back
+        monkeypatch.setenv(name, "")
+    found = start.measure(tmp_path, 1)
+    for (one,) in found.values():
+        assert one.wall > 0 and one.cpu > 0 and one.private > 2**20

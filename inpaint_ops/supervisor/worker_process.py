@@ -110,6 +110,8 @@ class WorkerProcess:
         process, not_forked = starting.start(cwd, environment, identity, command, warm_host)
         if not_forked:
             log.warning("worker %d was started by exec, not forked: %s", process.pid, not_forked)
+        elif process.started_by == "fork":
+            log.info("worker %d was forked from the warm host", process.pid)
         worker = cls(process, os.geteuid() if identity is None else identity.user, not_forked)
         printed = threading.Thread(target=worker._relay_output, name="worker-log", daemon=True)
         events = threading.Thread(

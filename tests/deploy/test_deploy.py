@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from inpaint_ops import metrics
+from inpaint_ops.cli.main import main as cli
 from inpaint_ops.config import Settings
+from inpaint_ops.supervisor.confinement import worker_environment
 from tests.support.compose_files import AIRFLOW_SERVICES, COMPOSE_FILES, REPOSITORY, compose, services
 
 BIN = Path(sys.executable).parent
@@ -323,6 +325,25 @@ def test_a_gpu_machine_gets_what_it_needs_and_no_more(tmp_path: Path) -> None:
     for url in there["environment"].values():
         for host in re.findall(r"//(?:[^@/]*@)?([a-z-]+):\d+", str(url)):
             assert host in hosts, f"{host} cannot be found from a GPU machine"
+
+
+def test_the_warm_host_has_what_a_painter_has_and_no_secret() -> None:
+    """What its workers need, in the environment that the painters' tasks have: else it forks none of them."""
+    overlay = compose("docker/warm-host.yaml")["services"]
+    painter, host = services()["gpu-worker"], overlay["warm-host"]
+    for key in ("image", "user", "read_only", "cap_drop", "security_opt", "ulimits", "tmpfs", "cpu_shares", "deploy"):
+        assert host[key] == painter[key], key
+    assert host["logging"] == painter["logging"]
+    assert {volume for volume in painter["volumes"] if "logs" not in volume} == {*host["volumes"]}
+    assert overlay["gpu-worker"]["environment"] == {"INPAINT_WARM_HOST": host["environment"]["INPAINT_WARM_HOST"]}
+    theirs = worker_environment(painter["environment"])
+    assert worker_environment(host["environment"]) == theirs
+    assert "$" not in json.dumps(host["environment"]), "it has no secret"
+    assert (host["network_mode"], host["restart"]) == ("none", "always")
+    socket = host["environment"]["INPAINT_WARM_HOST"]
+    assert any(socket.startswith(volume.partition(":")[2] + "/") for volume in host["volumes"])
+    assert host["healthcheck"]["test"] == ["CMD", "test", "-S", socket]
+    assert host["entrypoint"][-1] == "inpaint-ops" and host["command"][0] in cli.commands
 
 
 def test_a_dead_machines_shard_starts_elsewhere_within_two_minutes_by_the_settings() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-COMPOSE_FILES = ("docker-compose.yaml", "docker/cluster.yaml", "docker/gpu-machine.yaml")
+COMPOSE_FILES = ("docker-compose.yaml", "docker/cluster.yaml", "docker/gpu-machine.yaml", "docker/warm-host.yaml")
 AIRFLOW_SERVICES = (
     "init",
     "api-server",

@@ -22,6 +22,7 @@ from inpaint_ops.supervisor import confinement
 from inpaint_ops.supervisor import worker_process as process
 from inpaint_ops.supervisor.confinement import PASSED_ON, identity
 from inpaint_ops.supervisor.worker_process import worker_environment
+from tests.attacks.worker.looking import LOOK, REACH
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 KNOWN = {name for names in PASSED_ON.values() for name in names}
@@ -77,31 +78,6 @@ def test_a_credential_is_no_further_name(monkeypatch: pytest.MonkeyPatch, name: 
 
 
 # -- the processes above ------------------------------------------------------------------------------------------
-
-LOOK = r'''
-"""Climb the tree of processes, and try to read, stop or trace each one."""
-import ctypes, json, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-seen, pid = [], os.getppid()
-while pid > 1 and len(seen) < int(sys.argv[1]):
-    fields = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
-    found = {"pid": pid}
-    def attempt(what, call):
-        try:
-            found[what] = "canary" in call()
-        except OSError as error:
-            found[what] = type(error).__name__
-    attempt("environ", lambda: open(f"/proc/{pid}/environ").read())
-    attempt("mem", lambda: str(os.open(f"/proc/{pid}/mem", os.O_RDONLY)))
-    attempt("maps", lambda: open(f"/proc/{pid}/maps").read())
-    attempt("fd", lambda: os.readlink(f"/proc/{pid}/fd/1"))
-    found["traced"] = libc.ptrace(16, pid, 0, 0) == 0  # PTRACE_ATTACH
-    seen.append(found)
-    pid = int(fields["PPid"])
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-caps = {name: int(value, 16) for name, value in status.items() if name.startswith("Cap")}
-print(json.dumps({"above": seen, "caps": caps, "no_new_privs": int(status["NoNewPrivs"])}), flush=True)
-'''
 
 TREE = r"""
 import json, os, subprocess, sys, threading
@@ -169,30 +145,6 @@ def test_a_worker_has_no_capability_and_gets_none(tmp_path: Path) -> None:
     assert {caps[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
     if os.geteuid() == 0:
         assert caps["CapBnd"] == 0
-
-
-REACH = r"""
-import json, os, socket, sys
-said = {}
-try:
-    socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
-    said["tcp"] = "connected"
-except OSError as error:
-    said["tcp"] = type(error).__name__
-try:
-    os.kill(os.getppid(), 0)
-    said["signal"] = "sent"
-except OSError as error:
-    said["signal"] = type(error).__name__
-os.makedirs("a"); os.makedirs("b"); open("a/f", "w").close()
-os.replace("a/f", "b/f")
-said["moved"] = os.path.exists("b/f")
-child = os.fork()
-if child == 0:
-    os._exit(7)
-said["child"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(said), flush=True)
-"""
 
 
 def test_a_worker_has_no_tcp_and_no_signals_and_may_move_files(tmp_path: Path) -> None:
