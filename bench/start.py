@@ -49,18 +49,21 @@ def main() -> None:
         print(table(measure(Path(folder), given.rounds)))
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[Start]]:
-    """Starts by `exec` and by `fork`, a pair per round. Raises RuntimeError where a worker was not started as asked."""
+def measure(folder: Path, rounds: int, *, warm_ups: int = 1) -> dict[str, list[Start]]:
+    """Starts by `exec` and by `fork`, a pair per round, after rounds that fill caches and are left out.
+
+    Raises RuntimeError where a worker was not started as asked.
+    """
     os.environ.update(HF_HOME=str(folder / "hub"), TMPDIR=str(folder))
     ensure("tiny-random", folder / "hub")
     found: dict[str, list[Start]] = {"exec": [], "fork": []}
     with warm_host(folder) as (host, seconds, private):
         print(f"the warm host: {seconds:.1f} CPU s once, {private / 2**20:.0f} MiB of its own", flush=True)
-        for number in range(rounds + 1):
+        for number in range(1 - warm_ups, rounds + 1):
             order = ("exec", "fork") if number % 2 else ("fork", "exec")
             for how in order:
                 start = _start(folder / f"{how}-{number}", host if how == "fork" else None)
-                if number:  # the first round of both fills caches and is left out
+                if number > 0:
                     found[how].append(start)
                     print(f"round {number}: {how} {start.cpu:.2f} CPU s, {start.wall:.2f} s", flush=True)
     return found

@@ -6,11 +6,11 @@ worker's standard input, what it prints to, and its events. With the answer goes
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,10 +58,12 @@ class Inherited(Model):
         )
 
     def take_on(self) -> None:
-        """Have this process have it, as far as it may: nobody but root may raise a hard limit or lower `nice`."""
+        """Have this process have it. Only root may raise a hard limit or lower `nice`: what it may not is printed."""
         os.umask(self.umask)
-        with contextlib.suppress(PermissionError):
+        try:
             os.setpriority(os.PRIO_PROCESS, 0, self.nice)
+        except PermissionError:
+            _print(f"nice is {os.getpriority(os.PRIO_PROCESS, 0)} and not {self.nice}")
         for name, (soft, hard) in self.limits.items():
             number = _LIMITS[name]
             try:
@@ -69,6 +71,7 @@ class Inherited(Model):
             except (ValueError, PermissionError):
                 most = resource.getrlimit(number)[1]
                 resource.setrlimit(number, (min(soft, most) if soft >= 0 else most, most))
+                _print(f"{name} is {most} at most, and not {hard}")
 
 
 class ForkRequest(Model):
@@ -119,6 +122,10 @@ def _without_opencvs(environment: Mapping[str, str]) -> dict[str, str]:
     name = "LD_LIBRARY_PATH"
     folders = [folder for folder in environment.get(name, "").split(":") if folder and "/cv2/../" not in folder]
     return {**environment, name: ":".join(folders)}
+
+
+def _print(text: str) -> None:
+    print(f"as the warm host has it: {text}", file=sys.stderr, flush=True)
 
 
 def socket_path(text: str, *, make: bool) -> Path:

@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             began = time.perf_counter()
             _import(path.parent)
             serve(path, environment, found, work, time.perf_counter() - began)
+    except ImportError as error:
+        print(f"warm host: the model stack cannot be imported here: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
     except (ConfigError, OSError) as error:
         print(f"warm host: {one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None

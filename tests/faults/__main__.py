@@ -1,4 +1,4 @@
-"""The fault matrix: `python -m tests.faults [--trials N] [--only NAME,…] [--page docs/reliability.md]`.
+"""The fault matrix: `python -m tests.faults [--trials N] [--only NAME,…] [--warm-host] [--page docs/reliability.md]`.
 
 Each fault is tried N times, at moments that its name and the trial's number choose, so that a trial can be had again.
 Prints a line a trial, then the table; exit code 1 if any promise did not hold.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.model.random_weights import ensure
-from tests.faults.catalogue import FAULTS
+from tests.faults.catalogue import FAULTS, FORKED
 from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 from tests.support.cluster import started
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first trial's number (default 1)")
     parser.add_argument("--only", default="", help="names of faults, or parts of them, separated by commas")
     parser.add_argument("--at-once", type=int, default=2, help="trials of the command's faults at a time (default 2)")
+    parser.add_argument("--warm-host", action="store_true", help="workers are forked; without the cluster's faults")
     parser.add_argument("--page", type=Path, help="a page whose table takes this run's lines")
     given = parser.parse_args()
     wanted = [part.strip() for part in given.only.split(",") if part.strip()]
@@ -45,8 +46,8 @@ def main() -> int:
         outcomes.append(outcome)
         print(outcome.log or outcome, flush=True)
 
-    faults = [fault for fault in FAULTS if chosen(fault.name)]
-    cluster = [fault for fault in CLUSTER_FAULTS if chosen(fault.name)]
+    faults = [fault for fault in (FORKED if given.warm_host else FAULTS) if chosen(fault.name)]
+    cluster = [fault for fault in CLUSTER_FAULTS if chosen(fault.name) and not given.warm_host]
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-faults-") as folder:
         base = Path(folder)
         ensure("tiny-random", base / "cache")
@@ -116,7 +117,7 @@ def in_page(page: str, new: Mapping[str, str]) -> str:
     head, rest = page.split(BEGIN)
     old, tail = rest.split(END)
     known = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("| ") and line != HEAD}
-    order = [fault.name for fault in (*FAULTS, *CLUSTER_FAULTS)]
+    order = list(dict.fromkeys(fault.name for fault in (*FAULTS, *FORKED, *CLUSTER_FAULTS)))
     lines = {name: {**known, **new}[name] for name in order if name in known or name in new}
     return f"{head}{BEGIN}\n{table(lines)}\n{END}{tail}"
 

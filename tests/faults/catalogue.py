@@ -15,6 +15,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from tests.faults.job import POISON
 from tests.faults.trial import Fault, Trial
 from tests.support import fault_proxy, nvml
@@ -57,6 +59,24 @@ def _drained(trial: Trial) -> None:
     trial.run_as_scheduled()
     if trial.codes[0] not in (143, 0, 3, -signal.SIGTERM):
         trial.findings.add(f"told to stop, the command ended with {trial.codes[0]}")
+
+
+def _guard_killed(trial: Trial) -> None:
+    def strike() -> None:
+        if (guard := trial.guard()) is not None:
+            with suppress(psutil.NoSuchProcess):
+                guard.kill()
+
+    trial.at_a_moment(strike)
+
+
+def _warm_host_killed(trial: Trial) -> None:
+    def strike() -> None:
+        assert trial.host is not None
+        trial.host.process.kill()
+        trial.host.process.wait()
+
+    trial.at_a_moment(strike)
 
 
 # -- storage ------------------------------------------------------------------------------------------------------
@@ -305,6 +325,8 @@ FAULTS: tuple[Fault, ...] = (
           shown_by=_DEATH),
     Fault("supervisor killed", "SIGKILL of the worker's supervisor", _command_gets(signal.SIGKILL)),
     Fault("supervisor told to stop", "SIGTERM of the supervisor", _command_gets(signal.SIGTERM), _drained),
+    Fault("warm host killed", "SIGKILL of the process that workers are forked from", _warm_host_killed, warm=True),
+    Fault("guard killed", "SIGKILL of a forked worker's parent: the worker goes with it", _guard_killed, warm=True),
     Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3), shown_by=_ANSWER),
     Fault("503 SlowDown", "503 SlowDown, six times", _requests(fault_proxy.Fault.SLOW_DOWN, 6), shown_by=_ANSWER),
     Fault("reset before the body", "connections end unanswered", _requests(fault_proxy.Fault.DROP, 3),
@@ -333,3 +355,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("two runs at once", "one run, started twice", lambda trial: None, _twice, slow=True),
     Fault("manifest replaced under a run", "another manifest, of the same name", _replaced, _then_refused),
 )  # fmt: skip
+
+_NOT_FORKED = ("host out of memory",)
+"""A fork shares what its host has allocated, so that no limit hits it alone."""
+
+FORKED: tuple[Fault, ...] = tuple(fault.forked() for fault in FAULTS if fault.name not in _NOT_FORKED)
+"""The same with workers that are forked from a warm host."""
+
+DEATHS: tuple[Fault, ...] = tuple(
+    fault
+    for fault in FORKED
+    if fault.name.removesuffix(", forked").startswith(("worker killed", "worker crashed", "super"))
+)
+"""Those of a forked worker and of its supervisor, which `make test` tries too."""

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.model.random_weights import ensure
-from tests.faults.catalogue import FAULTS
+from tests.faults.catalogue import DEATHS, FAULTS
 from tests.faults.cluster import CLUSTER_FAULTS
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEED = 1
 SHOWN_BY = sorted({fault.shown_by for fault in (*FAULTS, *CLUSTER_FAULTS) if fault.shown_by})
+TRIED = (*FAULTS, *DEATHS)
 AT_ONCE = 3
 """Trials that run at a time: each waits for most of its time, a minute's outage for all of it."""
 
@@ -29,7 +30,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
     base = tmp_path_factory.mktemp("faults")
     ensure("tiny-random", base / "cache")
     with fault_store(base / "store") as store, ThreadPoolExecutor(AT_ONCE) as pool:
-        tried = [fault for fault in FAULTS if not fault.shown_by and not fault.lacking()]
+        tried = [fault for fault in TRIED if not fault.shown_by and not fault.lacking()]
         yield {
             fault.name: pool.submit(run_trial, fault, SEED, store, folder_of(base, fault), base / "cache")
             for fault in sorted(tried, key=lambda fault: not fault.slow)
@@ -41,7 +42,7 @@ def folder_of(base: Path, fault: Fault) -> Path:
     return base / fault.name.replace(" ", "-")
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+@pytest.mark.parametrize("fault", TRIED, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_every_promise_holds_after(
     fault: Fault, trials: dict[str, Future[Outcome]], say: Callable[[str], None]
 ) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -21,8 +21,9 @@ from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location
 from inpaint_ops.storage import Storage, make_s3_client
 from tests.faults.evidence import Findings, look_at_machine, look_at_store, look_at_traffic
-from tests.faults.job import MOMENTS, Home, Job, command, put_job
+from tests.faults.job import MOMENTS, TRIAL, Home, Job, command, put_job
 from tests.support.fault_proxy import FaultProxy
+from tests.support.warm import Host, warm_host
 
 TRIES = 4
 """How often a scheduler starts the task: as the DAG's, once and three retries."""
@@ -77,6 +78,8 @@ class Trial:
     settling: list[Callable[[], None]] = field(default_factory=list)
     ending: list[Callable[[], None]] = field(default_factory=list)
     painted_twice_is_fine: bool = False
+    host: Host | None = None
+    """The warm host that its workers are forked from."""
     second_key: tuple[str, str] = ("", "")
     _watchers: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -133,6 +136,18 @@ class Trial:
                 for child in psutil.Process(self.process.pid).children():
                     if "inpaint_ops.worker" in child.cmdline():
                         return child
+        if self.host is not None:
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if process.name() == "inpaint-worker" and process.environ().get(TRIAL) == str(self.home.path):
+                        return process
+        return None
+
+    def guard(self) -> psutil.Process | None:
+        """The process that the worker was forked from."""
+        worker = self.worker()
+        with suppress(psutil.Error):
+            return worker and worker.parent()
         return None
 
     def signal_worker(self, number: signal.Signals) -> None:
@@ -222,6 +237,12 @@ class Fault:
     slow: bool = False
     shown_by: str = ""
     lacking: Callable[[], str] = lambda: ""
+    warm: bool = False
+    """Its workers are forked from a warm host of the trial's own, which is there before the command starts."""
+
+    def forked(self) -> Fault:
+        """The same, with workers that are forked."""
+        return self if self.warm else replace(self, name=f"{self.name}, forked", warm=True, shown_by="")
 
 
 EVERYTHING = json.dumps(
@@ -247,12 +268,19 @@ def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, 
             job, run, home, proxy, environment, random.Random(f"{fault.name} {seed}"), direct, command(job, run)
         )
         (trial.second_key,) = server.role_keys.values()
-        try:
-            fault.inject(trial)
-            fault.act(trial)
-        finally:
-            ended = time.monotonic()
-            trial.look()
+        with ExitStack() as stack:
+            try:
+                fault.inject(trial)
+                if fault.warm:
+                    trial.host = stack.enter_context(warm_host(home.path, environment))
+                    environment["INPAINT_WARM_HOST"] = trial.host.socket
+                fault.act(trial)
+            finally:
+                ended = time.monotonic()
+                stack.close()
+                trial.look()
+        if fault.warm and not any("forked from the warm host" in line for line in trial.output):
+            trial.findings.add("no worker was forked")
         findings, seconds = trial.findings, ended - (trial.struck_at or ended)
         outcome = Outcome(
             fault.name, seed, trial.moment, findings.lost, findings.doubled, seconds, tuple(findings.problems)

@@ -1,5 +1,7 @@
 """Imported by every interpreter of a trial: does in a worker what the files in the trial's `hooks/` say.
 
+A forked worker has its changes from the warm host.
+
 Nothing of the program is replaced: a row can kill its process with a real signal, and the model's forward pass can
 raise what torch raises when a device fails.
 """
@@ -78,7 +80,7 @@ def _processor(module):
     module._describe_device = lambda job, slot: module.device.describe("cpu")
 
 
-if "inpaint_ops.worker" in sys.orig_argv:
+if {"inpaint_ops.worker", "inpaint_ops.worker.warm_host"} & {*sys.orig_argv}:
     if (_hooks() / "device").exists():
         sys.meta_path.insert(0, _AfterImport("inpaint_ops.worker.setup", _processor))
     for _name, _change in (("poison", _poison), ("device", _device)):
