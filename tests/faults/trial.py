@@ -112,7 +112,7 @@ class Trial:
 
         match moment.split():
             case ["loading"]:
-                self.on_line("imports:", lambda: (time.sleep(4 * pause), act()))  # type: ignore[arg-type,return-value]
+                self.on_line("imports:", lambda: (time.sleep((4 if self.host is None else 0.3) * pause), act()))  # type: ignore[arg-type,return-value]
             case ["painting"]:
                 self.on_line("ready after", lambda: (time.sleep(0.3 * pause), act()))  # type: ignore[arg-type,return-value]
             case [when, "image"]:
