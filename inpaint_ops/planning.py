@@ -171,7 +171,15 @@ class RetryPlan(Model):
     def _shards_are_its_own(self) -> RetryPlan:
         if any(retry_of(shard.name) != self.number for shard in self.shards):
             raise ValueError("a shard is not of this retry")
+        numbers = [one for shard in self.shards for one in (shard.first_row, shard.last_row)]
+        if numbers != sorted(numbers):
+            raise ValueError("shards follow each other")
         return self
+
+
+def every_shard(plan: Plan, retries: Iterable[RetryPlan]) -> list[Shard]:
+    """The run's own shards, then those of its retries."""
+    return [*plan.shards, *(shard for retry in retries for shard in retry.shards)]
 
 
 class PaintParameters(Model):

@@ -83,26 +83,3 @@ def _row(line: bytes, what: str, limit: int, job: JobOptions) -> PlannedRow:
     if read.parameters is None:
         return planned(read, job)
     return PlannedRow.model_construct(**dict(read))
-
-
-def read_shards(
-    storage: Storage, layout: RunLayout, plan: Plan, settings: Settings, left: Leftovers
-) -> dict[str, list[PlannedRow]]:
-    """The rows of every shard by its name; none for a shard whose file is missing or too large.
-
-    Of rows that share an id the first counts: an image has one row. Raises StorageError.
-    """
-    found: dict[str, list[PlannedRow]] = {}
-    ids: set[str] = set()
-    for shard in plan.shards:
-        try:
-            rows = read_shard(storage, layout, shard, plan.job, settings, left)
-        except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
-            left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
-            rows = []
-        found[shard.name] = [row for row in rows if row.id.casefold() not in ids]
-        for row in rows:
-            if row.id.casefold() in ids:
-                left.add(f"row {row.row} of shard {shard.name} has the id of another row: it was left out.")
-        ids.update(row.id.casefold() for row in rows)
-    return found

@@ -46,6 +46,7 @@ _LINE_CHARS = 300
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Leftovers:
@@ -147,9 +148,7 @@ def _read(storage: Storage, info: ObjectInfo, kind: type[M], max_bytes: int) -> 
     return read_model(storage, info.location, kind, max_bytes=max_bytes)
 
 
-def each(
-    infos: Iterable[ObjectInfo], call: Callable[[ObjectInfo], T], left: Leftovers
-) -> Iterator[tuple[ObjectInfo, T]]:
+def each(infos: Iterable[K], call: Callable[[K], T], left: Leftovers) -> Iterator[tuple[K, T]]:
     """What `call` returns of each object, in this order and some at a time; one for which it raises is left out.
 
     Raises as `read_each` does.
@@ -171,7 +170,7 @@ def each(
         raise refused
 
 
-def _outcome(call: Callable[[ObjectInfo], T], info: ObjectInfo) -> T | StorageError:
+def _outcome(call: Callable[[K], T], info: K) -> T | StorageError:
     try:
         return call(info)
     except StorageUnavailableError:
