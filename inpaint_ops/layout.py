@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location
@@ -109,17 +109,19 @@ class RunLayout:
 
     store: Location
     run: str
+    _root: Location = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
+        object.__setattr__(self, "_root", _below(StoreLayout(self.store).runs, f"{self.run}/"))
 
     @property
     def root(self) -> Location:
         """The run's prefix."""
-        return _below(StoreLayout(self.store).runs, f"{self.run}/")
+        return self._root
 
     def _at(self, key: str) -> Location:
-        return _below(self.root, key)
+        return Location(self._root.bucket, self._root.key + key)
 
     @property
     def plan(self) -> Location:

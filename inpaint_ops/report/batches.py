@@ -18,8 +18,6 @@ BatchKey = tuple[WorkerKey, str]
 NO_WORKER: WorkerKey = ("", 0, None)
 """The key of rows that ended before any worker had them."""
 
-_AFTER = ("composite", "encode", "upload")
-
 stage_values = attrgetter(*STAGES)
 """Of a record's timings the seconds of each stage, in their order; None where the row did not get that far."""
 
@@ -42,7 +40,8 @@ def seconds_of(record: Record, stage: str) -> float:
 
 def finishing_start(record: Record) -> float:
     """When composite, encode and upload began at the latest, as a POSIX time."""
-    return record.finished_at.timestamp() - sum(seconds_of(record, stage) for stage in _AFTER)
+    spent = record.timings
+    return record.finished_at.timestamp() - ((spent.composite or 0.0) + (spent.encode or 0.0) + (spent.upload or 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import logging
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from inpaint_ops.errors import ObjectNotFoundError, StorageError
+from inpaint_ops.layout import RunLayout
+from inpaint_ops.storage import Storage
+
+log = logging.getLogger(__name__)
+
 _LINE = re.compile(rb'\{"row":([1-9][0-9]{0,9}),"etag":"([^"\\\x00-\x1f]{1,200})","record":(\{.*\})\}')
 _ETAG = re.compile(r'[^"\\\x00-\x1f]{1,200}')
 _MD5 = re.compile(rb"[0-9a-f]{32}")
-LINE_OVERHEAD = 300
+_LINE_OVERHEAD = 300
 """Bytes of a line beyond its record, at most."""
 
 _PIECE = 2**16
@@ -58,6 +65,24 @@ def read_compacted(data: bytes, *, max_bytes: int, max_line: int) -> Iterator[tu
         if _MD5.fullmatch(etag) and hashlib.md5(body, usedforsecurity=False).hexdigest().encode() != etag:
             continue  # most stores' ETag of a small object is its MD5: where it is not, the single record is read
         yield last, KeptRecord(etag.decode(errors="replace"), body)
+
+
+def read_shard_compacted(
+    storage: Storage, layout: RunLayout, shard: str, *, records: int, total: int, max_record: int
+) -> Iterator[tuple[int, KeptRecord]]:
+    """The lines of a shard's file. None where it has none, or where it cannot be read, which is logged.
+
+    The shard has so many single `records`, of `total` bytes together, and of `max_record` each at most.
+    """
+    most = total + records * _LINE_OVERHEAD
+    try:
+        data = storage.get(layout.compacted_shard(shard), max_bytes=most)
+    except ObjectNotFoundError:
+        return
+    except StorageError as error:
+        log.warning("the records of shard %s are read one by one: %s", shard, error)
+        return
+    yield from read_compacted(data, max_bytes=most, max_line=max_record + _LINE_OVERHEAD)
 
 
 def _lines(data: bytes, max_bytes: int, max_line: int) -> Iterator[bytes]:

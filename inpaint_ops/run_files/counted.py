@@ -50,10 +50,11 @@ def image_of(record: Record, layout: RunLayout) -> Location | None:
     """Where the image of a done row lies, if the record says what the layout says; else None."""
     if record.output is None:
         return None
-    stem = layout.image(record.id, "").uri
-    ending = record.output.uri.removeprefix(stem)
-    found = record.output.uri == stem + ending and _ENDING.fullmatch(ending)
-    return layout.image(record.id, ending) if found else None
+    uri, stem = record.output.uri, layout.image(record.id, "")
+    if not uri.startswith(stem.uri):
+        return None
+    ending = uri[len(stem.uri) :]
+    return Location(stem.bucket, stem.key + ending) if _ENDING.fullmatch(ending) else None
 
 
 def check_image(storage: Storage, record: Record, layout: RunLayout) -> None:

@@ -13,7 +13,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, PaintParameters, Plan, PlannedRow, Shard, planned
+from inpaint_ops.planning import JobOptions, Plan, PlannedRow, Shard, planned
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import Leftovers, parse_model, read_model
 
@@ -40,10 +40,10 @@ def read_plan(storage: Storage, layout: RunLayout, settings: Settings) -> Plan |
     return plan
 
 
-class _ShardLine(AcceptedRow):
-    """A line of a shard's file. One that was written before parameters were settled at planning has none."""
+class _OldShardLine(AcceptedRow):
+    """A line of a shard's file that was written before parameters were settled at planning."""
 
-    parameters: PaintParameters | None = None
+    parameters: None = None
 
 
 def read_shard(
@@ -79,7 +79,8 @@ def read_shard(
 def _row(line: bytes, what: str, limit: int, job: JobOptions) -> PlannedRow:
     if len(line) > limit:
         raise ObjectTooLargeError(f"{what} is too large: {len(line):,} bytes, and the limit is {limit:,}")
-    read = parse_model(line, _ShardLine, what)
-    if read.parameters is None:
-        return planned(read, job)
-    return PlannedRow.model_construct(**dict(read))
+    try:
+        return parse_model(line, PlannedRow, what)
+    except DamagedObjectError:
+        read = parse_model(line, _OldShardLine, what)
+    return planned(read, job)

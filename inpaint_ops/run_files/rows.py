@@ -20,12 +20,11 @@ from inpaint_ops.errors import (
     DamagedObjectError,
     ObjectNotFoundError,
     ObjectTooLargeError,
-    StorageError,
 )
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan, Shard, every_shard
 from inpaint_ops.records import Record
-from inpaint_ops.run_files.compacted import LINE_OVERHEAD, KeptRecord, read_compacted
+from inpaint_ops.run_files.compacted import KeptRecord, read_shard_compacted
 from inpaint_ops.run_files.counted import image_of, why_not
 from inpaint_ops.run_files.frozen import read_shard, row_bytes
 from inpaint_ops.run_files.inventory import ListedImages, list_compacted, list_records, text_mark
@@ -195,18 +194,12 @@ class CountedRows:
         self._left.add(f"{where} is the record of no row of that shard: it was left out.")
 
     def _read_compacted(self, shard: str, total: int, count: int) -> Iterator[tuple[int, KeptRecord]]:
-        """The shard's compacted records, by row. None, where it has none or they cannot be read; `total` is how many
-        bytes its `count` single records have.
-        """
+        """The shard's compacted records, by row; none where it has none."""
         if shard not in self._compacted:
-            return
-        most = total + count * LINE_OVERHEAD
-        try:
-            data = self._storage.get(self._layout.compacted_shard(shard), max_bytes=most)
-        except StorageError as error:
-            log.warning("the records of shard %s are read one by one: %s", shard, error)
-            return
-        yield from read_compacted(data, max_bytes=most, max_line=self._record_bytes + LINE_OVERHEAD)
+            return iter(())
+        return read_shard_compacted(
+            self._storage, self._layout, shard, records=count, total=total, max_record=self._record_bytes
+        )
 
     def _sound(
         self,
