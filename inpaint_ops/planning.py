@@ -16,6 +16,7 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
+from inpaint_ops.manifest.rows import constructed
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
 GUIDANCE_SCALE = 7.5
@@ -226,7 +227,7 @@ def split_rows(
 
 def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
     """The row with what it will be painted with."""
-    return PlannedRow.model_construct(**{**dict(row), "parameters": parameters(row, job)})
+    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job)})
 
 
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:

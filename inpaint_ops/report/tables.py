@@ -122,8 +122,8 @@ class TimingsWriter:
 
 _BATCH_ROWS = 512
 """Rows that are kept as objects."""
-_BATCHES_PER_GROUP = 128
-"""A row group has so many times as many rows: 65,536."""
+_BATCHES_PER_GROUP = 32
+"""A row group has so many times as many rows: 16,384."""
 
 
 def _batch(records: Sequence[Record]) -> Any:

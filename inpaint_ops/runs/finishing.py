@@ -39,15 +39,14 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: it was never planned, or its plan failed")
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-report-") as folder:
-        with read_results(workspace, plan, Path(folder, "first")) as results:
-            compared = compare_digests(
-                workspace.storage, workspace.layout(run), results.images, results.file.find,
-                workspace.settings.check_image_bytes,
-            )  # fmt: skip
-            if not compared.swapped:
-                return _report(workspace, plan, results, compared)
-        with read_results(workspace, plan, Path(folder, "second"), swapped=compared.swapped) as results:
-            return _report(workspace, plan, results, compared)
+        results = read_results(workspace, plan, Path(folder, "first"))
+        compared = compare_digests(
+            workspace.storage, workspace.layout(run), results.images, results.file.find,
+            workspace.settings.check_image_bytes,
+        )  # fmt: skip
+        if compared.swapped:
+            results = read_results(workspace, plan, Path(folder, "second"), swapped=compared.swapped)
+        return _report(workspace, plan, results, compared)
 
 
 def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compared) -> RunSummary:

@@ -1,12 +1,12 @@
-"""A run's rows gone through once: the tables are written as the rows go by, and only numbers are kept."""
+"""A run's rows are read once: the tables are written as the rows go by, and only numbers are kept."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -48,8 +48,7 @@ class ResultsFile:
         self._end += self._out.write(result_line(record))
 
     def find(self, row: int) -> Record:
-        """The record of a row, read again; it must be there."""
-        self._out.flush()
+        """The record of a row, read again, once the file is closed; it must be there."""
         at = bisect_left(self._rows, row)
         with self.path.open("rb") as lines:
             lines.seek(self._starts[at])
@@ -96,10 +95,9 @@ class Results:
         return path
 
 
-@contextmanager
 def read_results(
     workspace: Workspace, plan: Plan, folder: Path, *, swapped: Collection[tuple[int, int]] = frozenset()
-) -> Iterator[Results]:
+) -> Results:
     """Go through the rows; the files are written into `folder`, which is made. Without the `swapped` records.
 
     Raises StorageError.
@@ -108,27 +106,27 @@ def read_results(
     retries, _ = read_retries(storage, layout, settings, left)
     shards = {shard.name: shard for shard in every_shard(plan, retries)}
     folder.mkdir()
-    with ResultsFile(folder / "results.jsonl") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(ResultsFile(folder / "results.jsonl"))
         trace = Trace({name: shard.rows for name, shard in shards.items()})
         results = Results(file, folder / "failed.jsonl", folder / "timings.parquet", retries, left, trace)
+        failed = stack.enter_context(results.failed.open("wb"))
+        timings = stack.enter_context(TimingsWriter(stack.enter_context(results.timings.open("wb"))))
         ends = sorted((shard.last_row, name) for name, shard in shards.items())
-        with ExitStack() as stack:
-            failed = stack.enter_context(results.failed.open("wb"))
-            timings = stack.enter_context(TimingsWriter(stack.enter_context(results.timings.open("wb"))))
-            at = 0
-            for row in CountedRows(storage, layout, plan, retries, settings, left, swapped=swapped):
-                while at < len(ends) and ends[at][0] < row.number:
-                    _close(results, ends[at][1])
-                    at += 1
-                record = _add(results, row)
-                if record is not None:
-                    timings.add(record)
-                    if record.status == "failed" and row.row is not None:
-                        write_jsonl([row.row.as_manifest_row()], failed)
-            for _, name in ends[at:]:
-                _close(results, name)
+        at = 0
+        for row in CountedRows(storage, layout, plan, retries, settings, left, swapped=swapped):
+            while at < len(ends) and ends[at][0] < row.number:
+                _close(results, ends[at][1])
+                at += 1
+            record = _add(results, row)
+            if record is not None:
+                timings.add(record)
+                if record.status == "failed" and row.row is not None:
+                    write_jsonl([row.row.as_manifest_row()], failed)
+        for _, name in ends[at:]:
+            _close(results, name)
         _close(results, REJECTED)
-        yield results
+    return results
 
 
 def _add(results: Results, row: CountedRow) -> Record | None:
