@@ -25,13 +25,13 @@ from bench.million_store import Counted, opened
 from inpaint_ops.planning import JobOptions, PlannedRow
 from inpaint_ops.records import Output
 from inpaint_ops.run_files.frozen import row_bytes
-from inpaint_ops.runs import Workspace, finish, prepare
+from inpaint_ops.runs import Workspace, finish, prepare, unfinished_shards
 from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.recorder import Recorder
 from tests.support.synthetic_run import record
 
 RUN = "million"
-STEPS = ("plan", "resume", "finish")
+STEPS = ("plan", "resume", "attempts", "finish")
 _THREADS = 16
 _IMAGES_CHECKED = 256
 """Images whose digests the report compares: as many as `INPAINT_CHECK_IMAGE_BYTES` covers of 4 MB each."""
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--store", choices=("folder", "s3"), default="folder")
-    parser.add_argument("--steps", default=",".join(STEPS), help="some of plan, resume, finish")
+    parser.add_argument("--steps", default=",".join(STEPS), help="some of plan, resume, attempts, finish")
     parser.add_argument("--single", action="store_true", help="without compacted records, as after killed attempts")
     parser.add_argument("--folder", type=Path, help="where the files go; default: a temporary folder")
     parser.add_argument("--step", choices=(*STEPS, "paint"), help=argparse.SUPPRESS)
@@ -120,6 +120,8 @@ def _measured(step: str) -> None:
         _leave_results(counted.workspace)
     elif step == "resume":
         _look_at_what_is_done(counted.workspace)
+    elif step == "attempts":
+        _look_at_each_shard(counted.workspace)
     else:
         summary = finish(counted.workspace, RUN)
         assert summary.verdict == "VALID", summary.reasons
@@ -180,7 +182,14 @@ def _put(workspace: Workspace, key: str, uri: str, body: bytes) -> str:
 
 
 def _look_at_what_is_done(workspace: Workspace) -> None:
-    """What each shard's next attempt asks first: which of its rows have ended."""
+    """What the same command asks first when it goes on with a run: which shards are left."""
+    plan = workspace.plan(RUN)
+    assert plan is not None
+    assert not os.environ["BENCH_COMPACTED"] or not unfinished_shards(workspace, plan)
+
+
+def _look_at_each_shard(workspace: Workspace) -> None:
+    """What an attempt at each shard asks first: which of its rows have ended."""
     plan = workspace.plan(RUN)
     assert plan is not None
     for shard in plan.shards:
