@@ -25,13 +25,16 @@ from bench.million_store import Counted, opened
 from inpaint_ops.planning import JobOptions, PlannedRow
 from inpaint_ops.records import Output
 from inpaint_ops.run_files.frozen import row_bytes
-from inpaint_ops.runs import Workspace, finish, prepare
+from inpaint_ops.runs import Workspace, finish, prepare, unfinished_shards
+from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.recorder import Recorder
 from tests.support.synthetic_run import record
 
 RUN = "million"
-STEPS = ("plan", "resume", "finish")
+STEPS = ("plan", "resume", "attempts", "finish")
 _THREADS = 16
+_IMAGES_CHECKED = 256
+"""Images whose digests the report compares: as many as `INPAINT_CHECK_IMAGE_BYTES` covers of 4 MB each."""
 _SOURCES = 100
 """Images that the rows share: looking for more of them costs a listing, of a thousand per request."""
 
@@ -41,7 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--store", choices=("folder", "s3"), default="folder")
-    parser.add_argument("--steps", default=",".join(STEPS), help="some of plan, resume, finish")
+    parser.add_argument("--steps", default=",".join(STEPS), help="some of plan, resume, attempts, finish")
+    parser.add_argument("--single", action="store_true", help="without compacted records, as after killed attempts")
     parser.add_argument("--folder", type=Path, help="where the files go; default: a temporary folder")
     parser.add_argument("--step", choices=(*STEPS, "paint"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -59,7 +63,7 @@ def main() -> None:
         )
         wanted = [step for step in STEPS if step in chosen.steps.split(",") or step == "plan"]
         for step in ["plan", "paint", *wanted[1:]]:
-            found = _in_a_process(step, Path(folder), environment, chosen.rows)
+            found = _in_a_process(step, Path(folder), environment, chosen.rows, compacted=not chosen.single)
             if step != "paint":
                 asked = "" if found["requests"] is None else f"{found['requests'] / chosen.rows:.4g}"
                 print(
@@ -79,15 +83,23 @@ def _write_manifest(path: Path, rows: int) -> None:
     with path.open("w") as out:
         for number in range(1, rows + 1):
             at = number % _SOURCES
-            row = {"id": f"cup-{number:07d}", "image": f"in/{at}.png", "mask": f"in/{at}.mask.png"}
+            row = {"id": _id(number), "image": f"in/{at}.png", "mask": f"in/{at}.mask.png"}
             out.write(json.dumps(row | {"prompt": f"a cup {number}"}) + "\n")
 
 
-def _in_a_process(step: str, folder: Path, environment: dict[str, str], rows: int) -> dict[str, Any]:
+def _id(number: int) -> str:
+    return f"cup-{number:07d}"
+
+
+def _in_a_process(
+    step: str, folder: Path, environment: dict[str, str], rows: int, *, compacted: bool
+) -> dict[str, Any]:
     more = {
         "INPAINT_MAX_ROWS": str(rows),
         "INPAINT_MAX_MANIFEST_BYTES": str(rows * 1000),
+        "INPAINT_CHECK_IMAGE_BYTES": str(_IMAGES_CHECKED * len(_id(0))),
         "BENCH_MANIFEST": str(folder / "manifest.jsonl"),
+        "BENCH_COMPACTED": "yes" if compacted else "",
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "bench.million", "--step", step]
@@ -108,6 +120,8 @@ def _measured(step: str) -> None:
         _leave_results(counted.workspace)
     elif step == "resume":
         _look_at_what_is_done(counted.workspace)
+    elif step == "attempts":
+        _look_at_each_shard(counted.workspace)
     else:
         summary = finish(counted.workspace, RUN)
         assert summary.verdict == "VALID", summary.reasons
@@ -130,7 +144,7 @@ def _leave_results(workspace: Workspace) -> None:
     assert plan is not None
     layout = workspace.layout(RUN)
 
-    def put(some: Sequence[PlannedRow], shard: str, number: int) -> None:
+    def put(some: Sequence[PlannedRow], shard: str, number: int, kept: KeptRecords) -> None:
         for row in some:
             place, body = layout.image(row.id, ".png"), row.id.encode()
             _put(workspace, place.key, place.uri, body)
@@ -141,13 +155,16 @@ def _leave_results(workspace: Workspace) -> None:
                 update={"id": row.id, "source": row.image, "mask": row.mask, "output": output, "prompt": row.prompt}
             )
             where = layout.record(shard, row.row)
-            _put(workspace, where.key, where.uri, found.model_dump_json().encode())
+            written = found.model_dump_json().encode()
+            kept.keep(row.row, _put(workspace, where.key, where.uri, written), written)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for number, shard in enumerate(plan.shards):
-            rows = workspace.shard_rows(plan, shard.name)
-            for ended in [pool.submit(put, some, shard.name, number) for some in _parts(rows, 64)]:
+            rows, kept = workspace.shard_rows(plan, shard.name), KeptRecords()
+            for ended in [pool.submit(put, some, shard.name, number, kept) for some in _parts(rows, 64)]:
                 ended.result()
+            if os.environ["BENCH_COMPACTED"]:
+                kept.store(workspace.storage, layout, shard.name)
 
 
 def _parts(rows: Sequence[PlannedRow], size: int) -> Iterator[Sequence[PlannedRow]]:
@@ -155,17 +172,24 @@ def _parts(rows: Sequence[PlannedRow], size: int) -> Iterator[Sequence[PlannedRo
         yield rows[first : first + size]
 
 
-def _put(workspace: Workspace, key: str, uri: str, body: bytes) -> None:
-    """In a folder without the sync of a real put: that is not what is measured."""
+def _put(workspace: Workspace, key: str, uri: str, body: bytes) -> str:
+    """The ETag. In a folder without the sync of a real put: that is not what is measured."""
     if workspace.store.bucket is not None:
-        workspace.storage.put(uri, body)
-        return
+        return workspace.storage.put(uri, body).etag
     Path(key).parent.mkdir(parents=True, exist_ok=True)
     Path(key).write_bytes(body)
+    return workspace.storage.stat(key).etag
 
 
 def _look_at_what_is_done(workspace: Workspace) -> None:
-    """What each shard's next attempt asks first: which of its rows have ended."""
+    """What the same command asks first when it goes on with a run: which shards are left."""
+    plan = workspace.plan(RUN)
+    assert plan is not None
+    assert not os.environ["BENCH_COMPACTED"] or not unfinished_shards(workspace, plan)
+
+
+def _look_at_each_shard(workspace: Workspace) -> None:
+    """What an attempt at each shard asks first: which of its rows have ended."""
     plan = workspace.plan(RUN)
     assert plan is not None
     for shard in plan.shards:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location
@@ -35,8 +35,20 @@ _RETRY_SHARD = re.compile(r"[0-9]{5,9}r([0-9]{4})_[0-9a-f]{8}")
 _RECORD = re.compile(rf"({SHARD_NAME}|rejected)/([0-9]{{7,10}})\.json")
 
 
+def record_place(name: str) -> tuple[str, int] | None:
+    """The shard and the row of a record by its name below `records/`; None for a name that no record has."""
+    found = _RECORD.fullmatch(name)
+    if found is None or name != f"{found[1]}/{int(found[2]):07d}.json":
+        return None
+    return found[1], int(found[2])
+
+
 def _below(prefix: Location, key: str) -> Location:
     return Location(prefix.bucket, prefix.key + key)
+
+
+def _is_below(one: Location, prefix: Location) -> bool:
+    return one.bucket == prefix.bucket and one.key.startswith(prefix.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +109,19 @@ class RunLayout:
 
     store: Location
     run: str
+    _root: Location = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
+        object.__setattr__(self, "_root", _below(StoreLayout(self.store).runs, f"{self.run}/"))
 
     @property
     def root(self) -> Location:
         """The run's prefix."""
-        return _below(StoreLayout(self.store).runs, f"{self.run}/")
+        return self._root
 
     def _at(self, key: str) -> Location:
-        return _below(self.root, key)
+        return Location(self._root.bucket, self._root.key + key)
 
     @property
     def plan(self) -> Location:
@@ -155,10 +169,17 @@ class RunLayout:
 
     def shard_and_row(self, record: Location) -> tuple[str, int] | None:
         """The shard and the row whose record lies there: the reverse of `record`; None for any other object."""
-        found = _RECORD.fullmatch(record.key.removeprefix(self.records.key))
-        if found is None or self.record(found[1], int(found[2])) != record:
-            return None
-        return found[1], int(found[2])
+        prefix = self.records
+        return record_place(record.key[len(prefix.key) :]) if _is_below(record, prefix) else None
+
+    @property
+    def compacted(self) -> Location:
+        """The prefix of the shards' compacted records."""
+        return self._at("compacted/")
+
+    def compacted_shard(self, shard: str) -> Location:
+        """The records of one shard once more, in one object, so that a report need not read one per row."""
+        return self._at(f"compacted/{shard}.jsonl.gz")
 
     @property
     def workers(self) -> Location:

@@ -7,11 +7,13 @@ import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote_from_bytes, unquote, urlsplit
 
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError
 
-_CONTROL = {chr(code) for code in range(32)} | {chr(127)}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNUSUAL = re.compile(r"//|/\.{1,2}(/|$)")
+"""What an absolute path holds that has another, plain form."""
 _USERINFO = re.compile(r"(?<=://)[^/@]*@")
 _OWN_SCHEME = re.compile(r"(?i)\b(s3|file)$")
 
@@ -34,7 +36,9 @@ class Location:
     @property
     def full_uri(self) -> str:
         """The text form as a manifest may hold it anywhere: a local path without `file://` is no key of a manifest."""
-        return Path(self.key).as_uri() if self.bucket is None else self.uri
+        if self.bucket is not None:
+            return self.uri
+        return "file://" + quote_from_bytes(os.fsencode(self.key.rstrip("/") or "/"))
 
     @property
     def name(self) -> str:
@@ -74,7 +78,7 @@ def check_relative(key: str) -> None:
     """Raise ForbiddenLocationError unless `key` is a plain key: no `..`, no leading slash, no control characters."""
     if not key:
         raise ForbiddenLocationError("the key is empty")
-    if _CONTROL & set(key) or "\\" in key:
+    if _CONTROL.search(key) or "\\" in key:
         raise ForbiddenLocationError(f"{key!r} holds a control character or a backslash: rename the object")
     if key.startswith("/"):
         raise ForbiddenLocationError(f"{key!r} is absolute: give a key relative to the manifest, or a full URI")
@@ -110,8 +114,10 @@ def parse(text: str | os.PathLike[str]) -> Location:
     A closing slash is kept: it marks a prefix. Raises ConfigError for any other scheme or a missing bucket.
     """
     raw = os.fspath(text)
-    if not raw or _CONTROL & set(raw):
+    if not raw or _CONTROL.search(raw):
         raise ConfigError(f"{raw!r} is not a location: give s3://bucket/prefix or a folder")
+    if raw.startswith("/") and not _UNUSUAL.search(raw):
+        return Location(None, raw)
     if not has_scheme(raw):
         try:
             path = os.path.abspath(Path(raw).expanduser())

@@ -16,6 +16,7 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
+from inpaint_ops.manifest.rows import constructed
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
 
 GUIDANCE_SCALE = 7.5
@@ -171,7 +172,15 @@ class RetryPlan(Model):
     def _shards_are_its_own(self) -> RetryPlan:
         if any(retry_of(shard.name) != self.number for shard in self.shards):
             raise ValueError("a shard is not of this retry")
+        numbers = [one for shard in self.shards for one in (shard.first_row, shard.last_row)]
+        if numbers != sorted(numbers):
+            raise ValueError("shards follow each other")
         return self
+
+
+def every_shard(plan: Plan, retries: Iterable[RetryPlan]) -> list[Shard]:
+    """The run's own shards, then those of its retries."""
+    return [*plan.shards, *(shard for retry in retries for shard in retry.shards)]
 
 
 class PaintParameters(Model):
@@ -218,7 +227,7 @@ def split_rows(
 
 def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
     """The row with what it will be painted with."""
-    return PlannedRow.model_construct(**{**dict(row), "parameters": parameters(row, job)})
+    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job)})
 
 
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:

@@ -19,11 +19,12 @@ def test_each_step_is_measured_on_a_run_that_is_valid(tmp_path: Path, store: str
     done = subprocess.run(command, cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
-    assert [row[:3] for row in rows] == [["30", store, step] for step in ("plan", "resume", "finish")]
+    assert [row[:3] for row in rows] == [["30", store, step] for step in ("plan", "resume", "attempts", "finish")]
     for row in rows:
         assert int(row[5]) > 20, "megabytes of a Python process"
         assert (row[6] == "") == (store == "folder")
     if store == "s3":
-        resume, finish = (float(row[6]) for row in rows[1:])
-        assert 2 <= resume < 3, "a record and its image per row, and a few for the shard"
-        assert 2 <= finish < 4, "a record and, for its digest, its image per row, and a few for the run"
+        resume, attempts, finish = (float(row[6]) for row in rows[1:])
+        assert resume < 1, "a few for the run and for each shard, and none per row"
+        assert 1 <= attempts < 2, "its image per row, and a few for the shard"
+        assert 1 <= finish < 3, "for its digest its image per row, and a few for the run and the gallery"

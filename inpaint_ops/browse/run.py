@@ -16,7 +16,8 @@ from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record, RunSummary, ShardProgress, now
 from inpaint_ops.report.facts import cure
-from inpaint_ops.report.page import FAILURES_PER_GROUP, ShownGroup
+from inpaint_ops.report.page import ShownGroup
+from inpaint_ops.report.tally import FAILURES_PER_GROUP
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.attempts import notes_of
 from inpaint_ops.storage import Storage

@@ -38,6 +38,7 @@ from inpaint_ops.runs import (
     prepare,
     prepare_retry,
     summary_lines,
+    unfinished_shards,
     why_rejected,
 )
 from inpaint_ops.runs.checking import check_model, missing_objects
@@ -83,7 +84,9 @@ def run(
     job = job_of(settings, chosen)
     if retry is None:
         plan = prepare(workspace, manifest, name, job, card=local_card(job.device), find_model="here")
-        shards, rows, ended, notes = plan.shards, plan.rows, plan.rejected, plan.warnings
+        shards = unfinished_shards(workspace, plan)
+        rows, notes = plan.rows, plan.warnings
+        ended = plan.rows - sum(shard.rows for shard in shards)  # the rejected rows among them
         if plan.shard_basis:
             say(f"inpaint-ops: {plan.shard_basis}", err=True)
         for line in why_rejected(workspace, plan, _REJECTED_SHOWN):

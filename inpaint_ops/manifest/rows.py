@@ -9,10 +9,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
 from inpaint_ops.config import ImageFormat, MaskChannel
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
@@ -209,7 +209,25 @@ def pack_row(row: Row, number: int) -> bytes:
 
 def unpack_row(line: bytes, name: str) -> AcceptedRow:
     """An accepted row from what `pack_row` made, with its id."""
-    return AcceptedRow.model_construct(**json.loads(line), id=name)
+    return constructed(AcceptedRow, {**_DEFAULTS, "extra": {}, **from_json(line), "id": name})
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def constructed(kind: type[M], values: dict[str, Any]) -> M:
+    """What `kind.model_construct` makes of values that are all there and known to be good, in a tenth of the time.
+
+    That looks for each field's default and aliases anew: of a million rows, a minute each time that they are gone
+    through.
+    """
+    made = kind.__new__(kind)
+    for name, value in (
+        ("__dict__", values), ("__pydantic_fields_set__", set(values)), ("__pydantic_extra__", None),
+        ("__pydantic_private__", None),
+    ):  # fmt: skip
+        object.__setattr__(made, name, value)
+    return made
 
 
 def pack_rejected(row: RejectedRow) -> bytes:
@@ -224,7 +242,10 @@ def unpack_rejected(line: bytes, name: str) -> RejectedRow:
 
 
 def _json_bytes(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _DENSE.encode(value).encode()
+
+
+_DENSE, _PLAIN_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")), json.JSONEncoder(ensure_ascii=False)
 
 
 _DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in Row.model_fields.items()}
@@ -240,4 +261,4 @@ def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
 def write_jsonl(rows: Iterable[dict[str, Any]], out: IO[bytes]) -> None:
     """What `to_jsonl` gives, row by row into an open file."""
     for row in rows:
-        out.write(json.dumps(row, ensure_ascii=False, sort_keys=False).encode() + b"\n")
+        out.write(_PLAIN_JSON.encode(row).encode() + b"\n")

@@ -118,5 +118,8 @@ class RunSummary(Model):
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
+    trace_rows: Count | None = Field(
+        default=None, description="Rows that `trace.json` shows, where that is not all of them."
+    )
     started_at: Moment | None
     finished_at: Moment | None

@@ -15,25 +15,20 @@ _NAMED = 10
 class Accounting:
     """A run's records against its manifest.
 
-    `records` holds one record per row, by line: of several the one that finished first, for a commit point that was
-    written twice should never have been overwritten. `missing` and `unknown` are known only where the manifest's line
-    numbers are.
+    `counts` has the rows by how they ended; one with several records counts once. `missing` and `unknown` are known
+    only where the manifest's line numbers are.
     """
 
-    rows: int
-    records: tuple[Record, ...]
-    repeated_rows: tuple[int, ...]
-    repeated_ids: tuple[str, ...]
-    missing: tuple[int, ...]
-    unknown: tuple[int, ...]
+    counts: Counts
+    repeated_rows: Sequence[int] = ()
+    repeated_ids: Sequence[str] = ()
+    missing: Sequence[int] = ()
+    unknown: Sequence[int] = ()
 
     @property
-    def counts(self) -> Counts:
-        """The rows by how they ended; a row with several records counts once."""
-        by_status = Counter(record.status for record in self.records)
-        return Counts(
-            rows=self.rows, done=by_status["done"], failed=by_status["failed"], rejected=by_status["rejected"]
-        )
+    def rows(self) -> int:
+        """Of the manifest."""
+        return self.counts.rows
 
     @property
     def not_done_share(self) -> float:
@@ -66,17 +61,25 @@ class Accounting:
         return tuple(found)
 
 
-def account(records: Sequence[Record], *, rows: int, row_numbers: Collection[int] | None = None) -> Accounting:
-    """Hold `records` against a manifest of `rows` rows, whose line numbers are `row_numbers` where the caller knows."""
+def kept_records(records: Iterable[Record]) -> list[Record]:
+    """One record per row, by line: of several the one that finished first, for a commit point that was written twice
+    should never have been overwritten.
+    """
     kept: dict[int, Record] = {}
     for record in sorted(records, key=lambda r: (r.row, r.finished_at, r.attempt)):
         kept.setdefault(record.row, record)
+    return list(kept.values())
+
+
+def account(records: Sequence[Record], *, rows: int, row_numbers: Collection[int] | None = None) -> Accounting:
+    """Hold `records` against a manifest of `rows` rows, whose line numbers are `row_numbers` where the caller knows."""
+    kept = {record.row: record for record in kept_records(records)}
+    by_status = Counter(record.status for record in kept.values())
     per_row = Counter(record.row for record in records)
     per_id = Counter(record.id for record in kept.values())
     lines = set(row_numbers) if row_numbers is not None else None
     return Accounting(
-        rows=rows,
-        records=tuple(kept.values()),
+        Counts(rows=rows, done=by_status["done"], failed=by_status["failed"], rejected=by_status["rejected"]),
         repeated_rows=tuple(sorted(row for row, count in per_row.items() if count > 1)),
         repeated_ids=tuple(sorted(name for name, count in per_id.items() if count > 1)),
         missing=() if lines is None else tuple(sorted(lines - kept.keys())),
@@ -92,10 +95,9 @@ def _lines(numbers: Sequence[int]) -> str:
     return f"{'line' if len(numbers) == 1 else 'lines'} {_listed(numbers)}"
 
 
-def _listed(names: Iterable[object]) -> str:
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more
+def _listed(names: Sequence[object]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(map(str, names[:_NAMED])) + more
 
 
 def _percent(share: float) -> str:

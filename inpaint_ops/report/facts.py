@@ -5,16 +5,13 @@ Computed once, here; the pages only present it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.errors import error_class
 from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, ErrorInfo, Record, RunSummary, WorkerReport
-from inpaint_ops.report.stages import stage_seconds
-from inpaint_ops.report.summary import conversions, error_type
-from inpaint_ops.report.timeline import row_seconds
-from inpaint_ops.report.workers import WorkerTime, worker_times
+from inpaint_ops.report.tally import SLOWEST, Tally
+from inpaint_ops.report.workers import WorkerTime, times_of
 
 STAGE_LABELS: dict[str, str] = {
     "download": "Download",
@@ -41,11 +38,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Rows that ended for the same kind of reason, by line."""
+    """Rows that ended for the same kind of reason: how many, and the first of them by line."""
 
     type: str
     cure: str
     stages: tuple[str, ...]
+    count: int
     records: tuple[Record, ...]
 
 
@@ -69,14 +67,20 @@ class RunFacts:
     conversions: dict[str, int]
 
 
-def facts(records: Sequence[Record], workers: Sequence[WorkerReport] = (), *, slowest: int = 15) -> RunFacts:
+def facts(records: Sequence[Record], workers: Sequence[WorkerReport] = (), *, slowest: int = SLOWEST) -> RunFacts:
     """Digest a run. Without worker reports, `worker_parts` is empty."""
+    return facts_of(Tally.of(records), workers, slowest=slowest)
+
+
+def facts_of(tally: Tally, workers: Sequence[WorkerReport] = (), *, slowest: int = SLOWEST) -> RunFacts:
+    """The same of records that were added up one by one; `slowest` is `SLOWEST` at most."""
+    stages = tally.stage_seconds()
     return RunFacts(
-        stage_parts=stage_parts(records),
-        worker_parts=worker_parts(records, workers) if workers else (),
-        slowest=slowest_rows(records, slowest),
-        failures=failure_groups(records),
-        conversions=conversions(records),
+        stage_parts=parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stages.items()}),
+        worker_parts=_worker_parts(tally, workers) if workers else (),
+        slowest=tuple(SlowRow(record, seconds, _slowest_stage(record)) for seconds, record in tally.slowest(slowest)),
+        failures=_failure_groups(tally),
+        conversions=dict(tally.conversions.most_common()),
     )
 
 
@@ -113,14 +117,9 @@ def compared(summary: RunSummary) -> tuple[Compared, ...]:
     )  # fmt: skip
 
 
-def stage_parts(records: Iterable[Record]) -> tuple[Part, ...]:
-    """Seconds of work by stage, summed over all rows, each batch once. Stages of different rows overlap in time."""
-    return parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stage_seconds(records).items()})
-
-
-def worker_parts(records: Sequence[Record], workers: Sequence[WorkerReport]) -> tuple[Part, ...]:
+def _worker_parts(tally: Tally, workers: Sequence[WorkerReport]) -> tuple[Part, ...]:
     """The lifetimes of all workers together: cold start, painting, and the rest."""
-    total = sum(worker_times(records, workers).values(), WorkerTime())
+    total = sum(times_of(tally.workers, workers).values(), WorkerTime())
     return lifetime_parts(total.cold_start, painting=total.painting, waiting=total.waiting)
 
 
@@ -140,27 +139,18 @@ def lifetime_parts(cold: ColdStart, *, painting: float, waiting: float) -> tuple
     )
 
 
-def slowest_rows(records: Iterable[Record], limit: int) -> tuple[SlowRow, ...]:
-    """The rows that were worked on longest, waiting left out and their batch's time in full."""
-    rows = sorted(((row_seconds(record), record) for record in records), key=lambda pair: (-pair[0], pair[1].row))
-    return tuple(SlowRow(record, seconds, _slowest_stage(record)) for seconds, record in rows[:limit] if seconds > 0)
-
-
-def failure_groups(records: Iterable[Record]) -> tuple[FailureGroup, ...]:
+def _failure_groups(tally: Tally) -> tuple[FailureGroup, ...]:
     """Failed and rejected rows by error type, the largest group first."""
-    groups: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda r: r.row):
-        if record.status != "done":
-            groups.setdefault(error_type(record), []).append(record)
-    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    ordered = sorted(tally.failures.items(), key=lambda item: (-item[1].count, item[0]))
     return tuple(
         FailureGroup(
             type=name,
-            cure=cure(members[0].error),
-            stages=tuple(stage for stage, _ in Counter(r.error.stage for r in members if r.error).most_common()),
-            records=tuple(members),
+            cure=cure(group.error),
+            stages=tuple(stage for stage, _ in group.stages.most_common()),
+            count=group.count,
+            records=tuple(group.first),
         )
-        for name, members in ordered
+        for name, group in ordered
     )
 
 

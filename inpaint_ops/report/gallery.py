@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.records import Record
-from inpaint_ops.report.timeline import row_seconds
+from inpaint_ops.report.tally import Tally, find_among
 
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
@@ -39,13 +39,5 @@ def media_type(data: bytes) -> str:
 
 def choose_gallery(records: Sequence[Record], limit: int = 24) -> list[Record]:
     """At most `limit` finished rows to show, by line: a quarter of them the slowest, the rest spread over the run."""
-    done = sorted((record for record in records if record.status == "done"), key=lambda r: r.row)
-    if limit <= 0 or len(done) <= limit:
-        return done[: max(limit, 0)]
-    slowest = sorted(done, key=lambda record: (-row_seconds(record), record.row))[: limit // 4]
-    chosen = {record.row for record in slowest}
-    others = [record for record in done if record.row not in chosen]
-    places = limit - len(slowest)
-    step = (len(others) - 1) / (places - 1) if places > 1 else 0.0
-    spread = [others[round(index * step)] for index in range(places)]
-    return sorted([*slowest, *spread], key=lambda r: r.row)
+    find = find_among(records)
+    return [find(row) for row in Tally.of(records).gallery(limit)]

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
 from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, WorkerReport
-from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, compared, facts, shares_a_batch
+from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, RunFacts, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
 from inpaint_ops.report.summary import DEMO_MODEL, RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
@@ -26,7 +26,6 @@ from inpaint_ops.report.timeline import row_seconds
 PAGE_BYTES = 2_000_000
 """A page stays below this."""
 
-FAILURES_PER_GROUP = 20
 FAILURE_GROUPS = 10
 LISTED = 30
 """Warnings, conversions, ledger entries, devices and workers; the page says how many more there are."""
@@ -94,7 +93,18 @@ def render_page(
     `records` are those that made `summary`. `gallery` is shown in its order (see `choose_gallery`). `workers` adds how
     the workers' time was spent, `without_pictures` a line for each row that the gallery should have shown and cannot.
     """
-    found = facts(records, workers)
+    return render_facts(summary, facts(records, workers), gallery, workers=workers, without_pictures=without_pictures)
+
+
+def render_facts(
+    summary: RunSummary,
+    found: RunFacts,
+    gallery: Sequence[GalleryItem] = (),
+    *,
+    workers: Sequence[WorkerReport] = (),
+    without_pictures: Sequence[str] = (),
+) -> str:
+    """The same of facts that are known already."""
     shown = summary_context(summary) | {
         "facts": found,
         "failures": FailuresShown(
@@ -147,7 +157,7 @@ def summary_context(summary: RunSummary) -> dict[str, Any]:
 
 
 def _shown(group: FailureGroup) -> ShownGroup:
-    return ShownGroup(group.type, group.cure, group.stages, len(group.records), group.records[:FAILURES_PER_GROUP])
+    return ShownGroup(group.type, group.cure, group.stages, group.count, group.records)
 
 
 def _card(item: GalleryItem) -> _Card:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from inpaint_ops.records import BATCH_STAGES, Record, StageStats
-from inpaint_ops.report.stages import worker_key
+from inpaint_ops.report.tally import Tally
 
 SLOW_RATIO = 10.0
 """A stage that takes this many times its median is worth a look ..."""
@@ -22,61 +22,33 @@ TAIL_ROWS = 100
 """With fewer rows than this, a p99 means nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    seconds: float
-    record: Record
-    work: int = 1
-    """Rows of the batch, times the steps for denoising: what a longer time may be for."""
-
-    @property
-    def pace(self) -> float:
-        return self.seconds / self.work
-
-
-def slow_stages(records: Sequence[Record], stages: Mapping[str, StageStats]) -> list[str]:
-    """What to look at, in the order of the stages; `stages` are the distributions over these records.
+def slow_stages(tally: Tally, stages: Mapping[str, StageStats], find: Callable[[int], Record]) -> list[str]:
+    """What to look at, in the order of the stages; `stages` are the distributions, and `find` gives a row's record.
 
     A stage that a batch shares is compared by batches, without each worker's first one: what that one takes more is
     part of the cold start, and reported there. More rows or more steps do not count as slow.
     """
     found = []
     for stage, stats in stages.items():
-        members = _members(records, stage)
-        if len(members) < SLOW_MEMBERS:
+        taken = tally.taken(stage)
+        if len(taken.seconds) < SLOW_MEMBERS:
             continue
-        usual = statistics.median(member.seconds for member in members)
-        pace = statistics.median(member.pace for member in members)
-        slow = [one for one in members if one.seconds >= max(SLOW_RATIO * usual, usual + SLOW_SECONDS)]
-        slow = [one for one in slow if one.pace >= SLOW_RATIO * pace]
-        if not slow:
+        usual = float(np.median(taken.seconds))
+        pace = taken.seconds / taken.work
+        slow = taken.seconds >= max(SLOW_RATIO * usual, usual + SLOW_SECONDS)
+        slow &= pace >= SLOW_RATIO * float(np.median(pace))
+        if not slow.any():
             continue
-        worst = max(slow, key=lambda one: one.seconds)
-        named = f"{_name(worst.record, stage)} took {worst.seconds:.3g} s, {_times(worst.seconds, usual)}"
+        worst = int(np.argmax(np.where(slow, taken.seconds, -1.0)))
+        seconds, count = float(taken.seconds[worst]), int(slow.sum())
+        named = f"{_name(find(int(taken.rows[worst])), stage)} took {seconds:.3g} s, {_times(seconds, usual)}"
         if stats.count >= TAIL_ROWS and stats.p99 >= SLOW_RATIO * stats.p50:
             tail = f"p99 is {stats.p99:.3g} s, {_times(stats.p99, stats.p50)} the p50 of {stats.p50:.3g} s"
             found.append(f"{stage} has a long tail: {tail}; {named} the median.")
         else:
-            others = f"; {len(slow) - 1:,} more took ten times the median too" if len(slow) > 1 else ""
+            others = f"; {count - 1:,} more took ten times the median too" if count > 1 else ""
             found.append(f"{stage} was slow: {named} the median of {usual:.3g} s{others}.")
     return found
-
-
-def _members(records: Sequence[Record], stage: str) -> list[_Taken]:
-    taken = [(record, getattr(record.timings, stage)) for record in records]
-    passed = [_Taken(seconds, record) for record, seconds in taken if seconds is not None]
-    if stage not in BATCH_STAGES:
-        return passed
-    batches: dict[tuple[object, str], _Taken] = {}
-    for one in passed:
-        if one.record.batch is not None:
-            work = one.record.batch.size * ((one.record.steps or 1) if stage == "denoise" else 1)
-            key = worker_key(one.record.worker), one.record.batch.id
-            batches.setdefault(key, _Taken(one.seconds, one.record, work))
-    firsts: dict[object, str] = {}
-    for worker, batch in batches:
-        firsts[worker] = min(batch, firsts.get(worker, batch))
-    return [one for (worker, batch), one in batches.items() if firsts[worker] != batch]
 
 
 def _name(record: Record, stage: str) -> str:

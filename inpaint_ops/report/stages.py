@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_ops.records import BATCH_STAGES, STAGES, Record, StageStats, WorkerInfo
-
-WorkerKey = tuple[str, int, datetime | None]
-"""Host, pid and start of a worker process: pids are reused, so the start time is part of the key."""
-
-BatchKey = tuple[WorkerKey, str]
-"""A batch of a worker: batch ids need to be unique within their worker only."""
-
-NO_WORKER: WorkerKey = ("", 0, None)
-"""The key of rows that ended before any worker had them."""
+from inpaint_ops.records import BATCH_STAGES, STAGES, Record, StageStats
+from inpaint_ops.report.batches import BatchKey, SeenBatch, see, stage_values
 
 Seconds = npt.NDArray[np.float64]
-
-
-def worker_key(worker: WorkerInfo | None) -> WorkerKey:
-    """The key of this worker process, unique in the run."""
-    return NO_WORKER if worker is None else (worker.host, worker.pid, worker.started_at)
-
-
-def batch_key(record: Record) -> BatchKey | None:
-    """The key of the row's batch, unique in the run; None for a row that reached none."""
-    return None if record.batch is None else (worker_key(record.worker), record.batch.id)
 
 
 @dataclass(frozen=True)
@@ -48,18 +29,16 @@ class StageTimes:
     def of(cls, records: Iterable[Record]) -> StageTimes:
         """Take the timings of `records`, whatever their status."""
         rows: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        batches: dict[BatchKey, dict[str, float]] = {}
+        batches: dict[BatchKey, SeenBatch] = {}
         for record in records:
-            key = batch_key(record)
-            for stage in STAGES:
-                seconds: float | None = getattr(record.timings, stage)
-                if seconds is None:
-                    continue
-                rows[stage].append(seconds)
-                if stage in BATCH_STAGES and key is not None:
-                    stages = batches.setdefault(key, {})
-                    stages[stage] = max(seconds, stages.get(stage, 0.0))
-        return cls({stage: np.asarray(values) for stage, values in rows.items() if values}, batches)
+            see(batches, record)
+            for stage, seconds in zip(STAGES, stage_values(record.timings), strict=True):
+                if seconds is not None:
+                    rows[stage].append(seconds)
+        return cls(
+            {stage: np.asarray(values) for stage, values in rows.items() if values},
+            {key: batch.stages for key, batch in batches.items() if batch.stages},
+        )
 
     def __add__(self, other: StageTimes) -> StageTimes:
         rows = {
@@ -86,10 +65,11 @@ class StageTimes:
 
     def stats(self) -> dict[str, StageStats]:
         """The distribution of each stage over the rows that passed it; percentiles by linear interpolation."""
-        return {stage: _stats(values) for stage, values in self.rows.items()}
+        return {stage: stats_of(values) for stage, values in self.rows.items()}
 
 
-def _stats(values: Seconds) -> StageStats:
+def stats_of(values: Seconds) -> StageStats:
+    """The distribution of some rows' seconds; percentiles by linear interpolation."""
     p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
     return StageStats(
         count=len(values), mean=float(values.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=float(values.max())

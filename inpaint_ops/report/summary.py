@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 from inpaint_ops.records import (
     BATCH_STAGES,
+    STAGES,
     ColdStart,
     DeviceInfo,
     Fault,
     Forecast,
     LedgerEntry,
     LoadTimes,
-    Memory,
     ModelIdentity,
     Pace,
     Record,
     RetryCounts,
     RunSummary,
-    StageStats,
     WorkerReport,
 )
-from inpaint_ops.report.accounting import account
+from inpaint_ops.report.accounting import Accounting, account, kept_records
 from inpaint_ops.report.faults import faults_in_words, merge_faults
 from inpaint_ops.report.slow import slow_stages
-from inpaint_ops.report.stages import StageTimes
-from inpaint_ops.report.timeline import batch_spans, painting_at_once
-from inpaint_ops.report.workers import WorkerTime, add_cold_starts, unreported, worker_times
+from inpaint_ops.report.tally import Tally, find_among, higher
+from inpaint_ops.report.timeline import workers_at_once
+from inpaint_ops.report.workers import WorkerTime, add_cold_starts, times_of, unreported
 
 _MOST = 1e15
 """The highest rate that is reported: a forged time may be close to zero."""
@@ -75,25 +75,66 @@ def summarize(
     that times the mean number of workers that painted at once (from each one's first batch to its last) is the run's.
     Time that failed rows took counts in both. `gpu_seconds_per_image` is the workers' summed lifetimes over done rows.
     """
-    accounting = account(records, rows=rows, row_numbers=row_numbers)
-    kept, counts = accounting.records, accounting.counts
-    reasons = accounting.reasons(failure_threshold)
-    stage_times = StageTimes.of(kept)
-    stages = stage_times.stats()
-    times = worker_times(kept, workers)
+    kept = kept_records(records)
+    return summary_of(
+        Tally.of(kept),
+        account(records, rows=rows, row_numbers=row_numbers),
+        find_among(kept),
+        run=run,
+        manifest=manifest,
+        manifest_sha256=manifest_sha256,
+        job=job,
+        failure_threshold=failure_threshold,
+        workers=workers,
+        forecast=forecast,
+        shard_basis=shard_basis,
+        faults=faults,
+        left_out=left_out,
+        images_checked=images_checked,
+        idle_seconds=idle_seconds,
+        retries=retries,
+    )
+
+
+def summary_of(
+    tally: Tally,
+    accounting: Accounting,
+    find: Callable[[int], Record],
+    *,
+    run: str,
+    manifest: str,
+    manifest_sha256: str,
+    job: dict[str, Any],
+    failure_threshold: float,
+    workers: Sequence[WorkerReport],
+    forecast: Forecast | None = None,
+    shard_basis: str = "",
+    faults: Iterable[Fault] = (),
+    left_out: Sequence[str] = (),
+    images_checked: int | None = None,
+    idle_seconds: float = 0.0,
+    retries: tuple[RetryCounts, ...] = (),
+    trace_rows: int | None = None,
+) -> RunSummary:
+    """The same of records that were added up one by one; `find` gives a row's record. `trace_rows`: how many rows the
+    trace shows, where that is not all.
+    """
+    counts, reasons = accounting.counts, accounting.reasons(failure_threshold)
+    stages, stage_seconds = tally.stats(), tally.stage_seconds()
+    times = times_of(tally.workers, workers)
     total = sum(times.values(), WorkerTime())
-    started = _first_start(kept, workers)
-    finished = max((record.finished_at for record in kept), default=None)
+    started, finished = _first_start(tally, workers), tally.finished
     seconds = max(0.0, (finished - started).total_seconds() - idle_seconds) if started and finished else 0.0
-    at_once = painting_at_once(batch_spans(kept))
+    at_once = workers_at_once(tally.windows.values())
     ledger = merge_ledgers(report.ledger for report in workers)
     recovered_faults = merge_faults(faults)
     fault_sentences = faults_in_words(recovered_faults, recovered=not reasons)
+    slow = slow_stages(tally, stages, find)
     return RunSummary(
         run=run,
         verdict="INVALID" if reasons else "VALID",
         reasons=reasons,
-        warnings=(*left_out, *_warnings(kept, workers, ledger, stages, fault_sentences)),
+        warnings=(*left_out, *_warnings(tally, workers, ledger, slow, fault_sentences)),
         faults=recovered_faults,
         manifest=manifest,
         manifest_sha256=manifest_sha256,
@@ -110,40 +151,36 @@ def summarize(
         images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
         gpu_seconds_per_image=_ratio(total.lifetime, counts.done) if times else None,
         stages=stages,
-        stage_seconds=stage_times.seconds(),
-        peak_memory=_peak([record.memory for record in kept] + [report.peak_memory for report in workers]),
+        stage_seconds=stage_seconds,
+        peak_memory=reduce(higher, (report.peak_memory for report in workers), tally.peak),
         ledger=ledger,
         images_checked=images_checked,
         retries=retries,
-        failures=dict(Counter(error_type(record) for record in kept if record.status != "done").most_common()),
+        failures=dict(Counter({name: group.count for name, group in tally.failures.items()}).most_common()),
         started_at=started,
         finished_at=finished,
-        pace=_pace(kept, stage_times.seconds(), total),
+        pace=_pace(tally, stage_seconds, total),
         forecast=forecast,
         shard_basis=shard_basis,
+        trace_rows=trace_rows,
     )
 
 
-def _pace(records: Sequence[Record], seconds: Mapping[str, float], total: WorkerTime) -> Pace | None:
+def _pace(tally: Tally, seconds: Mapping[str, float], total: WorkerTime) -> Pace | None:
     """What an image took. The excess of first batches belongs to the cold start, so it is taken out in proportion."""
-    steps = [record.steps for record in records if record.status == "done" and record.steps]
+    images, steps = tally.images_with_steps, tally.steps
     denoise = seconds.get("denoise", 0.0)
-    shared = sum(seconds.get(stage, 0.0) for stage in BATCH_STAGES)
-    if not steps or denoise <= 0 or total.painting <= 0:
+    shared = sum(seconds.get(stage, 0.0) for stage in STAGES if stage in BATCH_STAGES)
+    if not images or denoise <= 0 or total.painting <= 0:
         return None
     warm = min(1.0, total.painting / shared)
     return Pace(
-        images=len(steps),
-        steps=statistics.fmean(steps),
-        step_seconds=warm * denoise / sum(steps),
-        other_seconds=warm * (shared - denoise) / len(steps),
-        waiting_seconds=total.waiting / len(steps),
+        images=images,
+        steps=steps / images,
+        step_seconds=warm * denoise / steps,
+        other_seconds=warm * (shared - denoise) / images,
+        waiting_seconds=total.waiting / images,
     )
-
-
-def error_type(record: Record) -> str:
-    """The class of the error that ended the row."""
-    return record.error.type if record.error else "unknown"
 
 
 def merge_ledgers(ledgers: Iterable[Sequence[LedgerEntry]]) -> tuple[LedgerEntry, ...]:
@@ -165,16 +202,11 @@ def merge_ledgers(ledgers: Iterable[Sequence[LedgerEntry]]) -> tuple[LedgerEntry
     return tuple(merged)
 
 
-def conversions(records: Iterable[Record]) -> dict[str, int]:
-    """What sources or output formats did not keep, and for how many rows; the most frequent first."""
-    return dict(Counter(text for record in records for text in record.conversions).most_common())
-
-
 def _warnings(
-    records: Sequence[Record],
+    tally: Tally,
     workers: Sequence[WorkerReport],
     ledger: Sequence[LedgerEntry],
-    stages: Mapping[str, StageStats],
+    slow: Sequence[str],
     faults: Sequence[str],
 ) -> tuple[str, ...]:
     found = []
@@ -195,16 +227,15 @@ def _warnings(
         ends = "; ".join(f"{report.worker.host}/{report.worker.pid}: {report.exit}" for report in unclean[:10])
         more = f"; and {len(unclean) - 10:,} more" if len(unclean) > 10 else ""
         found.append(f"{len(unclean):,} of {len(workers):,} workers did not exit clean ({ends}{more}).")
-    silent = unreported(records, workers)
-    if not workers and any(record.status == "done" for record in records):
+    silent = unreported(tally.workers, workers)
+    if not workers and tally.done:
         found.append("No worker left a report: only the records say that this program painted the images.")
     if silent:
         are = "worker left" if len(silent) == 1 else "workers left"
         found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
-    found += slow_stages(records, stages)
-    converted = sum(1 for record in records if record.conversions)
-    if converted:
-        kinds = conversions(records)
+    found += slow
+    if converted := tally.converted:
+        kinds = dict(tally.conversions.most_common())
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])
         more = f", and {len(kinds) - 5:,} more kinds" if len(kinds) > 5 else ""
         found.append(f"{converted:,} {'image was' if converted == 1 else 'images were'} converted: {shown}{more}.")
@@ -220,12 +251,11 @@ def _model_name(model: ModelIdentity) -> str:
     return f"{model.name}{revision}{digest}"
 
 
-def _first_start(records: Iterable[Record], workers: Iterable[WorkerReport]) -> datetime | None:
+def _first_start(tally: Tally, workers: Iterable[WorkerReport]) -> datetime | None:
     """The first worker's start; without any worker, the first row's."""
-    records = list(records)
     starts = [report.worker.started_at for report in workers]
-    starts += [record.worker.started_at for record in records if record.worker]
-    return min(starts or (record.started_at for record in records), default=None)
+    starts += [started for _, _, started in tally.workers if started is not None]
+    return min(starts, default=tally.first_start)
 
 
 def _versions(workers: Iterable[WorkerReport]) -> dict[str, str]:
@@ -261,16 +291,6 @@ def _mean_load(parts: Sequence[LoadTimes]) -> LoadTimes | None:
     means = {name: statistics.fmean(getattr(part, name) for part in parts) for name in names}
     fetched = [part.download for part in parts if part.download is not None]
     return LoadTimes(download=max(fetched, default=None), **means)
-
-
-def _peak(parts: Iterable[Memory | None]) -> Memory | None:
-    known = [part for part in parts if part is not None]
-    if not known:
-        return None
-    return Memory(
-        peak_allocated=max(part.peak_allocated for part in known),
-        peak_reserved=max(part.peak_reserved for part in known),
-    )
 
 
 def _ratio(over: float, under: float) -> float | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +55,7 @@ TIMINGS_SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in _COLUMNS],
 
 def results_jsonl(records: Iterable[Record]) -> bytes:
     """The records, compacted: one per line, by row."""
-    return "".join(record.model_dump_json() + "\n" for record in _in_order(records)).encode()
+    return b"".join(map(result_line, _in_order(records)))
 
 
 def failed_jsonl(records: Iterable[Record], rows_by_number: Mapping[int, dict[str, Any]]) -> bytes:
@@ -76,15 +76,65 @@ def failed_jsonl(records: Iterable[Record], rows_by_number: Mapping[int, dict[st
 def timings_parquet(records: Iterable[Record]) -> bytes:
     """`timings.parquet`: a row per record, with the columns of `TIMINGS_SCHEMA`."""
     sink = io.BytesIO()
-    pq.write_table(timings_table(records), sink)
+    with TimingsWriter(sink) as writer:
+        for record in _in_order(records):
+            writer.add(record)
     return sink.getvalue()
 
 
 def timings_table(records: Iterable[Record]) -> Any:
     """The same as a pyarrow.Table."""
-    rows = _in_order(records)
-    arrays = [pa.array([value(record) for record in rows], type=kind) for _, kind, value in _COLUMNS]
-    return pa.Table.from_arrays(arrays, schema=TIMINGS_SCHEMA)
+    return pa.Table.from_batches([_batch(_in_order(records))])
+
+
+class TimingsWriter:
+    """Writes `timings.parquet` into an open file, row by row in the order of the manifest; close it at the end."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._writer = pq.ParquetWriter(out, TIMINGS_SCHEMA)
+        self._records: list[Record] = []
+        self._batches: list[Any] = []
+        self._is_empty = True
+
+    def __enter__(self) -> TimingsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write_group()
+        self._writer.close()
+
+    def add(self, record: Record) -> None:
+        """The next row."""
+        self._records.append(record)
+        if len(self._records) == _BATCH_ROWS:
+            self._batches.append(_batch(self._records))
+            self._records = []
+            if len(self._batches) == _BATCHES_PER_GROUP:
+                self._write_group()
+
+    def _write_group(self) -> None:
+        rest = [_batch(self._records)] if self._records or self._is_empty else []
+        if rest or self._batches:
+            self._writer.write_table(pa.Table.from_batches([*self._batches, *rest]).combine_chunks())
+        self._records, self._batches, self._is_empty = [], [], False
+
+
+_BATCH_ROWS = 512
+"""Rows that are kept as objects."""
+_BATCHES_PER_GROUP = 32
+"""A row group has so many times as many rows: 16,384."""
+
+
+def _batch(records: Sequence[Record]) -> Any:
+    """The rows as a pyarrow.RecordBatch."""
+    arrays = [pa.array([value(record) for record in records], type=kind) for _, kind, value in _COLUMNS]
+    return pa.RecordBatch.from_arrays(arrays, schema=TIMINGS_SCHEMA)
+
+
+def result_line(record: Record) -> bytes:
+    """A line of `results.jsonl`."""
+    return record.model_dump_json().encode() + b"\n"
 
 
 def _in_order(records: Iterable[Record]) -> list[Record]:

@@ -15,15 +15,13 @@ Durations are always the measured ones. Times are POSIX seconds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inpaint_ops.records import BATCH_STAGES, STAGES, Record
-from inpaint_ops.report.stages import BatchKey, StageTimes, WorkerKey, batch_key
+from inpaint_ops.records import STAGES, Record
+from inpaint_ops.report.batches import SeenBatch, WorkerKey, batches_of, seconds_of
 
 Interval = tuple[float, float]
-
-_AFTER = ("composite", "encode", "upload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,43 +37,29 @@ class BatchSpan:
     stages: Mapping[str, float]
 
 
-def seconds_of(record: Record, stage: str) -> float:
-    """The row's seconds in `stage`; 0 where it did not get that far."""
-    value: float | None = getattr(record.timings, stage)
-    return value or 0.0
-
-
 def row_seconds(record: Record) -> float:
     """The seconds that a row was worked on, from download to upload, its batch's in full and waiting left out."""
     return sum(seconds_of(record, stage) for stage in STAGES)
 
 
-def finishing_start(record: Record) -> float:
-    """When composite, encode and upload began at the latest."""
-    return record.finished_at.timestamp() - sum(seconds_of(record, stage) for stage in _AFTER)
-
-
 def batch_spans(records: Sequence[Record]) -> list[BatchSpan]:
     """Every batch once, by worker and time; the batches of one worker never overlap."""
-    rows: dict[BatchKey, list[Record]] = defaultdict(list)
-    for record in records:
-        key = batch_key(record)
-        if key is not None:
-            rows[key].append(record)
+    return spans_of(batches_of(records).values())
+
+
+def spans_of(batches: Iterable[SeenBatch]) -> list[BatchSpan]:
+    """The same of batches that are put together already."""
     by_worker: dict[WorkerKey, list[BatchSpan]] = defaultdict(list)
-    for key, stages in StageTimes.of(records).batches.items():
-        members = rows[key]
-        first = members[0].batch
-        end = min(finishing_start(record) for record in members)
-        ordered = {stage: stages[stage] for stage in STAGES if stage in BATCH_STAGES and stage in stages}
-        by_worker[key[0]].append(
+    for batch in batches:
+        ordered = {stage: batch.stages[stage] for stage in STAGES if stage in batch.stages}
+        by_worker[batch.worker].append(
             BatchSpan(
-                worker=key[0],
-                id=key[1],
-                size=first.size if first else len(members),
-                rows=tuple(sorted(record.row for record in members)),
-                start=end - sum(ordered.values()),
-                end=end,
+                worker=batch.worker,
+                id=batch.id,
+                size=batch.size,
+                rows=tuple(sorted(batch.rows)),
+                start=batch.end - sum(ordered.values()),
+                end=batch.end,
                 stages=ordered,
             )
         )
@@ -107,8 +91,18 @@ def painting_at_once(spans: Iterable[BatchSpan]) -> float:
     A worker paints from its first batch to its last: waiting for a device or loading a model is not painting.
     """
     windows: dict[WorkerKey, Interval] = {}
+    widen(windows, spans)
+    return workers_at_once(windows.values())
+
+
+def widen(windows: dict[WorkerKey, Interval], spans: Iterable[BatchSpan]) -> None:
+    """Have each worker's window, from its first batch to its last, hold these batches too."""
     for span in spans:
         start, end = windows.get(span.worker, (span.start, span.end))
         windows[span.worker] = (min(start, span.start), max(end, span.end))
-    union = covered(windows.values())
-    return max(1.0, sum(end - start for start, end in windows.values()) / union) if union > 0 else 1.0
+
+
+def workers_at_once(windows: Collection[Interval]) -> float:
+    """How many of the windows are open at the same time, on average over the time in which any is; at least 1."""
+    union = covered(windows)
+    return max(1.0, sum(end - start for start, end in windows) / union) if union > 0 else 1.0

@@ -8,18 +8,31 @@ Where in time a slice lies is reconstructed (see `timeline`); how long it is was
 from __future__ import annotations
 
 import heapq
+import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
 
 from inpaint_ops.records import Record, WorkerReport
-from inpaint_ops.report.stages import NO_WORKER, WorkerKey, worker_key
-from inpaint_ops.report.timeline import batch_spans, finishing_start, seconds_of
+from inpaint_ops.report.batches import (
+    NO_WORKER,
+    BatchKey,
+    SeenBatch,
+    WorkerKey,
+    finishing_start,
+    seconds_of,
+    see,
+    worker_key,
+)
+from inpaint_ops.report.timeline import spans_of
 
 LANES = ("cold start", "download", "decode", "batches", "encode", "upload")
 """From top to bottom."""
+
+TRACE_ROWS = 20_000
+"""Rows that a trace shows, at most: 30 MB, which Perfetto opens."""
 
 _LANE_TIDS = 1000
 
@@ -32,23 +45,47 @@ class _Slice:
     start: float
     end: float
     args: Mapping[str, Any]
-    parts: list[_Slice] = field(default_factory=list)
+    parts: tuple[_Slice, ...] = ()
 
 
 def trace_json(records: Sequence[Record], workers: Sequence[WorkerReport]) -> bytes:
     """`trace.json`: complete events in microseconds since the first of them; each batch once."""
-    lanes: dict[WorkerKey, dict[str, list[_Slice]]] = defaultdict(lambda: {lane: [] for lane in LANES})
-    for report in workers:
-        lanes[worker_key(report.worker)]["cold start"] += _cold_start(report)
-    for span in batch_spans(records):
-        args = {"batch": span.id, "rows": list(span.rows), "size": span.size}
-        parts = _in_sequence(span.start, span.stages, args)
-        noun = "row" if span.size == 1 else "rows"
-        lanes[span.worker]["batches"].append(
-            _Slice(f"batch {span.id} ({span.size} {noun})", span.start, span.end, args, parts)
-        )
+    trace = Trace()
     for record in records:
-        mine = lanes[worker_key(record.worker)]
+        trace.add(record)
+    trace.close()
+    out = io.BytesIO()
+    trace.write(out, workers)
+    return out.getvalue()
+
+
+class Trace:
+    """The same of records that are added one by one; close each shard once all of its rows are added.
+
+    Of a run of more than `TRACE_ROWS` rows whole shards are shown, spread evenly: `shards` are the rows of each, by
+    its name; of a single shard with more rows than that the first ones. Without `shards`, all rows are shown.
+    """
+
+    def __init__(self, shards: Mapping[str, int] | None = None) -> None:
+        self._shown = None if shards is None else sample_shards(shards)
+        self._lanes: dict[WorkerKey, dict[str, list[_Slice]]] = defaultdict(lambda: {lane: [] for lane in LANES})
+        self._open: dict[str, dict[BatchKey, SeenBatch]] = defaultdict(dict)
+        self._rows = 0
+        self._left_out = 0
+
+    @property
+    def shown_rows(self) -> int | None:
+        """How many rows are shown; None where that is all of them."""
+        return self._rows if self._left_out else None
+
+    def add(self, record: Record, shard: str = "") -> None:
+        """Draw one row; `shard` is the one whose attempt wrote the record."""
+        if self._shown is not None and (shard not in self._shown or self._rows >= TRACE_ROWS):
+            self._left_out += 1
+            return
+        self._rows += 1
+        see(self._open[shard], record)
+        mine = self._lanes[worker_key(record.worker)]
         args = {"row": record.row, "id": record.id, "status": record.status}
         if record.error:
             args |= {"error": record.error.type, "stage": record.error.stage}
@@ -65,7 +102,39 @@ def trace_json(records: Sequence[Record], workers: Sequence[WorkerReport]) -> by
             mine["upload"].append(
                 _Slice("upload", finishing + sum(encoding.values()), record.finished_at.timestamp(), args)
             )
-    return _dump(lanes, {worker_key(report.worker): report for report in workers})
+
+    def close(self, shard: str = "") -> None:
+        """Every row of the shard is added: its batches are drawn."""
+        batches = self._open.pop(shard, {}).values()
+        for span in spans_of(batch for batch in batches if batch.stages):
+            args = {"batch": span.id, "rows": list(span.rows), "size": span.size}
+            parts = tuple(_in_sequence(span.start, span.stages, args))
+            noun = "row" if span.size == 1 else "rows"
+            self._lanes[span.worker]["batches"].append(
+                _Slice(f"batch {span.id} ({span.size} {noun})", span.start, span.end, args, parts)
+            )
+
+    def write(self, out: IO[bytes], workers: Sequence[WorkerReport]) -> None:
+        """Write the file, with each worker's cold start."""
+        for report in workers:
+            self._lanes[worker_key(report.worker)]["cold start"] += _cold_start(report)
+        other: dict[str, Any] = {}
+        if self._left_out:
+            other["limit"] = (
+                f"A trace shows {TRACE_ROWS:,} rows at most: these are {self._rows:,} of "
+                f"{self._rows + self._left_out:,}, of shards that are spread over the run."
+            )
+        _dump(out, self._lanes, {worker_key(report.worker): report for report in workers}, other)
+
+
+def sample_shards(shards: Mapping[str, int]) -> frozenset[str]:
+    """As many of the shards, spread evenly, as have `TRACE_ROWS` rows together; one, if the first has more."""
+    names = list(shards)
+    for count in range(len(names), 1, -1):
+        chosen = [names[round(index * (len(names) - 1) / (count - 1))] for index in range(count)]
+        if sum(shards[name] for name in chosen) <= TRACE_ROWS:
+            return frozenset(chosen)
+    return frozenset(names[:1])
 
 
 def _cold_start(report: WorkerReport) -> list[_Slice]:
@@ -84,28 +153,44 @@ def _in_sequence(start: float, stages: Mapping[str, float], args: Mapping[str, A
     return slices
 
 
-def _dump(lanes: Mapping[WorkerKey, Mapping[str, list[_Slice]]], reports: Mapping[WorkerKey, WorkerReport]) -> bytes:
-    drawn = [one for by_lane in lanes.values() for slices in by_lane.values() for one in slices]
-    origin = min((one.start for one in drawn), default=0.0)
-    events: list[dict[str, Any]] = []
-    for pid, (key, by_lane) in enumerate(sorted(lanes.items(), key=lambda item: _order(item[0])), 1):
-        if not any(by_lane.values()):
-            continue
-        events.append(_metadata("process_name", pid, 0, name=_process_name(key, reports.get(key))))
-        events.append(_metadata("process_sort_index", pid, 0, sort_index=pid))
-        for index, lane in enumerate(LANES):
-            for copy, slices in enumerate(_side_by_side(by_lane[lane])):
-                tid = index * _LANE_TIDS + copy + 1
-                events.append(_metadata("thread_name", pid, tid, name=f"{lane} {copy + 1}" if copy else lane))
-                events.append(_metadata("thread_sort_index", pid, tid, sort_index=tid))
-                for one in slices:
-                    events += _events(one, lane, pid, tid, origin)
+def _dump(
+    out: IO[bytes],
+    lanes: Mapping[WorkerKey, Mapping[str, list[_Slice]]],
+    reports: Mapping[WorkerKey, WorkerReport],
+    more: Mapping[str, Any],
+) -> None:
+    drawn = (one.start for by_lane in lanes.values() for slices in by_lane.values() for one in slices)
+    origin = min(drawn, default=0.0)
+    out.write(b'{"traceEvents":[')
+    for number, event in enumerate(_all_events(lanes, reports, origin)):
+        out.write((b"," if number else b"") + _json(event))
     other = {
         "note": "Durations are measured; where waiting was not recorded, positions are reconstructed.",
         "origin_posix_seconds": origin,
+        **more,
     }
-    trace = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": other}
-    return json.dumps(trace, ensure_ascii=False, separators=(",", ":")).encode()
+    out.write(b'],"displayTimeUnit":"ms","otherData":' + _json(other) + b"}")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _all_events(
+    lanes: Mapping[WorkerKey, Mapping[str, list[_Slice]]], reports: Mapping[WorkerKey, WorkerReport], origin: float
+) -> Iterator[dict[str, Any]]:
+    for pid, (key, by_lane) in enumerate(sorted(lanes.items(), key=lambda item: _order(item[0])), 1):
+        if not any(by_lane.values()):
+            continue
+        yield _metadata("process_name", pid, 0, name=_process_name(key, reports.get(key)))
+        yield _metadata("process_sort_index", pid, 0, sort_index=pid)
+        for index, lane in enumerate(LANES):
+            for copy, slices in enumerate(_side_by_side(by_lane[lane])):
+                tid = index * _LANE_TIDS + copy + 1
+                yield _metadata("thread_name", pid, tid, name=f"{lane} {copy + 1}" if copy else lane)
+                yield _metadata("thread_sort_index", pid, tid, sort_index=tid)
+                for one in slices:
+                    yield from _events(one, lane, pid, tid, origin)
 
 
 def _side_by_side(slices: Iterable[_Slice]) -> list[list[_Slice]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inpaint_ops.records import ColdStart, Record, WorkerReport
-from inpaint_ops.report.stages import NO_WORKER, StageTimes, WorkerKey, worker_key
+from inpaint_ops.report.batches import WorkerKey, worker_key
+from inpaint_ops.report.tally import SeenWorker, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +50,25 @@ def worker_times(records: Iterable[Record], workers: Sequence[WorkerReport]) -> 
     A worker that was killed before it could sum up counts with the batches that its records name. One that left no
     report at all lived, as far as is known, until its last record.
     """
-    rows: dict[WorkerKey, list[Record]] = defaultdict(list)
-    for record in records:
-        if record.worker is not None:
-            rows[worker_key(record.worker)].append(record)
+    return times_of(Tally.of(records).workers, workers)
+
+
+def times_of(seen: Mapping[WorkerKey, SeenWorker], workers: Sequence[WorkerReport]) -> dict[WorkerKey, WorkerTime]:
+    """The same of the workers that a tally has seen."""
     times: dict[WorkerKey, WorkerTime] = {}
     for report in workers:
         key = worker_key(report.worker)
         lifetime = (report.finished_at - report.worker.started_at).total_seconds()
-        busy = report.busy or _batch_seconds(rows.get(key, ()))
+        busy = report.busy or (seen[key].batch_seconds if key in seen else 0.0)
         times[key] = WorkerTime(1, max(0.0, lifetime), busy, report.cold_start)
-    for key, members in rows.items():
+    for key, worker in seen.items():
         started = key[2]
         if key not in times and started is not None:
-            lifetime = (max(record.finished_at for record in members) - started).total_seconds()
-            times[key] = WorkerTime(1, max(0.0, lifetime), _batch_seconds(members))
+            lifetime = (worker.last - started).total_seconds()
+            times[key] = WorkerTime(1, max(0.0, lifetime), worker.batch_seconds)
     return times
 
 
-def unreported(records: Iterable[Record], workers: Sequence[WorkerReport]) -> list[WorkerKey]:
+def unreported(seen: Iterable[WorkerKey], workers: Sequence[WorkerReport]) -> list[WorkerKey]:
     """Workers that records name and that left no report."""
-    named = {worker_key(record.worker) for record in records} - {NO_WORKER}
-    return sorted(named - {worker_key(report.worker) for report in workers}, key=str)
-
-
-def _batch_seconds(records: Iterable[Record]) -> float:
-    return sum(sum(stages.values()) for stages in StageTimes.of(records).batches.values())
+    return sorted(set(seen) - {worker_key(report.worker) for report in workers}, key=str)

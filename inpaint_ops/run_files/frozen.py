@@ -13,7 +13,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, PaintParameters, Plan, PlannedRow, Shard, planned
+from inpaint_ops.planning import JobOptions, Plan, PlannedRow, Shard, planned
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import Leftovers, parse_model, read_model
 
@@ -40,10 +40,10 @@ def read_plan(storage: Storage, layout: RunLayout, settings: Settings) -> Plan |
     return plan
 
 
-class _ShardLine(AcceptedRow):
-    """A line of a shard's file. One that was written before parameters were settled at planning has none."""
+class _OldShardLine(AcceptedRow):
+    """A line of a shard's file that was written before parameters were settled at planning."""
 
-    parameters: PaintParameters | None = None
+    parameters: None = None
 
 
 def read_shard(
@@ -79,30 +79,8 @@ def read_shard(
 def _row(line: bytes, what: str, limit: int, job: JobOptions) -> PlannedRow:
     if len(line) > limit:
         raise ObjectTooLargeError(f"{what} is too large: {len(line):,} bytes, and the limit is {limit:,}")
-    read = parse_model(line, _ShardLine, what)
-    if read.parameters is None:
-        return planned(read, job)
-    return PlannedRow.model_construct(**dict(read))
-
-
-def read_shards(
-    storage: Storage, layout: RunLayout, plan: Plan, settings: Settings, left: Leftovers
-) -> dict[str, list[PlannedRow]]:
-    """The rows of every shard by its name; none for a shard whose file is missing or too large.
-
-    Of rows that share an id the first counts: an image has one row. Raises StorageError.
-    """
-    found: dict[str, list[PlannedRow]] = {}
-    ids: set[str] = set()
-    for shard in plan.shards:
-        try:
-            rows = read_shard(storage, layout, shard, plan.job, settings, left)
-        except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
-            left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
-            rows = []
-        found[shard.name] = [row for row in rows if row.id.casefold() not in ids]
-        for row in rows:
-            if row.id.casefold() in ids:
-                left.add(f"row {row.row} of shard {shard.name} has the id of another row: it was left out.")
-        ids.update(row.id.casefold() for row in rows)
-    return found
+    try:
+        return parse_model(line, PlannedRow, what)
+    except DamagedObjectError:
+        read = parse_model(line, _OldShardLine, what)
+    return planned(read, job)

@@ -18,6 +18,9 @@ from inpaint_ops.runs.preparing import (
     prepare,
     why_rejected,
 )
+from inpaint_ops.runs.resuming import (
+    unfinished_shards,
+)
 from inpaint_ops.runs.retrying import (
     prepare_retry,
 )
@@ -34,5 +37,6 @@ __all__ = [
     "prepare",
     "prepare_retry",
     "summary_lines",
+    "unfinished_shards",
     "why_rejected",
 ]

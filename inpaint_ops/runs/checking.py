@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,21 +90,29 @@ def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool)
     of them. Files of other folders are looked for one by one if `ask_each`; else they are left to the downloads. One
     that a listing does not have is looked for once more by its name, as a download would.
     """
-    wanted = Counter(place.parent for row in parsed.accepted for place in _places(row.image, row.mask))
-    known: dict[Location, frozenset[bytes] | None] = {}
+    folders: dict[Location, int] = {}
+    wanted: Counter[int] = Counter()
+    seen, keys = array("i"), bytearray()  # of each image and mask its folder and its key's digest, 20 bytes
     for row in parsed.accepted:
-        for field, place in zip(("image", "mask"), _places(row.image, row.mask), strict=True):
-            folder = place.parent
-            if folder not in known:
-                known[folder] = _listed(storage, folder, pages=max(1, wanted[folder] // _KEYS_PER_PAGE))
-            names = known[folder]
-            if (names is None and not ask_each) or (names is not None and _digest(place.key) in names):
-                continue
-            try:
-                storage.stat(place)
-            except (StorageError, ForbiddenLocationError) as error:
-                if ask_each or not error_is_passing(error):
-                    yield f"row {row.row}: {field}: {error}"
+        for place in _places(row.image, row.mask):
+            number = folders.setdefault(place.parent, len(folders))
+            wanted[number] += 1
+            seen.append(number)
+            keys += _digest(place.key)
+    known = {
+        number: _listed(storage, folder, pages=max(1, wanted[number] // _KEYS_PER_PAGE))
+        for folder, number in folders.items()
+    }
+    for at, number in enumerate(seen):
+        names = known[number]
+        if (names is None and not ask_each) or (names is not None and bytes(keys[16 * at : 16 * at + 16]) in names):
+            continue
+        row, field = parsed.accepted[at // 2], ("image", "mask")[at % 2]
+        try:
+            storage.stat(getattr(row, field))
+        except (StorageError, ForbiddenLocationError) as error:
+            if ask_each or not error_is_passing(error):
+                yield f"row {row.row}: {field}: {error}"
 
 
 def error_is_passing(error: StorageError) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Sequence
+import tempfile
+from pathlib import Path
 
 from inpaint_ops import report
 from inpaint_ops.errors import (
@@ -14,22 +14,15 @@ from inpaint_ops.errors import (
     one_line,
 )
 from inpaint_ops.layout import retry_of
-from inpaint_ops.planning import Plan, PlannedRow
-from inpaint_ops.records import (
-    ErrorInfo,
-    Record,
-    RunSummary,
-    ShardProgress,
-)
-from inpaint_ops.run_files.counted import read_records
-from inpaint_ops.run_files.frozen import read_shards
+from inpaint_ops.planning import Plan, every_shard
+from inpaint_ops.records import ErrorInfo, RunSummary, ShardProgress
+from inpaint_ops.run_files.digests import Compared, compare_digests
 from inpaint_ops.runs.attempts import read_notes, read_workers, recovered_faults, stopped, why_unfinished
 from inpaint_ops.runs.forecasting import experience, experience_key
-from inpaint_ops.runs.gallery import Gallery, make_gallery
+from inpaint_ops.runs.gallery import make_gallery
 from inpaint_ops.runs.preparing import _JSON, _JSONL
-from inpaint_ops.runs.retried import idle_seconds, read_retried, retry_counts, unfinished_shards, with_earlier
+from inpaint_ops.runs.results import Results, read_results
 from inpaint_ops.runs.workspace import Workspace
-from inpaint_ops.storage.stored import Leftovers
 
 log = logging.getLogger(__name__)
 
@@ -37,44 +30,53 @@ log = logging.getLogger(__name__)
 def finish(workspace: Workspace, run: str) -> RunSummary:
     """Read a run's records and write its summary, tables, trace and page anew; `run.json` last.
 
+    The rows go by once and are not kept (see `results`). Should an image turn out to be another than its record says,
+    they go by once more, without that record.
+
     Raises ConfigError if there is no such run, StorageError.
     """
     plan = workspace.plan(run)
     if plan is None:
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: it was never planned, or its plan failed")
-    layout, storage = workspace.layout(run), workspace.storage
-    left = Leftovers()
-    by_shard: dict[str, Sequence[PlannedRow]] = {**read_shards(storage, layout, plan, workspace.settings, left)}
-    rows = {row.row: row for members in by_shard.values() for row in members}
-    retries, retried = read_retried(workspace, plan, rows, left)
-    shards = {*by_shard, *retried}
-    counted = read_records(storage, layout, plan, by_shard | retried, workspace.settings, left)
-    records = tuple(with_earlier(record, counted.earlier.get(record.row, ())) for record in counted.records)
-    every = (*records, *itertools.chain.from_iterable(counted.earlier.values()))
+    with tempfile.TemporaryDirectory(prefix="inpaint-ops-report-") as folder:
+        results = read_results(workspace, plan, Path(folder, "first"))
+        compared = compare_digests(
+            workspace.storage, workspace.layout(run), results.images, results.file.find,
+            workspace.settings.check_image_bytes,
+        )  # fmt: skip
+        if compared.swapped:
+            results = read_results(workspace, plan, Path(folder, "second"), swapped=compared.swapped)
+        return _report(workspace, plan, results, compared)
+
+
+def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compared) -> RunSummary:
+    layout, storage, left = workspace.layout(plan.run), workspace.storage, results.left
+    for line in compared.lines:
+        left.add(line)
+    shards = {shard.name for shard in every_shard(plan, results.retries)}
     workers = read_workers(storage, layout, shards, left)
-    ended = {record.row for record in records}
-    unfinished = [one.name for one in plan.shards if sum(row.row in ended for row in by_shard[one.name]) < one.rows]
-    undone = unfinished_shards(retries, every)
+    unfinished, undone = results.unfinished(plan), results.undone()
     stops = read_notes(storage, layout.stop_notes, ErrorInfo, shards, left)
     faults = [*recovered_faults(storage, layout, shards, left), *stopped(stops, [*unfinished, *undone])]
     progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished or undone else {}
-    summary = report.summarize(
-        run=run,
+    summary = report.summary_of(
+        results.tally,
+        results.accounting(plan.rows),
+        results.file.find,
+        run=plan.run,
         shard_basis=plan.shard_basis,
         manifest=plan.manifest,
         manifest_sha256=plan.manifest_sha256,
         job=plan.job.model_dump(mode="json"),
-        rows=plan.rows,
         failure_threshold=plan.job.failure_threshold,
-        records=records,
         workers=workers,
-        row_numbers={*rows, *plan.rejected_rows},
         forecast=plan.forecast,
         faults=faults,
         left_out=(*(f"manifest: {note}" for note in plan.warnings), *left.lines()),
-        images_checked=counted.images_checked,
-        idle_seconds=idle_seconds(every, workers),
-        retries=retry_counts(retries, every),
+        images_checked=compared.checked,
+        idle_seconds=results.history.idle_seconds(workers),
+        retries=results.history.counts(results.retries),
+        trace_rows=results.trace.shown_rows,
     )
     if undone:
         lost = (
@@ -86,16 +88,18 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     if unfinished:
         lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, progress.get(name))}" for name in unfinished)
         summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost), "verdict": "INVALID"})
-    failed = {record.row for record in records if record.status == "failed"}
-    newest = {number: rows[number] for number in failed & rows.keys()}
-    newest |= {row.row: row for members in retried.values() for row in members if row.row in failed}
-    by_row = {number: row.as_manifest_row() for number, row in newest.items()}
-    storage.put(layout.results, report.results_jsonl(records), content_type=_JSONL)
-    storage.put(layout.failed, report.failed_jsonl(records, by_row), content_type=_JSONL)
-    storage.put(layout.timings, report.timings_parquet(records), content_type="application/vnd.apache.parquet")
-    storage.put(layout.trace, report.trace_json(records, workers), content_type=_JSON)
-    gallery = _gallery(workspace, records)
-    page = report.render_page(summary, records, gallery.items, workers=workers, without_pictures=gallery.left_out)
+    for place, path, content_type in (
+        (layout.results, results.file.path, _JSONL),
+        (layout.failed, results.failed, _JSONL),
+        (layout.timings, results.timings, "application/vnd.apache.parquet"),
+        (layout.trace, results.written_trace(workers), _JSON),
+    ):
+        storage.put(place, path, content_type=content_type)
+    gallery = make_gallery(storage, workspace.settings, [results.file.find(row) for row in results.tally.gallery()])
+    page = report.render_facts(
+        summary, report.facts_of(results.tally, workers), gallery.items, workers=workers,
+        without_pictures=gallery.left_out,
+    )  # fmt: skip
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")
     storage.put(layout.summary, summary.model_dump_json(indent=1).encode(), content_type=_JSON)
     _remember(workspace, plan, summary)
@@ -137,8 +141,3 @@ def check_good(summary: RunSummary) -> None:
     """Raise RunNotGoodError, with the reasons, unless the run's verdict is VALID."""
     if summary.verdict != "VALID":
         raise RunNotGoodError(f"run {summary.run} fails its checks: {'; '.join(summary.reasons)}")
-
-
-def _gallery(workspace: Workspace, records: Sequence[Record]) -> Gallery:
-    """Small pictures of a few rows, made by processes that may die; a row whose pictures cannot be had is left out."""
-    return make_gallery(workspace.storage, workspace.settings, records)

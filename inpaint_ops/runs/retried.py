@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from inpaint_ops.layout import retry_of
-from inpaint_ops.planning import Plan, PlannedRow, RetryPlan
+from inpaint_ops.planning import RetryPlan
 from inpaint_ops.records import EarlierAttempt, Record, RetryCounts, WorkerReport
-from inpaint_ops.run_files.retried import read_retries, read_retry_rows
-from inpaint_ops.runs.workspace import Workspace
-from inpaint_ops.storage.stored import Leftovers
-
-
-def read_retried(
-    workspace: Workspace, plan: Plan, rows: Mapping[int, PlannedRow], left: Leftovers
-) -> tuple[list[RetryPlan], dict[str, Sequence[PlannedRow]]]:
-    """The run's retries, and the rows of their shards by the shard's name. `rows` are the run's own by line.
-
-    Raises StorageError.
-    """
-    layout, storage = workspace.layout(plan.run), workspace.storage
-    retries, _ = read_retries(storage, layout, workspace.settings, left)
-    ids: dict[int, str | None] = {number: row.id for number, row in rows.items()}
-    ids |= dict.fromkeys(plan.rejected_rows)
-    return retries, read_retry_rows(storage, layout, retries, ids, workspace.settings, left)
 
 
 def with_earlier(record: Record, earlier: Sequence[Record]) -> Record:
@@ -44,47 +28,54 @@ def with_earlier(record: Record, earlier: Sequence[Record]) -> Record:
     return record if record.earlier == listed else record.model_copy(update={"earlier": listed})
 
 
-def retry_counts(retries: Iterable[RetryPlan], records: Iterable[Record]) -> tuple[RetryCounts, ...]:
-    """How the rows of each retry ended in it. `records` are all that count, the earlier ones too."""
-    ended = Counter((record.retry, record.status) for record in records)
-    return tuple(
-        RetryCounts(
-            number=retry.number,
-            asked=retry.asked,
-            rows=retry.rows,
-            done=ended[retry.number, "done"],
-            failed=ended[retry.number, "failed"],
-            created_at=retry.created_at,
+@dataclass(slots=True)
+class History:
+    """What each retry of a run, and the run itself, has done: from all records that count, added one by one."""
+
+    _ended: Counter[tuple[int, str]] = field(default_factory=Counter)
+    _by_shard: Counter[str] = field(default_factory=Counter)
+    _spans: dict[int, tuple[datetime, datetime]] = field(default_factory=dict)
+
+    def add(self, record: Record, shard: str) -> None:
+        """One record, of that shard; the earlier ones of a row too."""
+        self._ended[record.retry, record.status] += 1
+        self._by_shard[shard] += 1
+        self._widen(self._spans, record.retry, record.worker.started_at if record.worker else record.started_at)
+        self._widen(self._spans, record.retry, record.finished_at)
+
+    def counts(self, retries: Iterable[RetryPlan]) -> tuple[RetryCounts, ...]:
+        """How the rows of each retry ended in it."""
+        return tuple(
+            RetryCounts(
+                number=retry.number,
+                asked=retry.asked,
+                rows=retry.rows,
+                done=self._ended[retry.number, "done"],
+                failed=self._ended[retry.number, "failed"],
+                created_at=retry.created_at,
+            )
+            for retry in retries
         )
-        for retry in retries
-    )
 
+    def unfinished(self, retries: Iterable[RetryPlan]) -> dict[str, int]:
+        """The shards of retries that have rows without a new record, and how many."""
+        missing = {shard.name: shard.rows - self._by_shard[shard.name] for retry in retries for shard in retry.shards}
+        return {name: count for name, count in missing.items() if count > 0}
 
-def unfinished_shards(retries: Iterable[RetryPlan], records: Iterable[Record]) -> dict[str, int]:
-    """The shards of retries that have rows without a new record, and how many; a row is in one shard of a retry."""
-    ended = {(record.retry, record.row) for record in records}
-    counts: dict[str, int] = {}
-    for retry in retries:
-        numbers = sorted(row for number, row in ended if number == retry.number)
-        for shard in retry.shards:
-            missing = shard.rows - sum(shard.first_row <= row <= shard.last_row for row in numbers)
-            if missing > 0:
-                counts[shard.name] = missing
-    return counts
+    def idle_seconds(self, workers: Iterable[WorkerReport]) -> float:
+        """Seconds between the end of one retry, or of the run itself, and the first worker of the next."""
+        spans = dict(self._spans)
+        for report in workers:
+            self._widen(spans, retry_of(report.shard), report.worker.started_at)
+        idle, until = 0.0, None
+        for number in sorted(spans):
+            first, last = spans[number]
+            if until is not None:
+                idle += max(0.0, (first - until).total_seconds())
+            until = last if until is None else max(until, last)
+        return idle
 
-
-def idle_seconds(records: Iterable[Record], workers: Iterable[WorkerReport]) -> float:
-    """Seconds between the end of one retry, or of the run itself, and the first worker of the next."""
-    spans: dict[int, list[datetime]] = {}
-    for record in records:
-        began = record.worker.started_at if record.worker else record.started_at
-        spans.setdefault(record.retry, []).extend((began, record.finished_at))
-    for report in workers:
-        spans.setdefault(retry_of(report.shard), []).append(report.worker.started_at)
-    idle, until = 0.0, None
-    for number in sorted(spans):
-        first, last = min(spans[number]), max(spans[number])
-        if until is not None:
-            idle += max(0.0, (first - until).total_seconds())
-        until = last if until is None else max(until, last)
-    return idle
+    @staticmethod
+    def _widen(spans: dict[int, tuple[datetime, datetime]], retry: int, moment: datetime) -> None:
+        first, last = spans.get(retry, (moment, moment))
+        spans[retry] = (min(first, moment), max(last, moment))

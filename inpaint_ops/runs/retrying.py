@@ -10,16 +10,14 @@ from __future__ import annotations
 import itertools
 import unicodedata
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from inpaint_ops.errors import (
     ConfigError,
-    DamagedObjectError,
     ObjectExistsError,
-    ObjectNotFoundError,
-    ObjectTooLargeError,
     RunConflictError,
 )
 from inpaint_ops.layout import MAX_RETRIES, retry_shard_name
@@ -36,9 +34,8 @@ from inpaint_ops.planning import (
     split_rows,
 )
 from inpaint_ops.records import Record, now
-from inpaint_ops.run_files.counted import CountedRecords, read_records
-from inpaint_ops.run_files.frozen import read_shard
-from inpaint_ops.run_files.retried import read_retries, read_retry_rows
+from inpaint_ops.run_files.retried import read_retries
+from inpaint_ops.run_files.rows import CountedRows
 from inpaint_ops.runs.checking import check_model
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
@@ -69,17 +66,15 @@ class _Run:
     """The first number that no retry has."""
     rows: dict[int, PlannedRow]
     """Every row as it was tried last, by line; rejected rows are not among them."""
-    counted: CountedRecords
+    records: list[Record]
+    """Each row's newest record."""
+    ended: Counter[int]
+    """Records of each retry."""
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        return self.counted.records
 
     def missing_of(self, retry: RetryPlan) -> int:
         """How many rows of a retry have no new record."""
-        every = [*self.records, *(one for earlier in self.counted.earlier.values() for one in earlier)]
-        return retry.rows - sum(record.retry == retry.number for record in every)
+        return retry.rows - self.ended[retry.number]
 
 
 def prepare_retry(
@@ -164,33 +159,31 @@ def _job_of(plan: Plan, job: JobOptions, chosen: Collection[str]) -> JobOptions:
 def _read(workspace: Workspace, plan: Plan) -> _Run:
     """The run as it stands. Raises ConfigError where it cannot be retried, RunConflictError where it goes on."""
     storage, layout, left = workspace.storage, workspace.layout(plan.run), Leftovers()
-    own: dict[str, Sequence[PlannedRow]] = {}
+    retries, free = read_retries(storage, layout, workspace.settings, left)
+    counted = CountedRows(storage, layout, plan, retries, workspace.settings, left)
+    rows: dict[int, PlannedRow] = {}
+    records: list[Record] = []
+    ended = Counter[int]()
+    for found in counted:
+        if found.row is not None:
+            rows[found.number] = found.row
+        ended.update(record.retry for _, record in found.records)
+        records.extend(record for _, record in found.records[-1:])
     for shard in plan.shards:
-        why = ""
-        try:
-            own[shard.name] = read_shard(storage, layout, shard, plan.job, workspace.settings, left)
-        except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
-            why = str(error)
-        if why or len(own[shard.name]) < shard.rows:
+        why = counted.unreadable.get(shard.name, "")
+        if why or counted.rows_read[shard.name] < shard.rows:
             raise ConfigError(
                 f"the rows of run {plan.run!r} can no longer be read ({why or layout.shard(shard.name)}), so none is "
                 "done again there: run its failed.jsonl as a manifest, under another run name"
             )
-    rows = {row.row: row for members in own.values() for row in members}
-    retries, free = read_retries(storage, layout, workspace.settings, left)
-    ids: dict[int, str | None] = {number: row.id for number, row in rows.items()} | dict.fromkeys(plan.rejected_rows)
-    retried = read_retry_rows(storage, layout, retries, ids, workspace.settings, left)
-    quick = workspace.settings.model_copy(update={"check_image_bytes": 0})
-    counted = read_records(storage, layout, plan, own | retried, quick, left)
-    rows |= {row.row: row for members in retried.values() for row in members}
-    missing = plan.rows - len(counted.records)
+    missing = plan.rows - len(records)
     if missing > 0:
         which = "1 row without a record" if missing == 1 else f"{missing:,} rows without a record"
         raise RunConflictError(
             f"run {plan.run!r} has {which}: it is under way, or stopped before its end; the same command without "
             "--retry goes on with it"
         )
-    return _Run(plan, retries, free, rows, counted)
+    return _Run(plan, retries, free, rows, records, ended)
 
 
 def _begun(run: _Run, selection: Selection, digest: str, request: str) -> RetryPlan | None:

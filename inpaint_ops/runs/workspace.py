@@ -114,7 +114,12 @@ class Workspace:
                 yield name, body
 
         parsed = read_parts(
-            digested(), folder=folder, is_allowed=self.storage.may_read, limits=limits, row_limit=row_limit, texts=texts
+            digested(),
+            folder=folder,
+            is_allowed=self.storage.may_read_each(),
+            limits=limits,
+            row_limit=row_limit,
+            texts=texts,
         )
         return parsed, digest.hexdigest()
 

@@ -112,17 +112,17 @@ class FolderStore:
         folders = [prefix]
         while folders:
             folder = folders.pop()
-            with _folder_errors(Location(None, folder), "list"), suppress(FileNotFoundError, NotADirectoryError):
-                with os.scandir(folder) as found:
-                    entries = list(found)
-                infos = []
-                for entry in entries:
+            with (
+                _folder_errors(Location(None, folder), "list"),
+                suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(folder) as found,
+            ):
+                for entry in found:
                     if entry.is_dir(follow_symlinks=False):
                         folders += [] if direct else [entry.path]
                     elif entry.is_file() and not entry.name.startswith(TEMP_PREFIX):
                         with suppress(FileNotFoundError):  # deleted meanwhile
-                            infos.append(_describe(Location(None, entry.path), entry.stat()))
-                yield from infos
+                            yield _describe(Location(None, entry.path), entry.stat())
 
     def folders(self, prefix: str) -> Iterator[str]:
         """See ObjectStore. Empty folders count too: a file system has them."""

@@ -12,10 +12,10 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from inpaint_ops.errors import (
@@ -46,6 +46,7 @@ _LINE_CHARS = 300
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Leftovers:
@@ -81,8 +82,11 @@ class Leftovers:
 def parse_model(data: bytes, kind: type[M], what: object) -> M:
     """`data` as a `kind`; `what` names it. Raises DamagedObjectError, for NaN and infinity too."""
     try:
-        _check_finite(pydantic_core.from_json(data, allow_inf_nan=False))
-        return kind.model_validate_json(data)
+        found = kind.model_validate_json(data)
+        for name in _open_fields(kind):
+            if value := getattr(found, name):
+                _check_finite(value)
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -92,17 +96,31 @@ def parse_model(data: bytes, kind: type[M], what: object) -> M:
         raise DamagedObjectError(f"{what} is damaged ({error})") from None
 
 
+@cache
+def _open_fields(kind: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of a model that hold an `Any`, which takes NaN and infinity where the model's numbers do not."""
+    return tuple(name for name, field in kind.model_fields.items() if _is_open(field.annotation))
+
+
+def _is_open(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return bool(_open_fields(annotation))
+    return annotation is Any or any(map(_is_open, get_args(annotation)))
+
+
 def _check_finite(value: Any) -> None:
-    """Raise ValueError for infinity: 1e999 is one to every JSON reader, and a model's `Any` takes it."""
+    """Raise ValueError for NaN and infinity: 1e999 is one to every JSON reader, and a model's `Any` takes it."""
     rest = [value]
     while rest:
         one = rest.pop()
         if isinstance(one, float) and not math.isfinite(one):
-            raise ValueError("a number is too large")
+            raise ValueError("a number is too large, or none")
         if isinstance(one, dict):
             rest.extend(one.values())
-        elif isinstance(one, list):
+        elif isinstance(one, list | tuple):
             rest.extend(one)
+        elif isinstance(one, BaseModel):
+            rest.extend(vars(one).values())
 
 
 def read_model(storage: Storage, where: Location, kind: type[M], *, max_bytes: int) -> M:
@@ -147,9 +165,7 @@ def _read(storage: Storage, info: ObjectInfo, kind: type[M], max_bytes: int) -> 
     return read_model(storage, info.location, kind, max_bytes=max_bytes)
 
 
-def each(
-    infos: Iterable[ObjectInfo], call: Callable[[ObjectInfo], T], left: Leftovers
-) -> Iterator[tuple[ObjectInfo, T]]:
+def each(infos: Iterable[K], call: Callable[[K], T], left: Leftovers) -> Iterator[tuple[K, T]]:
     """What `call` returns of each object, in this order and some at a time; one for which it raises is left out.
 
     Raises as `read_each` does.
@@ -171,7 +187,7 @@ def each(
         raise refused
 
 
-def _outcome(call: Callable[[ObjectInfo], T], info: ObjectInfo) -> T | StorageError:
+def _outcome(call: Callable[[K], T], info: K) -> T | StorageError:
     try:
         return call(info)
     except StorageUnavailableError:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -42,9 +43,11 @@ from inpaint_ops.records import (
     WorkerReport,
     now,
 )
+from inpaint_ops.run_files.compacted import read_shard_compacted
 from inpaint_ops.run_files.counted import check_image, why_not
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, read_model
+from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
+from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive
 
 log = logging.getLogger(__name__)
@@ -90,6 +93,7 @@ class Recorder:
     _stored_faults: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
     _accepted: dict[int, str] = field(default_factory=dict)
     """Rows whose record was checked, and its ETag then."""
+    _kept: KeptRecords = field(default_factory=KeptRecords)
     _refused: set[int] = field(default_factory=set)
     """Rows whose key is taken by something that does not count: this attempt's own record replaces it."""
 
@@ -97,8 +101,9 @@ class Recorder:
         """The rows of the shard that have ended, by whichever attempt.
 
         A record counts here if it is of a row of the shard by its key and its content, and a done one if its image is
-        there with its size: a request or two for each that is new since the last call, for `CHECKED_RECORDS` of them at
-        most. What does not count is logged; its row is painted again, and the new record replaces it.
+        there with its size: a request or two for each that is new since the last call, or one where the compacted
+        records have it as it stands, for `CHECKED_RECORDS` of them at most. What does not count is logged; its row is
+        painted again, and the new record replaces it.
         """
         left = Leftovers()
         there: dict[int, ObjectInfo] = {}
@@ -112,22 +117,58 @@ class Recorder:
         asked = dict(islice(new.items(), CHECKED_RECORDS))
         if len(new) > len(asked):
             log.info("%d records are accepted by their names and sizes alone", len(new) - len(asked))
-        sound = {info.location for info, _ in each(asked.values(), self._check, left)}
+        sound = {
+            info.location: body
+            for info, body in each(asked.values(), partial(self._check, self._compacted(asked)), left)
+        }
         for number, info in new.items():
             if info.location in sound or (number not in asked and 0 < info.size <= self.record_bytes):
                 self._accepted[number] = info.etag
+                if info.location in sound:
+                    self._kept.keep(number, info.etag, sound[info.location])
                 self._refused.discard(number)
             else:
                 self._accepted.pop(number, None)
                 self._refused.add(number)
         return {number for number in there if number in self._accepted}
 
-    def _check(self, info: ObjectInfo) -> None:
-        """Raise StorageError unless the object is a record that counts."""
-        self._check_record(info.location)
+    def store_compacted(self) -> None:
+        """Write the shard's records once more, in one object; best effort."""
+        self._kept.store(self.storage, self.layout, self.shard)
 
-    def _check_record(self, where: Location) -> None:
-        record = read_model(self.storage, where, Record, max_bytes=self.record_bytes)
+    def _compacted(self, asked: Mapping[int, ObjectInfo]) -> dict[Location, bytes]:
+        """Those records that the compacted ones have as they stand, on the first call: later ones ask for few."""
+        if self._accepted or not asked:
+            return {}
+        found = read_shard_compacted(
+            self.storage, self.layout, self.shard, records=len(asked), max_record=self.record_bytes,
+            total=sum(info.size for info in asked.values()),
+        )  # fmt: skip
+        stand = ((asked[number], kept) for number, kept in found if number in asked)
+        return {
+            info.location: kept.body for info, kept in stand if (info.etag, info.size) == (kept.etag, len(kept.body))
+        }
+
+    def _check(self, compacted: Mapping[Location, bytes], info: ObjectInfo) -> bytes:
+        """The record's bytes. Raises StorageError unless the object is a record that counts."""
+        if (body := compacted.get(info.location)) is not None:
+            try:
+                self._judge(info.location, body)
+                return body
+            except StorageUnavailableError:
+                raise
+            except StorageError as error:
+                log.info("its compacted copy: %s", error)
+        return self._checked_record(info.location)
+
+    def _checked_record(self, where: Location) -> bytes:
+        body = self.storage.get(where, max_bytes=self.record_bytes)
+        self._judge(where, body)
+        return body
+
+    def _judge(self, where: Location, body: bytes) -> None:
+        """Raise StorageError unless a record of these bytes counts."""
+        record = parse_model(body, Record, where)
         place = self.layout.shard_and_row(where)
         number = place[1] if place else 0
         why = why_not(record, shard=self.shard, number=number, row=self.rows.get(number), layout=self.layout)
@@ -299,19 +340,21 @@ class Recorder:
         body, place = record.model_dump_json().encode(), self.layout.record(self.shard, record.row)
         if record.row not in self._refused:
             try:
-                self.storage.put(place, body, if_absent=True, content_type="application/json")
+                info = self.storage.put(place, body, if_absent=True, content_type="application/json")
+                self._kept.keep(record.row, info.etag, body)
                 return
             except ObjectExistsError:
                 if self._stands(place):
                     return
         log.warning("%s is replaced: what was there is no record of row %d", place, record.row)
-        self.storage.put(place, body, content_type="application/json")
+        info = self.storage.put(place, body, content_type="application/json")
+        self._kept.keep(record.row, info.etag, body)
         self._refused.discard(record.row)
 
     def _stands(self, place: Location) -> bool:
         """Whether what is there counts."""
         try:
-            self._check_record(place)
+            self._checked_record(place)
         except StorageUnavailableError:
             raise
         except StorageError as error:

@@ -102,6 +102,7 @@ class ShardRun:
                 recorder.store_progress(self._snapshot("stopped"))
                 raise
         recorder.store_progress(self._snapshot("finished"))
+        recorder.store_compacted()
         workers = self._workers.started if self._workers else 0
         return ShardResult(
             self.shard, tally.done, tally.failed, tally.skipped, workers, seconds=time.monotonic() - started

@@ -208,6 +208,7 @@ def whole_job(cast: Cast) -> Night:
     for shard in plan.shards:
         with measured_shard(painter, claim.run, shard.name, measured.append):
             paint(painter, claim.run, shard.name)
+    assert paint(painter, claim.run, plan.shards[0].name).skipped, "by the compacted records"
     assert measured
     summary = finish(tasks, claim.run)
     make_plan(tasks, claim.manifest, "next", JOB)  # with what the first run taught

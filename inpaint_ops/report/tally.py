@@ -1,0 +1,285 @@
+"""A run's records, added one by one: what its summary, its page and its gallery are made of.
+
+Of a row, numbers are kept, some 100 bytes in arrays; of a batch, what its rows' records say, until its shard is closed.
+What names a row (the slowest batch, a card of the gallery) is looked up by its line at the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inpaint_ops.records import BATCH_STAGES, STAGES, Counts, ErrorInfo, Memory, Record, StageStats
+from inpaint_ops.report.batches import (
+    NO_WORKER,
+    BatchKey,
+    SeenBatch,
+    WorkerKey,
+    see,
+    stage_values,
+    worker_key,
+)
+from inpaint_ops.report.stages import stats_of
+from inpaint_ops.report.timeline import Interval, spans_of, widen
+
+Numbers = npt.NDArray[Any]
+
+SLOWEST = 15
+"""Rows that the page lists as the slowest."""
+
+FAILURES_PER_GROUP = 20
+"""Failed rows of one error type that are kept whole, the first by line."""
+
+_NOT = float("nan")
+
+
+@dataclass(slots=True)
+class SeenWorker:
+    """One worker process, as the records of its rows tell of it."""
+
+    last: datetime
+    batch_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class FailedRows:
+    """The rows that ended for one type of error: how many, the stages at which they did, and the first of them."""
+
+    error: ErrorInfo | None
+    count: int = 0
+    stages: Counter[str] = field(default_factory=Counter)
+    first: list[Record] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TakenTimes:
+    """Seconds of rows or batches, what they were for, and the row to name: arrays of one length."""
+
+    seconds: Numbers
+    work: Numbers
+    rows: Numbers
+
+
+class _BatchTimes:
+    def __init__(self) -> None:
+        self.seconds, self.work, self.rows = array("d"), array("l"), array("i")
+
+    def values(self) -> TakenTimes:
+        return TakenTimes(np.asarray(self.seconds), np.asarray(self.work), np.asarray(self.rows))
+
+
+class Tally:
+    """Add each row's one record, in the order of their lines; close each shard once all of its rows are added.
+
+    Batches and workers are expected to belong to one shard: one that records of several shards name counts once in
+    each.
+    """
+
+    def __init__(self) -> None:
+        self.rows = array("i")
+        self.row_seconds = array("d")
+        """Seconds of work on each row, its batch's in full."""
+        self.statuses: Counter[str] = Counter()
+        self.failures: dict[str, FailedRows] = {}
+        self.conversions: Counter[str] = Counter()
+        self.converted = 0
+        self.workers: dict[WorkerKey, SeenWorker] = {}
+        self.windows: dict[WorkerKey, Interval] = {}
+        """When each worker painted."""
+        self.first_start: datetime | None = None
+        """Of a row."""
+        self.finished: datetime | None = None
+        self.peak: Memory | None = None
+        self.images_with_steps = 0
+        self.steps = 0
+        """Of done rows, that ran."""
+        self._done = bytearray()
+        self._ids = array("q")
+        self._stages = {stage: array("d") for stage in STAGES}
+        self._batch_seconds = dict.fromkeys(STAGES, 0.0)
+        self._batch_times = {stage: _BatchTimes() for stage in STAGES if stage in BATCH_STAGES}
+        self._open: dict[str, dict[BatchKey, SeenBatch]] = defaultdict(dict)
+        self._slowest: list[tuple[float, int, int, Record]] = []
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Tally:
+        """The tally of these records, taken for those of one shard."""
+        tally = cls()
+        for record in sorted(records, key=lambda record: record.row):
+            tally.add(record)
+        tally.close()
+        return tally
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def done(self) -> int:
+        """Rows with an image."""
+        return self.statuses["done"]
+
+    def counts(self, rows: int) -> Counts:
+        """The rows by how they ended, of so many."""
+        counted = self.statuses
+        return Counts(rows=rows, done=counted["done"], failed=counted["failed"], rejected=counted["rejected"])
+
+    def add(self, record: Record, shard: str = "") -> None:
+        """Count one row; `shard` is the one whose attempt wrote the record."""
+        values = stage_values(record.timings)
+        seconds = sum(value or 0.0 for value in values)
+        self.rows.append(record.row)
+        self.row_seconds.append(seconds)
+        self._done.append(record.status == "done")
+        self._ids.append(hash(record.id))
+        for column, value in zip(self._stages.values(), values, strict=True):
+            column.append(_NOT if value is None else value)
+        self.statuses[record.status] += 1
+        if record.status != "done":
+            self._add_failure(record)
+        elif record.steps:
+            self.images_with_steps += 1
+            self.steps += record.steps
+        if record.conversions:
+            self.converted += 1
+            self.conversions.update(record.conversions)
+        if record.memory is not None:
+            self.peak = higher(self.peak, record.memory)
+        self._add_times(record)
+        if seconds > 0:
+            self._add_slow(seconds, record)
+        if record.batch is not None:
+            see(self._open[shard], record)
+
+    def close(self, shard: str = "") -> None:
+        """Every row of the shard is added: its batches are put together."""
+        batches = {key: batch for key, batch in self._open.pop(shard, {}).items() if batch.stages}
+        for (key, _), batch in batches.items():
+            for stage, seconds in batch.stages.items():
+                self._batch_seconds[stage] += seconds
+            if key in self.workers:
+                self.workers[key].batch_seconds += sum(batch.stages.values())
+        widen(self.windows, spans_of(batches.values()))
+        for stage, times in self._batch_times.items():
+            timed = {key: batch.taken[stage] for key, batch in batches.items() if stage in batch.taken}
+            firsts: dict[WorkerKey, str] = {}
+            for worker, name in timed:
+                firsts[worker] = min(name, firsts.get(worker, name))
+            for (worker, name), taken in timed.items():
+                if firsts[worker] != name:  # what a worker's first batch takes more is part of the cold start
+                    times.seconds.append(taken.seconds)
+                    times.work.append(taken.work)
+                    times.rows.append(taken.row)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds of work by stage, in the order of the stages; a batch counts once, not once per row."""
+        totals = {}
+        for stage in STAGES:
+            values = self._passed(stage)
+            if len(values):
+                totals[stage] = self._batch_seconds[stage] if stage in BATCH_STAGES else float(values.sum())
+        return totals
+
+    def stats(self) -> dict[str, StageStats]:
+        """The distribution of each stage over the rows that passed it."""
+        passed = ((stage, self._passed(stage)) for stage in STAGES)
+        return {stage: stats_of(values) for stage, values in passed if len(values)}
+
+    def taken(self, stage: str) -> TakenTimes:
+        """The rows that passed a stage or, where batches share it, the batches but the first of each worker."""
+        if stage in BATCH_STAGES:
+            return self._batch_times[stage].values()
+        values = np.asarray(self._stages[stage])
+        there = ~np.isnan(values)
+        return TakenTimes(values[there], np.ones(int(there.sum())), np.asarray(self.rows)[there])
+
+    def slowest(self, limit: int = SLOWEST) -> list[tuple[float, Record]]:
+        """The rows that were worked on longest, `SLOWEST` at most, waiting left out: seconds and record."""
+        ordered = sorted(self._slowest, key=lambda one: (-one[0], one[3].row))
+        return [(seconds, record) for seconds, _, _, record in ordered[:limit]]
+
+    def repeated_ids(self, find: Callable[[int], Record]) -> tuple[str, ...]:
+        """Ids that several rows have, in order; `find` gives a row's record."""
+        marks = np.asarray(self._ids)
+        _, inverse, counts = np.unique(marks, return_inverse=True, return_counts=True)
+        rows = np.asarray(self.rows)[counts[inverse] > 1]
+        named = Counter(find(int(row)).id for row in rows)
+        return tuple(sorted(name for name, count in named.items() if count > 1))
+
+    def gallery(self, limit: int = 24) -> list[int]:
+        """The lines of at most `limit` finished rows to show: a quarter of them the slowest, the rest spread over the
+        run.
+        """
+        done = np.flatnonzero(np.frombuffer(self._done, dtype=np.uint8)) if self._done else np.empty(0, np.int64)
+        rows = np.asarray(self.rows)
+        if limit <= 0 or len(done) <= limit:
+            return [int(row) for row in rows[done][: max(limit, 0)]]
+        slowest = done[np.lexsort((rows[done], -np.asarray(self.row_seconds)[done]))][: limit // 4]
+        others = np.setdiff1d(done, slowest)
+        places = limit - len(slowest)
+        step = (len(others) - 1) / (places - 1) if places > 1 else 0.0
+        spread = others[[round(index * step) for index in range(places)]]
+        return sorted(int(row) for row in rows[np.concatenate([slowest, spread])])
+
+    def _passed(self, stage: str) -> npt.NDArray[np.float64]:
+        values = np.asarray(self._stages[stage])
+        return np.asarray(values[~np.isnan(values)])
+
+    def _add_failure(self, record: Record) -> None:
+        group = self.failures.setdefault(error_type(record), FailedRows(record.error))
+        group.count += 1
+        if record.error:
+            group.stages[record.error.stage] += 1
+        if len(group.first) < FAILURES_PER_GROUP:
+            group.first.append(record)
+
+    def _add_times(self, record: Record) -> None:
+        if self.first_start is None or record.started_at < self.first_start:
+            self.first_start = record.started_at
+        if self.finished is None or record.finished_at > self.finished:
+            self.finished = record.finished_at
+        key = worker_key(record.worker)
+        if key == NO_WORKER:
+            return
+        worker = self.workers.get(key)
+        if worker is None:
+            self.workers[key] = SeenWorker(record.finished_at)
+        elif record.finished_at > worker.last:
+            worker.last = record.finished_at
+
+    def _add_slow(self, seconds: float, record: Record) -> None:
+        entry = (seconds, -record.row, -len(self.rows), record)
+        if len(self._slowest) < SLOWEST:
+            heapq.heappush(self._slowest, entry)
+        elif entry > self._slowest[0]:
+            heapq.heapreplace(self._slowest, entry)
+
+
+def error_type(record: Record) -> str:
+    """The class of the error that ended the row."""
+    return record.error.type if record.error else "unknown"
+
+
+def higher(one: Memory | None, other: Memory | None) -> Memory | None:
+    """The higher peak of each kind."""
+    if one is None or other is None:
+        return one or other
+    if other.peak_allocated <= one.peak_allocated and other.peak_reserved <= one.peak_reserved:
+        return one
+    return Memory(
+        peak_allocated=max(one.peak_allocated, other.peak_allocated),
+        peak_reserved=max(one.peak_reserved, other.peak_reserved),
+    )
+
+
+def find_among(records: Sequence[Record]) -> Callable[[int], Record]:
+    """What finds a record by its row among these."""
+    by_row = {record.row: record for record in records}
+    return by_row.__getitem__

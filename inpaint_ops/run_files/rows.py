@@ -1,0 +1,301 @@
+"""The rows of a run with their records that count, one row after another: none is kept, so a run may have a million.
+
+The shards of the run and of its retries are read side by side, in the order of the manifest. What is kept of a row is
+numbers (see `inventory`), and the mark of its id.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from operator import attrgetter
+
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import (
+    AccessDeniedError,
+    DamagedObjectError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+)
+from inpaint_ops.layout import REJECTED, RunLayout
+from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan, Shard, every_shard
+from inpaint_ops.records import Record
+from inpaint_ops.run_files.compacted import KeptRecord, read_shard_compacted
+from inpaint_ops.run_files.counted import image_of, why_not
+from inpaint_ops.run_files.frozen import read_shard, row_bytes
+from inpaint_ops.run_files.inventory import ListedImages, list_compacted, list_records, text_mark
+from inpaint_ops.storage import ObjectInfo, Storage
+from inpaint_ops.storage.stored import MAX_OBJECTS, Leftovers, parse_model, read_each
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 1000
+"""Rows whose records are looked at together."""
+
+_BYTES_PER_RECORD = 8 * 2**10
+"""What records have on average, at most, beyond what their rows have; ours have one to two thousand."""
+
+_SLACK = 64 * 2**20
+_NO_MOMENT = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRow:
+    """A row of the manifest, and its records that count, the oldest first, each with the shard that it is of."""
+
+    number: int
+    shard: str
+    """The run's own shard that the row is in; `REJECTED` for a rejected row."""
+    row: PlannedRow | None
+    """As it was tried last; None for a rejected row that was never tried again."""
+    records: tuple[tuple[str, Record], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A row in one shard of the run or of a retry, and its record there, if it counts."""
+
+    number: int
+    retry: int
+    shard: str
+    row: PlannedRow | None
+    record: Record | None
+
+
+_ORDER = attrgetter("number", "retry")
+
+
+class CountedRows:
+    """Reads a run's rows and records once, in the order of the manifest. What does not count gets a line each.
+
+    Asks for a listing of the records, of the compacted ones and of the images; for each shard's rows and compacted
+    records; and for each single record that the compacted ones do not have as it stands. Images are not read:
+    `swapped` names the records, by row and retry, whose images were found to be others.
+
+    `rows_read` and `unreadable` are known once the rows were gone through: by shard of the run, how many frozen rows it
+    has, and why they cannot be read.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        layout: RunLayout,
+        plan: Plan,
+        retries: Sequence[RetryPlan],
+        settings: Settings,
+        left: Leftovers,
+        *,
+        swapped: Collection[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self.rows_read: dict[str, int] = {}
+        self.unreadable: dict[str, str] = {}
+        self._storage, self._layout, self._plan, self._retries = storage, layout, plan, retries
+        self._settings, self._left, self._swapped = settings, left, swapped
+        self._record_bytes = row_bytes(settings)
+        self._slack = _SLACK
+        self._refused: AccessDeniedError | None = None
+        self._read_any = False
+
+    def __iter__(self) -> Iterator[CountedRow]:
+        """The rows by line, those without a record too. Raises StorageError."""
+        shards = {shard.name for shard in every_shard(self._plan, self._retries)} | {REJECTED}
+        limit = MAX_OBJECTS + self._plan.rows + sum(retry.rows for retry in self._retries)
+        asked = self._storage, self._layout
+        self._records = list_records(*asked, shards, self._left, limit=limit)
+        self._compacted = list_compacted(*asked, shards, self._left, limit=limit)
+        self._images = ListedImages.of(*asked, self._left, limit=limit)  # after the records: each record's is there
+        streams = [self._own(), self._rejected(), *map(self._retried, self._retries)]
+        for number, found in itertools.groupby(heapq.merge(*streams, key=_ORDER), key=attrgetter("number")):
+            if (row := self._merged(number, list(found))) is not None:
+                yield row
+        if self._refused is not None and not self._read_any:
+            raise self._refused
+
+    def _merged(self, number: int, found: list[_Found]) -> CountedRow | None:
+        """One row of the manifest, of what each shard has of it; None for one that the run has not."""
+        own = [one for one in found if not one.retry]
+        ids = {one.row.id if one.row else None for one in own}
+        counted = []
+        for one in found:
+            if one.retry and not (None in ids or (one.row and one.row.id in ids)):
+                self._left.add(
+                    f"shard {one.shard} of retry {one.retry} holds rows that the run has not: they were left out."
+                )
+                if one.record is not None:
+                    self._is_of_no_row(one.shard, number)
+            else:
+                counted.append(one)
+        if not counted:
+            return None
+        return CountedRow(
+            number,
+            own[-1].shard,
+            next((one.row for one in reversed(counted) if one.row is not None), None),
+            tuple((one.shard, one.record) for one in counted if one.record is not None),
+        )
+
+    def _own(self) -> Iterator[_Found]:
+        """The run's own rows. Of rows that share an id the first counts: an image has one row."""
+        ids: set[int] = set()
+        for shard in self._plan.shards:
+            rows: list[PlannedRow] = []
+            try:
+                rows = self._frozen(shard, self._plan.job)
+            except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
+                self.unreadable[shard.name] = str(error)
+                self._left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
+            self.rows_read[shard.name] = len(rows)
+            marks = [text_mark(row.id.casefold()) for row in rows]
+            kept = [row for row, mark in zip(rows, marks, strict=True) if mark not in ids]
+            if len(kept) < len(rows):
+                for row, mark in zip(rows, marks, strict=True):
+                    if mark in ids:
+                        self._left.add(
+                            f"row {row.row} of shard {shard.name} has the id of another row: it was left out."
+                        )
+            ids.update(marks)
+            yield from self._with_records(shard.name, 0, [(row.row, row) for row in kept])
+
+    def _rejected(self) -> Iterator[_Found]:
+        return self._with_records(REJECTED, 0, [(number, None) for number in sorted(self._plan.rejected_rows)])
+
+    def _retried(self, retry: RetryPlan) -> Iterator[_Found]:
+        for shard in retry.shards:
+            rows: list[PlannedRow] = []
+            try:
+                rows = self._frozen(shard, retry.job)
+            except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
+                self._left.add(
+                    f"shard {shard.name} of retry {retry.number} cannot be read, so none of its records counts: {error}"
+                )
+            yield from self._with_records(shard.name, retry.number, [(row.row, row) for row in rows])
+
+    def _frozen(self, shard: Shard, job: JobOptions) -> list[PlannedRow]:
+        rows = read_shard(self._storage, self._layout, shard, job, self._settings, self._left)
+        return sorted(rows, key=attrgetter("row"))
+
+    def _with_records(self, shard: str, retry: int, rows: Sequence[tuple[int, PlannedRow | None]]) -> Iterator[_Found]:
+        listed = self._records.pop(shard).by_row()
+        for number in sorted(listed.keys() - dict(rows).keys()):
+            self._is_of_no_row(shard, number)
+        compacted = self._read_compacted(shard, sum(size for size, _ in listed.values()), len(listed))
+        for first in range(0, len(rows), _AT_ONCE):
+            some = rows[first : first + _AT_ONCE]
+            records = self._sound(shard, dict(some), listed, compacted)
+            for number, row in some:
+                yield _Found(number, retry, shard, row, records.get(number))
+
+    def _is_of_no_row(self, shard: str, number: int) -> None:
+        where = self._layout.record(shard, number)
+        self._left.add(f"{where} is the record of no row of that shard: it was left out.")
+
+    def _read_compacted(self, shard: str, total: int, count: int) -> Iterator[tuple[int, KeptRecord]]:
+        """The shard's compacted records, by row; none where it has none."""
+        if shard not in self._compacted:
+            return iter(())
+        return read_shard_compacted(
+            self._storage, self._layout, shard, records=count, total=total, max_record=self._record_bytes
+        )
+
+    def _sound(
+        self,
+        shard: str,
+        rows: dict[int, PlannedRow | None],
+        listed: dict[int, tuple[int, int]],
+        compacted: Iterator[tuple[int, KeptRecord]],
+    ) -> dict[int, Record]:
+        """The records of some rows of a shard that count."""
+        wanted = self._affordable(shard, rows, listed)
+        found: dict[int, Record] = {}
+        for number, kept in _up_to(compacted, max(rows)):
+            if wanted.get(number) == (len(kept.body), text_mark(kept.etag)) and number not in found:
+                where = self._layout.record(shard, number)
+                try:
+                    record = parse_model(kept.body, Record, where)
+                except DamagedObjectError:
+                    continue
+                if not why_not(record, shard=shard, number=number, row=rows[number], layout=self._layout):
+                    found[number] = record
+        self._read_any = self._read_any or bool(found)
+        for number, record in self._single(shard, [number for number in wanted if number not in found], wanted):
+            if why := why_not(record, shard=shard, number=number, row=rows[number], layout=self._layout):
+                self._left.add(f"{self._layout.record(shard, number)} does not count: {why}.")
+            else:
+                found[number] = record
+        return self._with_images(found)
+
+    def _affordable(
+        self, shard: str, rows: dict[int, PlannedRow | None], listed: dict[int, tuple[int, int]]
+    ) -> dict[int, tuple[int, int]]:
+        """Those listed records of the rows that are read: large ones, which somebody else may have made, come last, and
+        only so many bytes are read for so many rows.
+        """
+        there = {number: listed[number] for number in rows if number in listed}
+        allowed = sum(_BYTES_PER_RECORD + (_weight(row) if row else 0) for row in rows.values())
+        if sum(size for size, _ in there.values()) <= allowed:
+            return there
+        kept, total = {}, 0
+        for number, (size, etag) in sorted(there.items(), key=lambda item: item[1][0]):
+            if total + size > allowed + self._slack:
+                self._left.add(
+                    f"{self._layout.record(shard, number)} was left out: it and its like have more than "
+                    f"{allowed + self._slack:,} bytes together."
+                )
+            else:
+                total += size
+                kept[number] = size, etag
+        self._slack -= max(0, total - allowed)
+        return {number: kept[number] for number in rows if number in kept}
+
+    def _single(
+        self, shard: str, numbers: Sequence[int], listed: dict[int, tuple[int, int]]
+    ) -> Iterator[tuple[int, Record]]:
+        """The records of these rows, each read by itself."""
+        if not numbers:
+            return
+        by_place = {self._layout.record(shard, number): number for number in numbers}
+        infos = (ObjectInfo(place, listed[number][0], "", _NO_MOMENT) for place, number in by_place.items())
+        try:
+            for info, record in read_each(self._storage, infos, Record, self._left, max_bytes=self._record_bytes):
+                self._read_any = True
+                yield by_place[info.location], record
+        except AccessDeniedError as error:
+            self._refused = self._refused or error
+
+    def _with_images(self, records: dict[int, Record]) -> dict[int, Record]:
+        """Those records less the ones of done rows whose image is not there, or is another."""
+        keys = {number: place.key for number, record in records.items() if (place := image_of(record, self._layout))}
+        sizes = dict(zip(keys, self._images.sizes_of(list(keys.values())), strict=True))
+        sound = {}
+        for number, record in records.items():
+            why = ""
+            if record.output is not None:
+                size = sizes[number]
+                if size is None:
+                    why = f"its image {keys[number].rpartition('/')[2]} is not there"
+                elif size != record.output.bytes:
+                    why = f"its image has {size:,} bytes, and its record says {record.output.bytes:,}"
+                elif (number, record.retry) in self._swapped:
+                    why = "its image is not the one of its record"
+            if why:
+                self._left.add(f"row {number} does not count as done: {why}.")
+            else:
+                sound[number] = record
+        return sound
+
+
+def _up_to(compacted: Iterator[tuple[int, KeptRecord]], last: int) -> Iterator[tuple[int, KeptRecord]]:
+    """The next ones as far as row `last`. Where that row has none, the one after it is lost: it is read by itself."""
+    for number, kept in compacted:
+        yield number, kept
+        if number >= last:
+            return
+
+
+def _weight(row: PlannedRow) -> int:
+    """What the row brings into its record, in bytes, and no less."""
+    return 6 * (len(row.prompt) + len(row.image) + len(row.mask)) + (len(row.model_dump_json()) if row.extra else 0)

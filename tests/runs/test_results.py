@@ -1,0 +1,214 @@
+"""A report made as the rows go by is the one that all records together would give, and keeps none of them."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from inpaint_ops.config import Settings
+from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan
+from inpaint_ops.records import ErrorInfo, Output, Record, RunSummary, Timings, WorkerReport
+from inpaint_ops.report import results_jsonl, summarize, timings_parquet, trace, trace_json
+from inpaint_ops.runs import Workspace, finish, prepare, prepare_retry
+from inpaint_ops.runs.results import ResultsFile
+from tests.support.simulated_run import worker_report
+from tests.support.synthetic_run import START, record, worker
+
+JOB = JobOptions(model="tiny-random", shard_rows=40, failure_threshold=0.5)
+
+
+class Painted:
+    """A run of `rows` rows, every 50th rejected and every 11th failed, as its attempts would have left it."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self.manifest = folder / "job.jsonl"
+        lines = [{"id": f"p{n}", "image": f"{n}.png", "mask": "m.png", "prompt": "x"} for n in range(1, rows + 1)]
+        for line in lines[6::50]:
+            line["image"] = "../x.png"
+        self.manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.workspace = Workspace.open(Settings(), store=str(folder / "out"), also_readable=[str(folder)])
+        self.plan = prepare(self.workspace, str(self.manifest), "run", JOB)
+        self.layout = self.workspace.layout("run")
+        for row in self.plan.rejected_rows:  # planned when the run began, which was not today
+            place = Path(self.layout.record("rejected", row).key)
+            found = Record.model_validate_json(place.read_bytes())
+            moments = {"started_at": START, "finished_at": START}
+            place.write_text(found.model_copy(update=moments).model_dump_json())
+        for shard in self.plan.shards:
+            self.paint(shard.name, 0, fails=11)
+
+    def retry(self, number: int, asked: str, fails: int) -> None:
+        again = prepare_retry(self.workspace, str(self.manifest), "run", asked, JOB)
+        assert again.retry is not None and again.retry.number == number
+        for shard in again.retry.shards:
+            self.paint(shard.name, number, fails=fails)
+
+    def paint(self, shard: str, retry: int, *, fails: int) -> None:
+        process = worker(int(sha256(shard.encode()).hexdigest()[:6], 16), START + timedelta(hours=retry))
+        for at, row in enumerate(self.workspace.shard_rows(self.plan, shard)):
+            found = self.record(row, at, retry, is_done=row.row % fails > 0).model_copy(
+                update={"attempt": f"{shard}-a", "worker": process}
+            )
+            self.put(self.layout.record(shard, row.row).key, found.model_dump_json().encode())
+        report = worker_report(process, 900).model_copy(update={"shard": shard, "attempt": f"{shard}-a"})
+        self.put(self.layout.worker(f"{shard}-a-1").key, report.model_dump_json().encode())
+
+    def record(self, row: PlannedRow, at: int, retry: int, *, is_done: bool) -> Record:
+        whole = record(at + 1, start=START + timedelta(hours=retry))
+        slow = 90.0 if row.row == 23 else 0.1
+        values = {"id": row.id, "row": row.row, "retry": retry, "source": row.image, "mask": row.mask,
+                  "timings": whole.timings.model_copy(update={"encode": slow + row.row % 7 / 10})}  # fmt: skip
+        if not is_done:
+            error = ErrorInfo(type=f"Error{row.row % 3}", stage="decode", message="bad", permanent=True)
+            return whole.model_copy(
+                update=values | {"status": "failed", "error": error, "output": None, "batch": None, "memory": None,
+                                 "timings": Timings(download=0.1), "steps": None}
+            )  # fmt: skip
+        place = self.layout.image(row.id, ".png")
+        if Path(place.key).exists():
+            place = self.layout.image(row.id, ".png", retry)
+        body = f"{row.id} {retry}".encode()
+        self.put(place.key, body)
+        output = Output(
+            uri=place.uri, sha256=sha256(body).hexdigest(), bytes=len(body), width=8, height=8, format="png"
+        )
+        return whole.model_copy(update=values | {"output": output})
+
+    def put(self, key: str, body: bytes) -> None:
+        """Without the sync of a real put."""
+        Path(key).parent.mkdir(parents=True, exist_ok=True)
+        Path(key).write_bytes(body)
+
+    def records(self) -> list[Record]:
+        return [Record.model_validate_json(line) for line in self.read("results.jsonl").splitlines()]
+
+    def workers(self) -> list[WorkerReport]:
+        found = [self.workspace.storage.get(info.location) for info in self.workspace.storage.list(self.layout.workers)]
+        return sorted(map(WorkerReport.model_validate_json, found), key=lambda report: report.worker.started_at)
+
+    def read(self, name: str) -> bytes:
+        return Path(self.layout.root.key, name).read_bytes()
+
+
+def together(run: Painted, records: Sequence[Record], workers: Sequence[WorkerReport], seen: RunSummary) -> RunSummary:
+    """The summary of all records at once; what is not of the records is taken from the one that was written."""
+    plan: Plan = run.plan
+    return summarize(
+        run="run",
+        manifest=plan.manifest,
+        manifest_sha256=plan.manifest_sha256,
+        job=plan.job.model_dump(mode="json"),
+        rows=plan.rows,
+        failure_threshold=plan.job.failure_threshold,
+        records=records,
+        workers=workers,
+        row_numbers=range(1, plan.rows + 1),
+        forecast=plan.forecast,
+        shard_basis=plan.shard_basis,
+        left_out=[f"manifest: {note}" for note in plan.warnings],
+        images_checked=seen.images_checked,
+        retries=seen.retries,
+    )
+
+
+def test_the_report_of_rows_that_go_by_is_that_of_all_of_them_together(tmp_path: Path) -> None:
+    run = Painted(tmp_path, 230)
+    run.retry(1, "failed,p5,p100", fails=4)
+    run.retry(2, "failed", fails=1000)
+    summary = finish(run.workspace, "run")
+    records, workers = run.records(), run.workers()
+    assert [one.row for one in records] == list(range(1, 231))
+    assert {len(one.earlier) for one in records} == {0, 1, 2}, "rows are done again, some twice"
+    expected = together(run, records, workers, summary)
+    idle = {"seconds", "images_per_second"}  # without the hours between the retries
+    assert summary.model_dump(exclude=idle) == expected.model_dump(exclude=idle)
+    assert expected.seconds - summary.seconds == pytest.approx(2 * 3600, rel=0.1)
+    assert run.read("results.jsonl") == results_jsonl(records)
+    assert run.read("timings.parquet") == timings_parquet(records)
+    assert run.read("trace.json") == trace_json(records, workers)
+    failed = [json.loads(line)["id"] for line in run.read("failed.jsonl").splitlines()]
+    assert failed == [one.id for one in records if one.status == "failed"]
+    assert any("row 23 (p23)" in line for line in summary.warnings), "the slow row is named"
+    assert [(one.done + one.failed, one.rows) for one in summary.retries] == [(22, 22), (6, 6)]
+
+
+def test_rows_without_a_record_are_named_by_line_and_by_shard(tmp_path: Path) -> None:
+    run = Painted(tmp_path, 100)
+    for row in (1, 50, 99):
+        Path(run.layout.record(f"0000{(row - 1) // 41}", row).key).unlink()
+    summary = finish(run.workspace, "run")
+    assert summary.reasons[0] == "3 of 100 rows have no record: lines 1, 50, 99."
+    assert [line.split()[1] for line in summary.reasons[1:]] == ["00000", "00001", "00002"]
+    assert together(run, run.records(), run.workers(), summary).reasons == summary.reasons[:1]
+
+
+def test_a_rejected_rows_record_with_the_id_of_another_row_is_told(tmp_path: Path) -> None:
+    run = Painted(tmp_path, 60)
+    place = Path(run.layout.record("rejected", 7).key)
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"id": "p30"}))
+    assert "1 id names more than one row: p30." in finish(run.workspace, "run").reasons
+
+
+def test_a_report_holds_a_few_thousand_records_however_many_rows_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Painted(tmp_path, 6000)
+    held = []
+    append = ResultsFile.append
+
+    def counted(self: ResultsFile, found: Record) -> None:
+        if found.row % 500 == 0:
+            held.append(sum(type(one) is Record for one in gc.get_objects()))
+        append(self, found)
+
+    monkeypatch.setattr(ResultsFile, "append", counted)
+    assert finish(run.workspace, "run").counts.missing == 0
+    assert len(held) == 12 and max(held) < 2000
+
+
+def test_the_trace_of_a_large_run_shows_whole_shards_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Painted(tmp_path, 400)
+    assert finish(run.workspace, "run").trace_rows is None
+    assert "limit" not in json.loads(run.read("trace.json"))["otherData"]
+    monkeypatch.setattr(trace, "TRACE_ROWS", 130)
+    summary = finish(run.workspace, "run")
+    drawn = json.loads(run.read("trace.json"))
+    rows = {event["args"]["row"] for event in drawn["traceEvents"] if "row" in event.get("args", {})}
+    shards = [{row.row for row in run.workspace.shard_rows(run.plan, shard.name)} for shard in run.plan.shards]
+    assert [bool(rows & shard) for shard in shards].count(True) == 3
+    assert all(rows & shard in (shard, set()) for shard in shards) and rows & shards[0] and rows & shards[-1]
+    assert summary.trace_rows == len(rows)
+    assert f"these are {len(rows):,} of 392" in drawn["otherData"]["limit"]
+
+
+@pytest.mark.parametrize(("shards", "limit", "shown"), [
+    ({"a": 50}, 40, {"a"}),
+    ({"a": 20, "b": 20, "c": 20}, 60, {"a", "b", "c"}),
+    ({"a": 20, "b": 20, "c": 20}, 40, {"a", "c"}),
+    ({"a": 20, "b": 90, "c": 20, "d": 20}, 45, {"a", "d"}),
+    ({}, 10, set()),
+])  # fmt: skip
+def test_shards_for_the_trace_are_spread_over_the_run(
+    monkeypatch: pytest.MonkeyPatch, shards: dict[str, int], limit: int, shown: set[str]
+) -> None:
+    monkeypatch.setattr(trace, "TRACE_ROWS", limit)
+    assert trace.sample_shards(shards) == shown
+
+
+def test_a_retrys_shards_follow_each_other(tmp_path: Path) -> None:
+    run = Painted(tmp_path, 120)
+    again = prepare_retry(run.workspace, str(run.manifest), "run", "p1,p5,p99", JOB)
+    assert again.retry is not None
+    shard = again.retry.shards[0].model_dump()
+    apart = [shard | {"name": shard["name"].replace("00000r", f"0000{at}r"), "first_row": 9 - at} for at in range(2)]
+    with pytest.raises(ValidationError, match="follow each other"):
+        RetryPlan.model_validate(again.retry.model_dump() | {"shards": apart})
