@@ -58,7 +58,8 @@ def work(events_fd: int, started: float) -> NoReturn:
     warnings.filterwarnings("ignore", module="PIL")  # one for each tag of a damaged file: thousands of lines per row
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     os.set_inheritable(events_fd, False)
-    with os.fdopen(events_fd, "w", encoding="utf-8") as events, open(0, "rb", closefd=False) as commands:
+    commands = open(0, "rb", closefd=False)  # noqa: SIM115 - closing it would wait for the thread that reads it
+    with os.fdopen(events_fd, "w", encoding="utf-8") as events:
         try:
             code = serve(commands, events, started=started)
         except BaseException:

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _import(path.parent)
             serve(path, environment, found, work, time.perf_counter() - began)
     except ImportError as error:
-        print(f"warm host: the model stack cannot be imported here: {error}", file=sys.stderr, flush=True)
+        print(f"warm host: the model stack cannot be imported: {one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except (ConfigError, OSError) as error:
         print(f"warm host: {one_line(str(error))}", file=sys.stderr, flush=True)
@@ -310,7 +310,7 @@ def _end(number: int, frame: object) -> None:
 
 
 def _log(text: str) -> None:
-    print(f"warm host {os.getpid()}: {text}", file=sys.stderr, flush=True)
+    print(f"warm host {os.getpid()}: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
