@@ -51,7 +51,7 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
     """Batches of crops and of masks for them, without end; each worker of a DataLoader draws its own."""
 
     def __init__(self, pictures: Pictures, count: int, size: int) -> None:
-        """`count` crops of `size` pixels a batch."""
+        """`count` crops of `size` pixels per batch."""
         self.pictures, self.count, self.size = pictures, count, size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -135,8 +135,7 @@ class Prompts:
 
     def _encode(self, text: str) -> Embedding:
         for_each = self.split(text)
-        plain = all(weight == 1 for one in for_each for chunk in one.chunks for weight in chunk.weights)
-        if plain and self._syntax == "plain" and all(len(one.chunks) == 1 for one in for_each):
+        if self._syntax == "plain" and all(len(one.chunks) == 1 for one in for_each):
             with self._tokenizing:
                 tokens, _, pooled, _ = self._pipe.encode_prompt(
                     prompt=text, num_images_per_prompt=1, do_classifier_free_guidance=False

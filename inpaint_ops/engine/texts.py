@@ -46,7 +46,7 @@ def pieces(text: str, syntax: PromptSyntax) -> list[Piece]:
 
     `plain`: the whole text, whatever it holds. `weighted`: the notation of AUTOMATIC1111's web UI: `(words)` weigh 1.1
     times as much, `(words:1.3)` 1.3 times, `[words]` 1 / 1.1 times; brackets nest; a backslash before a bracket makes
-    it a character. A bracket without its partner is a character too.
+    it a character. A number of 100 or more is words. A bracket without its partner is a character too.
     """
     if syntax == "plain":
         return [Piece(text)]
@@ -54,7 +54,8 @@ def pieces(text: str, syntax: PromptSyntax) -> list[Piece]:
 
 
 _TOKEN = re.compile(r"\\[()\[\]\\]|\(|\)|\[|\]|[^\\()\[\]]+|\\")
-_NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
+_NUMBER = re.compile(r":\s*([+-]?(?:\d{1,2}(?:\.\d*)?|\.\d+))\s*$")
+"""A weight below 100: a year, say, is a word."""
 
 
 def _weighted(text: str) -> list[Piece]:

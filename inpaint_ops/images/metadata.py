@@ -270,12 +270,20 @@ def _xmp(image: ImageFile.ImageFile) -> bytes | None:
     return (found.encode() if isinstance(found, str) else found) or None
 
 
+def tame_xmp(xmp: bytes) -> bytes | None:
+    """The packet without its padding; None where parsing it could cost too much."""
+    body = xmp.rstrip(b"\0 \r\n\t")
+    if len(body) > MAX_TEXT_BYTES or b"<!" in body.replace(b"<!--", b""):  # no document types: entities can explode
+        return None
+    return body
+
+
 def _clean_xmp(xmp: bytes | None) -> tuple[bytes | None, list[str]]:
     """The packet without what `safe` removes, and what that was; None where that is not known."""
     if xmp is None:
         return None, []
-    body = xmp.rstrip(b"\0 \r\n\t")
-    if len(body) > MAX_TEXT_BYTES or b"<!" in body.replace(b"<!--", b""):  # no document types: entities can explode
+    body = tame_xmp(xmp)
+    if body is None:
         return None, ["XMP"]
     try:
         document = minidom.parseString(body)  # noqa: S318 - expat without entities, and bounded

@@ -14,7 +14,7 @@ from xml.dom import minidom
 from PIL import Image
 
 from inpaint_ops.config import Provenance
-from inpaint_ops.images.metadata import MAX_SEGMENT, MAX_TEXT_BYTES, Metadata
+from inpaint_ops.images.metadata import MAX_SEGMENT, Metadata, tame_xmp
 
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture parts of which a trained model has made."""
@@ -74,7 +74,10 @@ def marked(
         if xmp is not None and format == "jpeg" and len(xmp) > MAX_SEGMENT:
             notes.append("the prompt is too long for a jpeg's metadata, and is not in it")
             xmp = _merged(None, making, whole=False)
-    metadata = replace(metadata, xmp=xmp)
+    cleared = _without_parameters(metadata)
+    if cleared != metadata:
+        notes.append("the parameters of an earlier painting, which the source had, were removed")
+    metadata = replace(cleared, xmp=xmp)
     if policy == "full":
         metadata, more = _with_parameters(metadata, parameters(making), format)
         notes += more
@@ -114,24 +117,40 @@ def parameters(making: Making) -> str:
     return "\n".join(lines)
 
 
+def _without_parameters(metadata: Metadata) -> Metadata:
+    """The metadata less the parameters of an earlier painting: a PNG's text, or a user comment that looks like them."""
+    texts = tuple(chunk for chunk in metadata.texts if chunk[1].split(b"\0")[0] != _PARAMETERS)
+    exif = _exif_of(metadata)
+    comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    if isinstance(comment, bytes) and any(
+        "Steps: ".encode(code) in comment for code in ("ascii", "utf-16-be", "utf-16-le")
+    ):
+        del exif.get_ifd(_EXIF_IFD)[_USER_COMMENT]
+        return replace(metadata, texts=texts, exif=exif.tobytes())
+    return replace(metadata, texts=texts) if texts != metadata.texts else metadata
+
+
 def _with_parameters(metadata: Metadata, text: str, format: str) -> tuple[Metadata, list[str]]:  # noqa: A002
     """A PNG's text; the user comment of EXIF elsewhere, where the source has none of its own."""
     if format == "png":
-        kept = tuple(chunk for chunk in metadata.texts if chunk[1].split(b"\0")[0] != _PARAMETERS)
-        notes = ["the source's own `parameters` gave way to this picture's"] if kept != metadata.texts else []
         chunk = (b"iTXt", _PARAMETERS + b"\0\0\0\0\0" + text.encode("utf-8", "replace"))
-        return replace(metadata, texts=(*kept, chunk)), notes
-    exif = Image.Exif()
-    if metadata.exif:
-        exif.load(metadata.exif)
+        return replace(metadata, texts=(*metadata.texts, chunk)), []
+    exif = _exif_of(metadata)
     details = exif.get_ifd(_EXIF_IFD)
     if details.get(_USER_COMMENT):
-        return metadata, []  # the source's; XMP has the prompt too
+        return metadata, ["the parameters are not in EXIF: the source has a user comment of its own there"]
     details[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
     block = exif.tobytes()
     if format == "jpeg" and len(block) > MAX_SEGMENT:
         return metadata, ["the parameters are too long for a jpeg's EXIF, and are not in it"]
     return replace(metadata, exif=block), []
+
+
+def _exif_of(metadata: Metadata) -> Image.Exif:
+    exif = Image.Exif()
+    if metadata.exif:
+        exif.load(metadata.exif)
+    return exif
 
 
 def _merged(xmp: bytes | None, making: Making, *, whole: bool) -> bytes | None:
@@ -150,9 +169,9 @@ def _merged(xmp: bytes | None, making: Making, *, whole: bool) -> bytes | None:
 
 
 def _parsed(xmp: bytes | None) -> minidom.Document | None:
-    body = (xmp or b"").rstrip(b"\0 \r\n\t")
-    if not body or len(body) > MAX_TEXT_BYTES or b"<!" in body.replace(b"<!--", b""):
-        return None  # no document types: entities can explode
+    body = tame_xmp(xmp or b"")
+    if not body:
+        return None
     try:
         return minidom.parseString(body)  # noqa: S318 - expat without entities, and bounded
     except Exception:  # foreign bytes: ExpatError, RecursionError, UnicodeError, ...

@@ -30,6 +30,8 @@ class JobTexts:
         Raises BadRowError for a value that is not there, or is no text and no number.
         """
         templates = {name: text for name in _TEXTS if (text := getattr(self, name)) is not None}
+        if not templates:
+            return values
         named = {path[0] for text in templates.values() for path in fields_of(text)}
         own = {name: value for name, value in values.items() if name in named and name not in Row.model_fields}
         kept = {name: value for name, value in values.items() if name not in own}

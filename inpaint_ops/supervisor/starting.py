@@ -68,7 +68,6 @@ class Process(Protocol):
 
     def wait(self) -> int:
         """The same, once it has ended."""
-        raise NotImplementedError
 
     def kill(self) -> None:
         """Kill it and every process in its group, without waiting. Safe in any thread."""

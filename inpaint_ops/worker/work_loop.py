@@ -94,6 +94,8 @@ class WorkLoop:
         self._finishing: set[int] = set()
         self._flush = self._end = False
         self._last_size = (self._loaded.native_size, self._loaded.native_size)
+        ledger = self._loaded.ledger  # looks at the whole pipeline: once, and not for each row
+        self._scheduler = next((one.effective for one in ledger if one.name == "scheduler"), "")
 
     def run(self) -> None:
         """Work until End has come and every row has ended."""
@@ -264,7 +266,7 @@ class WorkLoop:
             steps=result.steps,
             guidance_scale=item.guidance_scale,
             strength=item.strength,
-            scheduler=next((one.effective for one in self._loaded.ledger if one.name == "scheduler"), ""),
+            scheduler=self._scheduler,
             size=row.placement.working,
         )
 

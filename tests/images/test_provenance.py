@@ -116,7 +116,17 @@ def test_marking_twice_is_marking_once() -> None:
     assert second.xmp is not None and second.xmp.count(b"DigitalSourceType>http") == 1
     assert b"Seed: 8" in second.xmp and b"Seed: 7" not in second.xmp
     assert len(second.texts) == 1
-    assert notes == ("the source's own `parameters` gave way to this picture's",)
+    assert notes == ("the parameters of an earlier painting, which the source had, were removed",)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("policy", ["full", "mark"])
+def test_the_parameters_of_an_earlier_painting_do_not_stay(format: Format, policy: str) -> None:
+    earlier, _ = images.marked(NOTHING, replace(MAKING, prompt="old words"), policy="full", format=format)
+    data, notes = written(format, earlier, policy=policy)
+    for code in ("utf-8", "utf-16-be"):
+        assert "old words".encode(code) not in data
+    assert notes == ("the parameters of an earlier painting, which the source had, were removed",)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,8 @@ def test_what_is_too_long_for_a_jpeg_is_said_and_the_mark_stays() -> None:
 def test_a_comment_of_the_photographer_stays() -> None:
     exif = Image.Exif()
     exif.get_ifd(34665)[0x9286] = b"ASCII\0\0\0mine"
-    data, _ = written("webp", Metadata(exif=exif.tobytes()))
+    data, notes = written("webp", Metadata(exif=exif.tobytes()))
+    assert notes == ("the parameters are not in EXIF: the source has a user comment of its own there",)
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.getexif().get_ifd(34665)[0x9286] == b"ASCII\0\0\0mine"
     assert "AIPromptInformation" in xmp_of(data)
