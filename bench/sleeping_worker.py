@@ -37,12 +37,18 @@ from inpaint_ops.worker.setup import WorkerSetup
 DEVICE = DeviceInfo(kind="cpu", name="a device that sleeps", uuid="sleeping")
 
 
+class _OneChunk:
+    def shape(self, prompt: str, negative_prompt: str | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
+        return 1, ()
+
+
 class SleepingEngine:
     """Gives each row's source back as a negative, after `seconds` per row of the batch."""
 
     def __init__(self, batch_size: int, seconds: float, padded: bool, journal: Path) -> None:
         self.batch_size, self._seconds, self._padded, self._journal = batch_size, seconds, padded, journal
         self.measurements = Measurements()
+        self.prompts = _OneChunk()
         self._count = 0
 
     def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
@@ -71,10 +77,19 @@ class SleepingEngine:
         return tuple(ledger)
 
 
-class _Loaded:
+class _Sleeping:
+    identity = ModelIdentity(name="sleeping", random_weights=True)
     native_size = 1024
+    ledger: tuple[LedgerEntry, ...] = ()
 
-    def inspect(self, *_: Any, **__: Any) -> tuple[LedgerEntry, ...]:
+    def inspect(
+        self,
+        working_size: tuple[int, int],
+        *,
+        batch_size: int | None = None,
+        batch_limit: int | None = None,
+        prompts_done: bool = False,
+    ) -> tuple[LedgerEntry, ...]:
         return ()
 
 
@@ -88,7 +103,8 @@ def main() -> NoReturn:
     given, rest = parser.parse_known_args()
 
     def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpreter: float) -> WorkerSetup:
-        engine: Any = SleepingEngine(given.batch, given.seconds, given.padded, given.journal)
+        model = _Sleeping()
+        engine = SleepingEngine(given.batch, given.seconds, given.padded, given.journal)
         who = WorkerInfo(
             pid=os.getpid(),
             host=socket.gethostname(),
@@ -99,18 +115,17 @@ def main() -> NoReturn:
             Ready(
                 worker=who,
                 device=DEVICE,
-                model=ModelIdentity(name="sleeping", random_weights=True),
+                model=model.identity,
                 tuning={},
                 ledger=(),
                 cold_start=ColdStart(interpreter=interpreter),
                 versions={},
-                native_size=_Loaded.native_size,
+                native_size=model.native_size,
                 batch_size=given.batch,
             )
         )
-        loaded: Any = _Loaded()
         lease: Any = None
-        return WorkerSetup(job, lease, loaded, engine, ColdStart())
+        return WorkerSetup(job, lease, model, engine, ColdStart())
 
     serving.set_up = set_up  # type: ignore[attr-defined]
     worker.main(rest)

@@ -24,6 +24,7 @@ from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
 from inpaint_ops.records import ColdStart, DeviceInfo, Model, WorkerInfo
 from inpaint_ops.worker.imports import import_model_stack, set_environment
 from inpaint_ops.worker.installation import versions
+from inpaint_ops.worker.painter import Painter, TunedModel
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import Engine
@@ -43,8 +44,8 @@ class WorkerSetup:
 
     job: Job
     lease: device.Lease
-    loaded: LoadedModel
-    engine: Engine
+    loaded: TunedModel
+    engine: Painter
     cold_start: ColdStart
 
 

@@ -170,7 +170,7 @@ def test_any_prompt_can_be_written(prompt: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed: libimage-exiftool-perl")
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
 def test_exiftool_reads_it(format: Format, tmp_path: Any) -> None:
     path = tmp_path / f"image{EXTENSIONS[format]}"
     path.write_bytes(written(format, Metadata(xmp=CAMERA))[0])
