@@ -1,4 +1,4 @@
-"""What an engine is made of in tests: a model around a real pipeline, and a listener that remembers."""
+"""What an engine is made of in tests: a model around a real pipeline, rows, a listener that remembers, a small card."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import torch
+
+from inpaint_ops.engine import BatchKey, PaintItem, PaintResult
 from inpaint_ops.tuning import Tuning
 
 
@@ -43,3 +47,57 @@ class Remembering:
 
     def out_of_memory(self, message: str) -> None:
         self.memory.append(message)
+
+
+KEY = BatchKey(width=64, height=64, steps=4, guidance_scale=7.5, strength=0.9999)
+
+
+LEVELS = 1
+"""Levels of 255 by which a row may differ between a batch and by itself: 2e-6 of float noise can tip a rounding."""
+
+
+def item(
+    row: int,
+    *,
+    key: BatchKey = KEY,
+    seed: int | None = None,
+    prompt: str = "a red boat",
+    negative_prompt: str | None = None,
+) -> PaintItem:
+    """A row whose picture and mask depend on its number."""
+    draw = np.random.default_rng(row)
+    rgb = draw.integers(0, 256, (key.height, key.width, 3), dtype=np.uint8)
+    mask = np.zeros((key.height, key.width), np.uint8)
+    mask[8 * (row % 4) : 40, 16:56] = 255
+    return PaintItem(row, key, rgb, mask, prompt, negative_prompt, row if seed is None else seed)
+
+
+def image(result: PaintResult) -> np.ndarray:
+    assert result.error is None, result.error
+    assert result.image is not None
+    return result.image
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+class SmallCard:
+    """A card with a byte budget, around a real pipeline: it counts what the UNet and the VAE are given.
+
+    A UNet sample (with its guidance twin) takes `sample` bytes a latent pixel, a VAE call `pixel` bytes per pixel.
+    """
+
+    def __init__(self, pipe: Any, budget: int, sample: int = 100, pixel: int = 10) -> None:
+        self.budget, self.most, self.asked = budget, 0, []
+        unet, decoder, encoder = pipe.unet.forward, pipe.vae.decoder.forward, pipe.vae.encoder.forward
+        pipe.unet.forward = lambda x, *a, **k: (self.need(x, sample), unet(x, *a, **k))[1]
+        pipe.vae.decoder.forward = lambda x, *a, **k: (self.need(x, pixel * 64), decoder(x, *a, **k))[1]
+        pipe.vae.encoder.forward = lambda x, *a, **k: (self.need(x, pixel), encoder(x, *a, **k))[1]
+
+    def need(self, tensor: torch.Tensor, each: int) -> None:
+        wanted = tensor.shape[0] * tensor.shape[2] * tensor.shape[3] * each
+        self.asked.append(wanted)
+        if wanted > self.budget:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {wanted} bytes of {self.budget}")
+        self.most = max(self.most, wanted)
