@@ -17,7 +17,8 @@ from pathlib import Path
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.model.random_weights import ensure
 from tests.faults.catalogue import FAULTS, FORKED
-from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
+from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage
+from tests.faults.cluster_trials import run_cluster_trials
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial
 from tests.support.cluster import started
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage, run_cluster_trials
+from tests.faults.cluster import CLUSTER_FAULTS, Apart, Outage
+from tests.faults.cluster_trials import run_cluster_trials
 from tests.faults.trial import Outcome
 from tests.support.cluster import ClusterSite
 from tests.support.machines import can_rename_hosts
