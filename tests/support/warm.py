@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from inpaint_ops.protocol import Event
 from inpaint_ops.supervisor.confinement import worker_environment
+from inpaint_ops.supervisor.worker_process import WorkerProcess
 from inpaint_ops.worker.fork_request import ONE_THREAD
 from tests.support.waiting import wait_until
 
@@ -92,3 +95,33 @@ def _running(command: list[str], path: Path, environment: dict[str, str], log: P
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+SLEEPS = "import time; print('up', flush=True); time.sleep(3600)"
+
+
+class Started:
+    """A worker of a supervisor's, and what it sends."""
+
+    def __init__(self, folder: Path, host: Host, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        self.events: list[Event] = []
+        self.codes: list[int] = []
+        self.process = WorkerProcess.start(
+            cwd=folder, on_event=self.events.append, on_exit=self.codes.append, warm_host=host.socket, **options
+        )
+
+    @property
+    def code(self) -> int:
+        """Its exit code, once it has one."""
+        wait_until(lambda: self.codes)
+        return self.codes[0]
+
+    @property
+    def printed(self) -> list[str]:
+        """The last lines that it printed, once it has ended."""
+        assert isinstance(self.code, int)
+        return list(self.process._tail)
+
+    def all(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
