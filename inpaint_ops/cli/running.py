@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from inpaint_ops.cli.options import (
     EXIT_NOT_ALL_DONE,
@@ -22,19 +19,19 @@ from inpaint_ops.cli.options import (
     named_options,
     workspace_of,
 )
+from inpaint_ops.cli.progress import progress_bars
 from inpaint_ops.cli.terminal import say, say_json, say_json_lines
 from inpaint_ops.config import load_settings
-from inpaint_ops.device import local_card
-from inpaint_ops.errors import DrainedError, InpaintOpsError
+from inpaint_ops.device import choose_devices, local_card
+from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.layout import check_run_name, run_name_from
 from inpaint_ops.locations import parse
-from inpaint_ops.planning import Shard
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import (
+    ShardQueue,
     Workspace,
     finish,
     make_plan,
-    paint,
     prepare,
     prepare_retry,
     summary_lines,
@@ -42,9 +39,7 @@ from inpaint_ops.runs import (
     why_rejected,
 )
 from inpaint_ops.runs.checking import check_model, missing_objects
-from inpaint_ops.supervisor import Progress
 
-_LONGEST_PAUSE = 600.0
 _REJECTED_SHOWN = 10
 """Rejected rows whose errors `run` prints before it begins."""
 
@@ -58,6 +53,13 @@ _REJECTED_SHOWN = 10
     metavar="ROWS",
     help="Do only these rows of the run again: failed, rejected, unchanged, or ids, with commas between.",
 )
+@click.option(
+    "--devices",
+    default="1",
+    show_default=True,
+    metavar="auto|N|0,2",
+    help="What paints at a time: all GPUs of this machine, so many, or these; without a GPU, so many workers.",
+)
 @job_options_of
 @json_option
 @as_command
@@ -66,6 +68,7 @@ def run(
     out: str | None,
     run_name: str | None,
     retry: str | None,
+    devices: str,
     allow: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
@@ -73,6 +76,8 @@ def run(
     """Paint every row of MANIFEST (a path or URI of .jsonl, .csv, .parquet or .xlsx, or a folder of .parquet).
 
     With --retry, MANIFEST is the run's own, or one that holds corrected rows with the same ids.
+
+    SIGTERM and Ctrl-C begin nothing further and let what is painted end within INPAINT_GRACE; a second one does not.
 
     Exit code 0: all rows done; 1: an internal error; 2: usage or configuration; 3: some rows failed or were rejected.
     """
@@ -82,8 +87,10 @@ def run(
     name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
     named = named_options(chosen)
     job = job_of(settings, chosen)
+    count = choose_devices(devices, job.device)
     if retry is None:
-        plan = prepare(workspace, manifest, name, job, card=local_card(job.device), find_model="here")
+        card = local_card(job.device)
+        plan = prepare(workspace, manifest, name, job, card=card, devices=count, find_model="here")
         shards = unfinished_shards(workspace, plan)
         rows, notes = plan.rows, plan.warnings
         ended = plan.rows - sum(shard.rows for shard in shards)  # the rejected rows among them
@@ -99,8 +106,17 @@ def run(
         rows = again.retry.rows if again.retry else 0
     for note in notes:
         say(f"inpaint-ops: {note}", err=True)
-    with tqdm(total=rows, unit="row", disable=as_json or None, initial=ended) as bar:
-        _paint_all(workspace, name, shards, bar)
+    with progress_bars(rows, ended, shards, count, hidden=as_json) as show:
+        queue = ShardQueue(
+            workspace, name, [shard.name for shard in shards], count,
+            on_progress=show, on_note=lambda line: say(f"inpaint-ops: {line}", err=True),
+        )  # fmt: skip
+        try:
+            queue.paint()
+        except InpaintOpsError:
+            with contextlib.suppress(InpaintOpsError):  # what stopped the shards may stop this, and is reported anyway
+                finish(workspace, name)
+            raise
     summary = finish(workspace, name)
     if as_json:
         say_json(summary.model_dump(mode="json"))
@@ -111,43 +127,11 @@ def run(
         sys.exit(EXIT_NOT_ALL_DONE)
 
 
-def _paint_all(workspace: Workspace, name: str, shards: Sequence[Shard], bar: tqdm[Any]) -> None:
-    base = int(bar.n)
-    for shard in shards:
-
-        def show(progress: Progress, base: int = base) -> None:
-            bar.n = base + progress.done + progress.failed
-            bar.set_postfix_str(f"{progress.phase}, {progress.failed} failed" if progress.failed else progress.phase)
-
-        try:
-            _paint_with_retries(workspace, name, shard.name, show)
-        except InpaintOpsError:
-            with contextlib.suppress(InpaintOpsError):  # what stopped the shard may stop this, and is reported anyway
-                finish(workspace, name)
-            raise
-        base += shard.rows
-        bar.n = base
-        bar.refresh()
-
-
 def _print_how_to_retry(summary: RunSummary) -> None:
     counts = summary.counts
     states = [name for name, count in (("failed", counts.failed), ("rejected", counts.rejected)) if count]
     if states and not counts.missing:
         say(f"  after the repair: the same command with --retry {','.join(states)} does these rows again")
-
-
-def _paint_with_retries(workspace: Workspace, run: str, shard: str, show: Callable[[Progress], None]) -> None:
-    tries, pause = workspace.settings.tries, workspace.settings.retry_seconds
-    for attempt in range(1, tries + 1):
-        try:
-            paint(workspace, run, shard, final_attempt=attempt == tries, on_progress=show)
-            return
-        except InpaintOpsError as error:
-            if error.permanent or attempt == tries or isinstance(error, DrainedError):
-                raise
-            say(f"inpaint-ops: {error} (try {attempt} of {tries}, INPAINT_TRIES)", err=True)
-            time.sleep(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE))
 
 
 def _print_summary(workspace: Workspace, summary: RunSummary) -> None:

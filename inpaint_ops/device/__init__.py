@@ -14,6 +14,7 @@ from inpaint_ops.device.cards import (
     tier,
     visible_devices,
 )
+from inpaint_ops.device.choosing import choose_devices
 from inpaint_ops.device.lease import (
     MAX_LOSSES,
     Lease,
@@ -25,6 +26,7 @@ __all__ = [
     "Lease",
     "Tier",
     "VisibleDevice",
+    "choose_devices",
     "describe",
     "environment_for",
     "host_slots",

@@ -92,7 +92,7 @@ _Card = tuple[VisibleDevice, list[VisibleDevice]]
 
 def _named(entry: str, cards: list[_Card]) -> list[list[VisibleDevice]]:
     """What an entry of CUDA_VISIBLE_DEVICES can mean."""
-    if entry.isdigit():
+    if entry.isdecimal():
         return [parts for gpu, parts in cards if gpu.index == int(entry)]
     if not entry.startswith(("GPU-", "MIG-")):
         return []
@@ -139,12 +139,12 @@ def _parts(nvml: Any, handle: Any, gpu: VisibleDevice) -> Iterator[VisibleDevice
             yield replace(_card(nvml, part, gpu.index, gpu.driver), capability=gpu.capability)
 
 
-def host_slots(device: str = "auto", *, cpu_slots: int = 1) -> list[str]:
+def host_slots(device: str = "auto", *, cpu_slots: int = 1, environment: Mapping[str, str] | None = None) -> list[str]:
     """The slots of this host that work of kind `device` (auto, cpu, cuda) may lease, without torch.
 
     Raises ConfigError when cuda is asked for and no GPU is visible.
     """
-    gpus = [] if device == "cpu" else [gpu.uuid for gpu in visible_devices()]
+    gpus = [] if device == "cpu" else [gpu.uuid for gpu in visible_devices(environment)]
     if device == "cuda" and not gpus:
         raise ConfigError("device cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES); use auto or cpu")
     return gpus or [f"cpu-{index}" for index in range(cpu_slots)]

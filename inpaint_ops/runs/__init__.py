@@ -11,6 +11,7 @@ from inpaint_ops.runs.finishing import (
     summary_lines,
 )
 from inpaint_ops.runs.painting import (
+    ShardQueue,
     paint,
 )
 from inpaint_ops.runs.preparing import (
@@ -29,6 +30,7 @@ from inpaint_ops.runs.workspace import (
 )
 
 __all__ = [
+    "ShardQueue",
     "Workspace",
     "check_good",
     "finish",

@@ -61,7 +61,7 @@ def make_plan(
     parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
     parsed, steps = reject_rows_without_steps(parsed, job)
     history = _history(workspace, job)
-    size = shard_size(job, steps, history, workspace.settings, card=card)
+    size = shard_size(job, steps, history, workspace.settings, card=card, devices=devices)
     job = job.model_copy(update={"shard_rows": size.rows})
     shards = _pieces(parsed, size.rows, workspace)
     plan = Plan(
@@ -120,18 +120,20 @@ def prepare(
     job: JobOptions,
     *,
     card: str | None = None,
+    devices: int = 1,
     find_model: Literal["here", "anywhere"] | None = None,
 ) -> Plan:
     """Freeze the manifest, keep and record the rejected rows, write the shards, then `plan.json`, which owns the name.
 
-    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. `find_model` asks for
+    A run of the same name, manifest and choices is resumed: its plan is returned as it stands. `card` and `devices` are
+    as for `make_plan`: what will paint, where that is known. `find_model` asks for
     the model of a new run: it must be on this machine, or be known to the hub; None asks for nothing. Files that are
     known to be missing are named in the plan's warnings.
 
     Raises RunConflictError for another manifest or other choices, ModelError, ManifestError, StorageError.
     """
     layout = workspace.layout(run)
-    plan, parsed = make_plan(workspace, manifest, run, job, card=card)
+    plan, parsed = make_plan(workspace, manifest, run, job, card=card, devices=devices)
     standing = workspace.plan(run)
     if standing is not None:
         return _resumed(standing, plan)

@@ -42,14 +42,16 @@ def shard_size(
     *,
     card: str | None = None,
     table: BenchmarkTable | None = None,
+    devices: int = 1,
 ) -> ShardSize:
     """Rows per shard for a run whose rows take `steps` denoising steps, one number per row.
 
     What was asked for stands. Else the seconds come from what `forecast` knows: earlier runs in this store, then the
-    benchmark's table; `DEFAULT_SHARD_ROWS` where it knows neither the image's nor the worker's start. A run of
-    more rows than `settings.max_shards` such shards hold gets larger ones.
+    benchmark's table; `DEFAULT_SHARD_ROWS` where it knows neither the image's nor the worker's start. Where several
+    `devices` of one machine paint the run, each has a shard at least. A run of more rows than `settings.max_shards`
+    such shards hold gets larger ones.
     """
-    size = _asked(job) or _by_time(job, steps, history, settings, card, table)
+    size = _asked(job) or _shared(_by_time(job, steps, history, settings, card, table), len(steps), devices)
     least = math.ceil(len(steps) / settings.max_shards)
     if size.rows >= least:
         return size
@@ -61,6 +63,14 @@ def shard_size(
 
 def _asked(job: JobOptions) -> ShardSize | None:
     return None if job.shard_rows is None else ShardSize(job.shard_rows, f"{job.shard_rows:,} rows per shard, as asked")
+
+
+def _shared(size: ShardSize, rows: int, devices: int) -> ShardSize:
+    """At most the share of one device: a shard is painted by one alone, and the others would have nothing to do."""
+    share = max(1, math.ceil(rows / devices))
+    if devices == 1 or size.rows <= share:
+        return size
+    return ShardSize(share, f"{share:,} rows per shard: a shard for each of {devices} devices; for one, {size.basis}")
 
 
 def _by_time(

@@ -66,6 +66,17 @@ class Storage:
         self._folder = FolderStore()
         self._repeats = Repeats()
 
+    def for_another(self) -> Storage:
+        """Storage of the same prefixes, client and limits, which counts its own repeats: for work done beside this."""
+        with self._lock:
+            client = self._client
+        other = Storage(
+            self._readable, self._writable, self._make_client,
+            attempts=self._attempts, deadline=self._deadline, backoff=self._backoff, etag_md5=self._etag_md5,
+        )  # fmt: skip
+        other._client = client
+        return other
+
     @property
     def repeated(self) -> int:
         """Requests and bodies that were asked for again so far, and then answered."""

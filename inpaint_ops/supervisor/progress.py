@@ -24,6 +24,8 @@ class Progress:
     phase: str
     images_per_second: float | None
     seconds_left: float | None
+    device: str = ""
+    """What names the device that it is painted on, once there is one."""
 
     def __str__(self) -> str:
         text = f"shard {self.shard}: {self.done + self.failed}/{self.rows} rows"
@@ -62,13 +64,13 @@ class Tally:
         if self._began is None:
             self._began = time.monotonic()
 
-    def progress(self, shard: str, *, rows: int, left: int, phase: str) -> Progress:
+    def progress(self, shard: str, *, rows: int, left: int, phase: str, device: str = "") -> Progress:
         """How far the shard is, with `left` rows to go."""
         rate = None
         if self.painted and self._began is not None:
             rate = self.painted / max(time.monotonic() - self._began, 1e-6)
         seconds = left / rate if rate else None
-        return Progress(shard, rows, self.done + self.skipped, self.failed, phase, rate, seconds)
+        return Progress(shard, rows, self.done + self.skipped, self.failed, phase, rate, seconds, device)
 
 
 @dataclass(slots=True)
@@ -95,8 +97,8 @@ class Reporter:
 
     def progress(self, session: WorkerSession | None, left: int) -> Progress:
         """How far the shard is, with `left` rows to go."""
-        phase = session.phase if session else "finishing"
-        return self.tally.progress(self.recorder.shard, rows=self.rows, left=left, phase=phase)
+        phase, device = (session.phase, session.device) if session else ("finishing", "")
+        return self.tally.progress(self.recorder.shard, rows=self.rows, left=left, phase=phase, device=device)
 
     def snapshot(
         self, session: WorkerSession | None, left: int, *, painting: bool, phase: str | None = None

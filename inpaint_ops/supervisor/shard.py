@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ShardRun:
-    """One attempt at one shard. Call `run` once, from the main thread: a worker dies with the thread that starts it."""
+    """One attempt at one shard. Call `run` once, in a thread that lives at least as long: a worker dies with it."""
 
     storage: Storage
     layout: RunLayout

@@ -57,7 +57,7 @@ class Workers:
     """How many there have been."""
 
     def start(self) -> None:
-        """Start the next one. To be called in the main thread: a worker dies with the thread that starts it."""
+        """Start the next one. It dies with the thread that this is called in."""
         attempt = self.attempt
         self.started += 1
         number, folder = self.started, self.scratch / f"worker-{self.started}"

@@ -140,7 +140,7 @@ def dag_run_tab(
 @router.get("/tasks/{dag_id}/{run_id}/{task_id}/{map_index}", dependencies=[may_read_this_dag])
 def task_tab(request: Request, dag_id: str, run_id: str, task_id: str, map_index: str, session: SessionDep) -> Response:
     """The tab of a task instance: the shard that it painted, or the whole run."""
-    shard = shard_name(int(map_index)) if task_id == "inpaint" and map_index.isdigit() else ""
+    shard = shard_name(int(map_index)) if task_id == "inpaint" and map_index.isdecimal() else ""
     return _tab(request, _run_of(session, dag_id, run_id), "this task", shard=shard)
 
 

@@ -53,6 +53,7 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch, tmp_
         ("GPU-aaaa", ["GPU-aaaa1111"]),
         ("GPU-bbbb", []),  # ambiguous
         ("nonsense", []),
+        ("²", []),
         ("bbbb2222", []),
         ("0,0,GPU-aaaa1111", ["GPU-aaaa1111"]),
     ],

@@ -55,6 +55,15 @@ def test_what_was_asked_stands_by_the_job_and_by_the_settings() -> None:
     assert job_options(Settings()).shard_rows is None
 
 
+def test_each_of_several_devices_has_a_shard(tmp_path: Path) -> None:
+    for rows, devices, expected in ((1000, 3, 334), (2, 8, 1), (1000, 1, DEFAULT_SHARD_ROWS), (100_000, 4, 400)):
+        size = shard_size(JOB, [29] * rows, [], Settings(), table=EMPTY, devices=devices)
+        assert size.rows == expected, size
+        assert (f"a shard for each of {devices} devices" in size.basis) == (expected not in (400, DEFAULT_SHARD_ROWS))
+    asked = shard_size(JOB.model_copy(update={"shard_rows": 700}), STEPS, [], Settings(), table=EMPTY, devices=3)
+    assert asked.rows == 700
+
+
 def test_the_benchmark_is_the_second_basis_and_without_any_it_is_the_default() -> None:
     cell = Benchmark(
         source="gpu.json", measured_on=date(2026, 1, 1), device="NVIDIA H200", kind="cuda", model="owner/m",

@@ -36,6 +36,7 @@ class Bench:
         prompts: list[str],
         *,
         model: str = "scripted",
+        shard_rows: int | None = None,
         store: str = "",
         s3_client: Callable[[], Any] | None = None,
         **settings: Any,
@@ -55,13 +56,16 @@ class Bench:
             also_readable=[str(tmp_path / "in")],
             s3_client=s3_client,
         )
-        self.job = JobOptions(model=model)
+        self.job = JobOptions(model=model, shard_rows=shard_rows)
         self.plan = prepare(self.workspace, str(manifest), "run", self.job)
         self.layout = self.workspace.layout("run")
 
+    def command(self, batch: int = 1) -> list[str]:
+        """How the scripted worker is started."""
+        return [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
+
     def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
         rows = self.workspace.shard_rows(self.plan, "00000")
-        command = [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
         return ShardRun(
             storage or self.workspace.storage,
             self.layout,
@@ -69,7 +73,7 @@ class Bench:
             rows,
             self.job,
             self.settings,
-            worker_command=command,
+            worker_command=self.command(batch),
             **options,
         )
 

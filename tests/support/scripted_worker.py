@@ -14,9 +14,11 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-from inpaint_ops.errors import DeviceLostError
+from inpaint_ops.device import Lease
+from inpaint_ops.errors import DeviceBusyError, DeviceLostError
 from inpaint_ops.protocol import (
     Begun,
     Bye,
@@ -114,6 +116,8 @@ def main() -> None:
                     )
                     say(Fatal(error=error))
                     sys.exit(3)
+                if command.model == "two-devices":
+                    _lease_one_of_two(arguments.journal.with_name("leases"), say)
                 if command.model == "dies-at-once":
                     os.kill(os.getpid(), signal.SIGKILL)
                 say(Phase(name="load"))
@@ -136,6 +140,18 @@ def main() -> None:
                 )
 
 
+_LEASES: list[Lease] = []
+"""Held until the process ends."""
+
+
+def _lease_one_of_two(folder: Path, say: Callable[[Model], None]) -> None:
+    try:
+        _LEASES.append(Lease.acquire(["one", "other"], folder, timeout=0.1))
+    except DeviceBusyError as error:
+        say(Fatal(error=ErrorInfo.of(error, "device")))
+        sys.exit(3)
+
+
 def device_of(model: str) -> str:
     """Each worker has a device of its own, but where the machine is to have but one."""
     return "GPU-alone" if model == "one-device" else f"GPU-{os.getpid()}"
@@ -148,6 +164,9 @@ def _misbehave(prompt: str, journal: Path) -> None:
         case "SIGKILL once" if not (died := Path.cwd().parent / "died").exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        case _ if prompt.startswith("meet "):  # as many workers as it says are painting at the same time
+            while len({json.loads(line)["pid"] for line in _begun(journal)}) < int(prompt.removeprefix("meet ")):
+                time.sleep(0.01)
         case "hang":
             time.sleep(3600)
         case "lost":
@@ -158,6 +177,10 @@ def _misbehave(prompt: str, journal: Path) -> None:
         case "exit":
             print("out of luck", file=sys.stderr, flush=True)
             os._exit(9)
+
+
+def _begun(journal: Path) -> list[str]:
+    return [line for line in journal.read_text().splitlines() if '"begun"' in line]
 
 
 def png(row: int) -> bytes:
