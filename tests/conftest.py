@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import isolation, order, skipped
 from tests.support.airflow import site
+from tests.support.bench import no_gallery
 from tests.support.cluster import cluster_site
 from tests.support.stores import (
     aws_environment,
@@ -30,6 +31,7 @@ __all__ = [
     "aws_environment",
     "cluster_site",
     "flaky_storage",
+    "no_gallery",
     "object_store",
     "prefix",
     "proxy",

@@ -20,13 +20,15 @@ from tests.support.nvml import MIG, PLAIN, pretend
 from tests.support.waiting import PATIENCE, wait_until
 
 HOLDS_ITS_LEASE = """
-import time
+import contextlib, time
 from inpaint_ops.worker import main, setup
 setup.import_model_stack = lambda: None
+setup._failures_noted = lambda lease: contextlib.nullcontext()
 setup._describe_device = lambda job, slot: time.sleep(3600)
 main()
 """
-"""The pretended cards cannot be painted on: the worker stays where it has leased one and would look at it."""
+"""The pretended cards cannot be painted on: the worker stays where it has leased one and would look at it,
+and has imported no torch by then."""
 
 
 class Worker:

@@ -31,6 +31,8 @@ from tests.support.waiting import wait_until
 
 __all__ = ["app"]
 
+pytestmark = pytest.mark.usefixtures("no_gallery")
+
 Told = Callable[[Bench], tuple[RunSummary, list[str]]]
 
 

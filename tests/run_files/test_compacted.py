@@ -27,6 +27,8 @@ from inpaint_ops.supervisor.compacting import KeptRecords
 from tests.support.bench import Bench, Flaky
 from tests.support.fault_proxy import FaultProxy
 
+pytestmark = pytest.mark.usefixtures("no_gallery")
+
 ROOM = {"max_bytes": 2**20, "max_line": 2**16}
 
 

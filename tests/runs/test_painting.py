@@ -23,6 +23,8 @@ from tests.support.bench import Bench
 from tests.support.waiting import wait_until
 from tests.support.warm import warm_host
 
+pytestmark = pytest.mark.usefixtures("no_gallery")
+
 
 class Painted:
     """A queue of all shards, and what it reported."""

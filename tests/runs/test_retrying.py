@@ -27,6 +27,8 @@ from inpaint_ops.runs.retrying import Again
 from inpaint_ops.runs.selecting import parse_selection
 from inpaint_ops.storage import Storage
 
+pytestmark = pytest.mark.usefixtures("no_gallery")
+
 JOB = JobOptions(model="tiny-random", shard_rows=2)
 DONE, FAILED, UNCHANGED = "done", "ImageError", "UnchangedError"
 

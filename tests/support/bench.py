@@ -19,12 +19,19 @@ from inpaint_ops.errors import (
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Record, WorkerReport
 from inpaint_ops.runs import Workspace, prepare
+from inpaint_ops.runs.gallery import Gallery
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import ShardRun
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 STALL = 4.0
 """Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
+
+
+@pytest.fixture
+def no_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures: rows of a `Bench` have none, and two processes would be started to find that out."""
+    monkeypatch.setattr("inpaint_ops.runs.finishing.make_gallery", lambda *_, **__: Gallery((), ()))
 
 
 class Bench:

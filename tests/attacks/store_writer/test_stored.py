@@ -28,6 +28,8 @@ from inpaint_ops.supervisor.recorder import Recorder
 from tests.support.bench import Bench
 from tests.support.synthetic_run import make_plan, put_finished_run, put_plan, put_progress, put_record, record
 
+pytestmark = pytest.mark.usefixtures("no_gallery")
+
 STRAYS = (".DS_Store", "1.json.bak", "٣.json", "0000001.json.tmp", "1.json", "-000001.json", "99999999999.json",
           "nested/0000001.json", "0000009.json", "a\u202eb.json")  # fmt: skip
 

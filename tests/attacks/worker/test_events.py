@@ -25,6 +25,8 @@ from inpaint_ops.supervisor.worker_process import MAX_PENDING, MAX_PRINTED_BYTES
 from tests.attacks.worker.bench import SCRIPT, Attacked
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("no_gallery")
+
 SAID = {
     "done_twice": ("which it does not have", "its source is 2x1"),
     "ready_twice": ("reported twice",),
