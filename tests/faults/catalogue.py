@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -322,10 +323,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("worker crashed", "SIGSEGV of the worker", _worker_gets(signal.SIGSEGV), shown_by=_DEATH),
     Fault("worker frozen", "SIGSTOP of the worker", _worker_gets(signal.SIGSTOP, *WORKING), settings=_SOON, slow=True),
     Fault("poison row", "a row that always kills its worker is found and set aside", _poison, poison=3, slow=True,
-          shown_by=_DEATH),
+          shown_by=_DEATH, own_host=True),
     Fault("supervisor killed", "SIGKILL of the worker's supervisor", _command_gets(signal.SIGKILL)),
     Fault("supervisor told to stop", "SIGTERM of the supervisor", _command_gets(signal.SIGTERM), _drained),
-    Fault("warm host killed", "SIGKILL of the process that workers are forked from", _warm_host_killed, warm=True),
+    Fault("warm host killed", "SIGKILL of the process that workers are forked from", _warm_host_killed, warm=True,
+          own_host=True),
     Fault("guard killed", "SIGKILL of a forked worker's parent: the worker goes with it", _guard_killed, warm=True),
     Fault("500", "500 InternalError, three times", _requests(fault_proxy.Fault.INTERNAL, 3), shown_by=_ANSWER),
     Fault("503 SlowDown", "503 SlowDown, six times", _requests(fault_proxy.Fault.SLOW_DOWN, 6), shown_by=_ANSWER),
@@ -343,15 +345,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault("outage", "no store for a minute", _outage(60), slow=True),
     Fault("50 ms", "every request takes 50 ms longer", _latency(0.05)),
     Fault("2 s", "every request takes 2 s longer", _latency(2.0), slow=True,
-          shown_by="tests/faults/test_faults.py::test_every_promise_holds_after[50-ms]"),
+          shown_by="tests/faults/test_faults.py::test_every_promise_holds_after[50-ms,-forked]"),
     Fault("credentials expire", "403 ExpiredToken; new ones are there", _expiring),
     Fault("disk full", "no room in scratch for five seconds", _disk_full, lacking=_no_mounts),
-    Fault("device out of memory", "no batch of two fits any more", _device_memory),
-    Fault("host out of memory", "the kernel ends the worker", _host_memory, lacking=_no_memory_groups),
-    Fault("device lost", "one of two cards fails for good", _device_lost),
-    Fault("weights cut short", "half a weight file: refused, cured", _cut_short, _refused_then_pulled, slow=True),
-    Fault("weights flipped", "a bit of a weight file: refused, cured", _flipped, _refused_then_pulled, slow=True),
-    Fault("clock off", "20 minutes off, for eight seconds", _clock, lacking=_no_faketime),
+    Fault("device out of memory", "no batch of two fits any more", _device_memory, own_host=True),
+    Fault("host out of memory", "the kernel ends the worker", _host_memory, lacking=_no_memory_groups, own_host=True),
+    Fault("device lost", "one of two cards fails for good", _device_lost, own_host=True),
+    Fault("weights cut short", "half a weight file: refused, cured", _cut_short, _refused_then_pulled, slow=True,
+          own_host=True),
+    Fault("weights flipped", "a bit of a weight file: refused, cured", _flipped, _refused_then_pulled, slow=True,
+          own_host=True),
+    Fault("clock off", "20 minutes off, for eight seconds", _clock, lacking=_no_faketime, own_host=True),
     Fault("two runs at once", "one run, started twice", lambda trial: None, _twice, slow=True),
     Fault("manifest replaced under a run", "another manifest, of the same name", _replaced, _then_refused),
 )  # fmt: skip
@@ -362,9 +366,17 @@ _NOT_FORKED = ("host out of memory",)
 FORKED: tuple[Fault, ...] = tuple(fault.forked() for fault in FAULTS if fault.name not in _NOT_FORKED)
 """The same with workers that are forked from a warm host."""
 
-DEATHS: tuple[Fault, ...] = tuple(
-    fault
-    for fault in FORKED
-    if fault.name.removesuffix(", forked").startswith(("worker killed", "worker crashed", "super"))
-)
-"""Those of a forked worker and of its supervisor, which `make test` tries too."""
+DEATHS = tuple(fault.name for fault in FAULTS if fault.name.startswith(("worker killed", "worker crashed", "super")))
+"""Faults that end processes: what follows differs with how a worker was started."""
+
+
+def _ways(fault: Fault) -> tuple[Fault, ...]:
+    if fault.name in DEATHS:
+        return fault, fault.forked()
+    return (fault if fault.own_host else replace(fault.forked(), shown_by=fault.shown_by),)
+
+
+TRIED: tuple[Fault, ...] = tuple(way for fault in FAULTS for way in _ways(fault))
+"""What `make test` tries: workers are forked, which is quick, but where the fault changes what they import; deaths are
+tried both ways. `make faults` tries all, each way.
+"""

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from inpaint_ops.errors import StorageError
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.storage import Storage
-from tests.faults.job import TRIAL, Home, Job
+from tests.faults.job import Home, Job
 from tests.support.fault_proxy import Exchange
 
 
@@ -138,8 +138,7 @@ def _processes(home: Home) -> list[psutil.Process]:
     """Those with the trial's folder in their environment; one that is just being reaped gets its time."""
     mine = []
     for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(TRIAL) == str(home.path):
-                mine.append(process)
+        if process.pid != os.getpid() and home.owns(process):
+            mine.append(process)
     _, alive = psutil.wait_procs(mine, timeout=60)
     return alive

@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -114,6 +116,12 @@ class Home:
     def hooks(self) -> Path:
         """What the hooks in `hooks/` are told to do, one file a hook."""
         return self.path / "hooks"
+
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether it is of this trial: by its environment, or, forked from a host of several trials, by its folder."""
+        with suppress(psutil.Error, OSError):
+            return process.environ().get(TRIAL) == str(self.path) or Path(process.cwd()).is_relative_to(self.path)
+        return False
 
     def make(self) -> Home:
         """Make the folders."""

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.model.random_weights import ensure
-from tests.faults.catalogue import DEATHS, FAULTS
+from tests.faults.catalogue import FAULTS, TRIED
 from tests.faults.cluster import CLUSTER_FAULTS
-from tests.faults.trial import Fault, Outcome, fault_store, run_trial
+from tests.faults.trial import Fault, Outcome, fault_store, run_trial, shared_environment
+from tests.support.warm import warm_host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEED = 1
 SHOWN_BY = sorted({fault.shown_by for fault in (*FAULTS, *CLUSTER_FAULTS) if fault.shown_by})
-TRIED = (*FAULTS, *DEATHS)
 AT_ONCE = 3
 """Trials that run at a time: each waits for most of its time, a minute's outage for all of it."""
 
@@ -29,10 +29,14 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futur
     """Every fault's trial, begun; the slow ones first, so that none is left alone at the end."""
     base = tmp_path_factory.mktemp("faults")
     ensure("tiny-random", base / "cache")
-    with fault_store(base / "store") as store, ThreadPoolExecutor(AT_ONCE) as pool:
+    with (
+        fault_store(base / "store") as store,
+        warm_host(base, shared_environment(base / "cache")) as host,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
         tried = [fault for fault in TRIED if not fault.shown_by and not fault.lacking()]
         yield {
-            fault.name: pool.submit(run_trial, fault, SEED, store, folder_of(base, fault), base / "cache")
+            fault.name: pool.submit(run_trial, fault, SEED, store, folder_of(base, fault), base / "cache", host)
             for fault in sorted(tried, key=lambda fault: not fault.slow)
         }
         pool.shutdown(cancel_futures=True)

@@ -139,7 +139,7 @@ class Trial:
         if self.host is not None:
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
-                    if process.name() == "inpaint-worker" and process.environ().get(TRIAL) == str(self.home.path):
+                    if process.name() == "inpaint-worker" and self.home.owns(process):
                         return process
         return None
 
@@ -238,12 +238,16 @@ class Fault:
     shown_by: str = ""
     lacking: Callable[[], str] = lambda: ""
     warm: bool = False
-    """Its workers are forked from a warm host of the trial's own, which is there before the command starts."""
+    """Its workers are forked from a warm host, which is there before the command starts."""
+    own_host: bool = False
+    """It changes the host, or what the workers import: no other trial may have the same."""
 
     def forked(self) -> Fault:
         """The same, with workers that are forked."""
         return self if self.warm else replace(self, name=f"{self.name}, forked", warm=True, shown_by="")
 
+
+_OF_ONE_TRIAL = (TRIAL, "INPAINT_WORKER_ENV", "INPAINT_SCRATCH", "TMPDIR")
 
 EVERYTHING = json.dumps(
     {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
@@ -255,8 +259,17 @@ def fault_store(folder: Path) -> ObjectStoreServer:
     return ObjectStoreServer(folder, "inpaint", policies={"second": EVERYTHING})
 
 
-def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, cache: Path) -> Outcome:
-    """Run one trial in `folder`, which is made; `cache` is a model cache that no trial changes."""
+def shared_environment(cache: Path) -> dict[str, str]:
+    """What a warm host is started with that serves several trials: of a trial's, what its workers see of it."""
+    return {name: value for name, value in Home(cache).environment({}, cache).items() if name not in _OF_ONE_TRIAL}
+
+
+def run_trial(
+    fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, cache: Path, shared: Host | None = None
+) -> Outcome:
+    """Run one trial in `folder`, which is made; `cache` is a model cache that no trial changes. Workers are forked
+    from the `shared` host, where the fault may be tried with one.
+    """
     run = "run"
     root = Location(server.bucket, f"faults/{folder.name}-{seed}-{os.getpid()}/")
     direct = Storage(writable=[root], s3_client=lambda: make_s3_client(server.session(), endpoint_url=server.endpoint))
@@ -271,8 +284,12 @@ def run_trial(fault: Fault, seed: int, server: ObjectStoreServer, folder: Path, 
         with ExitStack() as stack:
             try:
                 fault.inject(trial)
-                if fault.warm:
+                if fault.warm and shared is not None and not fault.own_host:
+                    trial.host = shared
+                    del environment["INPAINT_WORKER_ENV"]  # the host's workers are of no one trial
+                elif fault.warm:
                     trial.host = stack.enter_context(warm_host(home.path, environment))
+                if trial.host is not None:
                     environment["INPAINT_WARM_HOST"] = trial.host.socket
                 fault.act(trial)
             finally:

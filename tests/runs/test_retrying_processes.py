@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,23 @@ import pytest
 from PIL import Image
 
 from tests.support.waiting import wait_until
+from tests.support.warm import Host, warm_host
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """What the workers are forked from: nothing here depends on how they are started."""
+    with warm_host(tmp_path_factory.mktemp("host")) as host:
+        yield host
 
 
 class Job:
     """Two rows whose photos are no images, and one that is good."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: Host) -> None:
+        self.folder, self.host = folder, host
         mask = np.zeros((64, 64), np.uint8)
         mask[12:50, 12:50] = 255
         Image.fromarray(mask).save(folder / "m.png")
@@ -42,7 +51,7 @@ class Job:
         command = [sys.executable, "-m", "inpaint_ops.cli", "run", manifest, "--out", "out", *options]
         return subprocess.Popen(
             command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"INPAINT_SCRATCH": str(self.folder / "scratch")},
+            env=os.environ | {"INPAINT_SCRATCH": str(self.folder / "scratch"), "INPAINT_WARM_HOST": self.host.socket},
         )  # fmt: skip
 
     def call(self, *options: str, manifest: str = "job.jsonl") -> tuple[int, str, str]:
@@ -61,8 +70,8 @@ class Job:
         return sorted(self.run.glob("records/*r0001_*/*.json"))
 
 
-def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path) -> None:
-    job = Job(tmp_path)
+def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path, host: Host) -> None:
+    job = Job(tmp_path, host)
     code, out, _ = job.call("--model", "tiny-random", "--steps", "2")
     assert code == 3 and "--retry failed" in out, out
     before = {path: path.read_bytes() for path in job.run.glob("records/*/*.json")}
@@ -91,8 +100,10 @@ def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path
     assert (summary["verdict"], summary["counts"]["done"], len(summary["retries"])) == ("VALID", 3, 1)
 
 
-def test_a_done_row_is_painted_again_beside_its_image_and_a_corrected_one_in_its_place(tmp_path: Path) -> None:
-    job = Job(tmp_path)
+def test_a_done_row_is_painted_again_beside_its_image_and_a_corrected_one_in_its_place(
+    tmp_path: Path, host: Host
+) -> None:
+    job = Job(tmp_path, host)
     job.repair("b")
     lines = (tmp_path / "job.jsonl").read_text().replace('"seed": 1', '"seed": -1', 1)
     (tmp_path / "job.jsonl").write_text(lines)
