@@ -7,14 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.configuration import conf
-from airflow.sdk import Variable, dag
+from airflow.sdk import dag
 
 from inpaint_ops_airflow.operators import PlainTrigger, plain_task
 from inpaint_ops_airflow.tasks import airflow_errors
-from inpaint_ops_airflow.workspace import open_workspace
-
-INSTALLATION = "inpaint_ops_installation"
-"""The Airflow variable that identifies this Airflow among others that watch the same inbox."""
+from inpaint_ops_airflow.workspace import installation, open_workspace
 
 
 def note(context: Any) -> None:
@@ -34,16 +31,10 @@ def note(context: Any) -> None:
 def inpaint_inbox() -> None:
     @plain_task(retries=2, retry_delay=timedelta(seconds=10))
     def claim() -> list[dict[str, Any]]:
-        from uuid import uuid4
-
         from inpaint_ops.inbox import BATCH, claim_all
 
-        claimant = Variable.get(INSTALLATION, default=None)
-        if claimant is None:
-            claimant = uuid4().hex
-            Variable.set(INSTALLATION, claimant)
         with airflow_errors():
-            claims = claim_all(open_workspace(), claimant, min(BATCH, conf.getint("core", "max_map_length")))
+            claims = claim_all(open_workspace(), installation(), min(BATCH, conf.getint("core", "max_map_length")))
         return [
             {
                 "trigger_run_id": f"inbox__{claim.run}",

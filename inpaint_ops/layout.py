@@ -87,6 +87,25 @@ class StoreLayout:
         """The note that a claim's run was triggered."""
         return _below(self.claims, mark + TRIGGERED_ENDING)
 
+    @property
+    def jobs(self) -> Location:
+        """The prefix of the standing jobs' entries, which people write: `<name>.yaml`."""
+        return self._at("jobs/")
+
+    def standing(self, name: str) -> Location:
+        """The prefix of what a standing job has done: a folder per time that it was started."""
+        return self._at(f"standing/{name}/")
+
+    def standing_time(self, name: str, stamp: str, what: str = "") -> Location:
+        """What belongs to one time, for example `20261126T220000Z`: `claim.json`, `manifest.jsonl`, `rows.txt.gz`,
+        `triggered`, `settled`.
+        """
+        return _below(self.standing(name), f"{stamp}/{what}")
+
+    def standing_taken(self, name: str) -> Location:
+        """What the runs of a standing job have taken that ended well."""
+        return _below(self.standing(name), "taken.txt.gz")
+
     def history(self, key: str) -> Location:
         """The prefix of what the runs of one model and tuning measured, for the next forecast: one object per run.
 

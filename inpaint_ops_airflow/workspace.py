@@ -15,6 +15,22 @@ if TYPE_CHECKING:
 CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
 """Names the Airflow connection for storage; unset: the AWS SDK's own settings."""
 
+INSTALLATION = "inpaint_ops_installation"
+"""The Airflow variable that identifies this Airflow among others that look at the same store."""
+
+
+def installation() -> str:
+    """What this Airflow signs its claims with: made once, and kept in an Airflow variable."""
+    from uuid import uuid4
+
+    from airflow.sdk import Variable
+
+    name = Variable.get(INSTALLATION, default=None)
+    if name is None:
+        name = uuid4().hex
+        Variable.set(INSTALLATION, name)
+    return str(name)
+
 
 def open_workspace() -> Workspace:
     """The workspace of this installation: rows may read from the store, the inbox and INPAINT_ALLOWED_PREFIXES."""

@@ -14,6 +14,7 @@ from inpaint_ops.cli.manifests import manifest, validate
 from inpaint_ops.cli.models import models
 from inpaint_ops.cli.options import as_command, json_option
 from inpaint_ops.cli.running import plan, report, run
+from inpaint_ops.cli.standing import standing
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.cli.warm import become_warm_host
 from inpaint_ops.config import load_settings
@@ -55,5 +56,5 @@ def warm_host(path: str | None) -> None:
     become_warm_host(load_settings(warm_host=path))
 
 
-for command in (run, plan, validate, manifest, models, report, inspect):
+for command in (run, plan, validate, manifest, models, report, inspect, standing):
     main.add_command(command)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +18,7 @@ from inpaint_ops.manifest.pairing import pair, read_prompts
 from inpaint_ops.planning import reject_rows_without_steps
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.checking import check_model, missing_objects
+from inpaint_ops.runs.pictures import pictures_below
 from inpaint_ops.tuning import check_choices
 
 
@@ -115,8 +113,8 @@ def manifest(
     texts = _prompts(settings, prompts, key_column, prompt_column) if prompts else None
     listed, refused = [], []
     for root in dict.fromkeys(roots):
-        found, odd = _pictures(workspace, root, recursive=recursive)
-        listed.append(found)
+        found, odd = pictures_below(workspace.storage, root, recursive=recursive)
+        listed.append([info.location for info in found])
         refused += odd
     paired = pair(
         listed[0],
@@ -134,14 +132,7 @@ def manifest(
     else:
         for row in rows:
             say_json(row)
-    without_row = [
-        *refused,
-        *(f"image without a mask: {uri}" for uri in paired.images_alone),
-        *(f"mask without an image: {uri}" for uri in paired.masks_alone),
-        *(f"image without a prompt: {uri}" for uri in paired.without_prompt),
-        *(f"{clash}: rename one, or write the row by hand" for clash in paired.clashes),
-        *(f"a picture in a format that is not read: {uri}: convert it to PNG or TIFF" for uri in paired.not_read),
-    ]
+    without_row = [*refused, *paired.without_row()]
     for line in without_row:
         say(line, err=True)
     for name in paired.prompts_unused:
@@ -157,53 +148,6 @@ def _prompts(settings: Settings, prompts: str, key_column: str, prompt_column: s
     beside = Workspace.open(settings, store=place.parent.uri)
     body = beside.storage.get(place, max_bytes=settings.max_manifest_bytes)
     return read_prompts(body, key_column=key_column, prompt_column=prompt_column, max_bytes=settings.max_manifest_bytes)
-
-
-def _pictures(workspace: Workspace, root: Location, *, recursive: bool) -> tuple[list[Location], list[str]]:
-    """The files below a prefix, and a line for each that cannot be in a manifest.
-
-    Raises ConfigError if there is no such folder, or nothing below the prefix.
-    """
-    if root.bucket is None and not Path(root.key).is_dir():
-        raise ConfigError(f"there is no folder {root}")
-    found: list[Location] = []
-    refused: list[str] = []
-    for info in workspace.storage.list(root, direct=not recursive):
-        place = info.location
-        if not _is_text(place.key):
-            refused.append(f"a file name that is not UTF-8: {place.key!r}: rename it")
-        else:
-            found.append(place)
-    seen = {place.key for place in found}
-    for path in _links(Path(root.key), recursive=recursive) if root.bucket is None else ():
-        if str(path) in seen or not _is_text(str(path)):
-            continue
-        target = os.path.realpath(path)
-        if path.is_dir():
-            refused.append(f"a link to a folder: {path}: it is not followed, so give {target!r} as IMAGES or MASKS")
-        elif path.is_file() and workspace.storage.may_read(str(path)):
-            found.append(parse(str(path)))
-        else:
-            both = os.path.commonpath([path, target])
-            refused.append(f"a link to outside what may be read: {path}: copy the file, or add --allow {both!r}")
-    if not found and not refused:
-        raise ConfigError(f"there is nothing below {root}")
-    return found, refused
-
-
-def _links(root: Path, *, recursive: bool) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        yield from (path for name in (*folders, *names) if (path := Path(folder, name)).is_symlink())
-        if not recursive:
-            return
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shorten(row: dict[str, Any], folder: Location | None) -> dict[str, Any]:

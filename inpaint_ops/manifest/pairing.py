@@ -6,7 +6,7 @@ import re
 import string
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -46,6 +46,16 @@ class Pairing:
     """Files that look like pictures, of a format that no worker reads."""
     prompts_unused: tuple[str, ...] = ()
     """Names in the prompts file that no image has."""
+
+    def without_row(self) -> Iterator[str]:
+        """A line for each file that gives no row, with the cure."""
+        yield from (f"image without a mask: {uri}" for uri in self.images_alone)
+        yield from (f"mask without an image: {uri}" for uri in self.masks_alone)
+        yield from (f"image without a prompt: {uri}" for uri in self.without_prompt)
+        yield from (f"{clash}: rename one, or write the row by hand" for clash in self.clashes)
+        yield from (
+            f"a picture in a format that is not read: {uri}: convert it to PNG or TIFF" for uri in self.not_read
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,7 @@ class Workers:
         if session is None:
             return
         deadline, how = time.monotonic() + EXIT_SECONDS, "killed: it did not end when asked"
+        is_loading = session.ready is None  # every row has ended without it
         if attempt.book.in_worker():  # drained, and its rows have outlasted the grace
             deadline, how = time.monotonic(), "killed: asked to stop"
         else:
@@ -137,7 +138,7 @@ class Workers:
                         how = "clean" if returncode == 0 else session.process.describe_exit(returncode)
                         break
         self.kill()
-        if how != "clean" and not attempt.drain.is_asked:
+        if how != "clean" and not is_loading and not attempt.drain.is_asked:
             attempt.reporter.fault("worker_died", f"worker {session.process.pid} ended with its work done: {how}")
         self._store_report(session, how)
 

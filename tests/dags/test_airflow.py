@@ -264,6 +264,42 @@ def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(
     assert len({record.attempt for record in everything.values()}) == 2
 
 
+def test_a_standing_job_starts_a_run_for_what_is_new_and_a_wrong_entry_is_red(
+    airflow: AirflowStack, workspace: Workspace
+) -> None:
+    row = {"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "seed": 1, "id": "first"}
+    manifest = put_manifest(workspace, "standing.jsonl", [row])
+    entry = f"schedule: '0 3 * * *'\nmanifest: {json.dumps(manifest)}\noptions: {{quality: good}}\n"
+    workspace.storage.put(workspace.places.jobs.join("nightly.yaml"), entry.encode())
+
+    def look(**conf: object) -> tuple[str, str]:
+        run_id = airflow.trigger("inpaint_standing", dict(conf))
+        return airflow.wait_for_run("inpaint_standing", run_id), airflow.task_logs("inpaint_standing", run_id)
+
+    def started() -> list[str]:
+        runs = airflow.api("GET", f"/dags/{DAG}/dagRuns?order_by=run_after")["dag_runs"]
+        return [run["dag_run_id"] for run in runs if run["dag_run_id"].startswith("standing__nightly-")]
+
+    state, log = look(job="nightly")
+    assert state == "success" and "1 rows are new or changed, 0 were taken before" in log and RENDERED not in log
+    (run_id,) = started()
+    assert airflow.wait_for_run(DAG, run_id) == "success", airflow.task_logs(DAG, run_id)
+    assert [record.id for record in records(workspace, run_id.removeprefix("standing__")).values()] == ["first"]
+    state, log = look(job="nightly")
+    assert state == "success" and "nothing is new: 1 rows were taken before" in log and started() == [run_id]
+
+    put_manifest(workspace, "standing.jsonl", [row, row | {"id": "second", "seed": 2}])
+    workspace.storage.put(workspace.places.jobs.join("wrong.yaml"), b"shedule: '@daily'")
+    state, log = look()
+    assert state == "failed" and "wrong.yaml" in log and "there is no such field" in log, "an entry that nobody can use"
+    workspace.storage.delete(workspace.places.jobs.join("wrong.yaml"))
+    state, log = look(job="nightly")
+    assert state == "success" and "1 rows are new or changed, 1 were taken before" in log
+    last = started()[-1]
+    assert airflow.wait_for_run(DAG, last) == "success", airflow.task_logs(DAG, last)
+    assert [record.id for record in records(workspace, last.removeprefix("standing__")).values()] == ["second"]
+
+
 def test_the_model_cache_dag_puts_a_model_into_the_cache(airflow: AirflowStack) -> None:
     run_id = airflow.trigger("model_cache", {"model": "tiny-random"})
     assert airflow.wait_for_run("model_cache", run_id) == "success", airflow.task_logs("model_cache", run_id)

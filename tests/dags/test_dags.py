@@ -45,7 +45,7 @@ def test_parsing_the_dags_imports_nothing_heavy(tmp_path: Path, say: Callable[[s
     output = _python(tmp_path, program)
     lines = [line for line in output.splitlines() if line.startswith("parsed ")]
     say("; ".join(lines))
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "heavy: []" in output
 
 
@@ -93,8 +93,8 @@ def test_parsing_a_dag_imports_little_beyond_airflows_own_import(parsed: dict[st
 
 
 IN_TASKS = (
-    "inpaint_ops.runs", "inpaint_ops.inbox", "inpaint_ops.supervisor", "inpaint_ops.report", "inpaint_ops.cli",
-    "inpaint_ops.worker", "inpaint_ops.cli.doctor",
+    "inpaint_ops.runs", "inpaint_ops.inbox", "inpaint_ops.standing", "inpaint_ops.supervisor", "inpaint_ops.report",
+    "inpaint_ops.cli", "inpaint_ops.worker", "inpaint_ops.cli.doctor",
 )  # fmt: skip
 
 
@@ -183,6 +183,12 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
 
 
+def test_a_standing_job_may_choose_what_the_form_offers(manifest_dag: Any) -> None:
+    from inpaint_ops.standing.entries import OPTIONS
+
+    assert {*manifest_dag.params} - {"manifest", "run", "retry"} == OPTIONS
+
+
 def test_the_painting_task_is_pooled_queued_and_retried(manifest_dag: Any) -> None:
     task = manifest_dag.task_dict["inpaint"]
     assert (task.partial_kwargs["pool"], task.partial_kwargs["queue"], task.partial_kwargs["retries"]) == (
@@ -238,7 +244,7 @@ def test_nothing_of_any_dag_is_a_template_that_text_from_outside_could_reach(tmp
     looked, found = _templates(tmp_path, REPOSITORY / "dags")
     assert found == []
     assert {name.partition(".")[2] for name in looked} == {
-        "plan", "inpaint", "report", "claim", "trigger", "fetch", "store", "model_cache",
+        "plan", "inpaint", "report", "claim", "trigger", "fetch", "store", "model_cache", "look", "problems",
     }  # fmt: skip
 
 

@@ -156,6 +156,15 @@ def test_a_worker_that_never_gets_ready_is_killed(tmp_path: Path) -> None:
     bench.assert_nothing_left()
 
 
+def test_a_worker_that_loads_while_the_last_row_ends_is_no_fault(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok"], model="hangs-while-loading")
+    (tmp_path / "in" / "0.png").unlink()
+    bench.shard_run().run()
+    assert bench.statuses() == ["failed"]
+    assert not list(bench.workspace.storage.list(bench.layout.faults)), "it was ended since nobody needed it"
+    bench.assert_nothing_left()
+
+
 def test_workers_that_die_before_any_row_end_the_try_and_blame_no_row(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok"], model="dies-at-once")
     with pytest.raises(WorkerDiedError, match="SIGKILL"):

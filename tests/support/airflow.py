@@ -82,12 +82,13 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
             "INPAINT_RETRY_SECONDS": "1",
             "INPAINT_PROGRESS_INTERVAL": "1",
             "INPAINT_INBOX_SCHEDULE": "@yearly",
+            "INPAINT_STANDING_SCHEDULE": "@yearly",
             "OMP_NUM_THREADS": "1",
         }
         stack = AirflowStack(home / "home", environment, prefix=PREFIX)
         try:
             stack.start()
-            dags = (DAG, "inpaint_inbox", "model_cache")
+            dags = (DAG, "inpaint_inbox", "inpaint_standing", "model_cache")
             stack.wait_for_dags(*dags)
             for dag in dags:
                 stack.unpause(dag)

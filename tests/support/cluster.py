@@ -73,6 +73,7 @@ def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
             "INPAINT_PREFETCH": "4",
             "INPAINT_PROGRESS_INTERVAL": "2",
             "INPAINT_INBOX_SCHEDULE": "@yearly",
+            "INPAINT_STANDING_SCHEDULE": "@yearly",
             "HF_HOME": str(folder / "cache"),
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
