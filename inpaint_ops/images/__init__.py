@@ -24,6 +24,7 @@ from inpaint_ops.images.encoding import (
 )
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
+from inpaint_ops.images.measures import measure
 from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
 from inpaint_ops.images.provenance import Making, marked, read_mark
@@ -49,6 +50,7 @@ __all__ = [
     "decode_source",
     "encode",
     "marked",
+    "measure",
     "output_conversions",
     "place",
     "read_mark",

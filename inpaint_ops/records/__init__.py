@@ -9,6 +9,7 @@ from inpaint_ops.records.rows import (
     ErrorInfo,
     MaskMeaning,
     Measured,
+    Measures,
     Memory,
     Output,
     Painted,
@@ -18,7 +19,7 @@ from inpaint_ops.records.rows import (
     Timings,
     WorkerInfo,
 )
-from inpaint_ops.records.summary import Counts, Forecast, Pace, RetryCounts, RunSummary, StageStats
+from inpaint_ops.records.summary import Counts, Forecast, MeasureSpread, Pace, RetryCounts, RunSummary, StageStats
 from inpaint_ops.records.workers import (
     AttemptFaults,
     ColdStart,
@@ -53,7 +54,9 @@ __all__ = [
     "LedgerEntry",
     "LoadTimes",
     "MaskMeaning",
+    "MeasureSpread",
     "Measured",
+    "Measures",
     "Memory",
     "Model",
     "ModelIdentity",

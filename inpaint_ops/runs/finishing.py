@@ -97,7 +97,7 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
         storage.put(place, path, content_type=content_type)
     gallery = make_gallery(storage, workspace.settings, [results.file.find(row) for row in results.tally.gallery()])
     page = report.render_facts(
-        summary, report.facts_of(results.tally, workers), gallery.items, workers=workers,
+        summary, report.facts_of(results.tally, workers, find=results.file.find), gallery.items, workers=workers,
         without_pictures=gallery.left_out,
     )  # fmt: skip
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")

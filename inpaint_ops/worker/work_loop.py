@@ -211,6 +211,7 @@ class WorkLoop:
             pixels = images.composite(row.source, row.mask.weights, row.placement, result.image, alpha=self._job.alpha)
             change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
             images.check_changed(change, self._job.unchanged_threshold)
+            measures = images.measure(pixels, row.mask.weights)
             composited = time.perf_counter()
             metadata, marks = images.marked(
                 row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
@@ -241,6 +242,7 @@ class WorkLoop:
                     + marks
                 ),
                 change=change,
+                measures=measures,
                 batch=result.batch,
                 timings=_joined(
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)

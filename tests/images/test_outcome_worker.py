@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inpaint_ops import images
 from inpaint_ops.config import load_settings
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import job_options, planned
@@ -57,6 +58,8 @@ def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
         before, after = pixels(rows[row - 1].image), pixels(done[row].output)
         assert np.array_equal(after[square == 0], before[square == 0]) and done[row].change > 10
         assert any("two levels are 0 and 1" in sentence for sentence in done[row].conversions)
+        found = done[row].measures
+        assert found is not None and found == images.measure(after, square * 255)
     assert (pixels(done[3].output)[square > 0][:, 3] == 255).all()
     assert any("alpha rose" in sentence for sentence in done[3].conversions)
     assert any("scaled from 64x64 to the image's 128x128" in sentence for sentence in done[4].conversions)
