@@ -1,8 +1,8 @@
 """What finishing a row costs beside writing its PNG: `python -m bench.pixels`.
 
-A photograph of scikit-image at 1 and 12 megapixels with a mask on a part of it. Each step is timed right after the
+A photograph of scikit-image at 1 and 12 megapixels with a mask on a part of it. Each step is timed right before the
 writing of the same picture, in pairs; shown are the medians of the processor's times and of the pairs' ratios, on one
-thread.
+thread. The ways to join have the enlarging of what was painted in them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from inpaint_ops.images import png
 
 SIZES = ((1024, 1024), (4000, 3000))
 PARTS = {"a third of each side": (0.33, 0.67), "nearly all": (0.05, 0.95)}
-PAIRS = 9
+PAIRS = 5
+WISHES = {
+    "hard": images.Wish(),
+    "feather": images.Wish(blend="feather"),
+    "poisson": images.Wish(blend="poisson"),
+    "auto": images.Wish(blend="auto"),
+    "match mean": images.Wish(match="mean"),
+    "match histogram": images.Wish(match="histogram"),
+    "grain match": images.Wish(grain="match"),
+}
 
 
 def timed(step: Callable[[], object]) -> float:
@@ -43,10 +52,16 @@ def main() -> None:
         pixels = np.clip(enlarged + grain, 0, 255).astype(np.uint8)
         mask = np.zeros((height, width), np.uint8)
         mask[int(height * start) : int(height * end), int(width * start) : int(width * end)] = 255
+        source = images.Source(pixels, pixels, None, "png", ())
+        placement = images.place(source.size, mask, native=1024)
+        canvas = images.to_working(source, mask, placement)[0]
+        painted = np.clip(canvas.astype(np.int16) + 20, 0, 255).astype(np.uint8)
         steps: dict[str, Callable[[], object]] = {
             "change": partial(images.visible_change, pixels, np.ascontiguousarray(pixels[::-1]), mask),
             "measures": partial(images.measure, pixels, mask),
         }
+        for way, wish in WISHES.items():
+            steps[f"join: {way}"] = partial(images.join, source, mask, placement, painted, wish)
         for step, run in steps.items():
             run()
             pairs = [(timed(run), timed(partial(png.write, pixels, icc=None))) for _ in range(PAIRS)]

@@ -39,6 +39,16 @@ PromptSyntax = Literal["plain", "weighted"]
 """What brackets in a prompt are: words, or weights in the notation of AUTOMATIC1111's web UI."""
 
 
+Blend = Literal["hard", "feather", "poisson", "auto"]
+"""How a painted patch meets its surroundings."""
+
+Match = Literal["none", "mean", "histogram"]
+"""How the colour of a patch is brought nearer to its surroundings."""
+
+Grain = Literal["none", "match"]
+"""Whether the noise of a patch is brought up to that of its surroundings."""
+
+
 class Settings(BaseSettings):
     """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
 
@@ -77,6 +87,16 @@ class Settings(BaseSettings):
     )
     prompt_syntax: PromptSyntax = Field(
         default="plain", description="plain: brackets are words; weighted: `(words)`, `(words:1.3)`, `[words]`."
+    )
+    blend: Blend = Field(
+        default="hard", description="How a patch meets the source: hard (as the mask draws it), feather, poisson, auto."
+    )
+    match: Match = Field(
+        default="none",
+        description="A patch's colour is brought nearer to a ring around the mask: none, mean, histogram.",
+    )
+    grain: Grain = Field(
+        default="none", description="A patch's noise is brought up to that of a ring around the mask: none, match."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
-from inpaint_ops.config import ImageFormat, MaskChannel, PromptSyntax, Provenance, Scheduler
+from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match, PromptSyntax, Provenance, Scheduler
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
@@ -85,6 +85,9 @@ class Item(Model):
     mask_dilate: int = 0
     mask_blur: float = 0.0
     crop: Literal["none", "auto"] | int = "none"
+    blend: Blend = "hard"
+    match: Match = "none"
+    grain: Grain = "none"
     format: ImageFormat = "png"
 
 
@@ -217,7 +220,7 @@ Event = Annotated[Phase | Ready | Begun | Step | Done | Failed | Warn | Bye | Fa
 MAX_ITEMS, MAX_DEPTH, MAX_NUMBER = 1000, 8, 1e18
 """Of an event: values of one list or object, levels of them, and the size of a number."""
 
-_MAY_BE_NEGATIVE = frozenset({"measured", "tuning"})
+_MAY_BE_NEGATIVE = frozenset({"measured", "tuning", "shift"})
 """Parts of an event that hold figures of any kind."""
 
 

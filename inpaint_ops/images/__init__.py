@@ -22,6 +22,7 @@ from inpaint_ops.images.encoding import (
     output_conversions,
     thumbnail,
 )
+from inpaint_ops.images.joining import Joined, Wish, join
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.measures import measure
@@ -37,11 +38,13 @@ __all__ = [
     "Alpha",
     "Crop",
     "Format",
+    "Joined",
     "Making",
     "Mask",
     "MaskChannel",
     "Placement",
     "Source",
+    "Wish",
     "alpha_conversions",
     "check_changed",
     "check_output_size",
@@ -49,6 +52,7 @@ __all__ = [
     "decode_mask",
     "decode_source",
     "encode",
+    "join",
     "marked",
     "measure",
     "output_conversions",

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from inpaint_ops.images.masks import mask_bounds
-from inpaint_ops.images.noise import BINS, noise_histogram, noise_of, noise_values
+from inpaint_ops.images.noise import BINS, FEWEST, noise_histogram, noise_of, noise_values
 from inpaint_ops.images.reading import to_8_bit, to_rgb
 from inpaint_ops.records import Measures
 
@@ -20,8 +20,6 @@ RING = 16
 """Pixels: how wide the ring around the mask is, and the band of the patch along the mask's edge."""
 MEASURED_PIXELS = 1 << 19
 """Of a larger window, evenly spaced stripes with about so many pixels together are measured."""
-FEWEST = 16
-"""A figure of fewer pixels, or pairs of pixels, says nothing: it is None."""
 
 _SOBEL = 8
 """What Sobel's kernel makes of a slope of one level per pixel."""
@@ -108,7 +106,7 @@ def measure(pixels: np.ndarray, weights: np.ndarray) -> Measures:
         colour_shift=_shift(patch, ring),
         flatness=pairs.equal / pairs.inside if pairs.inside >= FEWEST else None,
         sharpness_ratio=_ratio(patch.gradient.value, ring.gradient.value, 0.25 * _SOBEL),
-        grain_ratio=_ratio(noise_of(patch.noise, FEWEST), noise_of(ring.noise, FEWEST), 0.25),
+        grain_ratio=_ratio(noise_of(patch.noise), noise_of(ring.noise), 0.25),
     )
 
 

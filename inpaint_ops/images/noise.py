@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 
 BINS = 256
+FEWEST = 16
+"""A figure of fewer pixels says nothing."""
+
 _UNITS = 6.0
 """Steps of a histogram to one 8-bit level: the kernel's coefficients have a sum of squares of 36."""
 _SHARE, _QUANTILE = 0.25, 0.318639
@@ -29,7 +32,7 @@ def noise_histogram(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return counted.reshape(-1).astype(np.float64)
 
 
-def noise_of(histogram: np.ndarray, fewest: int = 16) -> float | None:
+def noise_of(histogram: np.ndarray, fewest: int = FEWEST) -> float | None:
     """The standard deviation of the noise, in 8-bit levels, 0 to 133; None of fewer than `fewest` values.
 
     It is told by the quarter of the values that is nearest to 0: of a picture with edges and texture that is the

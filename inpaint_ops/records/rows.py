@@ -130,6 +130,29 @@ class Measures(Model):
     )
 
 
+Shift = Annotated[float, Field(ge=-255, le=255)]
+
+
+class Joining(Model):
+    """How a painted patch was joined to its source."""
+
+    blend: str = Field(default="hard", description="The edge that was made: hard, feather or poisson.")
+    feather: Annotated[float, Field(ge=0, le=256)] | None = Field(
+        default=None, description="The feather's sigma in pixels."
+    )
+    seams: dict[str, Ratio] = Field(
+        default_factory=dict, description="The seam contrasts that `auto` compared, by blend.", max_length=8
+    )
+    match: str = "none"
+    shift: Annotated[tuple[Shift, ...], Field(max_length=4)] | None = Field(
+        default=None, description="By how many 8-bit levels each channel was shifted, over the ring."
+    )
+    grain: str = "none"
+    grain_added: Levels | None = Field(
+        default=None, description="The standard deviation of the noise that was added, in 8-bit levels."
+    )
+
+
 class Measured(Model):
     """What a worker measures of every row: part of its event and of the row's record."""
 
@@ -151,7 +174,12 @@ class Painted(Measured):
     )
     batch: Batch | None = None
     memory: Memory | None = None
-    measures: Measures | None = Field(default=None, description="How the painted patch fits its surroundings.")
+    joining: Joining | None = Field(
+        default=None, exclude_if=operator.not_, description="How the patch was joined to the source."
+    )
+    measures: Measures | None = Field(
+        default=None, exclude_if=operator.not_, description="How the painted patch fits its surroundings."
+    )
 
 
 class MaskMeaning(Model):

@@ -21,6 +21,7 @@ from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
+from inpaint_ops.worker.finishing import feather_when_read, wish_of
 from inpaint_ops.worker.setup import WorkerSetup
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class WorkLoop:
                 resize=self._job.mask_resize == "nearest",
                 invert=item.mask_invert,
                 dilate=item.mask_dilate,
-                blur=item.mask_blur,
+                blur=feather_when_read(item),
             )
             placement = images.place(source.size, mask.weights, native=self._loaded.native_size, crop=item.crop)
             rgb, working_mask = images.to_working(source, mask.weights, placement)
@@ -208,10 +209,13 @@ class WorkLoop:
             assert result.image is not None and result.batch is not None and result.memory is not None
             self._send(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            pixels = images.composite(row.source, row.mask.weights, row.placement, result.image, alpha=self._job.alpha)
-            change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
+            joined = images.join(
+                row.source, row.mask.weights, row.placement, result.image, wish_of(item, self._job.alpha)
+            )
+            pixels = joined.pixels
+            change = images.visible_change(row.source.pixels, pixels, joined.weights)
             images.check_changed(change, self._job.unchanged_threshold)
-            measures = images.measure(pixels, row.mask.weights)
+            measures = images.measure(pixels, joined.weights)
             composited = time.perf_counter()
             metadata, marks = images.marked(
                 row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
@@ -237,11 +241,13 @@ class WorkLoop:
                     + row.source.conversions
                     + row.mask.conversions
                     + result.notes
+                    + joined.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
                     + images.output_conversions(row.source, item.format)
                     + marks
                 ),
                 change=change,
+                joining=joined.how,
                 measures=measures,
                 batch=result.batch,
                 timings=_joined(

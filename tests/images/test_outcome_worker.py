@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,28 @@ def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
     assert (pixels(done[3].output)[square > 0][:, 3] == 255).all()
     assert any("alpha rose" in sentence for sentence in done[3].conversions)
     assert any("scaled from 64x64 to the image's 128x128" in sentence for sentence in done[4].conversions)
+
+
+def test_a_patch_is_joined_as_its_row_asks(start: Callable[..., Talk], tmp_path: Path) -> None:
+    wishes: list[dict[str, Any]] = [
+        {}, {"mask_blur": 2.0, "blend": "feather"}, {"blend": "poisson", "match": "mean"},
+        {"blend": "auto", "mask_blur": 3.0}, {"match": "histogram", "grain": "match"},
+    ]  # fmt: skip
+    rows = [picture(tmp_path, number, (96, 96), **wish) for number, wish in enumerate(wishes, 1)]
+    talk = start()
+    talk.send(job(tmp_path), *rows, End())
+    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
+    done = {event.row: event for event in talk.all(Done)}
+    assert not talk.all(Failed)
+    for row in rows:
+        before, after, mask = pixels(row.image), pixels(done[row.row].output), pixels(row.mask)
+        assert np.array_equal(before[mask == 0], after[mask == 0])
+    how = [done[row.row].joining for row in rows]
+    assert all(how) and [one.blend for one in how if one][:3] == ["hard", "feather", "poisson"]
+    assert how[1] and how[1].feather == 2.0
+    assert how[2] and how[2].shift and len(how[2].shift) == 3 and how[2].match == "mean"
+    assert how[3] and set(how[3].seams) <= {"hard", "poisson", "feather"} and how[3].seams
+    assert how[4] and how[4].grain_added is not None and how[4].match == "histogram"
 
 
 def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
