@@ -30,6 +30,7 @@ from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
 from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
+from inpaint_ops.images.regions import Regions, find_regions, fits_the_canvas
 
 __all__ = [
     "EXTENSIONS",
@@ -43,6 +44,7 @@ __all__ = [
     "Mask",
     "MaskChannel",
     "Placement",
+    "Regions",
     "Source",
     "Wish",
     "alpha_conversions",
@@ -52,6 +54,8 @@ __all__ = [
     "decode_mask",
     "decode_source",
     "encode",
+    "find_regions",
+    "fits_the_canvas",
     "join",
     "marked",
     "measure",

@@ -153,6 +153,21 @@ class Joining(Model):
     )
 
 
+Pixel = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class PaintedRegion(Model):
+    """One of several regions of a row's mask that were painted one by one."""
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(
+        description="x0, y0, x1, y1 of what the model saw, in source pixels."
+    )
+    working_size: tuple[Count, Count]
+    batch: Batch | None = Field(default=None, description="By the worker's own number. Regions of one shape share it.")
+    timings: Timings = Field(default=Timings(), description="The batch's, in full.")
+    joining: Joining = Joining()
+
+
 class Measured(Model):
     """What a worker measures of every row: part of its event and of the row's record."""
 
@@ -174,6 +189,9 @@ class Painted(Measured):
     )
     batch: Batch | None = None
     memory: Memory | None = None
+    regions: Annotated[tuple[PaintedRegion, ...], Field(max_length=64)] = Field(
+        default=(), exclude_if=operator.not_, description="Where the mask's regions were painted one by one: each."
+    )
     joining: Joining | None = Field(
         default=None, exclude_if=operator.not_, description="How the patch was joined to the source."
     )
