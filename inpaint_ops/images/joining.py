@@ -98,10 +98,10 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
     patch_box(source, mask, placement, painted)  # checks that they belong together
     pixels, whole = source.pixels.copy(), mask
     if not mask.any():
-        return Joined(pixels, mask, Joining(blend="hard"))
+        return Joined(pixels, mask, Joining())
     place, window = _window(source, mask, placement, painted)
     at = slice(place[1], place[3]), slice(place[0], place[2])
-    how, notes = Joining(blend="hard", match=wish.match, grain=wish.grain), []
+    how, notes = Joining(match=wish.match, grain=wish.grain), []
 
     if wish.match != "none":
         found = shifts(wish.match, window.colours[window.ring > 0], window.patch[window.band > 0])
@@ -199,10 +199,8 @@ def _blended(window: _Window, blend: Blend, wish: Wish) -> _Window:
 
 def _border(window: _Window) -> np.ndarray:
     """(h, w) uint8, 255 at the pixels next to the mask whose colour the patch shall meet."""
-    masked = (window.weights > 0).astype(np.uint8)
-    return cv2.dilate(masked, np.ones((3, 3), np.uint8)) * np.where(window.seen & (masked == 0), 255, 0).astype(
-        np.uint8
-    )
+    next_to = cv2.dilate(cv2.inRange(window.weights, 1, 255), np.ones((3, 3), np.uint8))
+    return cv2.bitwise_and(cv2.bitwise_and(next_to, cv2.inRange(window.weights, 0, 0)), window.seen)
 
 
 def _solved(window: _Window) -> np.ndarray:

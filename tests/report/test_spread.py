@@ -87,6 +87,11 @@ def test_a_small_run_flags_nothing_and_equal_rows_have_room() -> None:
     assert not any(flags_of([*few, row(19, seam_contrast=200.0)]))
     equal = [row(number, grain_ratio=1.0, flatness=0.1) for number in range(1, 40)]
     assert not any(flags_of([*equal, row(40, grain_ratio=1.1, flatness=0.12)]))
+    seamless = [row(number, seam_contrast=0.9, colour_shift=0.2) for number in range(1, 40)]
+    assert not any(flags_of([*seamless, row(40, seam_contrast=1.24, colour_shift=3.9)]))
+    assert flags_of([*seamless, row(40, seam_contrast=1.5, colour_shift=9)])[-1] == [
+        "seam_contrast_high", "colour_shift_high",
+    ]  # fmt: skip
 
 
 def test_a_runs_summary_counts_its_flags() -> None:
