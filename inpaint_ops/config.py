@@ -29,6 +29,9 @@ ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
 
+JpegChroma = Literal["444", "422", "420"]
+"""How a JPEG keeps colour: at full size, at half the width, or at half the width and height."""
+
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
 """How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
 
@@ -140,6 +143,11 @@ class Settings(BaseSettings):
     png: Literal["fast", "small"] = Field(
         default="fast", description="How hard PNGs are compressed: small takes fifteen times as long."
     )
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="Of JPEGs, on libjpeg's scale.")
+    jpeg_chroma: JpegChroma = Field(
+        default="444", description="Colour in JPEGs: full (444), half the width (422), half the width and height (420)."
+    )
+    jpeg_progressive: bool = Field(default=False, description="JPEGs that show coarse first: slower, a little smaller.")
     mask_resize: Literal["off", "nearest"] = Field(
         default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
     )

@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
-from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match, PromptSyntax, Provenance, Scheduler
+from inpaint_ops.config import (
+    Blend,
+    Grain,
+    ImageFormat,
+    JpegChroma,
+    MaskChannel,
+    Match,
+    PromptSyntax,
+    Provenance,
+    Scheduler,
+)
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
@@ -53,6 +63,9 @@ class Job(Model):
     mask_resize: Literal["off", "nearest"] = "off"
     alpha: Literal["fill", "keep"] = "fill"
     png: Literal["fast", "small"] = "fast"
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    jpeg_chroma: JpegChroma = "444"
+    jpeg_progressive: bool = False
     metadata: Literal["safe", "keep", "strip"] = "safe"
     provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"

@@ -1,9 +1,9 @@
-"""How a row's fields become what its patch is joined by."""
+"""How the fields of a row and of its job become what its picture is finished by."""
 
 from __future__ import annotations
 
 from inpaint_ops import images
-from inpaint_ops.protocol import Item
+from inpaint_ops.protocol import Item, Job
 
 
 def feather_when_read(item: Item) -> float:
@@ -14,3 +14,8 @@ def feather_when_read(item: Item) -> float:
 def wish_of(item: Item, alpha: images.Alpha) -> images.Wish:
     """How the row's patch shall be joined; its grain is seeded by the row's seed."""
     return images.Wish(item.blend, item.mask_blur, item.match, item.grain, item.seed, alpha)
+
+
+def jpeg_options(job: Job) -> images.JpegOptions:
+    """How the job's JPEGs are written."""
+    return images.JpegOptions(job.jpeg_quality, job.jpeg_chroma, job.jpeg_progressive)

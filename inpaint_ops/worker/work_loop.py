@@ -22,7 +22,7 @@ from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
-from inpaint_ops.worker.finishing import feather_when_read
+from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.setup import WorkerSetup
 
@@ -242,7 +242,12 @@ class WorkLoop:
                 row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
             )
             data = images.encode(
-                pixels, format=item.format, icc=row.source.icc, metadata=metadata, effort=self._job.png
+                pixels,
+                format=item.format,
+                icc=row.source.icc,
+                metadata=metadata,
+                effort=self._job.png,
+                jpeg=jpeg_options(self._job),
             )
             _write(Path(item.output), data)
             done = Done(
@@ -264,7 +269,7 @@ class WorkLoop:
                     + result.notes
                     + joined.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
-                    + images.output_conversions(row.source, item.format)
+                    + images.output_conversions(row.source, item.format, jpeg_options(self._job))
                     + marks
                 ),
                 change=change,

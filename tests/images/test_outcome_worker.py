@@ -17,6 +17,7 @@ from inpaint_ops.planning import job_options, planned
 from inpaint_ops.protocol import Done, End, Failed, Item
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import RowFiles
+from inpaint_ops.worker.finishing import jpeg_options
 from tests.support.worker_talk import Talk, job, picture, pixels, start
 
 __all__ = ["start"]
@@ -89,13 +90,18 @@ def test_a_patch_is_joined_as_its_row_asks(start: Callable[..., Talk], tmp_path:
 
 
 def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
-    settings = load_settings(alpha="keep", unchanged_threshold=0.5, mask_resize="nearest")
+    settings = load_settings(
+        alpha="keep", unchanged_threshold=0.5, mask_resize="nearest",
+        jpeg_quality=80, jpeg_chroma="420", jpeg_progressive=True,
+    )  # fmt: skip
     options = job_options(settings)
     row = AcceptedRow(
         row=1, id="a", image="s3://b/a", mask="s3://b/m", prompt="x", mask_channel="red", mask_threshold=7
     )  # fmt: skip
     state = RowFiles(planned(row, options), tmp_path)
     sent = job_command(options, settings, [state], tmp_path)
+    assert (sent.jpeg_quality, sent.jpeg_chroma, sent.jpeg_progressive) == (80, "420", True)
+    assert jpeg_options(sent) == images.JpegOptions(80, "420", True)
     assert (sent.alpha, sent.unchanged_threshold, sent.mask_resize) == ("keep", 0.5, "nearest")
     item = item_command(state)
     assert (item.mask_channel, item.mask_threshold) == ("red", 7)
