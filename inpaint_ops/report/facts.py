@@ -20,7 +20,7 @@ from inpaint_ops.records import (
     RunSummary,
     WorkerReport,
 )
-from inpaint_ops.report.spread import SIDES
+from inpaint_ops.report.spread import MEASURES, SIDES
 from inpaint_ops.report.tally import SLOWEST, Tally, find_among
 from inpaint_ops.report.workers import WorkerTime, times_of
 
@@ -90,6 +90,14 @@ class MeasureFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class FlaggedRow:
+    """A row that is an outlier in its run, and in what: the measure, the side, and its value."""
+
+    record: Record
+    reasons: tuple[tuple[str, str, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """A run's records and worker reports, digested for people."""
 
@@ -99,7 +107,7 @@ class RunFacts:
     failures: tuple[FailureGroup, ...]
     conversions: dict[str, int]
     measures: tuple[MeasureFacts, ...] = ()
-    flagged: tuple[Record, ...] = ()
+    flagged: tuple[FlaggedRow, ...] = ()
     """The rows that are farthest from the others."""
 
 
@@ -120,8 +128,17 @@ def facts_of(
         failures=_failure_groups(tally),
         conversions=dict(tally.conversions.most_common()),
         measures=tuple(_measure_facts(tally)),
-        flagged=tuple(find(row) for row in tally.most_flagged()),
+        flagged=tuple(_flagged(find(row)) for row in tally.most_flagged()),
     )
+
+
+def _flagged(record: Record) -> FlaggedRow:
+    reasons = []
+    for flag in record.flags:
+        name, _, side = flag.rpartition("_")
+        measure = next((one for one in MEASURES if one.name == name), None)
+        reasons.append((measure.label, side, measure.of(record)) if measure else (flag, "", None))
+    return FlaggedRow(record, tuple(reasons))
 
 
 def _measure_facts(tally: Tally) -> Iterator[MeasureFacts]:

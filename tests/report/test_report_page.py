@@ -328,7 +328,7 @@ def test_the_page_shows_the_histograms_of_the_measures_and_the_flagged_rows() ->
     page = Page(render_page(run.summary(), run.records))
     check_closed(page)
     assert len([svg for svg in page.all("svg") if svg.get("class") == "histogram"]) == 3
-    assert "seam contrast high" in page.text and f"{35 - MOST_FLAGGED} more flagged rows" in page.text
+    assert "Seam contrast high (9)" in page.text and f"{35 - MOST_FLAGGED} more flagged rows" in page.text
     assert len(facts(run.records).flagged) == MOST_FLAGGED
     [seam] = [one for one in facts(run.records).measures if one.label == "Seam contrast"]
     assert seam.flagged == 35 and sum(bar.count for bar in seam.bars) == 94

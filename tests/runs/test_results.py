@@ -157,7 +157,7 @@ def test_the_report_of_rows_that_go_by_is_that_of_all_of_them_together(tmp_path:
     assert {one.row: ",".join(one.flags) for one in records if one.flags} == ODD
     assert (summary.flagged, summary.flags) == (3, {"seam_contrast_high": 2, "flatness_high": 1})
     page = run.read("report.html").decode()
-    assert 'id="flagged"' in page and "seam contrast high" in page and page.count('class="histogram"') == 4
+    assert 'id="flagged"' in page and "Seam contrast high (7.5)" in page and page.count('class="histogram"') == 4
 
 
 def test_flags_are_found_by_the_report_alone_group_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
