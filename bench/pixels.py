@@ -23,14 +23,14 @@ from inpaint_ops.images import png
 SIZES = ((1024, 1024), (4000, 3000))
 PARTS = {"a third of each side": (0.33, 0.67), "nearly all": (0.05, 0.95)}
 PAIRS = 5
-WISHES = {
-    "hard": images.Wish(),
-    "feather": images.Wish(blend="feather"),
-    "poisson": images.Wish(blend="poisson"),
-    "auto": images.Wish(blend="auto"),
-    "match mean": images.Wish(match="mean"),
-    "match histogram": images.Wish(match="histogram"),
-    "grain match": images.Wish(grain="match"),
+WAYS = {
+    "hard": images.JoinOptions(),
+    "feather": images.JoinOptions(blend="feather"),
+    "poisson": images.JoinOptions(blend="poisson"),
+    "auto": images.JoinOptions(blend="auto"),
+    "match mean": images.JoinOptions(match="mean"),
+    "match histogram": images.JoinOptions(match="histogram"),
+    "grain match": images.JoinOptions(grain="match"),
 }
 
 
@@ -60,8 +60,8 @@ def main() -> None:
             "change": partial(images.visible_change, pixels, np.ascontiguousarray(pixels[::-1]), mask),
             "measures": partial(images.measure, pixels, mask),
         }
-        for way, wish in WISHES.items():
-            steps[f"join: {way}"] = partial(images.join, source, mask, placement, painted, wish)
+        for way, options in WAYS.items():
+            steps[f"join: {way}"] = partial(images.join, source, mask, placement, painted, options)
         for step, run in steps.items():
             run()
             pairs = [(timed(run), timed(partial(png.write, pixels, icc=None))) for _ in range(PAIRS)]

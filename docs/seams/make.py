@@ -24,16 +24,16 @@ from inpaint_ops.model.own_models import demo_folder
 
 FOLDER = Path(__file__).parent
 NATIVE = 256
-WISHES = {
-    "hard": images.Wish(),
-    "feather": images.Wish(blend="feather"),
-    "poisson": images.Wish(blend="poisson"),
-    "auto": images.Wish(blend="auto"),
-    "match mean": images.Wish(match="mean"),
-    "match histogram": images.Wish(match="histogram"),
-    "grain": images.Wish(grain="match", seed=7),
-    "poisson, grain": images.Wish(blend="poisson", grain="match", seed=7),
-    "auto, match mean, grain": images.Wish(blend="auto", match="mean", grain="match", seed=7),
+WAYS = {
+    "hard": images.JoinOptions(),
+    "feather": images.JoinOptions(blend="feather"),
+    "poisson": images.JoinOptions(blend="poisson"),
+    "auto": images.JoinOptions(blend="auto"),
+    "match mean": images.JoinOptions(match="mean"),
+    "match histogram": images.JoinOptions(match="histogram"),
+    "grain": images.JoinOptions(grain="match", seed=7),
+    "poisson, grain": images.JoinOptions(blend="poisson", grain="match", seed=7),
+    "auto, match mean, grain": images.JoinOptions(blend="auto", match="mean", grain="match", seed=7),
 }
 SHOWN = ("hard", "feather", "poisson", "match mean", "poisson, grain")
 PICTURES = ("coffee", "rocket", "camera")
@@ -57,9 +57,9 @@ class Painted:
         mask[top:bottom, left:right] = 255
         return mask
 
-    def joined(self, wish: images.Wish) -> images.Joined:
+    def joined(self, options: images.JoinOptions) -> images.Joined:
         """The finished picture."""
-        return images.join(self.source, self.mask, self.placement, self.canvas, wish)
+        return images.join(self.source, self.mask, self.placement, self.canvas, options)
 
 
 def paint_demo() -> Iterator[Painted]:
@@ -136,11 +136,11 @@ def table(rows: list[Painted]) -> Iterator[str]:
     """The measures of each way, in the median over the photos."""
     yield "| joined by | seam contrast | largest | colour shift | sharpness | grain |"
     yield "|---|---|---|---|---|---|"
-    for name, wish in [*WISHES.items(), ("multi-band, for comparison", None)]:
+    for name, options in [*WAYS.items(), ("multi-band, for comparison", None)]:
         found = []
         for row in rows:
-            joined = row.joined(wish or images.Wish())
-            found.append(images.measure(joined.pixels if wish else multi_band(row), joined.weights))
+            joined = row.joined(options or images.JoinOptions())
+            found.append(images.measure(joined.pixels if options else multi_band(row), joined.weights))
         columns = [
             np.array([getattr(one, field) for one in found])
             for field in ("seam_contrast", "colour_shift", "sharpness_ratio", "grain_ratio")
@@ -151,10 +151,10 @@ def table(rows: list[Painted]) -> Iterator[str]:
 
 def by_photo(rows: list[Painted]) -> Iterator[str]:
     """The seam contrast of each photo."""
-    yield "| photo | " + " | ".join(WISHES) + " | auto chose |"
-    yield "|---|" + "---|" * (len(WISHES) + 1)
+    yield "| photo | " + " | ".join(WAYS) + " | auto chose |"
+    yield "|---|" + "---|" * (len(WAYS) + 1)
     for row in rows:
-        joined = {name: row.joined(wish) for name, wish in WISHES.items()}
+        joined = {name: row.joined(options) for name, options in WAYS.items()}
         seams = [images.measure(one.pixels, one.weights).seam_contrast or 0 for one in joined.values()]
         yield f"| {row.name} | " + " | ".join(f"{seam:.2f}" for seam in seams) + f" | {joined['auto'].how.blend} |"
 
@@ -168,7 +168,7 @@ def picture(row: Painted) -> Image.Image:
     part = slice(top, top + side), slice(left, left + side)
     size = 220
     out = Image.new("RGB", (size * (len(SHOWN) + 1), size + 16), "white")
-    shown = {"source": row.source.rgb} | {name: row.joined(WISHES[name]).pixels for name in SHOWN}
+    shown = {"source": row.source.rgb} | {name: row.joined(WAYS[name]).pixels for name in SHOWN}
     for at, (name, pixels) in enumerate(shown.items()):
         crop = Image.fromarray(np.ascontiguousarray(pixels[part]))
         out.paste(crop.convert("RGB").resize((size, size), Image.Resampling.LANCZOS), (at * size, 16))

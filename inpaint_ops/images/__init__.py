@@ -23,7 +23,7 @@ from inpaint_ops.images.encoding import (
     output_conversions,
     thumbnail,
 )
-from inpaint_ops.images.joining import Joined, Wish, join
+from inpaint_ops.images.joining import Joined, JoinOptions, join
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.measures import measure
@@ -40,6 +40,7 @@ __all__ = [
     "Alpha",
     "Crop",
     "Format",
+    "JoinOptions",
     "Joined",
     "JpegOptions",
     "Making",
@@ -48,7 +49,6 @@ __all__ = [
     "Placement",
     "Regions",
     "Source",
-    "Wish",
     "alpha_conversions",
     "check_changed",
     "check_output_size",

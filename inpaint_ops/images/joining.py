@@ -24,7 +24,7 @@ _NEAR = np.ones((2 * RING + 1, 2 * RING + 1), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class JoinOptions:
     """How a row's patch shall be joined.
 
     Attributes:
@@ -90,8 +90,8 @@ class _Window:
         return self.source[..., None] if self.source.ndim == 2 else self.source[..., : self.patch.shape[2]]
 
 
-def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray, wish: Wish) -> Joined:
-    """Put what was painted into the source: `composite`, with what `wish` asks for.
+def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray, options: JoinOptions) -> Joined:
+    """Put what was painted into the source: `composite`, with what `options` asks for.
 
     The order is: match, blend, grain. The same arguments give the same pixels. Raises ValueError as `composite`.
     """
@@ -101,34 +101,34 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
         return Joined(pixels, mask, Joining())
     place, window = _window(source, mask, placement, painted)
     at = slice(place[1], place[3]), slice(place[0], place[2])
-    how, notes = Joining(match=wish.match, grain=wish.grain), []
+    how, notes = Joining(match=options.match, grain=options.grain), []
 
-    if wish.match != "none":
-        found = shifts(wish.match, window.colours[window.ring > 0], window.patch[window.band > 0])
+    if options.match != "none":
+        found = shifts(options.match, window.colours[window.ring > 0], window.patch[window.band > 0])
         if found is None:
-            notes.append(f"match {wish.match} was left out: the mask or the ring around it has too few pixels")
+            notes.append(f"match {options.match} was left out: the mask or the ring around it has too few pixels")
         else:
             window = replace(window, patch=found.apply(window.patch))
             how = how.model_copy(update={"shift": found.mean})
             if found.is_limited:
-                notes.append(f"match {wish.match} was limited to {MOST_SHIFT:g} levels of 255")
+                notes.append(f"match {options.match} was limited to {MOST_SHIFT:g} levels of 255")
 
-    blend, sigma = wish.blend, wish.feather
+    blend, sigma = options.blend, options.feather
     seams: dict[str, float] = {}
     candidates: dict[Blend, _Window] = {}
     if blend == "auto":
-        blend, candidates, seams = _best(window, wish)
-    joined = candidates.get(blend) or _blended(window, blend, wish)
+        blend, candidates, seams = _best(window, options)
+    joined = candidates.get(blend) or _blended(window, blend, options)
     if blend == "feather":
-        sigma = wish.feather or feather_of(mask)
-        if wish.blend == "auto" or not wish.feather:
+        sigma = options.feather or feather_of(mask)
+        if options.blend == "auto" or not options.feather:
             whole = mask.copy()
             whole[at] = joined.weights
     elif blend == "poisson" and not _border(window).any():
         notes.append("blend poisson changed nothing: the mask has no edge inside the picture, or none that is opaque")
     how = how.model_copy(update={"blend": blend, "feather": sigma if blend == "feather" else None, "seams": seams})
 
-    if wish.grain == "match":
+    if options.grain == "match":
         inside = cv2.inRange(joined.weights, 1, 255)
         deviation = missing_grain(joined.colours, joined.patch, joined.ring, inside)
         if deviation is None:
@@ -136,10 +136,10 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
         else:
             how = how.model_copy(update={"grain_added": deviation})
             if deviation:
-                joined = replace(joined, patch=with_grain(joined.patch, deviation, wish.seed))
+                joined = replace(joined, patch=with_grain(joined.patch, deviation, options.seed))
             if deviation >= MOST_GRAIN:
                 notes.append(f"grain match was limited to {MOST_GRAIN:g} levels of 255")
-    lay(pixels[at], joined.patch, joined.weights, alpha=wish.alpha)
+    lay(pixels[at], joined.patch, joined.weights, alpha=options.alpha)
     return Joined(pixels, whole, how, tuple(notes))
 
 
@@ -165,7 +165,7 @@ def _window(source: Source, mask: np.ndarray, placement: Placement, painted: np.
     return (x0, y0, x1, y1), _Window(part, patch, mask[y0:y1, x0:x1], seen)
 
 
-def _best(window: _Window, wish: Wish) -> tuple[Blend, dict[Blend, _Window], dict[str, float]]:
+def _best(window: _Window, options: JoinOptions) -> tuple[Blend, dict[Blend, _Window], dict[str, float]]:
     """The first of hard, poisson and feather whose seam is not seen; else the one with the least.
 
     Hard comes first, since it changes nothing, and feather last: it shows what was there before through the patch. A
@@ -175,10 +175,10 @@ def _best(window: _Window, wish: Wish) -> tuple[Blend, dict[Blend, _Window], dic
     seams: dict[str, float] = {}
     order: tuple[Blend, ...] = ("hard", "poisson", "feather")
     for blend in order:
-        found[blend] = _blended(window, blend, wish)
+        found[blend] = _blended(window, blend, options)
         one = found[blend]
         laid = window.source.copy()
-        lay(laid, one.patch, one.weights, alpha=wish.alpha)
+        lay(laid, one.patch, one.weights, alpha=options.alpha)
         edges = [window.weights] if one.weights is window.weights else [window.weights, one.weights]
         contrasts = [contrast for edge in edges if (contrast := seam_contrast(laid, edge)) is not None]
         if not contrasts:
@@ -189,11 +189,11 @@ def _best(window: _Window, wish: Wish) -> tuple[Blend, dict[Blend, _Window], dic
     return min(order, key=lambda blend: seams[blend]), found, seams
 
 
-def _blended(window: _Window, blend: Blend, wish: Wish) -> _Window:
+def _blended(window: _Window, blend: Blend, options: JoinOptions) -> _Window:
     if blend == "poisson":
         return replace(window, patch=_solved(window))
-    if blend == "feather" and (wish.blend == "auto" or not wish.feather):
-        return replace(window, weights=feathered(window.weights, wish.feather or feather_of(window.weights)))
+    if blend == "feather" and (options.blend == "auto" or not options.feather):
+        return replace(window, weights=feathered(window.weights, options.feather or feather_of(window.weights)))
     return window  # a feather of a given width has softened the mask before the model saw it
 
 

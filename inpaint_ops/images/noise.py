@@ -1,4 +1,4 @@
-"""How much noise a picture has, as a standard deviation: a photo's grain, as far as texture lets it be told."""
+"""How much noise a picture has, as a standard deviation: the grain of a photo, where texture does not hide it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def noise_histogram(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def noise_of(histogram: np.ndarray, fewest: int = FEWEST) -> float | None:
     """The standard deviation of the noise, in 8-bit levels, 0 to 133; None of fewer than `fewest` values.
 
-    It is told by the quarter of the values that is nearest to 0: of a picture with edges and texture that is the
-    quieter part, so that they count as noise only where they fill all of it.
+    It is estimated from the quarter of the values that is nearest to 0. In a picture with edges and texture that is
+    the quiet part, so they count as noise only where they fill all of it.
     """
     below = np.cumsum(histogram)
     if below[-1] < fewest:

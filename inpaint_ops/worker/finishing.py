@@ -11,9 +11,9 @@ def feather_when_read(item: Item) -> float:
     return 0.0 if item.blend == "auto" else item.mask_blur
 
 
-def wish_of(item: Item, alpha: images.Alpha) -> images.Wish:
+def join_options(item: Item, alpha: images.Alpha) -> images.JoinOptions:
     """How the row's patch shall be joined; its grain is seeded by the row's seed."""
-    return images.Wish(item.blend, item.mask_blur, item.match, item.grain, item.seed, alpha)
+    return images.JoinOptions(item.blend, item.mask_blur, item.match, item.grain, item.seed, alpha)
 
 
 def jpeg_options(job: Job) -> images.JpegOptions:

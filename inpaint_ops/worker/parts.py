@@ -13,7 +13,7 @@ from inpaint_ops import images
 from inpaint_ops.manifest import MAX_SEED
 from inpaint_ops.protocol import Item
 from inpaint_ops.records import Joining, PaintedRegion, Timings
-from inpaint_ops.worker.finishing import wish_of
+from inpaint_ops.worker.finishing import join_options
 
 if TYPE_CHECKING:
     from inpaint_ops.engine import PaintItem, PaintResult
@@ -100,10 +100,10 @@ def finish_parts(
     alpha: images.Alpha,
 ) -> Finished:
     """Join the canvases, one after another, each into what the ones before have made of the source."""
-    wish = wish_of(item, alpha)
+    options = join_options(item, alpha)
     if regions is None:
         assert results[0].image is not None
-        one = images.join(source, mask, parts[0].placement, results[0].image, wish)
+        one = images.join(source, mask, parts[0].placement, results[0].image, options)
         return Finished(one.pixels, one.weights, one.how, (), one.notes)
     weights, done = np.zeros_like(mask), source
     painted: list[PaintedRegion] = []
@@ -111,7 +111,7 @@ def finish_parts(
     for number, (part, result) in enumerate(zip(parts, results, strict=True)):
         assert result.image is not None
         own = regions.weights(mask, number)
-        one = images.join(done, own, part.placement, result.image, replace(wish, seed=seed_of(item, number)))
+        one = images.join(done, own, part.placement, result.image, replace(options, seed=seed_of(item, number)))
         done = replace(done, pixels=one.pixels)
         weights = np.maximum(weights, one.weights)
         painted.append(

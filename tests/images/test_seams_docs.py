@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inpaint_ops import images
-from inpaint_ops.images import Wish
+from inpaint_ops.images import JoinOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -41,10 +41,10 @@ def painted(make: ModuleType) -> list[Any]:
     return rows
 
 
-def median(rows: list[Any], wish: Wish, field: str) -> float:
+def median(rows: list[Any], options: JoinOptions, field: str) -> float:
     values = []
     for row in rows:
-        joined = row.joined(wish)
+        joined = row.joined(options)
         assert np.array_equal(joined.pixels[row.mask == 0], row.source.pixels[row.mask == 0])
         values.append(getattr(images.measure(joined.pixels, joined.weights), field))
     return float(np.median(values))
@@ -52,25 +52,29 @@ def median(rows: list[Any], wish: Wish, field: str) -> float:
 
 @pytest.mark.parametrize("blend", ["feather", "poisson", "auto"])
 def test_each_blend_lowers_the_seam(painted: list[Any], blend: Any) -> None:
-    assert median(painted, Wish(blend=blend), "seam_contrast") < 0.6 * median(painted, Wish(), "seam_contrast")
+    assert median(painted, JoinOptions(blend=blend), "seam_contrast") < 0.6 * median(
+        painted, JoinOptions(), "seam_contrast"
+    )
 
 
 @pytest.mark.parametrize("match", ["mean", "histogram"])
 def test_each_match_lowers_the_colour_shift(painted: list[Any], match: Any) -> None:
-    assert median(painted, Wish(match=match), "colour_shift") < 0.7 * median(painted, Wish(), "colour_shift")
+    assert median(painted, JoinOptions(match=match), "colour_shift") < 0.7 * median(
+        painted, JoinOptions(), "colour_shift"
+    )
 
 
 def test_grain_brings_the_noise_to_that_of_the_ring(painted: list[Any]) -> None:
-    assert median(painted, Wish(), "grain_ratio") < 0.7
-    assert 0.8 < median(painted, Wish(grain="match", seed=3), "grain_ratio") < 1.2
+    assert median(painted, JoinOptions(), "grain_ratio") < 0.7
+    assert 0.8 < median(painted, JoinOptions(grain="match", seed=3), "grain_ratio") < 1.2
 
 
 def test_multi_band_leaves_more_of_a_seam_than_poisson(make: ModuleType, painted: list[Any]) -> None:
     found = [images.measure(make.multi_band(row), row.mask).seam_contrast for row in painted]
-    assert np.median(found) > 1.3 * median(painted, Wish(blend="poisson"), "seam_contrast")
+    assert np.median(found) > 1.3 * median(painted, JoinOptions(blend="poisson"), "seam_contrast")
 
 
 def test_the_page_names_each_way_that_is_shown(make: ModuleType) -> None:
     page = (DOCS / "seams.md").read_text()
-    assert all(f"| {name} |" in page for name in make.WISHES)
+    assert all(f"| {name} |" in page for name in make.WAYS)
     assert all((DOCS / f"seams/{name}.jpg").exists() and f"seams/{name}.jpg" in page for name in make.PICTURES)
