@@ -132,6 +132,9 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     if summary.images_per_second:
         warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
         lines.append(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
+    if summary.flagged:
+        kinds = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
+        lines.append(f"  {summary.flagged} done rows differ from the others: {kinds} (report.html lists them)")
     files = ["report.html", "run.json", "images/", "failed.jsonl", *(["rejected.jsonl"] if counts.rejected else [])]
     lines.append(f"  {workspace.layout(summary.run).root}  ({', '.join(files)})")
     return [one_line(line) for line in lines]

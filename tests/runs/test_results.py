@@ -20,6 +20,7 @@ from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan
 from inpaint_ops.records import ErrorInfo, Measures, Output, Record, RunSummary, Timings, WorkerReport
 from inpaint_ops.report import results_jsonl, summarize, tables, timings_parquet, trace, trace_json
 from inpaint_ops.runs import Workspace, finish, flagging, prepare, prepare_retry
+from inpaint_ops.runs.finishing import summary_lines
 from inpaint_ops.runs.results_file import ResultsFile
 from tests.support.simulated_run import worker_report
 from tests.support.synthetic_run import START, record, worker
@@ -156,6 +157,10 @@ def test_the_report_of_rows_that_go_by_is_that_of_all_of_them_together(tmp_path:
     assert [(one.done + one.failed, one.rows) for one in summary.retries] == [(22, 22), (6, 6)]
     assert {one.row: ",".join(one.flags) for one in records if one.flags} == ODD
     assert (summary.flagged, summary.flags) == (3, {"seam_contrast_high": 2, "flatness_high": 1})
+    assert any(
+        "3 done rows differ from the others: seam_contrast_high 2, flatness_high 1" in line
+        for line in summary_lines(run.workspace, summary)
+    )
     page = run.read("report.html").decode()
     assert 'id="flagged"' in page and "Seam contrast high (7.5)" in page and page.count('class="histogram"') == 4
 
