@@ -121,6 +121,27 @@ PARAMS = {
         title="Prompt syntax",
         description="plain: brackets are words. weighted: (words:1.3) and [words] weigh. Empty: as the settings say.",
     ),
+    "blend": Param(
+        default=None,
+        enum=[None, "hard", "feather", "poisson", "auto"],
+        values_display={"null": "as the settings say"},
+        title="Blend",
+        description="How patches meet the source. auto: by the measured seam. Empty: as the settings say (hard).",
+    ),
+    "match": Param(
+        default=None,
+        enum=[None, "none", "mean", "histogram"],
+        values_display={"null": "as the settings say"},
+        title="Colour match",
+        description="Bring patches' colours nearer to a ring around the mask. Empty: as the settings say (none).",
+    ),
+    "grain": Param(
+        default=None,
+        enum=[None, "none", "match"],
+        values_display={"null": "as the settings say"},
+        title="Grain",
+        description="match: bring patches' noise up to the ring's. Empty: as the settings say (none).",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],

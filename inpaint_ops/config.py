@@ -29,6 +29,9 @@ ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
 
+JpegChroma = Literal["444", "422", "420"]
+"""How a JPEG keeps colour: at full size, at half the width, or at half the width and height."""
+
 Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
 """How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
 
@@ -37,6 +40,16 @@ Provenance = Literal["full", "mark", "off"]
 
 PromptSyntax = Literal["plain", "weighted"]
 """What brackets in a prompt are: words, or weights in the notation of AUTOMATIC1111's web UI."""
+
+
+Blend = Literal["hard", "feather", "poisson", "auto"]
+"""How a painted patch meets its surroundings."""
+
+Match = Literal["none", "mean", "histogram"]
+"""How the colour of a patch is brought nearer to its surroundings."""
+
+Grain = Literal["none", "match"]
+"""Whether the noise of a patch is brought up to that of its surroundings."""
 
 
 class Settings(BaseSettings):
@@ -77,6 +90,16 @@ class Settings(BaseSettings):
     )
     prompt_syntax: PromptSyntax = Field(
         default="plain", description="plain: brackets are words; weighted: `(words)`, `(words:1.3)`, `[words]`."
+    )
+    blend: Blend = Field(
+        default="hard", description="How a patch meets the source: hard (as the mask draws it), feather, poisson, auto."
+    )
+    match: Match = Field(
+        default="none",
+        description="A patch's colour is brought nearer to a ring around the mask: none, mean, histogram.",
+    )
+    grain: Grain = Field(
+        default="none", description="A patch's noise is brought up to that of a ring around the mask: none, match."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 
@@ -120,6 +143,11 @@ class Settings(BaseSettings):
     png: Literal["fast", "small"] = Field(
         default="fast", description="How hard PNGs are compressed: small takes fifteen times as long."
     )
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="Of JPEGs, on libjpeg's scale.")
+    jpeg_chroma: JpegChroma = Field(
+        default="444", description="Colour in JPEGs: full (444), half the width (422), half the width and height (420)."
+    )
+    jpeg_progressive: bool = Field(default=False, description="JPEGs that show coarse first: slower, a little smaller.")
     mask_resize: Literal["off", "nearest"] = Field(
         default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
@@ -43,6 +43,9 @@ class JobOptions(Model):
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
     strength: float = Field(default=STRENGTH, gt=0, le=1)
+    blend: Blend = "hard"
+    match: Match = "none"
+    grain: Grain = "none"
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
@@ -64,7 +67,7 @@ class JobOptions(Model):
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
             "model", "model_revision", "scheduler", "prompt", "negative_prompt", "prompt_syntax", "quality", "steps",
-            "guidance_scale", "strength", "row_limit",
+            "guidance_scale", "strength", "blend", "match", "grain", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -95,6 +98,9 @@ def job_options(
         "tuning": settings.tuning,
         "scheduler": settings.scheduler,
         "prompt_syntax": settings.prompt_syntax,
+        "blend": settings.blend,
+        "match": settings.match,
+        "grain": settings.grain,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -190,6 +196,9 @@ class PaintParameters(Model):
     steps: int = Field(ge=1, le=500, description="Requested; see `steps_that_run`.")
     guidance_scale: float = Field(ge=0, le=50)
     strength: float = Field(gt=0, le=1)
+    blend: Blend = "hard"
+    match: Match = "none"
+    grain: Grain = "none"
 
 
 class PlannedRow(AcceptedRow):
@@ -241,6 +250,9 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         steps=_steps(row, job),
         guidance_scale=row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
         strength=_strength(row, job),
+        blend=row.blend or ("feather" if row.mask_blur else job.blend),
+        match=row.match or job.match,
+        grain=row.grain or job.grain,
     )
 
 

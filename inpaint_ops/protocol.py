@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, TypeAdapter, field_validator
 
-from inpaint_ops.config import ImageFormat, MaskChannel, PromptSyntax, Provenance, Scheduler
+from inpaint_ops.config import (
+    Blend,
+    Grain,
+    ImageFormat,
+    JpegChroma,
+    MaskChannel,
+    Match,
+    PromptSyntax,
+    Provenance,
+    Scheduler,
+)
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
     Batch,
@@ -53,6 +63,9 @@ class Job(Model):
     mask_resize: Literal["off", "nearest"] = "off"
     alpha: Literal["fill", "keep"] = "fill"
     png: Literal["fast", "small"] = "fast"
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    jpeg_chroma: JpegChroma = "444"
+    jpeg_progressive: bool = False
     metadata: Literal["safe", "keep", "strip"] = "safe"
     provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"
@@ -84,7 +97,10 @@ class Item(Model):
     mask_invert: bool = False
     mask_dilate: int = 0
     mask_blur: float = 0.0
-    crop: Literal["none", "auto"] | int = "none"
+    crop: Literal["none", "auto", "regions"] | int = "none"
+    blend: Blend = "hard"
+    match: Match = "none"
+    grain: Grain = "none"
     format: ImageFormat = "png"
 
 
@@ -217,7 +233,7 @@ Event = Annotated[Phase | Ready | Begun | Step | Done | Failed | Warn | Bye | Fa
 MAX_ITEMS, MAX_DEPTH, MAX_NUMBER = 1000, 8, 1e18
 """Of an event: values of one list or object, levels of them, and the size of a number."""
 
-_MAY_BE_NEGATIVE = frozenset({"measured", "tuning"})
+_MAY_BE_NEGATIVE = frozenset({"measured", "tuning", "shift"})
 """Parts of an event that hold figures of any kind."""
 
 

@@ -55,6 +55,19 @@ def test_a_row_wins_over_the_job_and_steps_over_quality() -> None:
     assert parameters(row(guidance_scale=1.0, strength=0.5), job).strength == 0.5
 
 
+def test_the_edge_is_the_rows_then_its_feather_then_the_jobs() -> None:
+    job = JobOptions(model="m", blend="poisson", match="mean", grain="match")
+    settled = parameters(row(), job)
+    assert (settled.blend, settled.match, settled.grain) == ("poisson", "mean", "match")
+    settled = parameters(row(blend="hard", match="none", grain="none"), job)
+    assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none")
+    assert parameters(row(mask_blur=2.0), job).blend == "feather", "a row's own field wins over the job's"
+    assert parameters(row(mask_blur=2.0, blend="auto"), job).blend == "auto"
+    settled = parameters(row(), JobOptions(model="m"))
+    assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none"), "as it was before"
+    assert {"blend", "match", "grain"} <= set(job.identity())
+
+
 def test_a_row_without_a_seed_gets_the_same_one_every_time() -> None:
     job = JobOptions(model="m")
     assert parameters(row(1), job).seed == parameters(row(1, prompt="another"), job).seed
@@ -205,3 +218,12 @@ def test_the_scheduler_is_the_jobs_and_a_part_of_its_identity(environment: Calla
     assert job_options(settings, scheduler="ddim").identity()["scheduler"] == "ddim"
     with pytest.raises(ConfigError, match="scheduler"):
         job_options(settings, scheduler="magic")
+
+
+def test_the_edge_of_a_job_is_the_settings_unless_it_is_chosen(environment: Callable[..., Settings]) -> None:
+    settings = environment(INPAINT_BLEND="auto", INPAINT_MATCH="mean", INPAINT_GRAIN="match")
+    job = job_options(settings)
+    assert (job.blend, job.match, job.grain) == ("auto", "mean", "match")
+    assert job_options(settings, blend="hard").blend == "hard"
+    with pytest.raises(ConfigError, match="blend"):
+        job_options(settings, blend="soft")

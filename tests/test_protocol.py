@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from inpaint_ops.protocol import Item, Job, Step, dump, parse_command, parse_event
+from inpaint_ops.protocol import Done, Item, Job, Step, dump, parse_command, parse_event
 from inpaint_ops.records import Timings
 
 ITEM: dict[str, Any] = {
@@ -72,3 +73,29 @@ def test_commands_are_no_events_and_events_no_commands() -> None:
         parse_event(dump(Job(model="m", scratch="s")))
     with pytest.raises(ValidationError):
         parse_command(dump(Step(step=1, steps=2)))
+
+
+DONE: dict[str, Any] = {
+    "kind": "done", "row": 1, "output": "/o", "sha256": "0" * 64, "bytes": 1, "width": 8, "height": 8, "format": "png",
+    "media_type": "image/png", "extension": ".png", "steps": 2, "working_size": [8, 8],
+    "batch": {"id": "1", "size": 1}, "memory": {"peak_allocated": 1, "peak_reserved": 1},
+    "started_at": "2026-03-01T00:00:00Z", "finished_at": "2026-03-01T00:00:01Z",
+}  # fmt: skip
+
+
+def test_a_shift_may_be_negative_and_nothing_else_of_a_finished_picture() -> None:
+    how = {"blend": "poisson", "match": "mean", "shift": [-3.5, 0, 24], "seams": {"hard": 2.0}, "grain_added": 1.5}
+    region = {"box": [0, 0, 8, 8], "working_size": [8, 8], "joining": how}
+    event = parse_event(json.dumps(DONE | {"joining": how, "regions": [region], "measures": {"seam_contrast": 1.1}}))
+    assert isinstance(event, Done) and event.joining is not None and event.joining.shift == (-3.5, 0, 24)
+    assert event.regions[0].joining.shift == (-3.5, 0, 24)
+    for wrong in (
+        {"joining": how | {"shift": [-256.0]}},
+        {"joining": how | {"grain_added": -1}},
+        {"joining": how | {"seams": {"hard": 1e6}}},
+        {"measures": {"seam_contrast": -1}},
+        {"measures": {"flatness": 1.5}},
+        {"regions": [region] * 65},
+    ):
+        with pytest.raises(ValidationError):
+            parse_event(json.dumps(DONE | wrong))

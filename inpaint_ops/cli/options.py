@@ -13,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import PromptSyntax, Scheduler, Settings, parse_fields
+from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
@@ -76,6 +76,21 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--prompt-syntax",
             type=click.Choice(get_args(PromptSyntax)),
             help="plain: brackets are words; weighted: (words:1.3), [words] [INPAINT_PROMPT_SYNTAX].",
+        ),
+        click.option(
+            "--blend",
+            type=click.Choice(get_args(Blend)),
+            help="How patches meet the source: hard, feather, poisson, or by the measured seam [INPAINT_BLEND].",
+        ),
+        click.option(
+            "--match",
+            type=click.Choice(get_args(Match)),
+            help="Bring patches' colours nearer to a ring around the mask [INPAINT_MATCH].",
+        ),
+        click.option(
+            "--grain",
+            type=click.Choice(get_args(Grain)),
+            help="match: bring patches' noise up to that of a ring around the mask [INPAINT_GRAIN].",
         ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(

@@ -17,17 +17,21 @@ from inpaint_ops.images.encoding import (
     LOSSLESS,
     MEDIA_TYPES,
     Format,
+    JpegOptions,
     check_output_size,
     encode,
     output_conversions,
     thumbnail,
 )
+from inpaint_ops.images.joining import Joined, JoinOptions, join
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
+from inpaint_ops.images.measures import measure
 from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
 from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
+from inpaint_ops.images.regions import Regions, find_regions, fits_the_canvas
 
 __all__ = [
     "EXTENSIONS",
@@ -36,10 +40,14 @@ __all__ = [
     "Alpha",
     "Crop",
     "Format",
+    "JoinOptions",
+    "Joined",
+    "JpegOptions",
     "Making",
     "Mask",
     "MaskChannel",
     "Placement",
+    "Regions",
     "Source",
     "alpha_conversions",
     "check_changed",
@@ -48,7 +56,11 @@ __all__ = [
     "decode_mask",
     "decode_source",
     "encode",
+    "find_regions",
+    "fits_the_canvas",
+    "join",
     "marked",
+    "measure",
     "output_conversions",
     "place",
     "read_mark",

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from inpaint_ops.images.masks import mask_bounds
-from inpaint_ops.images.placing import Placement, resize
+from inpaint_ops.images.placing import Box, Placement, resize
 from inpaint_ops.images.reading import Source
 
 _STRIPE = 1 << 18
@@ -41,38 +41,54 @@ def composite(
 
     Raises ValueError when the shapes do not belong together, or the mask reaches beyond the placement's box.
     """
+    x0, y0, x1, y1 = patch_box(source, mask, placement, painted)
+    out = source.pixels.copy()
+    if x0 == x1:
+        return out
+    left, top = placement.box[:2]
+    patch = enlarged_patch(source, placement, painted)[y0 - top : y1 - top, x0 - left : x1 - left]
+    lay(out[y0:y1, x0:x1], patch, mask[y0:y1, x0:x1], alpha=alpha)
+    return out
+
+
+def patch_box(source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray) -> Box:
+    """The mask's box. Raises ValueError when the arguments of `composite` do not belong together."""
     width, height = placement.working
     if painted.shape != (height, width, 3) or painted.dtype != np.uint8:
         raise ValueError(f"painted must be ({height}, {width}, 3) uint8, not {painted.shape} {painted.dtype}")
     if mask.shape != source.pixels.shape[:2]:
         raise ValueError("the mask has another size than the source")
-    out = source.pixels.copy()
     x0, y0, x1, y1 = mask_bounds(mask)
-    if x0 == x1:
-        return out
     box = placement.box
-    if x0 < box[0] or y0 < box[1] or x1 > box[2] or y1 > box[3]:
+    if x0 < x1 and (x0 < box[0] or y0 < box[1] or x1 > box[2] or y1 > box[3]):
         raise ValueError("the mask reaches beyond the placement's box")
+    return x0, y0, x1, y1
 
+
+def enlarged_patch(source: Source, placement: Placement, painted: np.ndarray) -> np.ndarray:
+    """What was painted on the placement's box: (h, w, 1 or 3) of the source's dtype, at the source's own size."""
     left, top, right, bottom = placement.inner
     patch = np.ascontiguousarray(painted[top:bottom, left:right])
     if source.pixels.ndim == 2 or source.pixels.shape[2] == 2:
         patch = np.asarray(Image.fromarray(patch).convert("L"))
-    if out.dtype == np.uint16:
+    if source.pixels.dtype == np.uint16:
         patch = patch.astype(np.uint16) * 257  # before enlarging, so that gradients between 8-bit levels appear
-    patch = resize(patch, placement.box_size)[y0 - box[1] : y1 - box[1], x0 - box[0] : x1 - box[0]]
-    colours = 1 if patch.ndim == 2 else 3
-    planes = out.reshape(*out.shape[:2], -1)[y0:y1, x0:x1, :colours]
-    weights = mask[y0:y1, x0:x1, None]
-    patch = patch.reshape(*patch.shape[:2], colours)
-    rows = max(1, _STRIPE // (x1 - x0))
-    for y in range(0, y1 - y0, rows):
+    patch = resize(patch, placement.box_size)
+    return patch.reshape(*patch.shape[:2], -1)
+
+
+def lay(kept: np.ndarray, patch: np.ndarray, weights: np.ndarray, *, alpha: Alpha) -> None:
+    """Lay (h, w, 1 or 3) painted pixels over (h, w[, C]) pixels, in place: see `composite`."""
+    height, width = weights.shape
+    colours = patch.shape[2]
+    planes = kept[..., None] if kept.ndim == 2 else kept[..., :colours]
+    rows = max(1, _STRIPE // width)
+    for y in range(0, height, rows):
         stripe = slice(y, y + rows)
-        if alpha == "fill" and out.ndim == 3 and out.shape[2] in (2, 4):
-            _lay_over(out[y0:y1, x0:x1][stripe], patch[stripe], weights[stripe, :, 0])
+        if alpha == "fill" and kept.ndim == 3 and kept.shape[2] in (2, 4):
+            _lay_over(kept[stripe], patch[stripe], weights[stripe])
         else:
-            _blend(planes[stripe], patch[stripe], weights[stripe])
-    return out
+            _blend(planes[stripe], patch[stripe], weights[stripe][..., None])
 
 
 def _blend(kept: np.ndarray, painted: np.ndarray, weights: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from inpaint_ops.config import ImageFormat
+from inpaint_ops.config import ImageFormat, JpegChroma
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import png, tiff
 from inpaint_ops.images.metadata import NOTHING, Metadata, lost, png_chunks, save_options
@@ -32,10 +33,27 @@ LOSSLESS: Final[frozenset[Format]] = frozenset({"png", "webp", "tiff"})
 
 _LONGEST_SIDE: Final[dict[Format, int]] = {"png": 1_000_000, "webp": 16_383, "tiff": 2**31 - 1, "jpeg": 65_500}
 """Pixels: what libpng, libwebp and libjpeg take."""
-_JPEG_QUALITY = 95
+_SUBSAMPLING: Final[dict[JpegChroma, int]] = {"444": 0, "422": 1, "420": 2}
 
 
-def output_conversions(source: Source, format: Format) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class JpegOptions:
+    """How a JPEG is written: quality 1 to 100 on libjpeg's scale, how colour is kept, whether coarse comes first."""
+
+    quality: int = 95
+    chroma: JpegChroma = "444"
+    progressive: bool = False
+
+    @property
+    def text(self) -> str:
+        """What it loses by, for people."""
+        return f"quality {self.quality}" + ("" if self.chroma == "444" else f", colour at {':'.join(self.chroma)}")
+
+
+_FINE = JpegOptions()
+
+
+def output_conversions(source: Source, format: Format, jpeg: JpegOptions = _FINE) -> tuple[str, ...]:
     """What the format cannot hold of this source: one sentence each, empty when it holds everything."""
     gray, alpha = _is_gray(source.pixels), _has_alpha(source.pixels)
     wide = source.pixels.dtype == np.uint16
@@ -54,9 +72,7 @@ def output_conversions(source: Source, format: Format) -> tuple[str, ...]:
         conversions.append("the gray ICC profile was dropped, since gray became RGB")
     conversions += lost(source.metadata, format)
     if format == "jpeg":
-        conversions.append(
-            f"jpeg is lossy (quality {_JPEG_QUALITY}): unmasked pixels are close to the source's, not equal"
-        )
+        conversions.append(f"jpeg is lossy ({jpeg.text}): unmasked pixels are close to the source's, not equal")
     return tuple(conversions)
 
 
@@ -70,17 +86,23 @@ def check_output_size(size: tuple[int, int], format: Format) -> None:
 
 
 def encode(
-    pixels: np.ndarray, *, format: Format, icc: bytes | None, metadata: Metadata = NOTHING, effort: png.Effort = "fast"
+    pixels: np.ndarray,
+    *,
+    format: Format,
+    icc: bytes | None,
+    metadata: Metadata = NOTHING,
+    effort: png.Effort = "fast",
+    jpeg: JpegOptions = _FINE,
 ) -> bytes:
     """Encode pixels.
 
     Args:
         pixels: (H, W) or (H, W, C) uint8 or uint16; C is 2 (gray, alpha), 3 or 4 (straight alpha).
-        format: png, webp and tiff lose nothing but what `output_conversions` says; jpeg is written at quality 95
-            without chroma subsampling.
+        format: png, webp and tiff lose nothing but what `output_conversions` says.
         icc: a profile to embed, or None.
         metadata: what else to embed, as far as the format can hold it.
         effort: how hard to compress a PNG.
+        jpeg: how to write a JPEG.
 
     Raises ImageError when the format cannot hold an image of this size.
     """
@@ -102,7 +124,11 @@ def encode(
     options: dict[Format, dict[str, Any]] = {
         "webp": {"lossless": True, "exact": True, "method": 4},  # exact: colours under transparent pixels are kept
         "tiff": {"compression": "tiff_adobe_deflate"},
-        "jpeg": {"quality": _JPEG_QUALITY, "subsampling": 0},
+        "jpeg": {
+            "quality": jpeg.quality,
+            "subsampling": _SUBSAMPLING[jpeg.chroma],
+            "progressive": jpeg.progressive,
+        },
     }
     data = _save(eight, format, icc_profile=icc, **options[format], **save_options(metadata, format))
     return tiff.with_exif(data, metadata.exif) if format == "tiff" and metadata.exif else data

@@ -99,7 +99,7 @@ def read_mask(
     if dilate:
         weights = _dilated(weights, dilate)
     if blur:
-        weights = _feathered(weights, blur)
+        weights = feathered(weights, blur)
     return Mask(weights, conversions)
 
 
@@ -165,8 +165,8 @@ def _dilated(weights: np.ndarray, radius: int) -> np.ndarray:
     return out
 
 
-def _feathered(weights: np.ndarray, sigma: float) -> np.ndarray:
-    """Scale the weights down towards the edge of what is masked.
+def feathered(weights: np.ndarray, sigma: float) -> np.ndarray:
+    """Scale the weights down towards the edge of what is masked: `blur` of `read_mask`.
 
     A Gaussian over a straight edge is 1/2 on the edge, so 2 g - 1 runs from 0 there to 1 inside.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from inpaint_ops.errors import UnchangedError
@@ -31,12 +32,13 @@ def visible_change(before: np.ndarray, after: np.ndarray, weights: np.ndarray) -
     rows = max(1, _STRIPE // (x1 - x0))
     for y in range(y0, y1, rows):
         part = slice(y, min(y + rows, y1)), slice(x0, x1)
-        chosen = weights[part] >= least
-        if not chosen.any():
-            continue
-        change = np.abs(_shown(before[part][chosen]) - _shown(after[part][chosen])).max(axis=1)
-        total, count, largest = total + float(change.sum()), count + len(change), max(largest, float(change.max()))
-    return largest if count < _FEW else total / count
+        chosen = cv2.inRange(weights[part], least, 255)
+        if number := cv2.countNonZero(chosen):
+            change = _difference(before[part], after[part])
+            total += cv2.sumElems(cv2.bitwise_and(change, change, mask=chosen))[0]
+            count, largest = count + number, max(largest, cv2.minMaxLoc(change, mask=chosen)[1])
+    level = 257 if before.dtype == np.uint16 and not _has_alpha(before) else 1
+    return (largest if count < _FEW else total / count) / level
 
 
 def check_changed(change: float, threshold: float) -> None:
@@ -51,16 +53,32 @@ def check_changed(change: float, threshold: float) -> None:
 
 def alpha_conversions(before: np.ndarray, after: np.ndarray) -> tuple[str, ...]:
     """A sentence where painting made transparent pixels less so."""
-    if before.ndim == 2 or before.shape[2] not in (2, 4) or np.array_equal(before[..., -1], after[..., -1]):
+    if not _has_alpha(before) or np.array_equal(before[..., -1], after[..., -1]):
         return ()
     return ("the source was transparent where it was painted: alpha rose to the mask's weight there",)
 
 
+def _has_alpha(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 3 and pixels.shape[2] in (2, 4)
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(H, W): of each pixel the channel that differs most; without alpha in the pixels' own whole numbers."""
+    if _has_alpha(before):
+        return np.asarray(np.abs(_shown(before) - _shown(after)).max(axis=2))
+    difference = cv2.absdiff(before, after)
+    if difference.ndim == 2:
+        return difference
+    first, *others = cv2.split(difference)
+    for other in others:
+        first = cv2.max(first, other)
+    return first
+
+
 def _shown(pixels: np.ndarray) -> np.ndarray:
-    """(N, C) float32 in 8-bit levels of (N[, C]) pixels: colour times alpha, and alpha."""
-    levels = pixels.reshape(len(pixels), -1).astype(np.float32)
+    """(H, W, C) float32 in 8-bit levels of pixels with alpha: colour times alpha, and alpha."""
+    levels = pixels.astype(np.float32)
     if pixels.dtype == np.uint16:
         levels /= 257
-    if levels.shape[1] in (2, 4):
-        levels[:, :-1] *= levels[:, -1:] / 255
+    levels[..., :-1] *= levels[..., -1:] / 255
     return levels

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json, to_jsonable_python
 
-from inpaint_ops.config import ImageFormat, MaskChannel
+from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import ErrorInfo
 
@@ -60,7 +60,10 @@ class Row(BaseModel):
     mask_invert: bool = False
     mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
     mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")
-    crop: Literal["none", "auto"] | int = "none"
+    crop: Literal["none", "auto", "regions"] | int = "none"
+    blend: Blend | None = Field(default=None, description="How the patch meets the source.")
+    match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
+    grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
     format: ImageFormat = "png"
     extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
 
@@ -108,6 +111,15 @@ class Row(BaseModel):
     def _quality_or_steps(self) -> Row:
         if self.quality is not None and self.steps is not None:
             raise ValueError("give quality or steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_edge(self) -> Row:
+        if self.mask_blur and self.blend in ("hard", "poisson"):
+            raise ValueError(
+                f"mask_blur feathers the edge, and blend {self.blend} makes another: leave one of them out, or choose "
+                "blend feather or auto"
+            )
         return self
 
 

@@ -96,6 +96,78 @@ Levels = Annotated[float, Field(ge=0, le=255)]
 """A difference of pixels, in 8-bit levels."""
 
 
+Ratio = Annotated[float, Field(ge=0, le=1100)]
+
+
+class Measures(Model):
+    """How the painted patch fits its surroundings: of the finished picture, alpha on white. None: too few pixels.
+
+    Patch: the pixels with at least half of the mask's highest weight. Ring: the pixels of weight 0 up to 16 from the
+    mask. Band: the pixels of the patch up to 16 from weight 0. Differences are in 8-bit levels; of a pair of
+    neighbouring pixels, the channel that differs most counts.
+    """
+
+    seam_contrast: Ratio | None = Field(
+        default=None,
+        description="(a + 1) / (b + 1): a is the mean difference of neighbours across the patch's edge, b that of "
+        "neighbours that lie both in the ring or both in the band. About 1: no seam is seen. 1/256 to 256.",
+    )
+    colour_shift: Levels | None = Field(
+        default=None, description="The mean colour of the band less that of the ring: the channel that differs most."
+    )
+    flatness: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="The share of neighbours within the patch that differ by less than 1 level."
+    )
+    sharpness_ratio: Ratio | None = Field(
+        default=None,
+        description="(a + 0.25) / (b + 0.25): a and b are the mean gradients of luma (Sobel, both axes, levels per "
+        "pixel) in the patch and in the ring. Below 1: the patch is softer. 1/1021 to 1021.",
+    )
+    grain_ratio: Ratio | None = Field(
+        default=None,
+        description="(a + 0.25) / (b + 0.25): a and b are the standard deviations of noise in levels in the patch and "
+        "in the ring, by the quieter quarter of Immerkaer's filter. Below 1: the patch is smoother. 1/535 to 535.",
+    )
+
+
+Shift = Annotated[float, Field(ge=-255, le=255)]
+
+
+class Joining(Model):
+    """How a painted patch was joined to its source."""
+
+    blend: str = Field(default="hard", description="The edge that was made: hard, feather or poisson.")
+    feather: Annotated[float, Field(ge=0, le=256)] | None = Field(
+        default=None, description="The feather's sigma in pixels."
+    )
+    seams: dict[str, Ratio] = Field(
+        default_factory=dict, description="The seam contrasts that `auto` compared, by blend.", max_length=8
+    )
+    match: str = "none"
+    shift: Annotated[tuple[Shift, ...], Field(max_length=4)] | None = Field(
+        default=None, description="By how many 8-bit levels each channel was shifted, over the ring."
+    )
+    grain: str = "none"
+    grain_added: Levels | None = Field(
+        default=None, description="The standard deviation of the noise that was added, in 8-bit levels."
+    )
+
+
+Pixel = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class PaintedRegion(Model):
+    """One of several regions of a row's mask that were painted one by one."""
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(
+        description="x0, y0, x1, y1 of what the model saw, in source pixels."
+    )
+    working_size: tuple[Count, Count]
+    batch: Batch | None = Field(default=None, description="By the worker's own number. Regions of one shape share it.")
+    timings: Timings = Field(default=Timings(), description="The batch's, in full.")
+    joining: Joining = Joining()
+
+
 class Measured(Model):
     """What a worker measures of every row: part of its event and of the row's record."""
 
@@ -117,6 +189,15 @@ class Painted(Measured):
     )
     batch: Batch | None = None
     memory: Memory | None = None
+    regions: Annotated[tuple[PaintedRegion, ...], Field(max_length=64)] = Field(
+        default=(), exclude_if=operator.not_, description="Where the mask's regions were painted one by one: each."
+    )
+    joining: Joining | None = Field(
+        default=None, exclude_if=operator.not_, description="How the patch was joined to the source."
+    )
+    measures: Measures | None = Field(
+        default=None, exclude_if=operator.not_, description="How the painted patch fits its surroundings."
+    )
 
 
 class MaskMeaning(Model):
@@ -155,6 +236,11 @@ class Record(Painted, MaskMeaning):
         default=(),
         exclude_if=operator.not_,
         description="The row's records before this one, the oldest first; in `results.jsonl`, where there are any.",
+    )
+    flags: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=operator.not_,
+        description="What the row is an outlier in, in its run; in `results.jsonl`, where it is in anything.",
     )
     error: ErrorInfo | None = None
     output: Output | None = None

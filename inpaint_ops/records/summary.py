@@ -23,6 +23,17 @@ class StageStats(Model):
     max: Amount
 
 
+class MeasureSpread(Model):
+    """How one measure is spread over the done rows that have it, and beyond which values a row is flagged."""
+
+    count: Count
+    p5: Amount
+    median: Amount
+    p95: Amount
+    low: Amount | None = Field(default=None, description="Rows below it are flagged; None: none is.")
+    high: Amount | None = Field(default=None, description="Rows above it are flagged; None: none is.")
+
+
 class Counts(Model):
     """rows = done + failed + rejected, when every row has ended."""
 
@@ -115,6 +126,11 @@ class RunSummary(Model):
     )
     retries: tuple[RetryCounts, ...] = Field(default=(), description="The run's retries, in order.")
     failures: dict[str, int] = Field(default_factory=dict, description="Failed and rejected rows by error type.")
+    measures: dict[str, MeasureSpread] = Field(
+        default_factory=dict, description="How the done rows' measures are spread, by measure."
+    )
+    flags: dict[str, int] = Field(default_factory=dict, description="Done rows by what they are outliers in.")
+    flagged: Count = Field(default=0, description="Done rows that are an outlier in anything.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")

@@ -5,12 +5,23 @@ Computed once, here; the pages only present it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.errors import error_class
-from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, ErrorInfo, Record, RunSummary, WorkerReport
-from inpaint_ops.report.tally import SLOWEST, Tally
+from inpaint_ops.records import (
+    BATCH_STAGES,
+    STAGES,
+    ColdStart,
+    ErrorInfo,
+    MeasureSpread,
+    Record,
+    RunSummary,
+    WorkerReport,
+)
+from inpaint_ops.report.spread import MEASURES, SIDES
+from inpaint_ops.report.tally import SLOWEST, Tally, find_among
 from inpaint_ops.report.workers import WorkerTime, times_of
 
 STAGE_LABELS: dict[str, str] = {
@@ -57,6 +68,36 @@ class SlowRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of a histogram: values from `low` to `high`, how many rows, and whether all of them are flagged."""
+
+    low: float
+    high: float
+    count: int
+    share: float
+    """Of the highest bar."""
+    is_outside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureFacts:
+    """How one measure of the finished images is spread."""
+
+    label: str
+    spread: MeasureSpread
+    bars: tuple[Bar, ...]
+    flagged: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedRow:
+    """A row that is an outlier in its run, and in what: the measure, the side, and its value."""
+
+    record: Record
+    reasons: tuple[tuple[str, str, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """A run's records and worker reports, digested for people."""
 
@@ -65,15 +106,20 @@ class RunFacts:
     slowest: tuple[SlowRow, ...]
     failures: tuple[FailureGroup, ...]
     conversions: dict[str, int]
+    measures: tuple[MeasureFacts, ...] = ()
+    flagged: tuple[FlaggedRow, ...] = ()
+    """The rows that are farthest from the others."""
 
 
 def facts(records: Sequence[Record], workers: Sequence[WorkerReport] = (), *, slowest: int = SLOWEST) -> RunFacts:
     """Digest a run. Without worker reports, `worker_parts` is empty."""
-    return facts_of(Tally.of(records), workers, slowest=slowest)
+    return facts_of(Tally.of(records), workers, find=find_among(records), slowest=slowest)
 
 
-def facts_of(tally: Tally, workers: Sequence[WorkerReport] = (), *, slowest: int = SLOWEST) -> RunFacts:
-    """The same of records that were added up one by one; `slowest` is `SLOWEST` at most."""
+def facts_of(
+    tally: Tally, workers: Sequence[WorkerReport] = (), *, find: Callable[[int], Record], slowest: int = SLOWEST
+) -> RunFacts:
+    """The same of records that were added up one by one; `find` gives a row's record. At most `SLOWEST` are listed."""
     stages = tally.stage_seconds()
     return RunFacts(
         stage_parts=parts({stage: (STAGE_LABELS[stage], seconds) for stage, seconds in stages.items()}),
@@ -81,7 +127,38 @@ def facts_of(tally: Tally, workers: Sequence[WorkerReport] = (), *, slowest: int
         slowest=tuple(SlowRow(record, seconds, _slowest_stage(record)) for seconds, record in tally.slowest(slowest)),
         failures=_failure_groups(tally),
         conversions=dict(tally.conversions.most_common()),
+        measures=tuple(_measure_facts(tally)),
+        flagged=tuple(_flagged(find(row)) for row in tally.most_flagged()),
     )
+
+
+def _flagged(record: Record) -> FlaggedRow:
+    reasons = []
+    for flag in record.flags:
+        name, _, side = flag.rpartition("_")
+        measure = next((one for one in MEASURES if one.name == name), None)
+        reasons.append((measure.label, side, measure.of(record)) if measure else (flag, "", None))
+    return FlaggedRow(record, tuple(reasons))
+
+
+def _measure_facts(tally: Tally) -> Iterator[MeasureFacts]:
+    for one in tally.spreads:
+        spread = one.summary()
+        if spread is None:
+            continue
+        low = -math.inf if spread.low is None else spread.low
+        high = math.inf if spread.high is None else spread.high
+        bars = one.bars()
+        highest = max(count for _, _, count in bars)
+        yield MeasureFacts(
+            label=one.measure.label,
+            spread=spread,
+            bars=tuple(
+                Bar(start, end, count, count / highest, is_outside=end <= low or start >= high)
+                for start, end, count in bars
+            ),
+            flagged=sum(tally.flags[one.measure.flag(side)] for side in SIDES),
+        )
 
 
 @dataclass(frozen=True, slots=True)

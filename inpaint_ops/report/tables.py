@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record
+from inpaint_ops.report.spread import MEASURES
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -36,6 +37,8 @@ _COLUMNS: tuple[tuple[str, Any, Callable[[Record], Any]], ...] = (
     ("working_height", pa.int32(), lambda r: r.working_size and r.working_size[1]),
     ("steps", pa.int32(), lambda r: r.steps),
     ("steps_requested", pa.int32(), lambda r: r.steps_requested),
+    *((measure.name, pa.float64(), measure.of) for measure in MEASURES),
+    ("flags", pa.list_(pa.string()), lambda r: list(r.flags)),
     ("output_bytes", pa.int64(), lambda r: r.output and r.output.bytes),
     ("output_width", pa.int32(), lambda r: r.output and r.output.width),
     ("output_height", pa.int32(), lambda r: r.output and r.output.height),
@@ -47,6 +50,7 @@ _METADATA = {
     "units": "seconds, bytes, pixels; times of day are UTC",
     "batch_stages": ", ".join(f"{stage}_seconds" for stage in STAGES if stage in BATCH_STAGES)
     + ": the whole batch's duration on each of its rows; take one row per (worker, batch_id) before you sum",
+    "measures": ", ".join(measure.name for measure in MEASURES) + ": of the finished image, see docs/measures.md",
 }
 
 TIMINGS_SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in _COLUMNS], metadata=_METADATA)

@@ -27,6 +27,7 @@ from inpaint_ops.report.batches import (
     stage_values,
     worker_key,
 )
+from inpaint_ops.report.spread import spreads
 from inpaint_ops.report.stages import stats_of
 from inpaint_ops.report.timeline import Interval, spans_of, widen
 
@@ -34,6 +35,9 @@ Numbers = npt.NDArray[Any]
 
 SLOWEST = 15
 """Rows that the page lists as the slowest."""
+
+MOST_FLAGGED = 30
+"""Flagged rows that the page lists: those farthest from the others."""
 
 FAILURES_PER_GROUP = 20
 """Failed rows of one error type that are kept whole, the first by line."""
@@ -101,6 +105,12 @@ class Tally:
         self.images_with_steps = 0
         self.steps = 0
         """Of done rows, that ran."""
+        self.spreads = spreads()
+        """How each measure is spread over the rows."""
+        self.flags: Counter[str] = Counter()
+        self.flagged = 0
+        """Rows with any flag."""
+        self._most_flagged: list[tuple[float, int]] = []
         self._done = bytearray()
         self._ids = array("q")
         self._stages = {stage: array("d") for stage in STAGES}
@@ -147,6 +157,10 @@ class Tally:
         elif record.steps:
             self.images_with_steps += 1
             self.steps += record.steps
+        for spread in self.spreads:
+            spread.add(record)
+        if record.flags:
+            self.add_flags(record.row, record.flags)
         if record.conversions:
             self.converted += 1
             self.conversions.update(record.conversions)
@@ -157,6 +171,20 @@ class Tally:
             self._add_slow(seconds, record)
         if record.batch is not None:
             see(self._open[shard], record)
+
+    def add_flags(self, row: int, flags: Iterable[str], score: float = 0.0) -> None:
+        """A row that was added is an outlier; `score` says how far from the others it is."""
+        self.flags.update(flags)
+        self.flagged += 1
+        entry = (score, -row)
+        if len(self._most_flagged) < MOST_FLAGGED:
+            heapq.heappush(self._most_flagged, entry)
+        else:
+            heapq.heappushpop(self._most_flagged, entry)
+
+    def most_flagged(self) -> list[int]:
+        """The lines of the rows that are farthest from the others, `MOST_FLAGGED` at most, the farthest first."""
+        return [-row for _, row in sorted(self._most_flagged, reverse=True)]
 
     def close(self, shard: str = "") -> None:
         """Every row of the shard is added: its batches are put together."""

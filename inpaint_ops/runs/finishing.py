@@ -97,7 +97,7 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
         storage.put(place, path, content_type=content_type)
     gallery = make_gallery(storage, workspace.settings, [results.file.find(row) for row in results.tally.gallery()])
     page = report.render_facts(
-        summary, report.facts_of(results.tally, workers), gallery.items, workers=workers,
+        summary, report.facts_of(results.tally, workers, find=results.file.find), gallery.items, workers=workers,
         without_pictures=gallery.left_out,
     )  # fmt: skip
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")
@@ -132,6 +132,9 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     if summary.images_per_second:
         warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
         lines.append(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
+    if summary.flagged:
+        kinds = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
+        lines.append(f"  {summary.flagged} done rows differ from the others: {kinds} (report.html lists them)")
     files = ["report.html", "run.json", "images/", "failed.jsonl", *(["rejected.jsonl"] if counts.rejected else [])]
     lines.append(f"  {workspace.layout(summary.run).root}  ({', '.join(files)})")
     return [one_line(line) for line in lines]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from inpaint_ops.layout import REJECTED
 from inpaint_ops.manifest import write_jsonl
@@ -17,42 +15,14 @@ from inpaint_ops.planning import Plan, RetryPlan, every_shard
 from inpaint_ops.records import Record, WorkerReport
 from inpaint_ops.report import Tally, TimingsWriter, Trace
 from inpaint_ops.report.accounting import Accounting
-from inpaint_ops.report.tables import result_line
 from inpaint_ops.run_files.digests import NamedImages
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRow, CountedRows
+from inpaint_ops.runs.flagging import flag_outliers
+from inpaint_ops.runs.results_file import ResultsFile
 from inpaint_ops.runs.retried import History, with_earlier
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage.stored import Leftovers
-
-
-class ResultsFile:
-    """`results.jsonl` on this machine's disk, and where each row's line begins: 12 bytes per row."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._out = path.open("wb")
-        self._rows, self._starts = array("i"), array("q")
-        self._end = 0
-
-    def __enter__(self) -> ResultsFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._out.close()
-
-    def append(self, record: Record) -> None:
-        """The next row, in the order of the manifest."""
-        self._rows.append(record.row)
-        self._starts.append(self._end)
-        self._end += self._out.write(result_line(record))
-
-    def find(self, row: int) -> Record:
-        """The record of a row, read again, once the file is closed; it must be there."""
-        at = bisect_left(self._rows, row)
-        with self.path.open("rb") as lines:
-            lines.seek(self._starts[at])
-            return Record.model_validate_json(lines.readline())
 
 
 @dataclass(slots=True)
@@ -126,6 +96,7 @@ def read_results(
         for _, name in ends[at:]:
             _close(results, name)
         _close(results, REJECTED)
+    results.file = flag_outliers(results.file, results.timings, results.tally)
     return results
 
 
@@ -136,6 +107,8 @@ def _add(results: Results, row: CountedRow) -> Record | None:
         return None
     shard, newest = row.records[-1]
     record = with_earlier(newest, [one for _, one in row.records[:-1]])
+    if record.flags:  # what a row is an outlier in is found here alone
+        record = record.model_copy(update={"flags": ()})
     results.ended[row.shard] += 1
     for name, one in row.records:
         results.history.add(one, name)

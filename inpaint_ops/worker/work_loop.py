@@ -7,7 +7,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,10 +22,12 @@ from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
 from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
+from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
+from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.setup import WorkerSetup
 
 if TYPE_CHECKING:
-    from inpaint_ops.engine import Batcher, PaintItem, PaintResult
+    from inpaint_ops.engine import Batcher, BatchKey, PaintResult
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +53,16 @@ class _Decoded:
     item: Item
     source: images.Source
     mask: images.Mask
-    placement: images.Placement
-    paint: PaintItem
+    regions: images.Regions | None
+    parts: tuple[Part, ...]
     cut: tuple[str, ...]
     timings: Timings
     started_at: datetime
+
+    @property
+    def key(self) -> BatchKey:
+        """Of its first canvas."""
+        return self.parts[0].paint.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ class WorkLoop:
         self._send, self._inbox = send, inbox
         self._incoming, self._outgoing = incoming, outgoing
         self._waiting: Batcher[_Decoded] = Batcher()
+        self._of_regions: deque[_Decoded] = deque()
+        """Rows of several canvases: each is painted by itself."""
         self._decoding: set[int] = set()
         self._finishing: set[int] = set()
         self._flush = self._end = False
@@ -137,7 +147,10 @@ class WorkLoop:
                 self._end = True
             case _Decoded():
                 self._decoding.discard(message.item.row)
-                self._waiting.add(message.paint.key, message)
+                if message.parts[1:]:
+                    self._of_regions.append(message)
+                else:
+                    self._waiting.add(message.key, message)
             case _Ended():
                 self._decoding.discard(message.row)
                 self._finishing.discard(message.row)
@@ -148,6 +161,8 @@ class WorkLoop:
 
     def _next_batch(self) -> list[_Decoded]:
         """A full bucket; when no more rows come for now, the largest; else none, to wait for more rows of one shape."""
+        if self._of_regions:
+            return [self._of_regions.popleft()]
         batch = self._waiting.take_full(self._engine.batch_size)
         if not batch and (self._flush or self._end) and not self._decoding:
             batch = self._waiting.take_largest(self._engine.batch_size)
@@ -155,16 +170,21 @@ class WorkLoop:
 
     def _paint(self, batch: list[_Decoded]) -> None:
         self._send(Begun(rows=tuple(row.item.row for row in batch), stage="paint"))
-        key = batch[0].paint.key
-        self._last_size = key.width, key.height
+        self._last_size = batch[0].key.width, batch[0].key.height
+        if batch[0].parts[1:]:
+            results = paint_parts(self._engine, batch[0].parts)
+            self._painted(batch[0], summed(results), results)
+            return
         by_row = {row.item.row: row for row in batch}
-        for result in self._engine.paint([row.paint for row in batch]):
-            row = by_row[result.row]
-            if result.error is not None:
-                self._fail(row.item, result.error, "denoise", row.started_at, _joined(row.timings, result.timings))
-                continue
-            self._finishing.add(result.row)
-            self._outgoing.submit(self._finish, row, result)
+        for result in self._engine.paint([row.parts[0].paint for row in batch]):
+            self._painted(by_row[result.row], result, [result])
+
+    def _painted(self, row: _Decoded, result: PaintResult, canvases: Sequence[PaintResult]) -> None:
+        if result.error is not None:
+            self._fail(row.item, result.error, "denoise", row.started_at, _joined(row.timings, result.timings))
+            return
+        self._finishing.add(row.item.row)
+        self._outgoing.submit(self._finish, row, result, canvases)
 
     def _decode(self, item: Item) -> None:
         """In the incoming pool: files to a row on its working size."""
@@ -187,36 +207,47 @@ class WorkLoop:
                 resize=self._job.mask_resize == "nearest",
                 invert=item.mask_invert,
                 dilate=item.mask_dilate,
-                blur=item.mask_blur,
+                blur=feather_when_read(item),
             )
-            placement = images.place(source.size, mask.weights, native=self._loaded.native_size, crop=item.crop)
-            rgb, working_mask = images.to_working(source, mask.weights, placement)
+            native = self._loaded.native_size
+            regions = regions_of(item, source, mask.weights, native)
             guided = item.guidance_scale > 1
             chunks, cut = self._engine.prompts.shape(item.prompt, item.negative_prompt, guided=guided)
-            key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks)
-            paint = PaintItem(item.row, key, rgb, working_mask, item.prompt, item.negative_prompt, item.seed)
+            parts = []
+            for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
+                rgb, working = images.to_working(source, mask.weights, placement)
+                key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks)
+                paint = PaintItem(item.row, key, rgb, working, item.prompt, item.negative_prompt, seed_of(item, number))
+                parts.append(Part(placement, paint))
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, placement, paint, cut, timings, started_at))
+            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), cut, timings, started_at))
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
 
-    def _finish(self, row: _Decoded, result: PaintResult) -> None:
+    def _finish(self, row: _Decoded, result: PaintResult, canvases: Sequence[PaintResult]) -> None:
         """In the outgoing pool: painted pixels to a file."""
         item, timings = row.item, _joined(row.timings, result.timings)
         try:
-            assert result.image is not None and result.batch is not None and result.memory is not None
+            assert result.batch is not None and result.memory is not None
             self._send(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            pixels = images.composite(row.source, row.mask.weights, row.placement, result.image, alpha=self._job.alpha)
-            change = images.visible_change(row.source.pixels, pixels, row.mask.weights)
+            joined = finish_parts(item, row.source, row.mask.weights, row.parts, canvases, row.regions, self._job.alpha)
+            pixels = joined.pixels
+            change = images.visible_change(row.source.pixels, pixels, joined.weights)
             images.check_changed(change, self._job.unchanged_threshold)
+            measures = images.measure(pixels, joined.weights)
             composited = time.perf_counter()
             metadata, marks = images.marked(
                 row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
             )
             data = images.encode(
-                pixels, format=item.format, icc=row.source.icc, metadata=metadata, effort=self._job.png
+                pixels,
+                format=item.format,
+                icc=row.source.icc,
+                metadata=metadata,
+                effort=self._job.png,
+                jpeg=jpeg_options(self._job),
             )
             _write(Path(item.output), data)
             done = Done(
@@ -230,17 +261,21 @@ class WorkLoop:
                 media_type=images.MEDIA_TYPES[item.format],
                 extension=images.EXTENSIONS[item.format],
                 steps=result.steps,
-                working_size=row.placement.working,
+                working_size=row.parts[0].placement.working,
                 conversions=(
                     row.cut
                     + row.source.conversions
                     + row.mask.conversions
                     + result.notes
+                    + joined.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
-                    + images.output_conversions(row.source, item.format)
+                    + images.output_conversions(row.source, item.format, jpeg_options(self._job))
                     + marks
                 ),
                 change=change,
+                joining=joined.joining,
+                regions=joined.regions,
+                measures=measures,
                 batch=result.batch,
                 timings=_joined(
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
@@ -267,7 +302,7 @@ class WorkLoop:
             guidance_scale=item.guidance_scale,
             strength=item.strength,
             scheduler=self._scheduler,
-            size=row.placement.working,
+            size=row.parts[0].placement.working,
         )
 
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:

@@ -177,10 +177,12 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
         if None in schema.get("enum", ()):  # Airflow's form would show the choice as "null"
             assert schema["values_display"] == {"null": "as the settings say"}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
-    conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim"}
+    conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
+            "blend": "poisson", "match": "mean", "grain": "match"}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
+    assert (job.blend, job.match, job.grain) == ("poisson", "mean", "match")
 
 
 def test_a_standing_job_may_choose_what_the_form_offers(manifest_dag: Any) -> None:
@@ -373,7 +375,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     import inpaint_manifest
 
     from inpaint_ops import layout
-    from inpaint_ops.config import Scheduler, Settings
+    from inpaint_ops.config import Blend, Grain, Match, Scheduler, Settings
     from inpaint_ops.manifest import MANIFEST_ENDINGS, Quality
     from inpaint_ops.planning import JobOptions
     from inpaint_ops.tuning import Preset
@@ -381,6 +383,8 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     forms = {name: manifest_dag.params.get_param(name).schema for name in manifest_dag.params}
     assert forms["quality"]["enum"] == list(get_args(Quality))
     assert forms["scheduler"]["enum"] == [None, *get_args(Scheduler)]
+    for name, choices in (("blend", Blend), ("match", Match), ("grain", Grain)):
+        assert forms[name]["enum"] == [None, *get_args(choices)]
     assert forms["tuning"]["enum"] == [None, *get_args(Preset)]
     assert forms["run"]["pattern"] == f"^{layout._RUN_NAME.pattern}$"
     for ending in MANIFEST_ENDINGS:

@@ -18,6 +18,7 @@ from inpaint_ops.images import (
     LOSSLESS,
     MEDIA_TYPES,
     Format,
+    JpegOptions,
     composite,
     encode,
     output_conversions,
@@ -198,3 +199,29 @@ def test_thumbnails_are_small_jpegs() -> None:
 
 def test_every_format_has_an_extension_and_a_media_type() -> None:
     assert set(EXTENSIONS) == set(MEDIA_TYPES) == set(FORMATS)
+
+
+def test_jpegs_are_written_as_the_options_say() -> None:
+    pixels = cv2.GaussianBlur(noise(128, 160), (0, 0), 2)
+    source = decode(encode(pixels, format="png", icc=None))
+    sizes = {}
+    for options, sampling, progressive in (
+        (JpegOptions(), (1, 1, 1, 1), False),
+        (JpegOptions(quality=60, chroma="422"), (2, 1, 1, 1), False),
+        (JpegOptions(quality=60, chroma="420", progressive=True), (2, 2, 1, 1), True),
+    ):
+        data = encode(pixels, format="jpeg", icc=None, jpeg=options)
+        sizes[options] = len(data)
+        with Image.open(BytesIO(data)) as image:
+            assert bool(image.info.get("progressive")) == progressive
+            (_, x, y, _), (_, x2, y2, _) = image.layer[:2]  # type: ignore[attr-defined]
+            assert (x, y, x2, y2) == sampling
+        assert any(f"jpeg is lossy ({options.text})" in line for line in output_conversions(source, "jpeg", options))
+    assert len(set(sizes.values())) == 3 and max(sizes, key=lambda one: sizes[one]) == JpegOptions()
+    assert encode(pixels, format="jpeg", icc=None) == encode(pixels, format="jpeg", icc=None, jpeg=JpegOptions())
+    assert encode(pixels, format="png", icc=None, jpeg=JpegOptions(quality=1)) == encode(pixels, format="png", icc=None)
+
+
+def test_a_jpeg_of_gray_has_no_colour_to_reduce() -> None:
+    data = encode(noise(40, 40, 1), format="jpeg", icc=None, jpeg=JpegOptions(chroma="420"))
+    assert decode(data).pixels.shape == (40, 40)

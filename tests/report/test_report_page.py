@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from inpaint_ops.images.preview import mask_layer
-from inpaint_ops.records import Batch, ErrorInfo, LedgerEntry, ModelIdentity, Output, Record, Timings
-from inpaint_ops.report import GalleryItem, choose_gallery, mask_overlay, render_page
+from inpaint_ops.records import Batch, ErrorInfo, LedgerEntry, Measures, ModelIdentity, Output, Record, Timings
+from inpaint_ops.report import GalleryItem, choose_gallery, facts, mask_overlay, render_page
 from inpaint_ops.report.page import PAGE_BYTES, _bytes, _figures, _seconds
+from inpaint_ops.report.tally import MOST_FLAGGED
 from tests.support.simulated_run import Run, a_run, record, worker_report
 
 VOID = {"meta", "link", "img", "br"}
@@ -313,3 +314,22 @@ def test_figures_have_no_exponent(number: float, said: str) -> None:
 
 def test_bytes_have_their_unit() -> None:
     assert [_bytes(count) for count in (0, 1536, 11 * 2**30)] == ["0 bytes", "1.5 KiB", "11 GiB"]
+
+
+def test_the_page_shows_the_histograms_of_the_measures_and_the_flagged_rows() -> None:
+    records = [
+        record(number, change=30.0, measures=Measures(seam_contrast=1 + number % 7 / 50, flatness=0.1))
+        for number in range(1, 60)
+    ]
+    odd = [
+        record(number, flags=("seam_contrast_high",), measures=Measures(seam_contrast=9)) for number in range(60, 95)
+    ]
+    run = Run([*records, *odd], [])
+    page = Page(render_page(run.summary(), run.records))
+    check_closed(page)
+    assert len([svg for svg in page.all("svg") if svg.get("class") == "histogram"]) == 3
+    assert "Seam contrast high (9)" in page.text and f"{35 - MOST_FLAGGED} more flagged rows" in page.text
+    assert len(facts(run.records).flagged) == MOST_FLAGGED
+    [seam] = [one for one in facts(run.records).measures if one.label == "Seam contrast"]
+    assert seam.flagged == 35 and sum(bar.count for bar in seam.bars) == 94
+    assert sum(bar.count for bar in seam.bars if bar.is_outside) == 35

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from inpaint_ops.config import Settings
 from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan
-from inpaint_ops.records import ErrorInfo, Output, Record, RunSummary, Timings, WorkerReport
-from inpaint_ops.report import results_jsonl, summarize, timings_parquet, trace, trace_json
-from inpaint_ops.runs import Workspace, finish, prepare, prepare_retry
-from inpaint_ops.runs.results import ResultsFile
+from inpaint_ops.records import ErrorInfo, Measures, Output, Record, RunSummary, Timings, WorkerReport
+from inpaint_ops.report import results_jsonl, summarize, tables, timings_parquet, trace, trace_json
+from inpaint_ops.runs import Workspace, finish, flagging, prepare, prepare_retry
+from inpaint_ops.runs.finishing import summary_lines
+from inpaint_ops.runs.results_file import ResultsFile
 from tests.support.simulated_run import worker_report
 from tests.support.synthetic_run import START, record, worker
 
 JOB = JobOptions(model="tiny-random", shard_rows=40, failure_threshold=0.5)
+
+
+ODD = {23: "seam_contrast_high", 91: "flatness_high", 205: "seam_contrast_high"}
+"""Rows whose measures are far from the others'."""
+
+
+def measures_of(row: int) -> Measures:
+    odd = ODD.get(row, "")
+    return Measures(
+        seam_contrast=7.5 if odd.startswith("seam") else 1 + row % 9 / 50,
+        flatness=0.9 if odd.startswith("flat") else 0.1,
+        grain_ratio=None if row % 2 else 1.0,
+    )
 
 
 class Painted:
@@ -64,7 +81,8 @@ class Painted:
         whole = record(at + 1, start=START + timedelta(hours=retry))
         slow = 90.0 if row.row == 23 else 0.1
         values = {"id": row.id, "row": row.row, "retry": retry, "source": row.image, "mask": row.mask,
-                  "timings": whole.timings.model_copy(update={"encode": slow + row.row % 7 / 10})}  # fmt: skip
+                  "timings": whole.timings.model_copy(update={"encode": slow + row.row % 7 / 10}),
+                  "change": 30.0 + row.row % 5, "measures": measures_of(row.row)}  # fmt: skip
         if not is_done:
             error = ErrorInfo(type=f"Error{row.row % 3}", stage="decode", message="bad", permanent=True)
             return whole.model_copy(
@@ -137,6 +155,42 @@ def test_the_report_of_rows_that_go_by_is_that_of_all_of_them_together(tmp_path:
     assert failed == [one.id for one in records if one.status == "failed"]
     assert any("row 23 (p23)" in line for line in summary.warnings), "the slow row is named"
     assert [(one.done + one.failed, one.rows) for one in summary.retries] == [(22, 22), (6, 6)]
+    assert {one.row: ",".join(one.flags) for one in records if one.flags} == ODD
+    assert (summary.flagged, summary.flags) == (3, {"seam_contrast_high": 2, "flatness_high": 1})
+    assert any(
+        "3 done rows differ from the others: seam_contrast_high 2, flatness_high 1" in line
+        for line in summary_lines(run.workspace, summary)
+    )
+    page = run.read("report.html").decode()
+    assert 'id="flagged"' in page and "Seam contrast high (7.5)" in page and page.count('class="histogram"') == 4
+
+
+def test_flags_are_found_by_the_report_alone_group_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that has flags already (nobody writes one) loses them, and a second report finds the same."""
+    run = Painted(tmp_path, 230)
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 16)
+    monkeypatch.setattr(tables, "_BATCHES_PER_GROUP", 2)
+    place = Path(run.layout.record("00000", 5).key)
+    forged = Record.model_validate_json(place.read_bytes()).model_copy(update={"flags": ("grain_ratio_low",)})
+    place.write_text(forged.model_dump_json())
+    parsed = []
+    original = Record.model_validate_json
+
+    def counted(data: bytes) -> Record:
+        parsed.append(data)
+        return original(data)
+
+    monkeypatch.setattr(flagging, "Record", SimpleNamespace(model_validate_json=counted))
+    finish(run.workspace, "run")
+    records = run.records()
+    assert {one.row: ",".join(one.flags) for one in records if one.flags} == ODD
+    assert len(parsed) == len(ODD), "of the results only lines of flagged rows are parsed again"
+    table = pq.read_table(io.BytesIO(run.read("timings.parquet")))
+    assert table.column("flags").to_pylist() == [list(one.flags) for one in records]
+    assert run.read("timings.parquet") == timings_parquet(records)
+    first = run.read("results.jsonl")
+    finish(run.workspace, "run")
+    assert run.read("results.jsonl") == first
 
 
 def test_rows_without_a_record_are_named_by_line_and_by_shard(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Outliers of a run are found in constant memory, and the page shows them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from inpaint_ops.records import Measures, Record
+from inpaint_ops.report import render_page, results_jsonl
+from inpaint_ops.report.spread import FLAGS, MEASURES, Spread, find_flags, spreads
+from inpaint_ops.report.tally import MOST_FLAGGED, Tally
+from tests.support.simulated_run import Run, record
+
+BY_NAME = {measure.name: measure for measure in MEASURES}
+
+
+def row(number: int, **values: float) -> Record:
+    common: dict[str, float] = {"seam_contrast": 1.1, "colour_shift": 8, "flatness": 0.1,
+                                "sharpness_ratio": 0.9, "grain_ratio": 0.8, "change": 30}  # fmt: skip
+    common |= {name: value * (1 + number % 7 / 100) for name, value in common.items()} | values
+    change = common.pop("change")
+    return record(number, change=change, measures=Measures(**common))
+
+
+def flags_of(records: list[Record]) -> list[list[str]]:
+    def column(name: str) -> np.ndarray:
+        values = [BY_NAME[name].of(one) for one in records]
+        return np.array([math.nan if value is None else value for value in values])
+
+    return find_flags(spreads(records), column, len(records)).flags
+
+
+@pytest.mark.parametrize(
+    ("odd", "flags"),
+    [
+        ({"seam_contrast": 3.0}, ["seam_contrast_high"]),
+        ({"seam_contrast": 0.3}, []),
+        ({"colour_shift": 60.0}, ["colour_shift_high"]),
+        ({"change": 2.5}, ["change_low"]),
+        ({"change": 200.0}, []),
+        ({"flatness": 1.0}, ["flatness_high"]),
+        ({"sharpness_ratio": 0.2, "grain_ratio": 4.0}, ["sharpness_ratio_low", "grain_ratio_high"]),
+        ({"seam_contrast": 1.15, "grain_ratio": 0.75}, []),
+    ],
+)
+def test_a_row_far_from_the_others_is_flagged_on_the_side_that_counts(odd: dict[str, float], flags: list[str]) -> None:
+    records = [row(number) for number in range(1, 40)]
+    found = flags_of([*records, row(40, **odd), record(41, "failed"), record(42)])
+    assert found == [[]] * 39 + [flags, [], []] and set(flags) <= set(FLAGS)
+
+
+def test_limits_are_three_and_a_half_robust_deviations_from_the_median() -> None:
+    values = np.exp2(np.random.default_rng(3).normal(0.5, 0.4, 5000))
+    spread = Spread(BY_NAME["grain_ratio"])
+    for number, value in enumerate(values, 1):
+        spread.add(row(number, grain_ratio=float(value)))
+    found = spread.summary()
+    assert found is not None and found.count == 5000
+    logs = np.log2(values)
+    reach = 3.5 / 0.6745 * np.median(abs(logs - np.median(logs)))
+    assert math.log2(found.median) == pytest.approx(np.median(logs), abs=1 / 64)
+    assert math.log2(found.high or 1) == pytest.approx(np.median(logs) + reach, abs=0.1)
+    assert math.log2(found.low or 1) == pytest.approx(np.median(logs) - reach, abs=0.1)
+    assert math.log2(found.p5) == pytest.approx(np.percentile(logs, 5), abs=1 / 32)
+    assert math.log2(found.p95) == pytest.approx(np.percentile(logs, 95), abs=1 / 32)
+    bars = spread.bars()
+    assert len(bars) <= 32 and sum(count for *_, count in bars) == 5000
+    for low, high, count in bars[1:-1]:
+        assert count == pytest.approx(((values >= low) & (values < high)).sum(), abs=1)
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
+def test_the_ends_of_each_scale_are_counted(measure: object) -> None:
+    name = measure.name  # type: ignore[attr-defined]
+    ends = {"ratio": (0.0, 1100.0), "levels": (0.0, 255.0), "share": (0.0, 1.0)}[BY_NAME[name].scale]
+    spread = Spread(BY_NAME[name])
+    for number, value in enumerate(ends * 15, 1):
+        spread.add(row(number, **{name: value}))
+    found = spread.summary()
+    assert found is not None and found.count == 30 and not np.isnan(spread.scores(np.array(ends))).any()
+
+
+def test_a_small_run_flags_nothing_and_equal_rows_have_room() -> None:
+    few = [row(number) for number in range(1, 19)]
+    assert not any(flags_of([*few, row(19, seam_contrast=200.0)]))
+    equal = [row(number, grain_ratio=1.0, flatness=0.1) for number in range(1, 40)]
+    assert not any(flags_of([*equal, row(40, grain_ratio=1.1, flatness=0.12)]))
+    seamless = [row(number, seam_contrast=0.9, colour_shift=0.2) for number in range(1, 40)]
+    assert not any(flags_of([*seamless, row(40, seam_contrast=1.24, colour_shift=3.9)]))
+    assert flags_of([*seamless, row(40, seam_contrast=1.5, colour_shift=9)])[-1] == [
+        "seam_contrast_high", "colour_shift_high",
+    ]  # fmt: skip
+
+
+def test_a_runs_summary_counts_its_flags() -> None:
+    run = Run([*(row(number) for number in range(1, 60)), row(60).model_copy(update={"flags": FLAGS[:2]})], [])
+    summary = run.summary()
+    assert (summary.flags, summary.flagged) == (dict.fromkeys(FLAGS[:2], 1), 1)
+    assert set(summary.measures) == set(BY_NAME)
+
+
+def test_a_run_without_measures_has_no_such_section() -> None:
+    run = Run([record(number) for number in range(1, 40)], [])
+    assert run.summary().measures == {} and "How the patches fit" not in render_page(run.summary(), run.records)
+    assert b'"flags"' not in results_jsonl(run.records)
+
+
+def test_the_farthest_rows_are_listed_first() -> None:
+    tally = Tally()
+    for number in range(1, 100):
+        tally.add_flags(number, ["flatness_high"], score=float(number % 50))
+    assert tally.most_flagged()[:4] == [49, 99, 48, 98] and len(tally.most_flagged()) == MOST_FLAGGED

@@ -1,0 +1,76 @@
+"""Rows whose mask has far regions, through the real worker: each region is painted, timed and joined by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inpaint_ops.protocol import Done, End, Failed, Item, Ready
+from inpaint_ops.worker.parts import seed_of
+from tests.support.worker_talk import Talk, job, picture, pixels, start
+
+__all__ = ["start"]
+
+pytestmark = pytest.mark.timeout(120)
+FAR = ((10, 12, 30, 40), (560, 380, 590, 400))
+
+
+def with_regions(folder: Path, row: int, boxes: tuple[tuple[int, int, int, int], ...], **options: Any) -> Item:
+    seed = {"seed": options.pop("seed")} if "seed" in options else {}
+    item = picture(folder, row, (640, 420), **options).model_copy(update=seed)
+    mask = np.zeros((420, 640), np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        mask[y0:y1, x0:x1] = 255
+    Image.fromarray(mask).save(item.mask)
+    return item
+
+
+def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
+    rows = [
+        with_regions(tmp_path, 1, FAR, crop="regions"),
+        with_regions(tmp_path, 2, FAR[:1], crop="regions"),
+        with_regions(tmp_path, 3, FAR[:1], crop="auto", seed=2),
+        with_regions(tmp_path, 4, FAR, crop="regions", blend="poisson", grain="match", mask_dilate=2, seed=2**63 - 1),
+        with_regions(tmp_path, 5, FAR, crop="none"),
+    ]
+    Path(rows[2].image).write_bytes(Path(rows[1].image).read_bytes())
+    talk = start()
+    talk.send(job(tmp_path), *rows, End())
+    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
+    assert not talk.all(Failed)
+    [ready] = talk.all(Ready)
+    done = {event.row: event for event in talk.all(Done)}
+
+    one = done[1]
+    assert len(one.regions) == 2 and one.joining is None and one.batch.size == 2
+    assert any("2 far regions were painted one by one" in sentence for sentence in one.conversions)
+    for region, box in zip(one.regions, FAR, strict=True):
+        x0, y0, x1, y1 = region.box
+        assert x0 <= box[0] and y0 <= box[1] and x1 >= box[2] and y1 >= box[3]
+        assert (x1 - x0) * (y1 - y0) < 640 * 420 / 4 and max(region.working_size) <= 2 * ready.native_size
+        assert region.timings.denoise and region.timings.denoise > 0
+    batches = {region.batch.id: region.timings.denoise for region in one.regions if region.batch}
+    assert one.timings.denoise == pytest.approx(sum(seconds or 0 for seconds in batches.values()))
+    before, after = pixels(rows[0].image), pixels(one.output)
+    masked = pixels(rows[0].mask) > 0
+    assert np.array_equal(before[~masked], after[~masked])
+    for x0, y0, x1, y1 in FAR:
+        assert (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=2).mean() > 0.9
+
+    assert done[2].regions == () and done[2].joining is not None
+    assert np.array_equal(pixels(done[2].output), pixels(done[3].output)), "one region is cropped as by auto"
+    assert [region.joining.blend for region in done[4].regions] == ["poisson", "poisson"]
+    assert all(region.joining.grain_added is not None for region in done[4].regions)
+    assert done[5].regions == ()
+
+
+def test_each_region_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    item = with_regions(tmp_path, 1, FAR, seed=2**63 - 1)
+    assert [seed_of(item, number) for number in range(3)] == [2**63 - 1, 0, 1]
