@@ -23,8 +23,11 @@ from inpaint_ops.storage.pieces import in_pieces
 
 Kind = Literal["source", "mask", "result"]
 
-SIZES = (256, 1600)
-"""Pixels of the longer side: a thumbnail, and a view of its own."""
+SIZES = (256, 1600, 8192)
+"""Pixels of the longer side: a thumbnail, a view of its own, and what a view needs when it is zoomed."""
+
+KEPT_SIZES = SIZES[:2]
+"""Those that are kept in memory. One of the largest would push out a hundred thumbnails; the browser keeps it."""
 
 CACHE_BYTES = 64 * 2**20
 WAITING, OF_A_RUN = 96, 48
@@ -210,6 +213,8 @@ class Pictures:
     def _keep(self, key: _Key, data: bytes) -> None:
         with self._lock:
             self._going.pop(key, None)
+            if key[2] not in KEPT_SIZES:
+                return
             self._kept[key] = data
             self._bytes += len(data)
             while self._bytes > CACHE_BYTES:
