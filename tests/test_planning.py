@@ -25,7 +25,7 @@ from inpaint_ops.planning import (
     steps_that_run,
 )
 from inpaint_ops.records import DeviceInfo
-from inpaint_ops.tuning import Tuning, choose
+from inpaint_ops.tuning import Tuning, check_choices, choose
 
 
 def row(number: int = 1, **wishes: object) -> AcceptedRow:
@@ -227,3 +227,12 @@ def test_the_edge_of_a_job_is_the_settings_unless_it_is_chosen(environment: Call
     assert job_options(settings, blend="hard").blend == "hard"
     with pytest.raises(ConfigError, match="blend"):
         job_options(settings, blend="soft")
+
+
+def test_an_option_that_a_job_has_not_is_named_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"a job has no option 'tunning'; did you mean 'tuning'\?"):
+        job_options(Settings(), tunning="fast")
+    with pytest.raises(ConfigError, match="a job has no option 'xyzzy'; leave it out"):
+        job_options(Settings(), xyzzy=1)
+    with pytest.raises(ConfigError, match=r"there is no tuning field 'vae_tilling'; did you mean 'vae_tiling'\?"):
+        check_choices("auto", {"vae_tilling": True})
