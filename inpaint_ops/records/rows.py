@@ -55,6 +55,15 @@ class Output(Model):
     format: str
 
 
+class Thumbnail(Model):
+    """A small WebP picture of a row's image, `size` pixels long at most; it lies where `RunLayout.thumbnail` says."""
+
+    size: int = Field(ge=1, le=2**16)
+    uri: str
+    sha256: str
+    bytes: Bytes
+
+
 class Batch(Model):
     """The batch that a row was painted in."""
 
@@ -244,6 +253,12 @@ class Record(Painted, MaskMeaning):
     )
     error: ErrorInfo | None = None
     output: Output | None = None
+    thumbnails: tuple[Thumbnail, ...] = Field(
+        default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
+    )
+    thumbnail_problem: str = Field(
+        default="", exclude_if=operator.not_, description="Why thumbnails of the output are missing."
+    )
     prompt: str = ""
     seed: int | None = None
     steps_requested: Count | None = None

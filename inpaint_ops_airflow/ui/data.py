@@ -28,7 +28,7 @@ _LAYOUT_FILES = {
 
 def run_query(
     text: Annotated[str, Query(max_length=200)] = "",
-    state: Literal["", "going", "finished"] = "",
+    state: Literal["", "going", "finished", "refused"] = "",
     verdict: Literal["", "VALID", "INVALID"] = "",
     order: Order = "created_at",
     descending: bool = True,

@@ -11,9 +11,7 @@ from inpaint_ops.planning import Shard
 from inpaint_ops.supervisor import Progress
 
 LEASE = "lease: waiting for GPU 0, which process 4711 of user painter on this machine has held since 22:00:00 UTC"
-SHARDS = [
-    Shard(name=f"{index:05d}", rows=50, first_row=50 * index + 1, last_row=50 * index + 50) for index in range(2)
-]
+SHARDS = [Shard(name=f"{index:05d}", rows=50, first_row=50 * index + 1, last_row=50 * index + 50) for index in range(2)]
 
 
 class Terminal(io.StringIO):
