@@ -148,6 +148,9 @@ class Settings(BaseSettings):
         default="444", description="Colour in JPEGs: full (444), half the width (422), half the width and height (420)."
     )
     jpeg_progressive: bool = Field(default=False, description="JPEGs that show coarse first: slower, a little smaller.")
+    thumbnails: Literal["on", "off"] = Field(
+        default="on", description="Small WebP pictures of each result, for the pages, written beside it while painting."
+    )
     mask_resize: Literal["off", "nearest"] = Field(
         default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
     )

@@ -207,6 +207,9 @@ class Painted(Measured):
     measures: Measures | None = Field(
         default=None, exclude_if=operator.not_, description="How the painted patch fits its surroundings."
     )
+    thumbnail_problem: str = Field(
+        default="", exclude_if=operator.not_, description="Why thumbnails of the output are missing."
+    )
 
 
 class MaskMeaning(Model):
@@ -255,9 +258,6 @@ class Record(Painted, MaskMeaning):
     output: Output | None = None
     thumbnails: tuple[Thumbnail, ...] = Field(
         default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
-    )
-    thumbnail_problem: str = Field(
-        default="", exclude_if=operator.not_, description="Why thumbnails of the output are missing."
     )
     prompt: str = ""
     seed: int | None = None

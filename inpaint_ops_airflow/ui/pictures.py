@@ -52,7 +52,14 @@ async def picture(run: str, kind: Kind, views: ViewsDep, record: RecordDep, size
         titles = (title for kind, title in _TITLES.items() if isinstance(error, kind))
         headers = _KEEP_FAILURE if error.permanent else {}
         return _placeholder(status_of(error), next(titles, "no preview"), message_of(error), headers)
-    return Response(body, media_type="image/png" if kind == "mask" else "image/jpeg", headers=_KEEP)
+    return Response(body, media_type=_media_type(body), headers=_KEEP)
+
+
+def _media_type(body: bytes) -> str:
+    """What a picture of ours is: a WebP thumbnail, a mask's PNG, or a JPEG; browsers are told not to guess."""
+    if body.startswith(b"RIFF"):
+        return "image/webp"
+    return "image/png" if body.startswith(b"\x89PNG") else "image/jpeg"
 
 
 def _placeholder(status: int, title: str, why: str, headers: dict[str, str], *, height: int = SIDE) -> Response:
