@@ -91,12 +91,19 @@ def test_the_wheel_zooms_at_the_pointer_to_one_to_one_and_beyond(window: Watched
 
 def test_a_picture_that_is_zoomed_is_shown_in_all_its_pixels(window: Watched, served: ServedPages) -> None:
     page = opened(window, served)
+    large: list[str] = []
+    page.on("request", lambda request: large.append(request.url) if "size=8192" in request.url else None)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.locator(".thumb[data-row='1']").click()
+    expect(page.locator("#stage-note")).not_to_have_text("Loading…")
     for view in ("#view-before", "#view-after"):
         expect(page.locator(view)).to_have_js_property("naturalWidth", 1600)
     page.locator("#stage").focus()
     page.keyboard.press("1")
     for view in ("#view-before", "#view-after"):
         expect(page.locator(view)).to_have_js_property("naturalWidth", LARGE[0])
+    assert sorted(url.rpartition("/")[2] for url in large) == ["result?size=8192", "source?size=8192"]
 
 
 def test_a_drag_pans_a_zoomed_picture_and_moves_the_split_of_a_fitted_one(window: Watched, served: ServedPages) -> None:

@@ -21,6 +21,7 @@ export const startStage = ({ stage, frame, slider, zoom, label, changed }) => {
   };
 
   const place = () => {
+    if (!stage.clientWidth || !stage.clientHeight) return; // the viewer is closed
     const width = size.width * view.scale, height = size.height * view.scale;
     const across = stage.clientWidth - width, down = stage.clientHeight - height;
     view.x = across >= 0 ? across / 2 : between(across, view.x, 0); // the picture covers the stage, or stands in its middle
