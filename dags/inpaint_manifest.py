@@ -193,6 +193,7 @@ RESULTS = Asset("inpaint_results")
 def inpaint_manifest() -> None:
     @painting_task
     def plan() -> list[str]:
+        from inpaint_ops.config import misspelt_variables
         from inpaint_ops.errors import ConfigError
         from inpaint_ops.locations import check_whole
         from inpaint_ops.planning import job_options
@@ -201,6 +202,8 @@ def inpaint_manifest() -> None:
         context = get_current_context()
         not_of_the_job = ("manifest", "run", "retry")
         chosen = {name: value for name, value in context["params"].items() if name not in not_of_the_job}
+        for line in misspelt_variables(os.environ):
+            print(f"note: {line}")
         with airflow_errors(), refusals_kept(context):
             workspace = open_workspace()
             check_whole(context["params"]["manifest"])

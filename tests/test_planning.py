@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.config import READ_BY_THE_DAGS, Settings, load_settings, misspelt_variables
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import RunLayout, check_run_name, run_name_from
 from inpaint_ops.locations import parse
@@ -236,3 +238,19 @@ def test_an_option_that_a_job_has_not_is_named_with_the_one_that_was_meant() -> 
         job_options(Settings(), xyzzy=1)
     with pytest.raises(ConfigError, match=r"there is no tuning field 'vae_tilling'; did you mean 'vae_tiling'\?"):
         check_choices("auto", {"vae_tilling": True})
+
+
+def test_a_variable_that_is_misspelt_is_named_with_the_one_that_was_meant() -> None:
+    assert misspelt_variables(["INPAINT_TUNNING", "INPAINT_STORES", "PATH"]) == [
+        "INPAINT_STORES is no setting and has no effect; did you mean INPAINT_STORE?",
+        "INPAINT_TUNNING is no setting and has no effect; did you mean INPAINT_TUNING?",
+    ]
+    ours = [f"INPAINT_{name.upper()}" for name in Settings.model_fields]
+    assert not misspelt_variables([*ours, *READ_BY_THE_DAGS, "INPAINT_CPU_SLOTS", "INPAINT_NS", "INPAINT"])
+
+
+def test_the_variables_that_the_dags_read_are_known() -> None:
+    root = Path(__file__).parents[1]
+    files = [*(root / "dags").glob("*.py"), *(root / "inpaint_ops_airflow").rglob("*.py")]
+    read = {name for file in files for name in re.findall(r'"(INPAINT_[A-Z0-9_]+)"', file.read_text())}
+    assert read - {f"INPAINT_{name.upper()}" for name in Settings.model_fields} == set(READ_BY_THE_DAGS)
