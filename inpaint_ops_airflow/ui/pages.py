@@ -248,7 +248,7 @@ def _existing(views: RunViews, run: str) -> str | None:
 
 @router.get("/static/{name}")
 def static(request: Request, name: str) -> Response:
-    """A style sheet or a script; the views asks each time whether it changed."""
+    """A style sheet or a script; the browser asks each time whether it has changed."""
     found = asset(name)
     if found is None:
         raise HTTPException(404, "there is no such file")

@@ -344,7 +344,7 @@ class TestData:
         assert found(page=2) == list(range(49, 61))
         assert client.get("/api/runs/night/rows", params={"shard": "9"}).status_code == 404
 
-    def test_throughput_is_told(self, client: TestClient, night: str) -> None:
+    def test_throughput_adds_up_to_the_images(self, client: TestClient, night: str) -> None:
         points = client.get("/api/runs/night/throughput").json()["points"]
         assert sum(point["images_per_second"] * point["width"] for point in points) == pytest.approx(57)
 

@@ -36,9 +36,9 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
   const mask = () => { images.mask.hidden = !(toggle.checked && pictures.includes("mask")); };
 
   const list = (title, pairs) => {
-    const told = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-    if (!told.length) return undefined;
-    const items = told.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value))));
+    const filled = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+    if (!filled.length) return undefined;
+    const items = filled.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value))));
     return make("div", {}, make("h3", {}, title), make("dl", { className: "facts" }, ...items));
   };
 
