@@ -53,6 +53,20 @@ def test_filters_and_page_survive_a_reload_and_back(page: Page, served: ServedPa
     expect(filters.get_by_label("Prompt or id")).to_have_value("row-00008")
 
 
+def test_a_reload_of_the_page_around_the_frame_keeps_the_gallery_once(page: Page, served: ServedPages) -> None:
+    page.goto(f"{served.url.removesuffix('/inpaint')}/frame")
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("button", name="Next").click()
+    frame.locator(".thumb[data-row='60']").click()
+    expect(frame.get_by_role("heading", name="row-00060")).to_be_visible()
+    page.reload()
+    expect(frame.get_by_role("heading", name="row-00060")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.goto(f"{served.url.removesuffix('/inpaint')}/frame?again")
+    expect(frame.locator(".thumb[data-row='1']")).to_be_visible()
+    expect(frame.get_by_role("dialog")).to_be_hidden()
+
+
 def test_an_address_with_nonsense_shows_the_first_page(page: Page, served: ServedPages) -> None:
     page.goto(f"{served.url}/runs/night/?status=nonsense&order=<script>&page=-1&row=0x10")
     expect(page.locator(".thumb")).to_have_count(48)

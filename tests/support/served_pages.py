@@ -26,6 +26,7 @@ from airflow.api_fastapi.common.db.common import _get_session
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 
 from demo.ports import claim_port
 from inpaint_ops.browse import RunViews
@@ -102,6 +103,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPages]:
         pages.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role="viewer")
         around = FastAPI()
         around.mount(PREFIX, pages)
+        frame = f'<iframe src="{PREFIX}/runs/night/?embedded=true" width="1200" height="800"></iframe>'
+        around.get("/airflow/frame", response_class=HTMLResponse)(lambda: f"<!DOCTYPE html>{frame}")
         claim = claim_port()
         server = uvicorn.Server(uvicorn.Config(around, host="127.0.0.1", port=claim.port, log_level="warning"))
         thread = threading.Thread(target=server.run, daemon=True)

@@ -1,6 +1,7 @@
 // The gallery: a page of thumbnails at a time, loaded as they come into view, and a viewer over it. The address holds
 // what is shown (filters, page, row), so that a reload, Back and a link lead to the same.
 import { startViewer } from "./viewer.js";
+import { keepAddress, takeAddress } from "./framed.js";
 import { watch } from "./live.js";
 import { make, seconds } from "./dom.js";
 
@@ -41,6 +42,7 @@ export const startGallery = () => {
     const address = `${window.location.pathname}${query.size ? `?${query}` : ""}`;
     const state = { opened: push ? opened : Boolean(opened || (row && window.history.state?.opened)) };
     window.history[push ? "pushState" : "replaceState"](state, "", address);
+    keepAddress();
   };
 
   // --- the grid: one stop for Tab, arrow keys from row to row ---
@@ -134,6 +136,7 @@ export const startGallery = () => {
   const open = (row) => { write({ row, push: true, opened: true }); viewer.open(row); };
 
   window.addEventListener("popstate", () => {
+    keepAddress();
     const { row } = read();
     if (leaving) { view.page = leaving; leaving = 0; write(); return; }
     load().catch(complain);
@@ -177,6 +180,8 @@ export const startGallery = () => {
     } else if (page) turn(Math.min(page, view.pages), "first");
   });
 
+  takeAddress();
+  keepAddress();
   const { row, hasPage } = read();
   load(hasPage ? 0 : row).then(() => { if (row) viewer.open(row); }).catch(complain);
   if (main.dataset.state !== "finished") watch(6, () => load());
