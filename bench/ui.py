@@ -1,30 +1,40 @@
 """What the pages cost on the server: `python -m bench.ui [--rows 50000] [--runs 10000]`, printed in milliseconds.
 
 A finished run of many rows, looked at for the first time by a process that has never seen it and then again, on a real
-S3 server; and the list of many runs in a folder. Rights are Airflow's business and are left out.
+S3 server; a page of 48 pictures with thumbnails and without, in seconds of the processor, those of the client that asks
+included; and the list of many runs in a folder. Rights are Airflow's business and are left out. `--only pictures`
+measures the pictures alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
 import time
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-home-"))
 
+import cv2
+import numpy as np
 from fastapi.testclient import TestClient
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
+from inpaint_ops.images import encode, thumbnails
+from inpaint_ops.records import Record, Thumbnail
+from inpaint_ops.report import results_jsonl
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
 from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.app import create_app
+from inpaint_ops_airflow.ui.data import PAGE
 from tests.support.synthetic_run import START, put_finished_run
 
 FIRST_PAGE_MS = 300.0
@@ -68,6 +78,55 @@ def large_run(workspace: Workspace, rows: int) -> float:
     return first["run page"] + first["gallery, first page"]
 
 
+def _tree_cpu(pid: int) -> float:
+    """Seconds of the processor of a process and all below it, the ended ones too."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    below = Path(f"/proc/{pid}/task").glob("*/children")
+    children = {int(child) for path in below for child in path.read_text().split()}
+    return sum(map(int, fields[11:15])) / ticks + sum(map(_tree_cpu, children))
+
+
+def pictures(workspace: Workspace, size: tuple[int, int], rounds: int) -> None:
+    """A gallery's page of 48 results of `size` pixels, and one view: processor time with thumbnails and without."""
+    _, records = put_finished_run(workspace, "pictures", PAGE)
+    layout, put = workspace.layout("pictures"), workspace.storage.put
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1] // 16, size[0] // 16, 3), np.uint8)
+    pixels = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC))
+    body = encode(pixels, format="png", icc=None)
+    small = list(thumbnails(pixels))
+    rows: dict[str, list[Record]] = {"without": [], "with": []}
+    for record in records:
+        assert record.output is not None
+        image = layout.image(record.id, ".png")
+        put(image, body)
+        output = record.output.model_copy(
+            update={"uri": image.uri, "bytes": len(body), "width": size[0], "height": size[1]}
+        )
+        named = []
+        for longest, data in small:
+            place = layout.thumbnail(image.name, longest)
+            put(place, data)
+            named.append(Thumbnail(size=longest, uri=place.uri, sha256=sha256(data).hexdigest(), bytes=len(data)))
+        rows["without"].append(record.model_copy(update={"output": output}))
+        rows["with"].append(record.model_copy(update={"output": output, "thumbnails": tuple(named)}))
+    print(f"48 pictures of {size[0]} x {size[1]} pixels ({len(body) / 1e6:.1f} MB), ms of the server's processor")
+    for _ in range(rounds):
+        for what, found in rows.items():
+            put(layout.results, results_jsonl(found))
+            client = _client(workspace)
+            client.get("/api/runs/pictures/rows").raise_for_status()
+            client.get("/api/runs/pictures/rows/1/pictures/result?size=256").raise_for_status()  # threads, helpers
+            begun = _tree_cpu(os.getpid())
+            for row in range(2, PAGE + 1):
+                while client.get(f"/api/runs/pictures/rows/{row}/pictures/result?size=256").status_code == 503:
+                    time.sleep(0.2)
+            page = _tree_cpu(os.getpid()) - begun
+            client.get("/api/runs/pictures/rows/2/pictures/result?size=1600").raise_for_status()
+            view = _tree_cpu(os.getpid()) - begun - page
+            print(f"  {what:<8} thumbnails: page {page * 1000 * PAGE / (PAGE - 1):>8.0f}, one view {view * 1000:>6.0f}")
+
+
 def many_runs(workspace: Workspace, runs: int) -> None:
     """The list of `runs` runs, read for the first time, after a restart, and again."""
     put_finished_run(workspace, "run-00000", 40, failed={3})
@@ -99,12 +158,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.ui", description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--picture", type=int, nargs=2, default=(4000, 3000), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["pictures"])
     chosen = parser.parse_args()
+    logging.disable(logging.INFO)  # a line per request would be measured, too
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(scratch=Path(folder) / "scratch")
         with ObjectStoreServer(Path(folder) / "s3", "inpaint") as server:
             s3 = make_s3_client(server.session(), endpoint_url=server.endpoint)
             workspace = Workspace.open(settings, store="s3://inpaint/", s3_client=lambda: s3)
+            pictures(workspace, tuple(chosen.picture), chosen.rounds)
+            if chosen.only:
+                return 0
             first = large_run(workspace, chosen.rows)
         many_runs(Workspace.open(settings, store=f"{folder}/store"), chosen.runs)
     print(f"first page of the large run, gallery included: {first:.0f} ms; {FIRST_PAGE_MS:.0f} ms are allowed")

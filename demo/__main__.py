@@ -23,6 +23,10 @@ GPU_SLOTS = max(1, len(visible_devices()))
 """One slot per GPU; one on a machine without a GPU."""
 
 DAGS = ("inpaint_manifest", "inpaint_inbox", "model_cache")
+UP_PORT = int(os.environ.get("PORT", "8080"))
+"""Where `up` has Airflow."""
+PAGES = "/inpaint"
+"""Where the pages are, below Airflow's address."""
 
 
 def _say(text: str) -> None:
@@ -85,6 +89,7 @@ def run() -> int:
             name = run_id.removeprefix("inbox__")
             code = _summarise(workspace, name, state)
     _say(f"everything is stopped; {time.monotonic() - started:.0f} s")
+    _say(f"to see this run in a browser: `make up`, then http://127.0.0.1:{UP_PORT}{PAGES}/runs/{name}/")
     return code
 
 
@@ -126,7 +131,7 @@ def _summarise(workspace: Workspace, name: str, state: str) -> int:
     results.mkdir(parents=True, exist_ok=True)
     for info in workspace.storage.list(layout.root):
         relative = info.location.key.removeprefix(layout.root.key)
-        if not relative.startswith(("records/", "shards/", "workers/")):
+        if not relative.startswith(("records/", "shards/", "thumbnails/", "workers/")):
             path = results / relative
             path.parent.mkdir(exist_ok=True)
             workspace.storage.download(info.location, path)
@@ -157,12 +162,12 @@ def up() -> int:
         environment = environment_of(store)
         os.environ.update(environment)
         _upload_demo(_workspace())
-        port = int(os.environ.get("PORT", "8080"))
-        with AirflowStack(HOME / "airflow", environment, port=port, gpu_slots=GPU_SLOTS) as airflow:
+        with AirflowStack(HOME / "airflow", environment, port=UP_PORT, gpu_slots=GPU_SLOTS) as airflow:
             airflow.wait_for_dags(*DAGS)
             for dag in DAGS:
                 airflow.unpause(dag)
             print(f"\n  Airflow   {airflow.url}   user {USER}, password {airflow.password}")
+            print(f"  pages     {airflow.url}{PAGES}/")
             print(f"  storage   {store.endpoint}   bucket {BUCKET}, credentials in {HOME / 'store.env'}")
             print(f"  inbox     s3://{BUCKET}/inbox/ holds the demo's manifest; trigger inpaint_inbox, or wait")
             print("  Ctrl-C ends everything\n", flush=True)

@@ -6,6 +6,7 @@ connection. `HF_HOME` is huggingface_hub's own name for the model cache.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -148,6 +149,9 @@ class Settings(BaseSettings):
         default="444", description="Colour in JPEGs: full (444), half the width (422), half the width and height (420)."
     )
     jpeg_progressive: bool = Field(default=False, description="JPEGs that show coarse first: slower, a little smaller.")
+    thumbnails: Literal["on", "off"] = Field(
+        default="on", description="Small WebP pictures of each result, for the pages, written beside it while painting."
+    )
     mask_resize: Literal["off", "nearest"] = Field(
         default="off", description="A mask of another size and the image's aspect: refused, or scaled by nearest pixel."
     )
@@ -254,6 +258,26 @@ def parse_fields(assignments: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             fields[name.strip()] = value.strip()
     return fields
+
+
+_PREFIX = "INPAINT_"
+READ_BY_THE_DAGS = (
+    "INPAINT_S3_CONN_ID", "INPAINT_INBOX_SCHEDULE", "INPAINT_STANDING_SCHEDULE", "INPAINT_HOUSEKEEPING_SCHEDULE",
+    "INPAINT_DEADLINE_HOURS",
+)  # fmt: skip
+"""Variables that only Airflow's files look at."""
+
+
+def misspelt_variables(environment: Iterable[str]) -> list[str]:
+    """A line for each variable that is spelled much like one of ours, and is none: it has no effect."""
+    known = {*(name.upper() for name in Settings.model_fields), *(name[len(_PREFIX) :] for name in READ_BY_THE_DAGS)}
+    lines = []
+    for name in sorted(environment):
+        given = name.upper().removeprefix(_PREFIX)
+        if name.upper().startswith(_PREFIX) and given not in known:
+            near = difflib.get_close_matches(given, known, n=1, cutoff=0.75)
+            lines += [f"{name} is no setting and has no effect; did you mean {_PREFIX}{one}?" for one in near]
+    return lines
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -18,6 +18,8 @@ Each class has a `cure`: what a person does about rows that ended with it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 MAX_MESSAGE = 2000
@@ -37,6 +39,12 @@ def one_line(text: str) -> str:
 def escaped(text: str) -> str:
     """`text` on one line, however long, with nothing in it that has no picture of its own; see `one_line`."""
     return "".join(char if char.isprintable() else " " if char in "\n\r\t" else ascii(char)[1:-1] for char in text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'tuning'?` where one of the known names is spelled much like `name`; else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class InpaintOpsError(Exception):

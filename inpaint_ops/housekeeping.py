@@ -29,7 +29,7 @@ from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.model.cache import repositories, repository
 from inpaint_ops.records import Model, now
-from inpaint_ops.runs import Workspace
+from inpaint_ops.runs import Workspace, read_refusal
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +140,13 @@ def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
 
 
 def _is_run(workspace: Workspace, run: str) -> bool:
-    """Whether a plan of ours says so: what else lies below `runs/` is not ours to remove. Raises StorageError where
-    that cannot be found out: with a key that may not read plans, there would seem to be nothing to remove.
+    """Whether a plan of ours says so, or a note that a job of this name was refused: what else lies below `runs/` is
+    not ours to remove. Raises StorageError where that cannot be found out: with a key that may not read plans, there
+    would seem to be nothing to remove.
     """
     try:
         check_run_name(run)
-        return workspace.plan(run) is not None
+        return workspace.plan(run) is not None or read_refusal(workspace, run) is not None
     except ConfigError:
         return False
     except (DamagedObjectError, ObjectTooLargeError) as error:

@@ -148,6 +148,11 @@ class RunLayout:
         return self._at("plan.json")
 
     @property
+    def refusal(self) -> Location:
+        """`refused.json`: why a job of this name was not planned; replaced at will, and put only where no plan is."""
+        return self._at("refused.json")
+
+    @property
     def manifest(self) -> Location:
         """The frozen manifest: every accepted row, as canonical JSONL."""
         return self._at("manifest.jsonl")
@@ -172,6 +177,10 @@ class RunLayout:
     def images(self) -> Location:
         """The prefix of the finished images."""
         return self._at("images/")
+
+    def thumbnail(self, image: str, size: int) -> Location:
+        """A small picture of a finished image; `image` is the name of the image's object, its ending included."""
+        return self._at(f"thumbnails/{image}.{size}.webp")
 
     @property
     def records(self) -> Location:

@@ -92,6 +92,12 @@ def has_scheme(text: str) -> bool:
     return "://" in text
 
 
+def check_whole(text: str) -> None:
+    """Raise ConfigError unless `text` is a URI or an absolute path: what is relative means something else elsewhere."""
+    if not has_scheme(text) and not text.startswith("/"):
+        raise ConfigError(f"{text!r} is not a whole location: write its URI, for example s3://bucket/inbox/night.jsonl")
+
+
 def without_secrets(text: str) -> str:
     """`text` less the userinfo of each URL in it, and up to the query of the first that is no `s3://` or `file://` URI.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings
-from inpaint_ops.errors import ConfigError
+from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
@@ -72,6 +72,9 @@ class JobOptions(Model):
         return self.model_dump(mode="json", include=fields)
 
 
+_OPTIONS = (*JobOptions.model_fields, "batch_size")
+
+
 def job_options(
     settings: Settings,
     *,
@@ -110,7 +113,10 @@ def job_options(
         return JobOptions.model_validate(fields | {name: value for name, value in chosen.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from None
+        name = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"a job has no option {name!r}{did_you_mean(name, _OPTIONS)}; leave it out") from None
+        raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 class Shard(Model):

@@ -66,6 +66,7 @@ class Job(Model):
     jpeg_quality: int = Field(default=95, ge=1, le=100)
     jpeg_chroma: JpegChroma = "444"
     jpeg_progressive: bool = False
+    thumbnails: bool = False
     metadata: Literal["safe", "keep", "strip"] = "safe"
     provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"
@@ -186,6 +187,7 @@ class Done(Painted):
     conversions: tuple[str, ...] = Field(default=(), max_length=100)
     batch: Batch
     memory: Memory
+    thumbnail_sizes: tuple[Pixels, ...] = Field(default=(), max_length=8, description="Those that lie beside `output`.")
     started_at: Moment
     finished_at: Moment
 

@@ -17,7 +17,7 @@ from inpaint_ops.inbox import claim_all
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import now
-from inpaint_ops.runs import Workspace, prepare
+from inpaint_ops.runs import Workspace, keep_refusal, prepare, refusal
 from inpaint_ops.storage.files import TEMP_PREFIX
 
 pytestmark = pytest.mark.usefixtures("aws_environment")
@@ -48,6 +48,15 @@ def keys(workspace: Workspace) -> set[str]:
 
 def found(workspace: Workspace, days: int) -> list[Candidate]:
     return list(in_the_store(workspace, RETENTION, now() + timedelta(days=days)))
+
+
+def test_a_refused_job_is_removed_when_it_is_old_and_nothing_else_that_has_no_plan(workspace: Workspace) -> None:
+    assert keep_refusal(workspace, refusal(ConfigError("no"), run="refused", manifest="x"))
+    put(workspace, "runs/foreign/refused.json", b'{"run": "foreign"}')
+    put(workspace, "runs/of-another/refused.json", workspace.storage.get(workspace.layout("refused").refusal))
+    assert not [one for one in found(workspace, 89) if one.kind == "run"]
+    assert sweep(found(workspace, 91), dry_run=False)["run"] == 1
+    assert keys(workspace) == {"runs/foreign/refused.json", "runs/of-another/refused.json"}
 
 
 def test_a_dry_run_says_what_would_go_and_touches_nothing(workspace: Workspace) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.config import READ_BY_THE_DAGS, Settings, load_settings, misspelt_variables
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import RunLayout, check_run_name, run_name_from
 from inpaint_ops.locations import parse
@@ -25,7 +27,7 @@ from inpaint_ops.planning import (
     steps_that_run,
 )
 from inpaint_ops.records import DeviceInfo
-from inpaint_ops.tuning import Tuning, choose
+from inpaint_ops.tuning import Tuning, check_choices, choose
 
 
 def row(number: int = 1, **wishes: object) -> AcceptedRow:
@@ -227,3 +229,28 @@ def test_the_edge_of_a_job_is_the_settings_unless_it_is_chosen(environment: Call
     assert job_options(settings, blend="hard").blend == "hard"
     with pytest.raises(ConfigError, match="blend"):
         job_options(settings, blend="soft")
+
+
+def test_an_option_that_a_job_has_not_is_named_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"a job has no option 'tunning'; did you mean 'tuning'\?"):
+        job_options(Settings(), tunning="fast")
+    with pytest.raises(ConfigError, match="a job has no option 'xyzzy'; leave it out"):
+        job_options(Settings(), xyzzy=1)
+    with pytest.raises(ConfigError, match=r"there is no tuning field 'vae_tilling'; did you mean 'vae_tiling'\?"):
+        check_choices("auto", {"vae_tilling": True})
+
+
+def test_a_variable_that_is_misspelt_is_named_with_the_one_that_was_meant() -> None:
+    assert misspelt_variables(["INPAINT_TUNNING", "INPAINT_STORES", "PATH"]) == [
+        "INPAINT_STORES is no setting and has no effect; did you mean INPAINT_STORE?",
+        "INPAINT_TUNNING is no setting and has no effect; did you mean INPAINT_TUNING?",
+    ]
+    ours = [f"INPAINT_{name.upper()}" for name in Settings.model_fields]
+    assert not misspelt_variables([*ours, *READ_BY_THE_DAGS, "INPAINT_CPU_SLOTS", "INPAINT_NS", "INPAINT"])
+
+
+def test_the_variables_that_the_dags_read_are_known() -> None:
+    root = Path(__file__).parents[1]
+    files = [*(root / "dags").glob("*.py"), *(root / "inpaint_ops_airflow").rglob("*.py")]
+    read = {name for file in files for name in re.findall(r'"(INPAINT_[A-Z0-9_]+)"', file.read_text())}
+    assert read - {f"INPAINT_{name.upper()}" for name in Settings.model_fields} == set(READ_BY_THE_DAGS)

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,8 @@ from inpaint_ops.browse.sources import Throttle
 from inpaint_ops.browse.state import RunPhase
 from inpaint_ops.errors import ConfigError, DamagedObjectError, one_line
 from inpaint_ops.layout import check_run_name
-from inpaint_ops.records import Amount, Bytes, Count, Model, Moment, now
-from inpaint_ops.runs import Workspace
+from inpaint_ops.records import Amount, Bytes, Count, Model, Moment, Refusal, now
+from inpaint_ops.runs import Workspace, read_refusal
 from inpaint_ops.storage.stored import parse_model
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,11 @@ CACHE_BYTES = 64 * 2**20
 
 _LINE_BYTES = 64 * 2**10
 _TEXT_CHARS = 300
+_PROBLEM_CHARS = 500
 _WAIT_SECONDS = 2.0
+"""How long a page waits for runs that are being read."""
+_PATIENCE_SECONDS = 20.0
+"""How long it waits for the first of them."""
 _READERS = 16
 
 Order = Literal["created_at", "run", "rows", "failed", "images_per_second", "peak_memory", "seconds", "state"]
@@ -86,7 +90,7 @@ class RunQuery(Model):
     """Which runs, and in which order."""
 
     text: str = ""
-    state: Literal["", "going", "finished"] = ""
+    state: Literal["", "going", "finished", "refused"] = ""
     verdict: Literal["", "VALID", "INVALID"] = ""
     order: Order = "created_at"
     descending: bool = True
@@ -127,6 +131,17 @@ def entry_of(view: RunView) -> RunEntry:
     )
 
 
+def entry_of_refusal(refused: Refusal) -> RunEntry:
+    """A job that was not planned, in one line."""
+    return RunEntry(
+        run=refused.run,
+        manifest=refused.manifest[:_TEXT_CHARS],
+        created_at=refused.refused_at,
+        state="refused",
+        problem=one_line(f"{refused.message} {refused.cure}")[:_PROBLEM_CHARS],
+    )
+
+
 class Catalogue:
     """The runs below a workspace's store. Safe to share between threads.
 
@@ -157,7 +172,10 @@ class Catalogue:
             known = self._names
         changing = (entry.run for entry in list(self._entries.values()) if _may_change(entry))
         self._look((*changing, *(name for name in known if name not in self._entries)), deadline)
-        found = sorted_entries((self._entries[name] for name in known if name in self._entries), query)
+        while not self._known(known) and self._wait_for_one(until=deadline + _PATIENCE_SECONDS - _WAIT_SECONDS):
+            pass  # on a busy machine not even one run may have been read in time: an empty page would say "no run yet"
+        there = self._known(known)
+        found = sorted_entries(there, query)
         pages = max(1, -(-len(found) // size))
         page = min(max(page, 1), pages)
         shown = found[(page - 1) * size : page * size]
@@ -167,7 +185,7 @@ class Catalogue:
             total=len(found),
             page=page,
             pages=pages,
-            unread=sum(1 for name in known if name not in self._entries and name not in self._planless),
+            unread=len(known - {entry.run for entry in there} - self._planless),
         )
 
     def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
@@ -186,11 +204,26 @@ class Catalogue:
         if pending:
             wait(pending, timeout=max(0.0, deadline - time.monotonic()))
 
+    def _known(self, names: Iterable[str]) -> list[RunEntry]:
+        return [entry for entry in map(self._entries.get, names) if entry is not None]
+
+    def _wait_for_one(self, *, until: float) -> bool:
+        """Wait until one more run has been read; whether that is worth another look."""
+        with self._lock:
+            pending = list(self._pending.values())
+        left = until - time.monotonic()
+        return bool(pending) and left > 0 and bool(wait(pending, timeout=left, return_when=FIRST_COMPLETED).done)
+
     def _read(self, name: str) -> None:
         try:
             view = RunView.open(self._workspace, name)
             if view is None:
-                self._planless.add(name)
+                refused = read_refusal(self._workspace, name)
+                if refused is None:
+                    self._planless.add(name)
+                    self._entries.pop(name, None)
+                else:
+                    self._entries[name] = entry_of_refusal(refused)
             else:
                 before, entry = self._entries.get(name), entry_of(view)
                 self._entries[name] = entry
@@ -230,7 +263,7 @@ def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntr
         entry
         for entry in entries
         if (not wanted or wanted in entry.run.lower() or wanted in entry.manifest.lower())
-        and (not query.state or (entry.state == "finished") == (query.state == "finished"))
+        and (not query.state or query.state == (entry.state if entry.state in ("finished", "refused") else "going"))
         and (not query.verdict or entry.verdict == query.verdict)
     ]
     value: Callable[[RunEntry], Any] = lambda entry: getattr(entry, query.order)  # noqa: E731

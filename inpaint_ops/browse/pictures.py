@@ -2,29 +2,52 @@
 
 The files are not trusted, so no thread of this process decodes one: two helpers do (`inpaint_ops.previews`). A
 caller gets a future or PreviewBusyError at once.
+
+A result's thumbnail is passed on as it is, where the row's record names one under the run's own prefix, of the digest
+and the size that it states, and it begins as a WebP file. It is not decoded here: our own worker has written it, its
+supervisor has checked its header, and whoever could replace both it and the record that states its digest could replace
+the result as well, which people save and open. A browser decodes it, in its sandbox, as it does any site's.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import queue
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from inpaint_ops.errors import ImageError, ObjectNotFoundError, ObjectTooLargeError, PreviewBusyError, PreviewError
+from inpaint_ops.errors import (
+    DamagedObjectError,
+    ImageError,
+    InpaintOpsError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    PreviewBusyError,
+    PreviewError,
+)
+from inpaint_ops.images import THUMBNAIL_BYTES
+from inpaint_ops.locations import Location
 from inpaint_ops.previews import Helper, Job
-from inpaint_ops.records import Record
+from inpaint_ops.records import Record, Thumbnail
+from inpaint_ops.run_files.counted import image_of
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage.pieces import in_pieces
 
+log = logging.getLogger(__name__)
+
 Kind = Literal["source", "mask", "result"]
 
-SIZES = (256, 1600)
-"""Pixels of the longer side: a thumbnail, and a view of its own."""
+SIZES = (256, 1600, 8192)
+"""Pixels of the longer side: a thumbnail, a view of its own, and what a view needs when it is zoomed."""
+
+KEPT_SIZES = SIZES[:2]
+"""Those that are kept in memory. One of the largest would push out a hundred thumbnails; the browser keeps it."""
 
 CACHE_BYTES = 64 * 2**20
 WAITING, OF_A_RUN = 96, 48
@@ -36,6 +59,8 @@ thumbnail of a photo takes 0.01 to 0.1 s."""
 _HELPERS = 2
 _FAILURES, _FAILURE_SECONDS = 4096, 900.0
 """How many files that failed are remembered, and for how long, so that they are not decoded again for each view."""
+_READERS = 4
+"""Threads that read thumbnails."""
 _SHARES = 256
 _IDLE_SECONDS = 60.0
 """After which a helper ends: it holds some 40 MB."""
@@ -104,13 +129,16 @@ class Pictures:
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="thumbnails")
 
     def picture(self, record: Record, kind: Kind, size: int, *, run: str = "") -> bytes:
         """As `ask`, but waits for the picture."""
         return self.ask(record, kind, size, run=run).result()
 
     def ask(self, record: Record, kind: Kind, size: int, *, run: str = "") -> Future[bytes]:
-        """A JPEG of the source or the result; of the mask a PNG, magenta where the model painted, else transparent.
+        """A JPEG of the source or the result, or the result's WebP thumbnail.
+
+        Of the mask a PNG, magenta where the model painted, else transparent.
 
         Never blocks. `run` is whose share it comes out of. The future raises StorageError, ImageError (PreviewError
         where a limit was met), or PreviewBusyError where the share was spent before its turn. Raises
@@ -133,17 +161,58 @@ class Pictures:
                 return made
             if key in self._going:
                 return self._going[key].made
-            self._check_share(run)
             task = _Task(run, key, job, made)
+            if kind == "result" and (found := self._thumbnail(record, run, size)) is not None:
+                if len(self._going) >= WAITING:
+                    raise PreviewBusyError("too many pictures are being read: try again later")
+                self._going[key] = task
+                self._readers.submit(self._read_thumbnail, task, *found)
+                return made
+            self._check_share(run)
             if len(self._going) >= WAITING or sum(one.run == run for one in self._going.values()) >= OF_A_RUN:
                 raise PreviewBusyError("too many pictures are being made: try again later")
             self._going[key] = task
-            self._queue.put(task)
-            if len(self._threads) < _HELPERS:
-                thread = threading.Thread(target=self._work, name="pictures", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            self._queue_up(task)
         return made
+
+    def _queue_up(self, task: _Task) -> None:
+        """Have a helper make the picture. Call it with the lock."""
+        self._queue.put(task)
+        if len(self._threads) < _HELPERS:
+            thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _thumbnail(self, record: Record, run: str, size: int) -> tuple[Location, Thumbnail] | None:
+        """The row's own thumbnail for a picture of `size`, and where the run's layout has it; None where none will do.
+
+        One that is smaller does where it holds all of the image's pixels.
+        """
+        if not record.thumbnails or record.output is None or not run:
+            return None
+        layout = self._workspace.layout(run)
+        image, longest = image_of(record, layout), max(record.output.width, record.output.height)
+        for one in sorted(record.thumbnails, key=lambda one: one.size):
+            if one.size in THUMBNAIL_BYTES and (one.size == size or longest <= one.size <= size):
+                place = layout.thumbnail(image.name, one.size) if image is not None else None
+                return (place, one) if place is not None and place.uri == one.uri else None
+        return None
+
+    def _read_thumbnail(self, task: _Task, place: Location, stated: Thumbnail) -> None:
+        """Pass on a thumbnail; where it is not what its record says, the picture is made of the result, as without."""
+        try:
+            data = self._workspace.storage.get(place, max_bytes=THUMBNAIL_BYTES[stated.size])
+            if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or hashlib.sha256(data).hexdigest() != stated.sha256:
+                raise DamagedObjectError(f"{place} is not the thumbnail that its record states")
+        except Exception as error:
+            if not isinstance(error, InpaintOpsError):
+                log.exception("%s cannot be read", place)
+            log.info("%s: the picture is made of the result", error)
+            with self._lock:
+                self._queue_up(task)
+        else:
+            self._keep(task.key, data)
+            task.made.set_result(data)
 
     def _failure(self, key: _Key) -> _Failure | None:
         until, failure = self._failed.get(key, (0.0, None))
@@ -210,6 +279,8 @@ class Pictures:
     def _keep(self, key: _Key, data: bytes) -> None:
         with self._lock:
             self._going.pop(key, None)
+            if key[2] not in KEPT_SIZES:
+                return
             self._kept[key] = data
             self._bytes += len(data)
             while self._bytes > CACHE_BYTES:

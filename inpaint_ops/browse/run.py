@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+
 from inpaint_ops.browse.sources import FinishedRecords, LiveRecords, Records, Throttle
 from inpaint_ops.browse.state import RunState, ShardState, StoredProgress, run_state, shard_states
 from inpaint_ops.browse.table import RowQuery
@@ -176,11 +178,14 @@ class RunView:
                 self._left.add(f"{error}: it was left out.")
         return tuple(found)
 
-    def page(self, query: RowQuery, page: int, size: int) -> RecordPage:
-        """A page of the rows that the query finds, `page` from 1."""
+    def page(self, query: RowQuery, page: int, size: int, *, at: int | None = None) -> RecordPage:
+        """A page of the rows that the query finds, `page` from 1; with `at`, the page that holds that line, if any."""
         records = self.records()
         found = records.table.select(query, records.prompts)
         pages = max(1, -(-len(found) // size))
+        if at is not None:
+            places = np.flatnonzero(records.table.rows[found] == at)
+            page = int(places[0]) // size + 1 if len(places) else page
         page = min(max(page, 1), pages)
         shown = found[(page - 1) * size : page * size]
         return RecordPage(self._read(records, shown), len(found), page, pages, records.unread)

@@ -17,7 +17,7 @@ _LONGEST = 1e9
 """The most seconds left that are shown for a run: a shard may report any rate."""
 
 ShardPhase = Literal["waiting", "working", "stalled", "stopped", "finished"]
-RunPhase = Literal["waiting", "running", "stalled", "stopped", "reporting", "finished", "unreadable"]
+RunPhase = Literal["waiting", "running", "stalled", "stopped", "reporting", "finished", "unreadable", "refused"]
 
 
 class ShardState(Model):

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from inpaint_ops.browse.catalogue import Catalogue, cache_path
 from inpaint_ops.browse.pictures import Pictures
 from inpaint_ops.browse.run import RunView
-from inpaint_ops.runs import Workspace
+from inpaint_ops.records import Refusal
+from inpaint_ops.runs import Workspace, read_refusal
 
 OPEN_RUNS = 8
 """Runs kept in memory: one of 50,000 rows takes about 100 MB once all its results have been read."""
@@ -23,6 +24,10 @@ class RunViews:
         self.pictures = Pictures(workspace)
         self._runs: OrderedDict[str, RunView] = OrderedDict()
         self._lock = threading.Lock()
+
+    def refusal(self, name: str) -> Refusal | None:
+        """Why a job of this name was refused; None where it was not. Raises as `run` does."""
+        return read_refusal(self.workspace, name)
 
     def run(self, name: str) -> RunView | None:
         """The run as it is now; None if there is none. Raises ConfigError for an invalid name, StorageError."""

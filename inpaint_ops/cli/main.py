@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
@@ -17,7 +18,7 @@ from inpaint_ops.cli.running import plan, report, run
 from inpaint_ops.cli.standing import standing
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.cli.warm import become_warm_host
-from inpaint_ops.config import load_settings
+from inpaint_ops.config import load_settings, misspelt_variables
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,6 +28,8 @@ def main(verbose: bool) -> None:
     """Bulk SDXL inpainting. A manifest goes in; every row comes out once, as an image or as a reason."""
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for line in misspelt_variables(os.environ):
+        say(f"inpaint-ops: {line}", err=True)
 
 
 @main.command()

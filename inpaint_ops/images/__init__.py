@@ -32,11 +32,14 @@ from inpaint_ops.images.placing import Crop, Placement, place, to_working, worki
 from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
 from inpaint_ops.images.regions import Regions, find_regions, fits_the_canvas
+from inpaint_ops.images.thumbnails import THUMBNAIL_BYTES, THUMBNAIL_SIZES, thumbnail_name, thumbnails
 
 __all__ = [
     "EXTENSIONS",
     "LOSSLESS",
     "MEDIA_TYPES",
+    "THUMBNAIL_BYTES",
+    "THUMBNAIL_SIZES",
     "Alpha",
     "Crop",
     "Format",
@@ -66,6 +69,8 @@ __all__ = [
     "read_mark",
     "read_mask",
     "thumbnail",
+    "thumbnail_name",
+    "thumbnails",
     "to_working",
     "visible_change",
     "working_size",

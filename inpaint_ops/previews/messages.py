@@ -11,8 +11,9 @@ from typing import IO, Any, Literal, cast, get_args
 from inpaint_ops.config import MaskChannel
 from inpaint_ops.records import MaskMeaning
 
-MAX_REPLY = 16 * 2**20
-"""Bytes of a small picture, at most: a PNG of 1600 x 1600 pixels is smaller, whatever it shows."""
+MAX_REPLY = 32 * 2**20
+"""Bytes of a picture, at most: a PNG of 1600 x 1600 pixels is smaller, whatever it shows, and so is the JPEG of most
+photos of 8192 x 8192."""
 
 _HEAD = struct.Struct(">I")
 _LONGEST_HEADER = 4096

@@ -1,6 +1,7 @@
 """What a run writes as JSON: records, notes, worker reports, run summaries. Read back, all of it is foreign data."""
 
 from inpaint_ops.records.base import Amount, Bytes, Count, Model, Moment, now
+from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
     STAGES,
@@ -18,6 +19,7 @@ from inpaint_ops.records.rows import (
     Record,
     Stage,
     Status,
+    Thumbnail,
     Timings,
     WorkerInfo,
 )
@@ -69,6 +71,7 @@ __all__ = [
     "Painted",
     "PaintedRegion",
     "Record",
+    "Refusal",
     "RetryCounts",
     "RunSummary",
     "ShardProgress",
@@ -76,6 +79,7 @@ __all__ = [
     "StageStats",
     "StartedBy",
     "Status",
+    "Thumbnail",
     "Timings",
     "WorkerInfo",
     "WorkerReport",

@@ -55,6 +55,15 @@ class Output(Model):
     format: str
 
 
+class Thumbnail(Model):
+    """A small WebP picture of a row's image, `size` pixels long at most; it lies where `RunLayout.thumbnail` says."""
+
+    size: int = Field(ge=1, le=2**16)
+    uri: str
+    sha256: str
+    bytes: Bytes
+
+
 class Batch(Model):
     """The batch that a row was painted in."""
 
@@ -198,6 +207,9 @@ class Painted(Measured):
     measures: Measures | None = Field(
         default=None, exclude_if=operator.not_, description="How the painted patch fits its surroundings."
     )
+    thumbnail_problem: str = Field(
+        default="", exclude_if=operator.not_, description="Why thumbnails of the output are missing."
+    )
 
 
 class MaskMeaning(Model):
@@ -244,6 +256,9 @@ class Record(Painted, MaskMeaning):
     )
     error: ErrorInfo | None = None
     output: Output | None = None
+    thumbnails: tuple[Thumbnail, ...] = Field(
+        default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
+    )
     prompt: str = ""
     seed: int | None = None
     steps_requested: Count | None = None

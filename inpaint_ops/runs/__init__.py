@@ -19,6 +19,11 @@ from inpaint_ops.runs.preparing import (
     prepare,
     why_rejected,
 )
+from inpaint_ops.runs.refusing import (
+    keep_refusal,
+    read_refusal,
+    refusal,
+)
 from inpaint_ops.runs.resuming import (
     unfinished_shards,
 )
@@ -34,10 +39,13 @@ __all__ = [
     "Workspace",
     "check_good",
     "finish",
+    "keep_refusal",
     "make_plan",
     "paint",
     "prepare",
     "prepare_retry",
+    "read_refusal",
+    "refusal",
     "summary_lines",
     "unfinished_shards",
     "why_rejected",

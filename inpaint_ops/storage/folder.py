@@ -213,6 +213,11 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+def _file_above(where: Location) -> Path | None:
+    """The file that stands where one of an object's folders would be; None if there is none."""
+    return next((path for path in Path(where.key).parents if path.exists() and not path.is_dir()), None)
+
+
 @contextmanager
 def _folder_errors(where: Location, action: str) -> Iterator[None]:
     """Raise our error in place of the system's."""
@@ -224,6 +229,15 @@ def _folder_errors(where: Location, action: str) -> Iterator[None]:
             raise AccessDeniedError(f"{message}; check the owner and the mode of the folder") from error
         if error.errno in _PASSING:
             raise StorageUnavailableError(message) from error
+        if action == "write" and isinstance(error, FileNotFoundError):  # as below /proc, where nobody makes a folder
+            raise AccessDeniedError(
+                f"cannot write {where}: no folder can be made there; choose another store (--out, INPAINT_STORE)"
+            ) from error
+        if action == "write" and (file := _file_above(where)) is not None:
+            raise StorageError(
+                f"cannot write {where}: {file} is a file and no folder; rename it, or choose another store (--out, "
+                "INPAINT_STORE)"
+            ) from error
         if action == "write" and isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
             raise StorageError(
                 f"cannot write {where}: in a folder no key can be an object and hold others too; rename one of them"

@@ -33,6 +33,7 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
         jpeg_quality=settings.jpeg_quality,
         jpeg_chroma=settings.jpeg_chroma,
         jpeg_progressive=settings.jpeg_progressive,
+        thumbnails=settings.thumbnails == "on",
         metadata=settings.metadata,
         provenance=settings.provenance,
         frames=settings.frames,

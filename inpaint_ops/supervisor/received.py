@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inpaint_ops.errors import ImageError, WorkerProtocolError
-from inpaint_ops.images import EXTENSIONS, MEDIA_TYPES, Format
+from inpaint_ops.images import EXTENSIONS, MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
 from inpaint_ops.images.header import FileHeader, read_file_header
 from inpaint_ops.machine.scratch import room_for
 
@@ -98,7 +99,7 @@ def receive(expected: Expected) -> Iterator[Received]:
     """
     with room_for(expected.folder), tempfile.TemporaryFile(dir=expected.folder.parent) as copy:
         digest = hashlib.sha256()
-        with _opened(expected) as file:
+        with _opened(expected, OUTPUT, expected.max_bytes) as file:
             size = _copy(file, copy, digest.update, expected.max_bytes)
         header = _checked(copy, expected)
         copy.flush()
@@ -114,18 +115,35 @@ def receive(expected: Expected) -> Iterator[Received]:
         )
 
 
-@contextlib.contextmanager
-def _opened(expected: Expected) -> Iterator[BinaryIO]:
-    """The output, opened once: what is checked is what is read, whatever names are moved meanwhile."""
+def receive_thumbnail(expected: Expected, size: int) -> bytes:
+    """A small picture that the worker has left beside a row's output, `size` pixels long at most: a WebP file.
+
+    Raises WorkerProtocolError where it is missing, or is not what a thumbnail may be.
+    """
+    most, copy = THUMBNAIL_BYTES[size], io.BytesIO()
+    with _opened(expected, thumbnail_name(size), most) as file:
+        _copy(file, copy, lambda _: None, most)
     try:
-        with _regular(expected.folder, OUTPUT) as file:
+        header = read_file_header(copy)
+    except ImageError as error:
+        raise _refused(f"it {error}") from error
+    if header.format != "webp" or max(header.width, header.height) > size:
+        raise _refused(f"it is {header.format} of {header.width}x{header.height}, and a thumbnail is WebP up to {size}")
+    return copy.getvalue()
+
+
+@contextlib.contextmanager
+def _opened(expected: Expected, name: str, max_bytes: int) -> Iterator[BinaryIO]:
+    """A file of the row's, opened once: what is checked is what is read, whatever names are moved meanwhile."""
+    try:
+        with _regular(expected.folder, name) as file:
             status = os.fstat(file.fileno())
             if status.st_uid != expected.owner:
                 raise _refused(f"it belongs to the user {status.st_uid}")
             if status.st_nlink != 1:
                 raise _refused("it is linked from elsewhere")
-            if status.st_size > expected.max_bytes:
-                raise _refused(f"it has {status.st_size:,} bytes, and {expected.max_bytes:,} would be the most")
+            if status.st_size > max_bytes:
+                raise _refused(f"it has {status.st_size:,} bytes, and {max_bytes:,} would be the most")
             yield file
     except OSError as error:
         if error.errno not in _NOT_A_FILE or error.filename is None:

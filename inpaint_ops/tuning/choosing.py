@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from inpaint_ops.device import GB, Tier, tier
-from inpaint_ops.errors import ConfigError
+from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning.fields import PRESETS, AttentionProbe, Tuning, shown
 from inpaint_ops.tuning.peaks import Workload, count_peak, estimate_peak
@@ -157,11 +157,14 @@ def check_choices(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     A plan asks before any device is touched: a typo fails before a GPU is used.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"tuning {preset!r}: there are {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"there is no tuning {preset!r}{did_you_mean(preset, PRESETS)}; there are {', '.join(PRESETS)}"
+        )
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name not in Tuning.model_fields:
-            raise ConfigError(f"tuning field {name!r}: there are {', '.join(Tuning.model_fields)}")
+            near = did_you_mean(name, Tuning.model_fields)
+            raise ConfigError(f"there is no tuning field {name!r}{near}; there are {', '.join(Tuning.model_fields)}")
     try:
         checked = Tuning(**given)
     except ValidationError as error:

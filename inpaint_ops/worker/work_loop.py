@@ -27,6 +27,8 @@ from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements
 from inpaint_ops.worker.setup import WorkerSetup
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from inpaint_ops.engine import Batcher, BatchKey, PaintResult
 
 log = logging.getLogger(__name__)
@@ -250,6 +252,7 @@ class WorkLoop:
                 jpeg=jpeg_options(self._job),
             )
             _write(Path(item.output), data)
+            sizes, problem = self._write_thumbnails(row, pixels)
             done = Done(
                 row=item.row,
                 output=item.output,
@@ -281,6 +284,8 @@ class WorkLoop:
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
                 ),
                 memory=result.memory,
+                thumbnail_sizes=sizes,
+                thumbnail_problem=problem,
                 started_at=row.started_at,
                 finished_at=now(),
             )
@@ -288,6 +293,22 @@ class WorkLoop:
         except Exception as error:
             self._fail(item, error, "encode", row.started_at, timings)
         self._inbox.put(_Ended(item.row))
+
+    def _write_thumbnails(self, row: _Decoded, pixels: np.ndarray) -> tuple[tuple[int, ...], str]:
+        """Put small pictures beside the output: their sizes, and why there are no more. The row is done without them.
+
+        Their time is the row's `encode`, as the output's is.
+        """
+        sizes: list[int] = []
+        if not self._job.thumbnails:
+            return (), ""
+        try:
+            for size, data in images.thumbnails(pixels, icc=row.source.icc):
+                Path(row.item.output).with_name(images.thumbnail_name(size)).write_bytes(data)
+                sizes.append(size)
+        except Exception as error:
+            return tuple(sizes), f"{type(error).__name__}: {error}"
+        return tuple(sizes), ""
 
     def _making(self, row: _Decoded, result: PaintResult) -> images.Making:
         item, model = row.item, self._loaded.identity

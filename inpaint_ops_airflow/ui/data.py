@@ -28,7 +28,7 @@ _LAYOUT_FILES = {
 
 def run_query(
     text: Annotated[str, Query(max_length=200)] = "",
-    state: Literal["", "going", "finished"] = "",
+    state: Literal["", "going", "finished", "refused"] = "",
     verdict: Literal["", "VALID", "INVALID"] = "",
     order: Order = "created_at",
     descending: bool = True,
@@ -69,15 +69,16 @@ def rows(
     order: Literal["row", "slowest", "newest"] = "row",
     shard: Annotated[str, Query(max_length=10)] = "",
     page: Annotated[int, Query(ge=1)] = 1,
+    at: Annotated[int | None, Query(ge=1)] = None,
 ) -> RowsBody:
-    """A page of the run's rows."""
+    """A page of the run's rows; with `at`, the page that holds that line of the manifest, if these rows have it."""
     bounds: dict[str, Any] = {}
     if shard:
         found = next((one for one in view.shards if one.name == shard), None)
         if found is None:
             raise HTTPException(404, "the run has no such shard")
         bounds = {"shard_rows": (found.first_row, found.last_row)}
-    seen = view.page(RowQuery(status=status, text=text, order=order, **bounds), page, PAGE)
+    seen = view.page(RowQuery(status=status, text=text, order=order, **bounds), page, PAGE, at=at)
     return RowsBody(
         items=tuple(RowItem.of(record) for record in seen.records),
         total=seen.total,

@@ -21,7 +21,7 @@ from inpaint_ops_airflow.ui.errors import message_of, status_of
 router = APIRouter(prefix="/api")
 
 WAIT_SECONDS = 10.0
-"""How long a request waits for its picture; a views has six connections, all of them occupied by such requests."""
+"""How long a request waits for its picture; a browser has six connections, all of them occupied by such requests."""
 _RETRY_SECONDS = 5.0
 
 _KEEP = {"Cache-Control": "private, max-age=3600"}
@@ -38,7 +38,7 @@ SIDE, BUSY_HEIGHT = 240, 241
 
 @router.get("/runs/{run}/rows/{row}/pictures/{kind}")
 async def picture(run: str, kind: Kind, views: ViewsDep, record: RecordDep, size: int = SIZES[0]) -> Response:
-    """A small picture: the file itself never reaches the views, so it may be of any format and size."""
+    """A small picture: the file itself never reaches the browser, so it may be of any format and size."""
     if size not in SIZES:
         raise HTTPException(422, f"size is one of {', '.join(map(str, SIZES))}")
     try:
@@ -52,7 +52,14 @@ async def picture(run: str, kind: Kind, views: ViewsDep, record: RecordDep, size
         titles = (title for kind, title in _TITLES.items() if isinstance(error, kind))
         headers = _KEEP_FAILURE if error.permanent else {}
         return _placeholder(status_of(error), next(titles, "no preview"), message_of(error), headers)
-    return Response(body, media_type="image/png" if kind == "mask" else "image/jpeg", headers=_KEEP)
+    return Response(body, media_type=_media_type(body), headers=_KEEP)
+
+
+def _media_type(body: bytes) -> str:
+    """What a picture of ours is: a WebP thumbnail, a mask's PNG, or a JPEG; browsers are told not to guess."""
+    if body.startswith(b"RIFF"):
+        return "image/webp"
+    return "image/png" if body.startswith(b"\x89PNG") else "image/jpeg"
 
 
 def _placeholder(status: int, title: str, why: str, headers: dict[str, str], *, height: int = SIDE) -> Response:

@@ -22,10 +22,20 @@ def _environment() -> Environment:
     return environment(FileSystemLoader(_HERE / "templates"))
 
 
+def root_of(request: Request) -> str:
+    """Where these pages lie, prefix and all, without a closing slash."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def airflow_root(request: Request) -> str:
+    """Where Airflow itself lies, without a closing slash."""
+    return root_of(request).removesuffix("/inpaint")
+
+
 def render(request: Request, template: str, **context: Any) -> str:
-    """A template as HTML. `root` is where these pages lie, prefix and all, and `airflow` where Airflow does."""
-    root = str(request.scope.get("root_path", "")).rstrip("/")
-    return _environment().get_template(template).render(root=root, airflow=root.removesuffix("/inpaint"), **context)
+    """A template as HTML. `root` is where these pages lie, and `airflow` where Airflow does."""
+    template_ = _environment().get_template(template)
+    return template_.render(root=root_of(request), airflow=airflow_root(request), **context)
 
 
 @lru_cache(maxsize=32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections import Counter
@@ -9,17 +10,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from inpaint_ops.browse import RowQuery, RunQuery, RunView, RunViews
+from inpaint_ops.browse import Pictures, RowQuery, RunQuery, RunView, RunViews
+from inpaint_ops.browse import catalogue as catalogue_module
 from inpaint_ops.browse.state import STALLED_AFTER, shard_state
 from inpaint_ops.browse.table import RecordTable, worker_parts
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError
-from inpaint_ops.records import STAGES, Output, now
+from inpaint_ops.errors import ForbiddenLocationError, ManifestError, ObjectNotFoundError
+from inpaint_ops.images import thumbnails
+from inpaint_ops.records import STAGES, Output, Record, Thumbnail, now
 from inpaint_ops.report import facts
-from inpaint_ops.runs import Workspace
+from inpaint_ops.runs import Workspace, keep_refusal, refusal
 from inpaint_ops.storage import Storage
 from tests.support.synthetic_run import START, make_plan, put_finished_run, put_plan, put_progress, put_record, record
 from tests.support.waiting import wait_until
@@ -241,6 +245,32 @@ class TestCatalogue:
         assert entries["bad"].state == "unreadable"
         assert entries["bad"].problem
 
+    def test_a_refused_job_is_listed_until_it_is_planned(self, workspace: Workspace) -> None:
+        refused = refusal(ManifestError("line 1 is no JSON"), run="night", manifest="s3://b/night.jsonl")
+        assert keep_refusal(workspace, refused)
+        views = RunViews(workspace, keep=False)
+        (entry,) = views.catalogue.page(RunQuery(state="refused")).entries
+        assert (entry.run, entry.state, entry.rows) == ("night", "refused", 0)
+        assert "line 1 is no JSON Correct the manifest" in entry.problem
+        assert not views.catalogue.page(RunQuery(state="going")).entries
+        assert views.refusal("night") == refused
+        assert views.refusal("other") is None
+        put_finished_run(workspace, "night", 4)
+        assert not keep_refusal(workspace, refused), "a run that is there is left alone"
+        (entry,) = RunViews(workspace, keep=False).catalogue.page(RunQuery()).entries
+        assert entry.state == "finished"
+
+    def test_the_first_page_waits_for_a_run_however_slow_the_store_is(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(catalogue_module, "_WAIT_SECONDS", 0.0)
+        monkeypatch.setattr(catalogue_module, "_PATIENCE_SECONDS", 600.0)
+        for index in range(3):
+            put_finished_run(workspace, f"run-{index}", 4)
+        page = RunViews(workspace, keep=False).catalogue.page(RunQuery())
+        assert page.entries
+        assert page.total + page.unread == 3
+
     def test_a_run_that_goes_on_is_looked_at_again(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("inpaint_ops.browse.catalogue.LIVE_SECONDS", 0.0)
         put_plan(workspace, make_plan("live", 5, shard_rows=5, created=now()))
@@ -283,6 +313,63 @@ class TestPictures:
         before = asked(workspace)["get"]
         pictures.picture(row, "source", 256)
         assert asked(workspace)["get"] == before
+
+    def with_thumbnails(self, workspace: Workspace, size: tuple[int, int] = (900, 600)) -> Record:
+        """A done row of the run `night` whose image lies in the store, as its thumbnails do."""
+        layout = workspace.layout("night")
+        row = record(1)
+        image = workspace.storage.put(layout.image(row.id, ".png"), self.png(size)).location
+        named = []
+        for longest, data in thumbnails(np.zeros((size[1], size[0], 3), np.uint8)):
+            place = layout.thumbnail(image.name, longest)
+            workspace.storage.put(place, data)
+            digest = hashlib.sha256(data).hexdigest()
+            named.append(Thumbnail(size=longest, uri=place.uri, sha256=digest, bytes=len(data)))
+        output = Output(uri=image.uri, sha256="0" * 64, bytes=1, width=size[0], height=size[1], format="png")
+        return row.model_copy(update={"output": output, "thumbnails": tuple(named)})
+
+    def test_a_results_thumbnail_is_passed_on_and_nothing_is_decoded(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pictures = Pictures(workspace, helper=lambda: pytest.fail("a helper was started"))
+        for size, shown in (((900, 600), {256: (256, 171), 1600: (900, 600)}), ((90, 60), {256: (90, 60)})):
+            row = self.with_thumbnails(workspace, size)
+            for longest in (256, 1600):
+                data = pictures.picture(row, "result", longest, run="night")
+                with Image.open(io.BytesIO(data)) as small:
+                    assert (small.format, small.size) == ("WEBP", shown.get(longest, size))
+            pictures = Pictures(workspace, helper=lambda: pytest.fail("a helper was started"))
+        before = asked(workspace)["get"]
+        for _ in range(3):
+            pictures.picture(row, "result", 256, run="night")
+        assert asked(workspace)["get"] == before + 1, "read once, then kept"
+
+    @pytest.mark.parametrize("wrong", ["gone", "replaced", "no WebP", "elsewhere", "another run's", "too large"])
+    def test_a_thumbnail_that_is_not_the_rows_own_is_not_shown(self, workspace: Workspace, wrong: str) -> None:
+        row = self.with_thumbnails(workspace)
+        first = row.thumbnails[0]
+        place = workspace.layout("night").thumbnail("row-00001.png", 256)
+        match wrong:
+            case "gone":
+                workspace.storage.delete(place)
+            case "replaced":
+                workspace.storage.put(place, workspace.storage.get(row.thumbnails[1].uri))
+            case "no WebP":
+                body = b"<html><script>alert(1)</script>"
+                workspace.storage.put(place, body)
+                first = first.model_copy(update={"sha256": hashlib.sha256(body).hexdigest()})
+            case "too large":
+                body = workspace.storage.get(place) + bytes(2**18)
+                workspace.storage.put(place, body)
+                first = first.model_copy(update={"sha256": hashlib.sha256(body).hexdigest()})
+            case "elsewhere":
+                first = first.model_copy(update={"uri": row.thumbnails[1].uri})
+            case "another run's":
+                first = first.model_copy(update={"uri": workspace.layout("day").thumbnail("row-00001.png", 256).uri})
+        row = row.model_copy(update={"thumbnails": (first, *row.thumbnails[1:])})
+        data = RunViews(workspace, keep=False).pictures.picture(row, "result", 256, run="night")
+        with Image.open(io.BytesIO(data)) as small:
+            assert (small.format, small.size) == ("JPEG", (256, 171)), "made of the result, as without a thumbnail"
 
     def test_what_is_kept_is_bounded(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("inpaint_ops.browse.pictures.CACHE_BYTES", 5000)

@@ -23,17 +23,29 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from inpaint_ops.config import Settings
-from inpaint_ops.runs import Workspace
+from inpaint_ops.errors import ManifestError
+from inpaint_ops.records import ErrorInfo
+from inpaint_ops.report import results_jsonl, timings_parquet
+from inpaint_ops.runs import Workspace, keep_refusal, refusal
 from inpaint_ops_airflow.ui.app import POLICY
 from tests.support.pages import app, sign_in
-from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan, put_progress, put_record, record
+from tests.support.synthetic_run import (
+    EVIL,
+    START,
+    make_plan,
+    put_finished_run,
+    put_plan,
+    put_progress,
+    put_record,
+    record,
+)
 
 __all__ = ["app"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMETERS = {
     "run": "night", "row": "1", "kind": "result", "name": "failed.jsonl", "dag_id": "inpaint_manifest",
-    "run_id": "manual__1", "run_id:path": "manual__1", "task_id": "inpaint", "map_index": "0",
+    "shard": "00000", "run_id": "manual__1", "run_id:path": "manual__1", "task_id": "inpaint", "map_index": "0",
 }  # fmt: skip
 
 
@@ -250,23 +262,75 @@ class TestPages:
         assert (body["state"]["done"], body["state"]["stalled"]) == (6, ["00001"])
         assert client.get("/api/runs/live/rows").json()["total"] == 1
 
-    def test_a_tab_leads_to_the_run_and_the_shard(self, app: FastAPI, workspace: Workspace) -> None:
-        class Session:
-            def scalar(self, _: Any) -> dict[str, Any]:
-                return {"manifest": "s3://inpaint/inbox/night.jsonl"}
+    def test_a_refused_job_has_a_page_with_its_cure(self, client: TestClient, workspace: Workspace) -> None:
+        error = ManifestError(f"line 1 of {EVIL} is no JSON")
+        assert keep_refusal(workspace, refusal(error, run="refused", manifest=EVIL, request="manual__1"))
+        page = client.get("/runs/refused/")
+        assert (page.status_code, page.headers["content-security-policy"]) == (200, POLICY)
+        for words in ("This job was refused, and nothing was painted", "ManifestError", "Correct the manifest"):
+            assert words in page.text, words
+        assert 'href="/airflow/dags/inpaint_manifest/runs/manual__1"' in page.text
+        assert not Scan(page.text).inline and "<script>alert" not in page.text
+        listed = client.get("/?state=refused").text
+        assert "Correct the manifest" in listed and "<script>alert" not in listed
+        assert client.get("/runs/never-asked-for/").status_code == 404
 
-        app.dependency_overrides[_get_session] = Session
+    def test_a_tab_leads_to_the_run_or_says_why_there_is_none(self, app: FastAPI, workspace: Workspace) -> None:
+        class Session:
+            """Airflow's database: one DAG run, its task `plan`, and what that left."""
+
+            state, task, left = "running", "running", None
+
+            def execute(self, _: Any) -> list[Any]:
+                return [("manual__2026-11-23T02:46:29+00:00", self.state, {"manifest": "s3://b/night.jsonl"}, START)]
+
+            def scalar(self, query: Any) -> Any:
+                return self.left if "xcom" in str(query) else self.task
+
+        session = Session()
+        app.dependency_overrides[_get_session] = lambda: session
+        name = "night-manual__2026-11-23T02_46_29+00_00"
+        dag_run, here = "/dag-runs/inpaint_manifest/manual__2026-11-23T02:46:29+00:00", "/airflow/inpaint/runs"
         with sign_in(app, "viewer") as signed_in:
-            tab = signed_in.get("/dag-runs/inpaint_manifest/manual__2026-11-23T02:46:29+00:00")
-            name = "night-manual__2026-11-23T02_46_29+00_00".replace("+", "%2B")
-            assert tab.headers["location"] == f"/airflow/inpaint/runs/{name}/?embedded=true"
+            going = signed_in.get(dag_run).text
+            assert "This job is not planned yet" in going and 'task <span class="code">plan</span> is running' in going
+            session.state = session.task = "failed"
+            assert "It left no reason here: its log has it." in signed_in.get(dag_run).text
+            refused = refusal(ManifestError("no JSON"), run=name, manifest="s3://b/night.jsonl", request="x")
+            session.left = refused.model_dump(mode="json")
+            tab = signed_in.get(dag_run).text
+            assert "This job was refused" in tab and "/tasks/plan" in tab and "Airflow tries it again" not in tab
+            session.task = "up_for_retry"
+            assert "Airflow tries it again by itself" in signed_in.get(dag_run).text
+            session.left, session.task = None, "success"
+            quoted = name.replace("+", "%2B")
+            assert signed_in.get(dag_run).headers["location"] == f"{here}/{quoted}/?embedded=true"
             shard = signed_in.get("/tasks/inpaint_manifest/manual__1/inpaint/3").headers["location"]
-            assert shard.endswith("/runs/night-manual__1/?embedded=true&shard=00003")
+            assert shard == f"{here}/{quoted}/?embedded=true&shard=00003"
             unmapped = signed_in.get("/tasks/inpaint_manifest/manual__1/plan/{MAP_INDEX}").headers["location"]
-            assert unmapped.endswith("?embedded=true")
-            report = signed_in.get("/dag-runs/inpaint_manifest/manual__1?to=report").headers["location"]
-            assert report.endswith("/runs/night-manual__1/report.html")
+            assert unmapped == f"{here}/{quoted}/?embedded=true"
+            assert signed_in.get(f"{dag_run}?to=report").headers["location"] == f"{here}/{quoted}/report.html"
             assert "paints no images" in signed_in.get("/dag-runs/inpaint_inbox/manual__1").text
+
+    def test_rows_that_need_mending_first_are_not_offered_as_they_are(
+        self, client: TestClient, workspace: Workspace, night: str
+    ) -> None:
+        page = client.get("/runs/night/fragments/failures").text
+        assert "Every failed row needs mending first" in page
+        assert page.index("The causes are mended") < page.index('id="rerun"')
+        passing = [
+            record(row).model_copy(update={"status": "failed", "output": None, "error": ErrorInfo(
+                type="StorageUnavailableError", stage="download", message="no answer", permanent=False)})
+            for row in (7, 8)
+        ]  # fmt: skip
+        rows = [*(record(row) for row in range(1, 7)), *passing]
+        put_finished_run(workspace, "flaky", 8, failed={7, 8})
+        layout = workspace.layout("flaky")
+        workspace.storage.put(layout.results, results_jsonl(rows))
+        workspace.storage.put(layout.timings, timings_parquet(rows))
+        page = client.get("/runs/flaky/fragments/failures").text
+        assert "have Airflow run it unchanged" in page
+        assert "needs mending first" not in page
 
 
 class TestData:
@@ -280,7 +344,7 @@ class TestData:
         assert found(page=2) == list(range(49, 61))
         assert client.get("/api/runs/night/rows", params={"shard": "9"}).status_code == 404
 
-    def test_throughput_is_told(self, client: TestClient, night: str) -> None:
+    def test_throughput_adds_up_to_the_images(self, client: TestClient, night: str) -> None:
         points = client.get("/api/runs/night/throughput").json()["points"]
         assert sum(point["images_per_second"] * point["width"] for point in points) == pytest.approx(57)
 

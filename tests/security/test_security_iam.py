@@ -29,13 +29,13 @@ from PIL import Image
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import RunQuery, RunViews
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import AccessDeniedError, InpaintOpsError
+from inpaint_ops.errors import AccessDeniedError, ConfigError, InpaintOpsError
 from inpaint_ops.housekeeping import in_the_store, retention, sweep
 from inpaint_ops.inbox import claim_all
 from inpaint_ops.metrics import Measurement, measured_shard
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import RunSummary, now
-from inpaint_ops.runs import Workspace, finish, make_plan, paint, prepare
+from inpaint_ops.runs import Workspace, finish, keep_refusal, make_plan, paint, prepare, refusal
 from inpaint_ops.standing import look, note_triggered
 from inpaint_ops.storage import make_s3_client
 from tests.support.fault_proxy import Fault, FaultProxy
@@ -220,6 +220,8 @@ def whole_job(cast: Cast) -> Night:
     assert "nobody/nothing" in "".join(finish(tasks, "stopped").reasons)
 
     stand(cast, "tasks")
+    assert keep_refusal(tasks, refusal(ConfigError("steps: 0"), run="refused", manifest=job))
+
     look_at(cast, "pages", summary.run)
     page = RunViews(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
     # what housekeeping is for: a claim of the dead, an upload that nobody ended, and both runs, much later
@@ -279,8 +281,9 @@ def clean_up(cast: Cast, role: str) -> dict[str, int]:
 def test_the_whole_job_works_with_a_key_for_each_role(night: Night) -> None:
     counts = night.summary.counts
     assert (night.summary.verdict, counts.done, counts.rejected, counts.missing) == ("VALID", 2, 1, 0)
-    assert {run for run in night.listed if not run.startswith("nightly-")} == {night.summary.run, "stopped"}
-    assert night.removed.items() >= {"run": 3, "claim": 1, "upload": 1, "failed": 0}.items()
+    listed = {run for run in night.listed if not run.startswith("nightly-")}
+    assert listed == {night.summary.run, "stopped", "refused"}
+    assert night.removed.items() >= {"run": 4, "claim": 1, "upload": 1, "failed": 0}.items()
     assert not [key for key in night.left if key.startswith("runs/")]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.errors import (
+    AccessDeniedError,
     ForbiddenLocationError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -49,6 +50,14 @@ class TestPutAndGet:
         info = storage.put(prefix.join("big.bin"), source, content_type="image/png")
         assert info.size == 3 * 2**20
         assert storage.get(prefix.join("big.bin")) == source.read_bytes()
+
+    def test_a_folder_that_cannot_be_made_is_no_missing_object(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"x")
+        storage = Storage(readable=[], writable=[Location(None, "/proc/nope/"), Location(None, f"{tmp_path}/")])
+        with pytest.raises(AccessDeniedError, match="no folder can be made there; choose another store"):
+            storage.put(Location(None, "/proc/nope/plan.json"), b"x")
+        with pytest.raises(StorageError, match="file is a file and no folder; rename it, or choose another store"):
+            storage.put(Location(None, f"{tmp_path}/file/runs/plan.json"), b"x")
 
     def test_a_missing_local_file_is_not_a_missing_object(
         self, storage: Storage, prefix: Location, tmp_path: Path

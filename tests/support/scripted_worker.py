@@ -194,6 +194,41 @@ def png(row: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def webp(width: int, height: int) -> bytes:
+    """The header of a WebP file (VP8X) of that size."""
+    body = b"WEBPVP8X" + struct.pack("<IB3x", 10, 0) + (width - 1).to_bytes(3, "little")
+    body += (height - 1).to_bytes(3, "little")
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _thumbnails(item: Item) -> tuple[tuple[int, ...], str]:
+    """What a prompt that begins with "thumbnail" leaves beside the output, and what it says of it."""
+    small = Path(item.output).with_name("thumbnail-256")
+    match item.prompt:
+        case "thumbnail: both":
+            small.write_bytes(webp(200, 100))
+            small.with_name("thumbnail-1600").write_bytes(webp(1600, 800))
+            return (256, 1600), ""
+        case "thumbnail: missing":
+            return (256,), ""
+        case "thumbnail: png":
+            small.write_bytes(png(1))
+        case "thumbnail: large":
+            small.write_bytes(webp(257, 100))
+        case "thumbnail: heavy":
+            small.write_bytes(webp(200, 100) + bytes(2**18))
+        case "thumbnail: link":
+            small.symlink_to(item.image)
+        case "thumbnail: other size":
+            small.with_name("thumbnail-999").write_bytes(webp(200, 100))
+            return (999,), ""
+        case "thumbnail: failed":
+            return (), "MemoryError: no room"
+        case _:
+            return (), ""
+    return (256,), ""
+
+
 def _finish(item: Item, size: int, say: object) -> None:
     moment = now()
     if item.prompt == "fail":
@@ -202,6 +237,7 @@ def _finish(item: Item, size: int, say: object) -> None:
         return
     data = png(item.row)
     Path(item.output).write_bytes(data)
+    sizes, problem = _thumbnails(item)
     say(  # type: ignore[operator]
         Done(
             row=item.row,
@@ -218,6 +254,8 @@ def _finish(item: Item, size: int, say: object) -> None:
             batch=Batch(id="1", size=size),
             timings=Timings(denoise=0.1),
             memory=MEMORY,
+            thumbnail_sizes=sizes,
+            thumbnail_problem=problem,
             started_at=moment,
             finished_at=moment,
         )

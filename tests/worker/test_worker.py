@@ -111,6 +111,28 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
     Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0).release()
 
 
+def test_small_pictures_are_written_beside_the_output_and_never_cost_the_row(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    talk = start()
+    talk.send(job(tmp_path, thumbnails=True, tuning_overrides={"batch_size": 1}))
+    good, bad = (picture(tmp_path / name, row, (300, 150)) for row, name in enumerate(("good", "bad"), 1))
+    (tmp_path / "bad" / "thumbnail-1600").mkdir()
+    talk.send(good, bad, Flush(), End())
+    assert talk.process.wait(PATIENCE) == 0
+    done = {event.row: event for event in talk.all(Done)}
+    assert (done[1].thumbnail_sizes, done[1].thumbnail_problem) == ((256, 1600), "")
+    assert pixels(str(tmp_path / "good" / "thumbnail-256")).shape == (128, 256, 3)
+    coarse = [
+        np.asarray(Image.fromarray(pixels(path)).reduce(30)).astype(int)
+        for path in (str(tmp_path / "good" / "thumbnail-1600"), good.output)
+    ]
+    assert np.abs(coarse[0] - coarse[1]).mean() < 12, "the picture that was painted, though noise is hard on WebP"
+    assert (done[2].thumbnail_sizes, done[2].thumbnail_problem.partition(":")[0]) == ((256,), "IsADirectoryError")
+
+
 def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path: Path) -> None:
     """Foreign exceptions end their row; a lost device ends the process without a Bye; no row is told twice."""
     script = tmp_path / "poisoned.py"
