@@ -243,7 +243,9 @@ def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) 
     command = (sys.executable, str(SCRIPT), "--journal", str(tmp_path / "journal"))
     monkeypatch.setattr("inpaint_ops.supervisor.starting.WORKER_COMMAND", command)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr("inpaint_ops.cli.running.time.sleep", pauses.append)
+    monkeypatch.setattr(
+        "inpaint_ops.runs.painting.ShardQueue._is_stopped_within", lambda queue, seconds: pauses.append(seconds)
+    )
     # Its models are roles of the scripted worker, which planning would look for in the hub.
     monkeypatch.setattr("inpaint_ops.runs.preparing.check_model", lambda *_, **__: None)
 

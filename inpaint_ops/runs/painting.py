@@ -193,9 +193,13 @@ class ShardQueue:
                 if error.permanent or attempt == tries or self._stop.is_set():
                     raise
                 self.on_note(f"{error} (try {attempt} of {tries}, INPAINT_TRIES)")
-                if self._stop.wait(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
+                if self._is_stopped_within(min(pause * 2 ** (attempt - 1), _LONGEST_PAUSE)):
                     raise
         return True
+
+    def _is_stopped_within(self, seconds: float) -> bool:
+        """Wait before the next try: a store or a card that is away has time to come back."""
+        return self._stop.wait(seconds)
 
     def _paint_once(self, workspace: Workspace, number: int, shard: str, *, final: bool) -> None:
         work = _shard_run(workspace, self.run, shard, final, lambda progress: self.on_progress(number, progress))
