@@ -147,7 +147,22 @@ PARAMS = {
         default=None,
         type=["null", "string"],
         title="Model",
-        description="A hub id, a folder on the GPU machines, demo, or tiny-random. Empty: as the settings say.",
+        description="A hub id, a folder or a .safetensors file on the GPU machines, demo, or tiny-random. "
+        "Empty: as the settings say.",
+    ),
+    "vae": Param(
+        default=None,
+        type=["null", "string"],
+        title="VAE",
+        description="In place of the model's own: a diffusers folder or a .safetensors file on the GPU machines. "
+        "Empty: as the settings say.",
+    ),
+    "tokenizer": Param(
+        default=None,
+        type=["null", "string"],
+        title="Tokenizer",
+        description="For a model in one file: the folder of an SDXL model, or of its tokenizer, on the GPU machines. "
+        "Empty: as the settings say, or found there.",
     ),
     "row_limit": Param(
         default=None, type=["null", "integer"], minimum=1, title="Row limit", description="Only the first rows."

@@ -74,9 +74,16 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        default=DEFAULT_MODEL, description="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random."
+        default=DEFAULT_MODEL,
+        description="A hub id, a folder, a .safetensors file, demo, or tiny-random, mid-random, sdxl-random.",
     )
     model_revision: str | None = Field(default=None, description="The hub commit or tag to pin.")
+    vae: str | None = Field(
+        default=None, description="A VAE in place of the model's own: a diffusers folder or a .safetensors file."
+    )
+    tokenizer: str | None = Field(
+        default=None, description="For a model in one file: the folder of an SDXL model, or of its tokenizer."
+    )
     tuning: str = Field(default="auto", description="A tuning preset: auto, notes, low-memory, fast.")
     batch_size: int | None = Field(default=None, ge=1, le=64, description="Rows painted together; empty: chosen.")
     use_xformers: bool | None = Field(
@@ -240,7 +247,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"this is not JSON: {error}") from None
         return parse_fields(part for part in value.split(",") if part.strip())
 
-    @field_validator("batch_size", "shard_rows", "use_xformers", "model_revision", mode="before")
+    @field_validator("batch_size", "shard_rows", "use_xformers", "model_revision", "vae", "tokenizer", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

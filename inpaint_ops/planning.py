@@ -31,6 +31,8 @@ class JobOptions(Model):
 
     model: str
     model_revision: str | None = None
+    vae: str | None = None
+    tokenizer: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = "auto"
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
@@ -66,8 +68,8 @@ class JobOptions(Model):
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
-            "model", "model_revision", "scheduler", "prompt", "negative_prompt", "prompt_syntax", "quality", "steps",
-            "guidance_scale", "strength", "blend", "match", "grain", "row_limit",
+            "model", "model_revision", "vae", "tokenizer", "scheduler", "prompt", "negative_prompt", "prompt_syntax",
+            "quality", "steps", "guidance_scale", "strength", "blend", "match", "grain", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -97,6 +99,8 @@ def job_options(
     fields: dict[str, Any] = {
         "model": settings.model,
         "model_revision": settings.model_revision,
+        "vae": settings.vae,
+        "tokenizer": settings.tokenizer,
         "device": settings.device,
         "tuning": settings.tuning,
         "scheduler": settings.scheduler,

@@ -45,8 +45,12 @@ class Job(Model):
     """The first command: what to load, and how."""
 
     kind: Literal["job"] = "job"
-    model: str = Field(description="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random.")
+    model: str = Field(
+        description="A hub id, a folder, a .safetensors file, demo, or tiny-random, mid-random, sdxl-random."
+    )
     revision: str | None = None
+    vae: str | None = Field(default=None, description="A folder or a file: takes the place of the model's own VAE.")
+    tokenizer: str | None = Field(default=None, description="A folder, for a model in one file.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = Field(default="auto", description="A preset.")
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")

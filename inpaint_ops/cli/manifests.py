@@ -44,7 +44,7 @@ def validate(
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
     check_choices(job.tuning, job.tuning_overrides)
-    about_model = check_model(job.model, job.model_revision, must_be_here=False)
+    about_model = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
     parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.texts())
     parsed, _ = reject_rows_without_steps(parsed, job)
     notes = (*parsed.notes, *([about_model] if about_model else []))

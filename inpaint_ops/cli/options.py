@@ -54,8 +54,16 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
 def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a job: model, tuning, quality and so on."""
     options = [
-        click.option("--model", help="A hub id, a folder, demo, tiny-random, mid-random, sdxl-random [INPAINT_MODEL]."),
+        click.option(
+            "--model",
+            help="A hub id, a folder, a .safetensors file, demo, tiny-random, mid-random, sdxl-random [INPAINT_MODEL].",
+        ),
         click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
+        click.option("--vae", help="A folder or a .safetensors file in place of the model's VAE [INPAINT_VAE]."),
+        click.option(
+            "--tokenizer",
+            help="For a model in one file: an SDXL model's folder, or its tokenizer's [INPAINT_TOKENIZER].",
+        ),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
         click.option(

@@ -166,7 +166,7 @@ def plan(
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
     card = card or local_card(job.device)
-    about_model = check_model(job.model, job.model_revision, must_be_here=False)
+    about_model = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
     made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
     notes = [*parsed.notes, *([about_model] if about_model else [])]
     missing = list(missing_objects(workspace.storage, parsed, ask_each=False))

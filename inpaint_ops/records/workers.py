@@ -32,7 +32,12 @@ class ModelIdentity(Model):
     dtype: str = ""
     random_weights: bool = Field(description="True where the weights are random: the images mean nothing.")
     demo_model: bool = Field(default=False, description="True for `demo`: small, and prompts have no effect.")
-    digest: str = Field(default="", description="SHA-256 over the names and sizes of the weight files.")
+    digest: str = Field(
+        default="",
+        description="SHA-256 over the names and sizes of the weight files; of a model in one file, of its bytes.",
+    )
+    vae: str | None = Field(default=None, description="The VAE that took the place of the model's own.")
+    vae_digest: str = Field(default="", description="The SHA-256 of its file.")
 
 
 class ColdStart(Model):

@@ -17,7 +17,7 @@ from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest
 from inpaint_ops.model.cache import hub_cache
-from inpaint_ops.model.own_models import OWN_MODELS
+from inpaint_ops.model.own_models import OWN_MODELS, PICKLE_CURE, PICKLES
 from inpaint_ops.storage import Storage
 
 HUB_SECONDS = 10.0
@@ -30,16 +30,27 @@ _KEYS_PER_PAGE = 10
 """Keys that must be looked for per page of a listing: a page costs about as much as ten single requests."""
 
 
-def check_model(model: str, revision: str | None = None, *, must_be_here: bool) -> str | None:
+def check_model(
+    model: str,
+    revision: str | None = None,
+    *,
+    must_be_here: bool,
+    vae: str | None = None,
+    tokenizer: str | None = None,
+) -> str | None:
     """Refuse a model that no worker could load; a line of what could not be found out, or None.
 
-    A model in this machine's cache is fine, as is one of ours. A folder is looked for only where
-    `must_be_here` says that this machine paints: others may have other folders. A hub model that is not in the cache
+    A model in this machine's cache is fine, as is one of ours. A folder or a file (of the model, its VAE or its
+    tokenizer) is looked for only where `must_be_here` says that this machine paints: others may have other folders. A
+    file that holds a pickle is refused everywhere. A hub model that is not in the cache
     is looked up at the hub: one that the hub does not have is always refused, one that is only not fetched yet, or
     that cannot be looked up, where `must_be_here`. Raises ModelError.
     """
-    if model in OWN_MODELS:
+    if model in OWN_MODELS and vae is None and tokenizer is None:
         return None
+    for name in filter(None, (model, vae)):
+        if Path(name).suffix.lower() in PICKLES and not Path(name).is_dir():
+            raise ModelError(f"{name} holds pickled weights: {PICKLE_CURE}")
     try:
         from inpaint_ops.model.sources import PINNED, is_local, resolve  # brings the hub's client: half a second
     except ModuleNotFoundError as error:
@@ -48,13 +59,20 @@ def check_model(model: str, revision: str | None = None, *, must_be_here: bool) 
         # Airflow's own image has no client of the hub, and no cache of models.
         return f"it is not known whether there is a model {model}: {error.name} is not installed where this is planned"
     try:
-        resolve(model, revision)
+        resolve(model, revision, vae=vae, tokenizer=tokenizer)
         return None
     except ModelError as error:
         not_here = error
-    if is_local(model) and not must_be_here:
-        return f"there is no model folder {model} on this machine; the machines that paint may have it"
-    if is_local(model) or not_here.__cause__ is None:  # no hub id
+    is_of_the_hub = not is_local(model) and model not in OWN_MODELS
+    if is_of_the_hub:
+        try:
+            resolve(model, revision)
+            is_of_the_hub = False  # it is here: what is not is a folder or a file beside it
+        except ModelError as error:
+            not_here = error
+    if not is_of_the_hub and not must_be_here:
+        return f"{not_here}; the machines that paint may have it"
+    if not is_of_the_hub or not_here.__cause__ is None:  # no hub id
         raise not_here
     why_unknown = _ask_hub(model, revision or PINNED.get(model))
     if must_be_here:

@@ -140,7 +140,9 @@ def prepare(
     storage = workspace.storage
     notes = [*_about_missing(storage, parsed)]
     if find_model is not None:
-        about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
+        about_model = check_model(
+            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
+        )
         notes += [about_model] if about_model else []
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:

@@ -107,7 +107,9 @@ def prepare_retry(
     check_choices(job.tuning, job.tuning_overrides)
     about_model = None
     if find_model is not None:
-        about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
+        about_model = check_model(
+            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
+        )
     parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.texts())
     parsed, _ = reject_rows_without_steps(parsed, job)
     for _ in range(_TRIES):

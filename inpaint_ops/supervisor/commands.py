@@ -18,6 +18,8 @@ def job_command(options: JobOptions, settings: Settings, files: Collection[RowFi
     return Job(
         model=options.model,
         revision=options.model_revision,
+        vae=options.vae,
+        tokenizer=options.tokenizer,
         device=options.device,
         tuning=options.tuning,
         tuning_overrides=options.tuning_overrides,

@@ -183,7 +183,7 @@ def _resolve(job: Job) -> tuple[Source, float]:
     from inpaint_ops.model.sources import resolve
 
     clock = time.perf_counter()
-    source = resolve(job.model, job.revision)
+    source = resolve(job.model, job.revision, vae=job.vae, tokenizer=job.tokenizer)
     return source, time.perf_counter() - clock
 
 

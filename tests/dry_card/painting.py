@@ -18,7 +18,7 @@ from inpaint_ops import device as cards
 from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.errors import InpaintOpsError
-from inpaint_ops.model import attention, ledger, loading, random_weights, sources, tuned
+from inpaint_ops.model import attention, ledger, loading, recipes, sources, tuned
 from inpaint_ops.records import DeviceInfo
 from tests.dry_card import sparse_folder
 from tests.dry_card.cases import CARD, Case
@@ -228,10 +228,10 @@ def _watch(engine: Any, counter: LiveBytes, ended: Any, finding: Finding, state:
 @contextmanager
 def _force_upcast(wanted: bool) -> Iterator[None]:
     """Within the block the model's VAE has `force_upcast` as wanted."""
-    plain = random_weights.RECIPES[MODEL]
+    plain = recipes.RECIPES[MODEL]
     vae = dict(plain.vae) | {"force_upcast": wanted}
-    random_weights.RECIPES[MODEL] = dataclasses.replace(plain, vae=vae)
+    recipes.RECIPES[MODEL] = dataclasses.replace(plain, vae=vae)
     try:
         yield
     finally:
-        random_weights.RECIPES[MODEL] = plain
+        recipes.RECIPES[MODEL] = plain
