@@ -157,6 +157,14 @@ PARAMS = {
         description="In place of the model's own: a diffusers folder or a .safetensors file on the GPU machines. "
         "Empty: as the settings say.",
     ),
+    "loras": Param(
+        default=None,
+        type=["null", "array"],
+        items={"type": "string", "minLength": 1},
+        title="LoRAs",
+        description="One per line: [NAME=]PATH_OR_URI[:WEIGHT], a path on the GPU machines or a URI of the store. "
+        "Rows may choose of them by name. Empty: as the settings say.",
+    ),
     "tokenizer": Param(
         default=None,
         type=["null", "string"],

@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     vae: str | None = Field(
         default=None, description="A VAE in place of the model's own: a diffusers folder or a .safetensors file."
     )
+    loras: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="LoRAs of every job, with commas between: `PATH_OR_URI[:WEIGHT]` or `NAME=PATH_OR_URI[:WEIGHT]`.",
+    )
     tokenizer: str | None = Field(
         default=None, description="For a model in one file: the folder of an SDXL model, or of its tokenizer."
     )
@@ -230,7 +234,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name} may hold a credential, which a worker does not get")
         return names
 
-    @field_validator("allowed_prefixes", "worker_env", mode="before")
+    @field_validator("allowed_prefixes", "worker_env", "loras", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import operator
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
 from inpaint_ops.manifest.rows import constructed
-from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
+from inpaint_ops.records import Count, ErrorInfo, Forecast, Loras, Model, Moment, check_names, parse_row_lora
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -33,6 +34,7 @@ class JobOptions(Model):
     model_revision: str | None = None
     vae: str | None = None
     tokenizer: str | None = None
+    loras: Loras = Field(default=(), description="What rows that name none are painted with; rows may choose of them.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = "auto"
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
@@ -61,6 +63,12 @@ class JobOptions(Model):
             fields_of(value)
         return value
 
+    @field_validator("loras")
+    @classmethod
+    def _have_names_of_their_own(cls, value: Loras) -> Loras:
+        check_names(value)
+        return value
+
     def texts(self) -> JobTexts:
         """What rows without texts of their own get."""
         return JobTexts(self.prompt, self.negative_prompt)
@@ -68,8 +76,9 @@ class JobOptions(Model):
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
-            "model", "model_revision", "vae", "tokenizer", "scheduler", "prompt", "negative_prompt", "prompt_syntax",
-            "quality", "steps", "guidance_scale", "strength", "blend", "match", "grain", "row_limit",
+            "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "prompt", "negative_prompt",
+            "prompt_syntax", "quality", "steps", "guidance_scale", "strength", "blend", "match", "grain",
+            "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -101,6 +110,7 @@ def job_options(
         "model_revision": settings.model_revision,
         "vae": settings.vae,
         "tokenizer": settings.tokenizer,
+        "loras": settings.loras,
         "device": settings.device,
         "tuning": settings.tuning,
         "scheduler": settings.scheduler,
@@ -209,6 +219,9 @@ class PaintParameters(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    loras: dict[str, float] = Field(
+        default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
+    )
 
 
 class PlannedRow(AcceptedRow):
@@ -263,7 +276,24 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         blend=row.blend or ("feather" if row.mask_blur else job.blend),
         match=row.match or job.match,
         grain=row.grain or job.grain,
+        loras=_loras(row, job),
     )
+
+
+def _loras(row: AcceptedRow, job: JobOptions) -> dict[str, float]:
+    weights = {one.name: one.weight for one in job.loras}
+    if row.loras is None:
+        return weights
+    named = map(parse_row_lora, row.loras)
+    return {name: weights.get(name, 0.0) if weight is None else weight for name, weight in named}
+
+
+def _unknown_loras(row: AcceptedRow, job: JobOptions) -> list[str]:
+    """Names of LoRAs that the row asks for and the job does not have."""
+    if not row.loras:
+        return []
+    known = {one.name for one in job.loras}
+    return [name for name, _ in map(parse_row_lora, row.loras) if name not in known]
 
 
 def _steps(row: AcceptedRow, job: JobOptions) -> int:
@@ -279,8 +309,12 @@ def _strength(row: AcceptedRow, job: JobOptions) -> float:
 
 
 def row_steps(rows: Iterable[AcceptedRow], job: JobOptions) -> array[int]:
-    """The denoising steps of each row that will really run, in the order of the rows."""
-    return array("H", (steps_that_run(_steps(row, job), _strength(row, job)) for row in rows))
+    """The denoising steps of each row that will really run, in the order of the rows; 0 where it cannot be painted."""
+    return array("H", (_steps_to_run(row, job) for row in rows))
+
+
+def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
+    return 0 if _unknown_loras(row, job) else steps_that_run(_steps(row, job), _strength(row, job))
 
 
 def steps_that_run(steps: int, strength: float) -> int:
@@ -289,31 +323,35 @@ def steps_that_run(steps: int, strength: float) -> int:
 
 
 def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, array[int]]:
-    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise.
+    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise, or
+    which name a LoRA that the job does not have.
 
     Beside it the steps of each accepted row, as `row_steps` gives them: the rows are unpacked once for both.
     """
     steps = row_steps(parsed.accepted, job)
     if all(steps):
         return parsed, steps
-    without = (_without_steps(row, job) for row in parsed.accepted if not _has_steps(row, job))
+    without = (_unpaintable(row, job) for row in parsed.accepted if not _steps_to_run(row, job))
     kept = ParsedManifest.packed(
-        (row for row in parsed.accepted if _has_steps(row, job)),
+        (row for row in parsed.accepted if _steps_to_run(row, job)),
         heapq.merge(parsed.rejected, without, key=lambda row: row.row),
         parsed.notes,
     )
     return kept, array("H", filter(None, steps))
 
 
-def _has_steps(row: AcceptedRow, job: JobOptions) -> bool:
-    return steps_that_run(_steps(row, job), _strength(row, job)) > 0
-
-
-def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:
-    settled = parameters(row, job)
+def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
+    settled, field = parameters(row, job), "steps"
     message = (
         f"row {row.row}: steps: {settled.steps} at a strength of {settled.strength:g} leave no denoising step: "
         "ask for more steps, or a strength of 1"
     )
-    error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
+    if unknown := _unknown_loras(row, job):
+        known = ", ".join(one.name for one in job.loras) or "none"
+        message = (
+            f"row {row.row}: loras: the job has no LoRA called {unknown[0][:60]!r} (it has: {known}): "
+            f"give it with --lora {unknown[0][:60]}=PATH, or correct the row"
+        )
+        field = "loras"
+    error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=field)
     return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

@@ -30,6 +30,7 @@ from inpaint_ops.records import (
     DeviceInfo,
     ErrorInfo,
     LedgerEntry,
+    LoraFile,
     Measured,
     Memory,
     Model,
@@ -51,6 +52,10 @@ class Job(Model):
     revision: str | None = None
     vae: str | None = Field(default=None, description="A folder or a file: takes the place of the model's own VAE.")
     tokenizer: str | None = Field(default=None, description="A folder, for a model in one file.")
+    loras: tuple[LoraFile, ...] = ()
+    fuse_loras: dict[str, float] | None = Field(
+        default=None, description="What every row that comes is painted with, by name; None: rows differ."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = Field(default="auto", description="A preset.")
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
@@ -97,6 +102,7 @@ class Item(Model):
     steps: int
     guidance_scale: float
     strength: float
+    loras: dict[str, float] = Field(default_factory=dict)
     mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = None
     mask_invert: bool = False

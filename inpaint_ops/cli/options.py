@@ -64,6 +64,13 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--tokenizer",
             help="For a model in one file: an SDXL model's folder, or its tokenizer's [INPAINT_TOKENIZER].",
         ),
+        click.option(
+            "--lora",
+            "loras",
+            multiple=True,
+            metavar="[NAME=]PATH_OR_URI[:WEIGHT]",
+            help="A LoRA, several times; rows may choose of them by name [INPAINT_LORAS].",
+        ),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
         click.option(
@@ -123,12 +130,15 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
         overrides = parse_fields(chosen.pop("overrides"))
     except ValueError as error:
         raise ConfigError(f"--set {error}") from None
+    chosen["loras"] = chosen.get("loras") or None
     return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
 def named_options(chosen: dict[str, Any]) -> set[str]:
     """The fields of a job that the command line named, whatever the settings say. Call it before `job_of`."""
     named = {name for name, value in chosen.items() if value is not None and name not in ("overrides", "batch_size")}
+    if not chosen.get("loras"):
+        named.discard("loras")
     if chosen["overrides"] or chosen["batch_size"] is not None:
         named.add("tuning_overrides")
     return named

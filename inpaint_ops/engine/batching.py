@@ -24,6 +24,8 @@ class BatchKey(NamedTuple):
     strength: float
     chunks: int = 1
     """Chunks of 77 tokens that the texts are encoded in."""
+    loras: tuple[tuple[str, float], ...] = ()
+    """Names and weights of the LoRAs, sorted, none of weight 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

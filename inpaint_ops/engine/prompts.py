@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -48,7 +48,9 @@ class Prompts:
         self._tokenizing = threading.Lock()  # rows are read by several threads, and tokenizers are not made for that
         self.split = lru_cache(maxsize=kept)(self._split)
         self._kept = kept
-        self._known: OrderedDict[str, Embedding] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Hashable], Embedding] = OrderedDict()
+        self.depends_on: Hashable = ()
+        """What changes the text encoders at the moment: embeddings of one text differ by it."""
         self._broken: dict[str, Exception] = {}
         self.encoded = 0
         """Texts that went through the encoders."""
@@ -109,7 +111,8 @@ class Prompts:
         return Embedding(torch.cat([text.tokens, *[self._text("").tokens] * lacking], 1), text.pooled)
 
     def _text(self, text: str) -> Embedding:
-        known = self._known.get(text)
+        key = text, self.depends_on
+        known = self._known.get(key)
         if known is None:
             if text in self._broken:
                 raise PromptError(f"the prompt {text[:60]!r} cannot be encoded: {self._broken[text]}")
@@ -118,13 +121,13 @@ class Prompts:
                     f"the prompt {text[:60]!r} was not among the job's prompts, and the text encoders are released: "
                     "run the row again, or set release_text_encoders=false"
                 )
-            known = self._known[text] = self._encode(text)
+            known = self._known[key] = self._encode(text)
             self.encoded += 1
             self.chunks_encoded += known.tokens.shape[1] // self._pipe.tokenizer.model_max_length
             if len(self._known) > self._kept:
                 self._known.popitem(last=False)
         else:
-            self._known.move_to_end(text)
+            self._known.move_to_end(key)
         return known
 
     def _split(self, text: str) -> tuple[Chunks, ...]:

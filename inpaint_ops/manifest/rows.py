@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_jsonable_python
 
 from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
-from inpaint_ops.records import ErrorInfo
+from inpaint_ops.records import ErrorInfo, read_row_loras
 
 Quality = Literal["good", "high", "best"]
 STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
@@ -65,6 +65,9 @@ class Row(BaseModel):
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
     format: ImageFormat = "png"
+    loras: list[str] | None = Field(
+        default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."
+    )
     extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
 
     @field_validator("prompt", "negative_prompt")
@@ -86,6 +89,11 @@ class Row(BaseModel):
                 "and be no reserved name"
             )
         return value
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _loras_are_names(cls, value: object) -> list[str] | None:
+        return read_row_loras(value)
 
     @field_validator("extra")
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, single_file, tuned
+from inpaint_ops.model.adapters import Adapters, Wanted
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.recipes import recipe
 from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
@@ -28,7 +29,7 @@ from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.tuned import in_short, relieved
 from inpaint_ops.model.vaes import VaeWeights
 from inpaint_ops.model.verifying import Verified, digest, tensor_names
-from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
+from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, LoraIdentity, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
 
 _PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
@@ -62,6 +63,7 @@ class LoadedModel:
     why_not: dict[str, str] = field(default_factory=dict)
     scheduler: Scheduler = "model"
     download_seconds: float | None = None
+    adapters: Adapters | None = None
 
     @property
     def load_times(self) -> LoadTimes:
@@ -77,6 +79,10 @@ class LoadedModel:
     def is_compiled(self) -> bool:
         """Whether modules of the pipeline really are wrapped for compilation."""
         return compiled.is_compiled(self.pipe)
+
+    def use_loras(self, wanted: Wanted) -> Wanted:
+        """Have the pipeline paint with these LoRAs; those of them that change the text encoders."""
+        return () if self.adapters is None else self.adapters.use(wanted)
 
     def kernels(self) -> AbstractContextManager[None]:
         """A block within which PyTorch prefers the attention kernel of the tuning."""
@@ -122,11 +128,9 @@ class LoadedModel:
             self.pipe, self.tuning, working_size, choice=self.choice, why_not=self.why_not,
             batch_size=batch_size, batch_limit=batch_limit, prompts_done=prompts_done,
         )  # fmt: skip
-        return (
-            *entries,
-            schedulers.inspect(self.pipe, self.scheduler),
-            *ledger.inspect_parts(self.pipe, self.identity),
-        )
+        loras = () if self.adapters is None else (self.adapters.inspect(),)
+        parts = ledger.inspect_parts(self.pipe, self.identity)
+        return (*entries, schedulers.inspect(self.pipe, self.scheduler), *parts, *loras)
 
 
 def load(
@@ -137,11 +141,13 @@ def load(
     *,
     scheduler: Scheduler = "model",
     use_xformers: bool | None = None,
+    fuse_loras: Mapping[str, float] | None = None,
 ) -> LoadedModel:
     """Load a model that was found for the tuning's dtype onto `device` and apply `tuning` (a Choice adds its reasons to
     the ledger).
 
-    `use_xformers` is for a Tuning that no planner has made. Raises ModelError when the files cannot be loaded,
+    `use_xformers` is for a Tuning that no planner has made. `fuse_loras` has the weights of the LoRAs that every row is
+    painted with, which are then merged; None: batches switch them. Raises ModelError when the files cannot be loaded,
     DeviceOutOfMemoryError when the weights do not fit.
     """
     say = on_phase or (lambda _name, _detail: None)
@@ -179,8 +185,18 @@ def load(
         schedulers.apply(pipe, scheduler)
         seconds["device"] = -clock + (clock := time.perf_counter())
 
+        adapters = None
+        if found.loras:
+            say("loras", ", ".join(lora.name for lora in found.loras))
+            adapters = Adapters(pipe, found.loras)
+            if fuse_loras is not None:
+                adapters.fuse(tuple(sorted((name, weight) for name, weight in fuse_loras.items() if weight)))
+            seconds["loras"] = -clock + (clock := time.perf_counter())
+
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
-        why_not = tuned.apply(pipe, plan, device, use_xformers)
+        why_not = tuned.apply(
+            pipe, plan, device, use_xformers, switches_loras=adapters is not None and adapters.fused is None
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -196,10 +212,11 @@ def load(
         random_weights=source.random,
         demo_model=source.demo,
         digest=weights_digest,
+        loras=tuple(LoraIdentity(name=one.name, weight=one.weight, digest=one.digest) for one in found.loras),
         vae=None if found.vae is None else str(found.vae.place),
         vae_digest="" if found.vae is None else found.vae.digest,
     )
-    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download)
+    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download, adapters)
 
 
 def read_ahead(files: Sequence[Path]) -> None:

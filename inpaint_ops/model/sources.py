@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,9 @@ from inpaint_ops.model.cache import (
 from inpaint_ops.model.checkpoints import Checkpoint, is_file_name, read_checkpoint
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
+from inpaint_ops.model.loras import LoraWeights
+from inpaint_ops.model.loras import find as find_loras
+from inpaint_ops.model.loras import locate as locate_lora
 from inpaint_ops.model.own_models import (
     DEMO_MODEL,
     DEMO_VERSION,
@@ -63,6 +66,7 @@ from inpaint_ops.model.verifying import (
     verify,
     verify_file,
 )
+from inpaint_ops.records import LoraFile
 from inpaint_ops.tuning import Workload
 
 PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
@@ -98,6 +102,7 @@ class FoundModel:
     weights: Verified | None
     seconds: float
     vae: VaeWeights | None = None
+    loras: tuple[LoraWeights, ...] = ()
 
 
 def resolve(
@@ -150,8 +155,17 @@ def native_size(source: Source) -> int:
     return (source.checkpoint.recipe if source.checkpoint else recipe(source.name)).native_size
 
 
-def workload(source: Source, *, prompts_known: bool = True) -> Workload:
-    """What the planner needs to know of the model. Raises ModelError for a folder of another kind of model."""
+def workload(
+    source: Source,
+    *,
+    prompts_known: bool = True,
+    loras: Sequence[LoraFile] = (),
+    fused: Mapping[str, float] | None = None,
+) -> Workload:
+    """What the planner needs to know of the model, and of LoRAs that are not merged into it (`fused`).
+
+    Raises ModelError for a folder of another kind of model.
+    """
     side = native_size(source)
     if source.vae is not None:
         upcast = upcasts(source.vae)
@@ -161,11 +175,18 @@ def workload(source: Source, *, prompts_known: bool = True) -> Workload:
         upcast = source.checkpoint.vae_upcasts
     else:
         upcast = bool(recipe(source.name).vae["force_upcast"])
-    return Workload(side, upcast, prompts_known)
+    held = 0 if fused is not None else sum(locate_lora(one.path).stat().st_size for one in loras)
+    return Workload(side, upcast, prompts_known, held)
 
 
 def find(
-    source: Source, *, dtype: str, published: bool = False, cache: Path | None = None, seconds: float = 0.0
+    source: Source,
+    *,
+    dtype: str,
+    published: bool = False,
+    cache: Path | None = None,
+    seconds: float = 0.0,
+    loras: Sequence[LoraFile] = (),
 ) -> FoundModel:
     """Check that what `source` names is whole for `dtype`: what is read depends on it.
 
@@ -180,7 +201,8 @@ def find(
         weights = None if source.folder is None else verify(source.folder, dtype=dtype, strict=False)
         if weights is not None and published:
             check_published(weights, cache)
-    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae)
+    found = find_loras(loras, verified_notes(_root(cache)))
+    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae, found)
 
 
 def is_local(model: str) -> bool:

@@ -264,6 +264,9 @@ class Record(Painted, MaskMeaning):
     steps_requested: Count | None = None
     guidance_scale: Number | None = None
     strength: Number | None = None
+    loras: dict[str, Number] = Field(
+        default_factory=dict, exclude_if=operator.not_, description="What the row was painted with, and how strongly."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
     worker: WorkerInfo | None = None

@@ -252,7 +252,8 @@ def _model_name(model: ModelIdentity) -> str:
     revision = f"@{model.revision}" if model.revision else ""
     digest = f" ({model.digest[:12]})" if model.digest else ""
     vae = f" with the VAE {model.vae} ({model.vae_digest[:12]})" if model.vae else ""
-    return f"{model.name}{revision}{digest}{vae}"
+    loras = "".join(f" with the LoRA {one.name} ({one.digest[:12]})" for one in model.loras)
+    return f"{model.name}{revision}{digest}{vae}{loras}"
 
 
 def _first_start(tally: Tally, workers: Iterable[WorkerReport]) -> datetime | None:

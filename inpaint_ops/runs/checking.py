@@ -10,7 +10,7 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
@@ -18,6 +18,7 @@ from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest
 from inpaint_ops.model.cache import hub_cache
 from inpaint_ops.model.own_models import OWN_MODELS, PICKLE_CURE, PICKLES
+from inpaint_ops.records import LoraChoice
 from inpaint_ops.storage import Storage
 
 HUB_SECONDS = 10.0
@@ -80,6 +81,32 @@ def check_model(
     if why_unknown:
         return f"it is not known whether there is a model {model}: it is not in this machine's cache, and {why_unknown}"
     return f"{model} is not in this machine's cache {hub_cache()}: where it paints, run `inpaint-ops models pull`"
+
+
+def check_loras(storage: Storage, loras: Iterable[LoraChoice], *, must_be_here: bool) -> Iterator[str]:
+    """Refuse LoRAs that no worker could load; lines of what could not be found out.
+
+    One of the store must be there, below a prefix that may be read, wherever this is planned. A file is looked into
+    where `must_be_here` says that this machine paints, or it is here. Raises ModelError, StorageError.
+    """
+    for one in loras:
+        if Path(one.place).suffix.lower() in PICKLES:
+            raise ModelError(f"the LoRA {one.place} holds pickled weights: {PICKLE_CURE}")
+        if one.is_in_store:
+            storage.stat(one.place)
+            continue
+        try:
+            from inpaint_ops.model.loras import check_lora, locate  # needs safetensors, not in Airflow's own image
+
+            check_lora(locate(one.place))
+        except ModelError as error:
+            if must_be_here:
+                raise
+            yield f"the LoRA {one.name}: {error}; the machines that paint may have it"
+        except ModuleNotFoundError as error:
+            if must_be_here:
+                raise
+            yield f"it is not known whether there is a LoRA {one.place}: {error.name} is not installed here"
 
 
 def _ask_hub(model: str, revision: str | None) -> str:

@@ -9,17 +9,26 @@ from inpaint_ops.config import Settings
 from inpaint_ops.manifest import Row
 from inpaint_ops.planning import JobOptions, PaintParameters
 from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
+from inpaint_ops.records import LoraFile
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.received import OUTPUT, Expected
 
 
-def job_command(options: JobOptions, settings: Settings, files: Collection[RowFiles], folder: Path) -> Job:
-    """What to load and how, for the rows to come; `folder` is the worker's own."""
+def job_command(
+    options: JobOptions,
+    settings: Settings,
+    files: Collection[RowFiles],
+    folder: Path,
+    loras: tuple[LoraFile, ...] = (),
+) -> Job:
+    """What to load and how, for the rows to come; `folder` is the worker's own, `loras` are on this machine."""
     return Job(
         model=options.model,
         revision=options.model_revision,
         vae=options.vae,
         tokenizer=options.tokenizer,
+        loras=loras,
+        fuse_loras=_one_set(files) if loras else None,
         device=options.device,
         tuning=options.tuning,
         tuning_overrides=options.tuning_overrides,
@@ -70,6 +79,13 @@ def item_command(files: RowFiles) -> Item:
 def expected_output(files: RowFiles, settings: Settings, owner: int) -> Expected:
     """What the worker, which runs as the user `owner`, must leave in a row's folder."""
     return Expected(files.folder, files.row.format, settings.max_pixels, owner, files.size)
+
+
+def _one_set(files: Collection[RowFiles]) -> dict[str, float] | None:
+    """The LoRAs that every row to come is painted with; None where rows differ."""
+    sets = ({name: weight for name, weight in one.row.parameters.loras.items() if weight} for one in files)
+    first = next(sets, None)
+    return None if any(other != first for other in sets) else first
 
 
 def _prompts(files: Collection[RowFiles]) -> tuple[str, ...] | None:

@@ -349,6 +349,7 @@ class Recorder:
             steps_requested=chosen.steps,
             guidance_scale=chosen.guidance_scale,
             strength=chosen.strength,
+            loras=chosen.loras,
             source=row.image,
             mask=row.mask,
             **{name: getattr(row, name) for name in MaskMeaning.model_fields},

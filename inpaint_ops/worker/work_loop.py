@@ -21,7 +21,7 @@ from inpaint_ops import __version__, images
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
-from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
+from inpaint_ops.records import ErrorInfo, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.setup import WorkerSetup
@@ -218,7 +218,7 @@ class WorkLoop:
             parts = []
             for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
                 rgb, working = images.to_working(source, mask.weights, placement)
-                key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks)
+                key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
                 paint = PaintItem(item.row, key, rgb, working, item.prompt, item.negative_prompt, seed_of(item, number))
                 parts.append(Part(placement, paint))
             timings = Timings(decode=time.perf_counter() - clock)
@@ -314,7 +314,7 @@ class WorkLoop:
         item, model = row.item, self._loaded.identity
         return images.Making(
             tool=f"inpaint-ops {__version__}",
-            model=f"{model.name}@{model.revision}" if model.revision else model.name,
+            model=_model_and_loras(model, item),
             digest=model.digest,
             prompt=item.prompt,
             negative_prompt=item.negative_prompt,
@@ -340,6 +340,17 @@ class WorkLoop:
                 finished_at=now(),
             )
         )
+
+
+def _loras(item: Item) -> tuple[tuple[str, float], ...]:
+    """What the row is painted with: of weight 0 is as if it were not there."""
+    return tuple(sorted((name, weight) for name, weight in item.loras.items() if weight))
+
+
+def _model_and_loras(model: ModelIdentity, item: Item) -> str:
+    digests = {one.name: one.digest[:16] for one in model.loras}
+    name = f"{model.name}@{model.revision}" if model.revision else model.name
+    return name + "".join(f" + LoRA {one} {weight:g} ({digests.get(one, '')})" for one, weight in _loras(item))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,18 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings, load_settings
-from inpaint_ops.errors import ModelError, RunConflictError
+from inpaint_ops.errors import ForbiddenLocationError, ModelError, ObjectNotFoundError, RunConflictError
 from inpaint_ops.model import random_weights
+from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.runs import Workspace, finish, paint, prepare
-from tests.support import single_files
+from inpaint_ops.supervisor.loras import LORAS, local_loras
+from tests.support import loras, single_files
 from tests.support.pictures import file_of, mask_file, smooth
 
 
@@ -103,3 +107,96 @@ def test_the_settings_name_a_file_and_doctor_looks_into_it(files: Path, monkeypa
     monkeypatch.setenv("INPAINT_MODEL", str(files / "vae.safetensors"))
     (check,) = [check for check in diagnose(load_settings(), "") if check.name == "model"]
     assert check.state == "missing" and "seems to be a VAE" in check.detail
+
+
+def lora(files: Path, name: str, layout: str = "kohya", **options: Any) -> str:
+    path = files / f"{name}.safetensors"
+    if not path.exists():
+        loras.write(random_weights.instantiate("tiny-random"), path, layout, **options)
+    return str(path)
+
+
+def pixels(record: Record) -> NDArray[np.int16]:
+    assert record.output is not None
+    return np.asarray(Image.open(record.output.uri).convert("RGB")).astype(np.int16)
+
+
+def apart(*images: NDArray[np.int16]) -> int:
+    """By how many levels the images differ from the first, at the most: 1 is rounding, in batches of other sizes."""
+    return max(int(np.abs(image - images[0]).max()) for image in images[1:])
+
+
+def test_rows_choose_of_the_jobs_loras(files: Path, workspace: Workspace) -> None:
+    """One of the store, one of a folder; weight 0 is the model without; a row without a wish has the job's."""
+    brand = Path(workspace.store.key).parent / "in" / "brand.safetensors"
+    brand.write_bytes(Path(lora(files, "first", texts=True, seed=3)).read_bytes())
+    rows: list[dict[str, Any]] = [
+        {"id": "job"}, {"id": "same", "loras": "brand:0.5"}, {"id": "none", "loras": "none"},
+        {"id": "zero", "loras": {"brand": 0, "style": 0.0}}, {"id": "style", "loras": ["style:1.5"]},
+        {"id": "both", "loras": "brand, style"}, {"id": "again", "loras": '{"style": 1.5, "brand": null}'},
+        {"id": "unknown", "loras": "brnd:0.8"},
+    ]  # fmt: skip
+    chosen = {"loras": (f"brand=file://{brand}:0.5", f"style={lora(files, 'second', 'diffusers')}:0"), "device": "cpu"}
+    job = JobOptions.model_validate(chosen | {"model": "tiny-random"})
+    summary, records = run(workspace, rows, job)
+    assert summary.counts.done == 7 and summary.counts.rejected == 1, summary.reasons
+    error = records["unknown"].error
+    assert (
+        error is not None and error.field == "loras" and "no LoRA called 'brnd' (it has: brand, style)" in error.message
+    )
+    assert {name: record.loras for name, record in records.items() if record.loras} == {
+        "job": {"brand": 0.5, "style": 0.0}, "same": {"brand": 0.5}, "zero": {"brand": 0.0, "style": 0.0},
+        "style": {"style": 1.5}, "both": {"brand": 0.5, "style": 0.0}, "again": {"style": 1.5},
+    }  # fmt: skip
+    image = {name: pixels(record) for name, record in records.items() if record.output is not None}
+    assert apart(image["job"], image["same"], image["both"]) <= 1 and apart(image["none"], image["zero"]) <= 1
+    assert apart(image["style"], image["again"]) <= 1
+    for one, other in (("job", "none"), ("job", "style"), ("none", "style")):
+        assert apart(image[one], image[other]) > 5
+    (entry,) = (entry for entry in summary.ledger if entry.name == "loras")
+    assert entry.effective == "switched" and 3 <= entry.measured["switches"] <= 6, "rows of one set wait together"
+    assert summary.model is not None and [one.name for one in summary.model.loras] == ["brand", "style"]
+    assert summary.model.loras[0].digest == hashlib.sha256(brand.read_bytes()).hexdigest()
+    (kept,) = (cache_home() / LORAS).glob("*.safetensors")
+    assert kept.stem == summary.model.loras[0].digest
+    assert "+ LoRA style 1.5 (" in json.dumps(Image.open(records["style"].output.uri).info, default=str)  # type: ignore[union-attr]
+    encoders = next(entry for entry in summary.ledger if entry.name == "release_text_encoders")
+    assert "LoRAs that change the text encoders" in encoders.reason or encoders.matches
+
+
+def test_a_job_of_one_set_merges_it_and_paints_the_same(files: Path, workspace: Workspace) -> None:
+    place = lora(files, "second", "diffusers")
+    job = JobOptions.model_validate({"model": "tiny-random", "device": "cpu", "loras": [f"{place}:1.5"]})
+    summary, records = run(workspace, [{"id": "one"}, {"id": "two", "loras": "second"}], job)
+    assert summary.counts.done == 2
+    (entry,) = (entry for entry in summary.ledger if entry.name == "loras")
+    assert (entry.effective, entry.requested) == ("merged into the weights", "second 1.5")
+    assert summary.load is not None and summary.load.loras > 0
+    assert apart(pixels(records["one"]), pixels(records["two"])) <= 1
+
+
+def test_a_lora_that_no_worker_could_load_is_refused_at_the_start(files: Path, workspace: Workspace) -> None:
+    source = manifest(workspace, {"id": "one"})
+    for place, error in (
+        (str(files / "vae.safetensors"), ModelError), ("none.safetensors", ModelError), ("x.ckpt", ModelError),
+        (f"file://{Path(source).parent}/none.safetensors", ObjectNotFoundError),
+        ("s3://elsewhere/lora.safetensors", ForbiddenLocationError),
+    ):  # fmt: skip
+        job = JobOptions.model_validate({"model": "tiny-random", "loras": [place]})
+        with pytest.raises(error):
+            prepare(workspace, source, "run", job, find_model="here")
+    assert workspace.plan("run") is None
+
+
+def test_a_lora_is_fetched_once_for_each_etag(files: Path, workspace: Workspace, tmp_path: Path) -> None:
+    place = Path(workspace.store.key).parent / "in" / "brand.safetensors"
+    place.write_bytes(Path(lora(files, "first", texts=True, seed=3)).read_bytes())
+    (choice,) = JobOptions.model_validate({"model": "m", "loras": [f"file://{place}"]}).loras
+    first = local_loras([choice], workspace.storage, tmp_path / "cache")
+    kept = Path(first[0].path)
+    before = kept.stat().st_ino
+    assert local_loras([choice], workspace.storage, tmp_path / "cache") == first and kept.stat().st_ino == before
+    place.write_bytes(Path(lora(files, "second", "diffusers")).read_bytes())
+    second = local_loras([choice], workspace.storage, tmp_path / "cache")
+    assert Path(second[0].path).name == f"{hashlib.sha256(place.read_bytes()).hexdigest()}.safetensors"
+    assert second != first and not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
