@@ -33,8 +33,16 @@ MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 JpegChroma = Literal["444", "422", "420"]
 """How a JPEG keeps colour: at full size, at half the width, or at half the width and height."""
 
-Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
-"""How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
+Scheduler = Literal[
+    "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc", "euler_trailing",
+    "ddim_trailing", "lcm",
+]  # fmt: skip
+"""How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler). The
+last three are for few steps: `trailing` begins at pure noise.
+"""
+
+FewStep = Literal["lcm", "lightning", "hyper"]
+"""Whose way of painting in few steps, which a LoRA or a model was trained for."""
 
 Provenance = Literal["full", "mark", "off"]
 """What an image says of its making: all, only that a model has painted in it and which, or nothing."""
@@ -98,7 +106,9 @@ class Settings(BaseSettings):
         description="Fields of the tuning, over the preset: `vae_tiling=true,compile=off`, or a JSON object.",
     )
     scheduler: Scheduler = Field(
-        default="model", description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc."
+        default="model",
+        description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc; for few steps "
+        "euler_trailing, ddim_trailing, lcm.",
     )
     prompt_syntax: PromptSyntax = Field(
         default="plain", description="plain: brackets are words; weighted: `(words)`, `(words:1.3)`, `[words]`."

@@ -6,13 +6,14 @@ import hashlib
 import heapq
 import math
 import operator
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
@@ -40,6 +41,7 @@ class JobOptions(Model):
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
     use_xformers: bool | None = None
     scheduler: Scheduler = "model"
+    few_step: FewStep | None = Field(default=None, description="What set scheduler, steps, guidance and strength.")
     prompt: str | None = Field(default=None, description="For rows that have none; `{color}` is a field of the row.")
     negative_prompt: str | None = Field(default=None, description="For rows that have none, as `prompt`.")
     prompt_syntax: PromptSyntax = "plain"
@@ -76,9 +78,9 @@ class JobOptions(Model):
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
-            "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "prompt", "negative_prompt",
-            "prompt_syntax", "quality", "steps", "guidance_scale", "strength", "blend", "match", "grain",
-            "row_limit",
+            "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
+            "negative_prompt", "prompt_syntax", "quality", "steps", "guidance_scale", "strength", "blend", "match",
+            "grain", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -95,6 +97,7 @@ def job_options(
 ) -> JobOptions:
     """A job from what was chosen (None: not chosen) over what the settings say. Raises ConfigError naming the field.
 
+    `few_step` sets the scheduler, and what was not chosen of steps, guidance and strength.
     For a field of the tuning, strongest first: `tuning_overrides` (the command line's --set, the DAG's parameter);
     `batch_size`; INPAINT_TUNING_SET; INPAINT_BATCH_SIZE.
     """
@@ -123,6 +126,8 @@ def job_options(
         "failure_threshold": settings.failure_threshold,
         "tuning_overrides": overrides,
     }
+    if (few_step := chosen.get("few_step")) is not None:
+        fields |= _few_step_fields(few_step, chosen, fields)
     try:
         return JobOptions.model_validate(fields | {name: value for name, value in chosen.items() if value is not None})
     except ValidationError as error:
@@ -131,6 +136,37 @@ def job_options(
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"a job has no option {name!r}{did_you_mean(name, _OPTIONS)}; leave it out") from None
         raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+FEW_STEPS: dict[str, Scheduler] = {"lcm": "lcm", "lightning": "euler_trailing", "hyper": "ddim_trailing"}
+"""The scheduler that each way asks for: the cards of latent-consistency/lcm-lora-sdxl, ByteDance/SDXL-Lightning and
+ByteDance/Hyper-SD."""
+
+_STEPS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])", re.IGNORECASE)
+
+
+def _few_step_fields(few_step: str, chosen: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Scheduler, steps, guidance and strength as the authors of `few_step` ask. Raises ConfigError.
+
+    The steps are those that a LoRA's name says (`sdxl_lightning_8step_lora`), else 4. Guidance is off (1), but for
+    LoRAs that keep it (`…-CFG-lora`). The strength is 1: the pipeline's own 0.9999 would drop one of few steps.
+    """
+    if few_step not in FEW_STEPS:
+        raise ConfigError(f"few_step is one of {', '.join(FEW_STEPS)}, not {few_step!r}")
+    if chosen.get("scheduler") not in (None, "model", FEW_STEPS[few_step]):
+        raise ConfigError(
+            f"few_step {few_step} sets the scheduler {FEW_STEPS[few_step]}: leave out {chosen['scheduler']}"
+        )
+    named = [str(getattr(one, "place", one)) for one in chosen.get("loras") or fields.get("loras") or ()]
+    steps = next((int(found[1]) for found in map(_STEPS_IN_NAME.search, named) if found), 4)
+    if steps == 1 and chosen.get("steps") is None:
+        raise ConfigError(
+            f"few_step {few_step}: a LoRA of one step needs a sampling of its own, which is not built in: "
+            "use one of 2, 4 or 8 steps"
+        )
+    keeps_guidance = any(re.search(r"(?i)(?<![a-z])cfg(?![a-z])", one) for one in named)
+    guidance = {} if keeps_guidance else {"guidance_scale": 1.0}
+    return {"scheduler": FEW_STEPS[few_step], "steps": steps, "strength": 1.0, **guidance}
 
 
 class Shard(Model):
@@ -314,7 +350,11 @@ def row_steps(rows: Iterable[AcceptedRow], job: JobOptions) -> array[int]:
 
 
 def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
-    return 0 if _unknown_loras(row, job) else steps_that_run(_steps(row, job), _strength(row, job))
+    return (
+        0
+        if _unknown_loras(row, job) or _asks_for_quality(row, job)
+        else steps_that_run(_steps(row, job), _strength(row, job))
+    )
 
 
 def steps_that_run(steps: int, strength: float) -> int:
@@ -340,6 +380,11 @@ def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[
     return kept, array("H", filter(None, steps))
 
 
+def _asks_for_quality(row: AcceptedRow, job: JobOptions) -> bool:
+    """Whether the row names a number of steps by its quality, which a job of few steps has another meaning for."""
+    return job.few_step is not None and row.quality is not None
+
+
 def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
     settled, field = parameters(row, job), "steps"
     message = (
@@ -353,5 +398,11 @@ def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
             f"give it with --lora {unknown[0][:60]}=PATH, or correct the row"
         )
         field = "loras"
+    elif _asks_for_quality(row, job):
+        message = (
+            f"row {row.row}: quality: {row.quality} means {STEPS[str(row.quality)]} steps, and the job paints in few "
+            f"({job.few_step}): leave it out, or give steps"
+        )
+        field = "quality"
     error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=field)
     return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

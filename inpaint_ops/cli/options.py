@@ -13,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
+from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
@@ -84,6 +84,11 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--scheduler",
             type=click.Choice(get_args(Scheduler)),
             help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
+        ),
+        click.option(
+            "--few-step",
+            type=click.Choice(get_args(FewStep)),
+            help="Scheduler, steps, guidance and strength as the LoRA or model of few steps asks.",
         ),
         click.option("--prompt", help="For rows that have none; {color} stands for the row's field of that name."),
         click.option("--negative-prompt", help="For rows that have none, as --prompt."),

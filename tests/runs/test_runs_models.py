@@ -200,3 +200,17 @@ def test_a_lora_is_fetched_once_for_each_etag(files: Path, workspace: Workspace,
     second = local_loras([choice], workspace.storage, tmp_path / "cache")
     assert Path(second[0].path).name == f"{hashlib.sha256(place.read_bytes()).hexdigest()}.safetensors"
     assert second != first and not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
+
+
+def test_few_steps_all_run_and_the_ledger_names_the_sampling(files: Path, workspace: Workspace) -> None:
+    chosen = {"model": "tiny-random", "device": "cpu", "loras": [lora(files, "second", "diffusers")]}
+    job = job_options(workspace.settings, few_step="lightning", **chosen)
+    summary, records = run(workspace, [{"id": "job", "steps": None}, {"id": "own", "steps": 6}], job)
+    assert summary.counts.done == 2, summary.reasons
+    assert {name: (record.steps, record.guidance_scale) for name, record in records.items()} == {
+        "job": (4, 1.0), "own": (6, 1.0),
+    }  # fmt: skip
+    (entry,) = (entry for entry in summary.ledger if entry.name == "scheduler")
+    assert (entry.effective, entry.matches) == ("euler_trailing", True)
+    plan = workspace.plan("run")
+    assert plan is not None and plan.job.few_step == "lightning"
