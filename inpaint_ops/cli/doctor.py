@@ -30,7 +30,7 @@ from inpaint_ops.storage.s3_client import Checksums, sends_checksums
 from inpaint_ops.storage.s3_errors import CHECKSUM_CURE
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 
-MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
 
 SDXL_SCRATCH_BYTES = 2 * 2**30
 """Free scratch below this is worth a warning: some hundred photos in flight and their results."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline
@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, single_file, tuned
-from inpaint_ops.model.adapters import Adapters, Wanted
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.recipes import recipe
 from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
@@ -31,6 +30,10 @@ from inpaint_ops.model.vaes import VaeWeights
 from inpaint_ops.model.verifying import Verified, digest, tensor_names
 from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, LoraIdentity, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
+
+if TYPE_CHECKING:
+    from inpaint_ops.model.adapters import Adapters, Wanted
+    from inpaint_ops.model.loras import LoraWeights
 
 _PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
 """Bytes that one thread reads in a go, bytes per call, threads."""
@@ -188,7 +191,7 @@ def load(
         adapters = None
         if found.loras:
             say("loras", ", ".join(lora.name for lora in found.loras))
-            adapters = Adapters(pipe, found.loras)
+            adapters = _adapters(pipe, found.loras)
             if fuse_loras is not None:
                 adapters.fuse(tuple(sorted((name, weight) for name, weight in fuse_loras.items() if weight)))
             seconds["loras"] = -clock + (clock := time.perf_counter())
@@ -244,6 +247,15 @@ def read_ahead(files: Sequence[Path]) -> None:
 def torch_device(device: DeviceInfo) -> torch.device:
     """The device that a worker paints on: the first GPU that its environment lets it see, or the processor."""
     return torch.device("cuda:0" if device.kind == "cuda" else "cpu")
+
+
+def _adapters(pipe: Any, loras: Sequence[LoraWeights]) -> Adapters:
+    """The LoRAs in `pipe`, switched off. Raises ModelError for one that does not fit, and where peft is missing."""
+    try:
+        from inpaint_ops.model.adapters import Adapters  # peft, which a model without LoRAs does not need
+    except ModuleNotFoundError as error:
+        raise ModelError(f"LoRAs need {error.name}: pip install 'inpaint-ops[model]'") from error
+    return Adapters(pipe, loras)
 
 
 def _vae(found: VaeWeights, dtype: torch.dtype, target: torch.device) -> AutoencoderKL:
