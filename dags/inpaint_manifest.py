@@ -135,6 +135,18 @@ PARAMS = {
     "negative_prompt": Param(
         default=None, type=["null", "string"], title="Negative prompt", description="For rows that have none."
     ),
+    "prompt_2": Param(
+        default=None,
+        type=["null", "string"],
+        title="Prompt of the second text encoder",
+        description="For rows that have none. Empty: the prompt.",
+    ),
+    "negative_prompt_2": Param(
+        default=None,
+        type=["null", "string"],
+        title="Negative prompt of the second text encoder",
+        description="For rows that have none.",
+    ),
     "prompt_syntax": Param(
         default=None,
         enum=[None, "plain", "weighted"],

@@ -44,6 +44,8 @@ class JobOptions(Model):
     few_step: FewStep | None = Field(default=None, description="What set scheduler, steps, guidance and strength.")
     prompt: str | None = Field(default=None, description="For rows that have none; `{color}` is a field of the row.")
     negative_prompt: str | None = Field(default=None, description="For rows that have none, as `prompt`.")
+    prompt_2: str | None = Field(default=None, description="For the second text encoder, as `prompt`.")
+    negative_prompt_2: str | None = Field(default=None, description="For the second text encoder, as `prompt`.")
     prompt_syntax: PromptSyntax = "plain"
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
@@ -58,7 +60,7 @@ class JobOptions(Model):
     )
     failure_threshold: float = Field(default=0.0, ge=0, le=1)
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
     @classmethod
     def _is_a_template(cls, value: str | None) -> str | None:
         if value is not None:
@@ -73,14 +75,14 @@ class JobOptions(Model):
 
     def texts(self) -> JobTexts:
         """What rows without texts of their own get."""
-        return JobTexts(self.prompt, self.negative_prompt)
+        return JobTexts(self.prompt, self.negative_prompt, self.prompt_2, self.negative_prompt_2)
 
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
-            "negative_prompt", "prompt_syntax", "quality", "steps", "guidance_scale", "strength", "blend", "match",
-            "grain", "row_limit",
+            "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
+            "strength", "blend", "match", "grain", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 

@@ -42,6 +42,17 @@ MAX_PROMPTS = 1024
 """Distinct texts that a job announces, at most. With more the worker keeps its text encoders."""
 
 
+Text = str | tuple[str, str]
+"""What is encoded: one text for both of SDXL's text encoders, or one for each."""
+
+
+def text_of(first: str | None, second: str | None) -> Text | None:
+    """A row's text, of its field and of the one for the second encoder; None where it has neither."""
+    if second is None or second == first:
+        return first
+    return first or "", second
+
+
 class Job(Model):
     """The first command: what to load, and how."""
 
@@ -63,7 +74,7 @@ class Job(Model):
     scheduler: Scheduler = "model"
     prompt_syntax: PromptSyntax = "plain"
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
-    prompts: tuple[str, ...] | None = Field(
+    prompts: tuple[Text, ...] | None = Field(
         default=None,
         max_length=MAX_PROMPTS,
         description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
@@ -98,6 +109,8 @@ class Item(Model):
     output: str
     prompt: str
     negative_prompt: str | None = None
+    prompt_2: str | None = Field(default=None, description="For the second text encoder; None: `prompt`.")
+    negative_prompt_2: str | None = None
     seed: int
     steps: int
     guidance_scale: float

@@ -92,6 +92,8 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--prompt", help="For rows that have none; {color} stands for the row's field of that name."),
         click.option("--negative-prompt", help="For rows that have none, as --prompt."),
+        click.option("--prompt-2", help="For the second text encoder, as --prompt."),
+        click.option("--negative-prompt-2", help="For the second text encoder, as --prompt."),
         click.option(
             "--prompt-syntax",
             type=click.Choice(get_args(PromptSyntax)),

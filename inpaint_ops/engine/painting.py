@@ -29,6 +29,7 @@ from inpaint_ops.errors import (
     NonFiniteImageError,
 )
 from inpaint_ops.model.torch_errors import is_compiler_failure, is_device_lost, is_out_of_memory
+from inpaint_ops.protocol import Text
 from inpaint_ops.records import Batch, LedgerEntry, Timings
 from inpaint_ops.tuning import Tuning
 
@@ -105,7 +106,7 @@ class Engine:
         self._pipe.set_progress_bar_config(disable=True)
 
     @torch.inference_mode()
-    def prepare_prompts(self, texts: Sequence[str]) -> None:
+    def prepare_prompts(self, texts: Sequence[Text]) -> None:
         """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch.
 
         Raises DeviceOutOfMemoryError where not even the encoders fit.

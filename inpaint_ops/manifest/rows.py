@@ -26,6 +26,9 @@ ERROR_FIELD, TEXT_FIELD = "_error", "_text"
 IGNORED_FIELDS = frozenset({ERROR_FIELD, TEXT_FIELD})
 """Fields of a row that a reader of manifests ignores: `rejected.jsonl` has them."""
 
+TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+"""Fields that say what to paint and what not; a job may give them to rows that have none."""
+
 MAX_SEED = 2**63 - 1
 _ID = re.compile(r"\w[\w.+@=() -]{0,119}")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -48,6 +51,8 @@ class Row(BaseModel):
     prompt: str
     id: str | None = Field(default=None, description="Names the output; default: the image's stem, made unique.")
     negative_prompt: str | None = None
+    prompt_2: str | None = Field(default=None, description="For SDXL's second text encoder; None: `prompt`.")
+    negative_prompt_2: str | None = None
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     quality: Quality | None = None
     steps: int | None = Field(default=None, ge=1, le=500)
@@ -70,7 +75,7 @@ class Row(BaseModel):
     )
     extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
     @classmethod
     def _no_control_characters(cls, value: str | None) -> str | None:
         if value and _CONTROL.search(value):

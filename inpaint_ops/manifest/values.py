@@ -14,7 +14,7 @@ from typing import Any
 
 from inpaint_ops.manifest.problems import BadRowError, shortened
 
-_TEXTS = frozenset({"image", "mask", "prompt", "negative_prompt"})
+_TEXTS = frozenset({"image", "mask", "prompt", "negative_prompt", "prompt_2", "negative_prompt_2"})
 _CHOICES = frozenset({"quality", "mask_channel", "blend", "match", "grain", "format"})
 _INTEGERS = frozenset({"seed", "steps", "mask_threshold", "mask_dilate"})
 _FLOATS = frozenset({"guidance_scale", "strength", "mask_blur"})

@@ -260,6 +260,7 @@ class Record(Painted, MaskMeaning):
         default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
     )
     prompt: str = ""
+    prompt_2: str | None = Field(default=None, exclude_if=operator.not_, description="The second text encoder's.")
     seed: int | None = None
     steps_requested: Count | None = None
     guidance_scale: Number | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from inpaint_ops.config import Settings
 from inpaint_ops.manifest import Row
 from inpaint_ops.planning import JobOptions, PaintParameters
-from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
+from inpaint_ops.protocol import MAX_PROMPTS, Item, Job, Text, text_of
 from inpaint_ops.records import LoraFile
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.received import OUTPUT, Expected
@@ -88,8 +88,13 @@ def _one_set(files: Collection[RowFiles]) -> dict[str, float] | None:
     return None if any(other != first for other in sets) else first
 
 
-def _prompts(files: Collection[RowFiles]) -> tuple[str, ...] | None:
+def _prompts(files: Collection[RowFiles]) -> tuple[Text, ...] | None:
     """Every distinct prompt of the rows to come; None where they are too many to keep."""
     rows = [one.row for one in files]
-    texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
+    both = (
+        text
+        for row in rows
+        for text in (text_of(row.prompt, row.prompt_2), text_of(row.negative_prompt, row.negative_prompt_2))
+    )
+    texts = dict.fromkeys(text for text in both if text is not None)
     return tuple(texts) if len(texts) <= MAX_PROMPTS else None

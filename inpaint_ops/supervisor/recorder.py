@@ -345,6 +345,7 @@ class Recorder:
             attempt=self.attempt,
             retry=retry_of(self.shard),
             prompt=row.prompt,
+            prompt_2=row.prompt_2,
             seed=chosen.seed,
             steps_requested=chosen.steps,
             guidance_scale=chosen.guidance_scale,

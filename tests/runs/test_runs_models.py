@@ -202,6 +202,28 @@ def test_a_lora_is_fetched_once_for_each_etag(files: Path, workspace: Workspace,
     assert second != first and not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
 
 
+def test_a_text_for_the_second_encoder_reaches_the_image_and_the_record(workspace: Workspace) -> None:
+    """The job's, with a field of the row in it, and the row's own; every text is encoded before the encoders go."""
+    rows = [
+        {"id": "none", "prompt_2": "x"},
+        {"id": "job", "style": "oil"},
+        {"id": "own", "prompt_2": "fog", "style": ""},
+    ]
+    job = JobOptions(model="tiny-random", device="cpu", prompt_2="{style} painting", tuning_overrides={"batch_size": 1})
+    summary, records = run(workspace, [row | {"style": row.get("style", "-")} for row in rows], job)
+    assert summary.counts.done == 3, [record.error for record in records.values()]
+    assert {name: record.prompt_2 for name, record in records.items()} == {
+        "none": "x", "job": "oil painting", "own": "fog",
+    }  # fmt: skip
+    assert apart(pixels(records["none"]), pixels(records["job"])) > 1
+    assert apart(pixels(records["none"]), pixels(records["own"])) > 1
+    output = records["job"].output
+    assert output is not None
+    assert "(second text encoder: oil painting)" in json.dumps(Image.open(output.uri).info, default=str)
+    encoders = next(entry for entry in summary.ledger if entry.name == "release_text_encoders")
+    assert encoders.measured["texts_encoded"] == 4, "three texts and the empty one"
+
+
 def test_few_steps_all_run_and_the_ledger_names_the_sampling(files: Path, workspace: Workspace) -> None:
     chosen = {"model": "tiny-random", "device": "cpu", "loras": [lora(files, "second", "diffusers")]}
     job = job_options(workspace.settings, few_step="lightning", **chosen)
