@@ -145,9 +145,9 @@ class Prompts:
         for_each = self.split(text)
         if self._syntax == "plain" and all(len(one.chunks) == 1 for one in for_each):
             with self._tokenizing:
-                one, other = (text, None) if isinstance(text, str) else text
+                mine, second = (text, None) if isinstance(text, str) else text
                 tokens, _, pooled, _ = self._pipe.encode_prompt(
-                    prompt=one, prompt_2=other, num_images_per_prompt=1, do_classifier_free_guidance=False
+                    prompt=mine, prompt_2=second, num_images_per_prompt=1, do_classifier_free_guidance=False
                 )
             return Embedding(tokens.cpu(), pooled.cpu())
         most = max(len(one.chunks) for one in for_each)
