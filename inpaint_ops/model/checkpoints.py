@@ -89,8 +89,13 @@ def read_header(path: Path) -> Header:
                 tensors[name] = Tensor(tuple(about.get_shape()), about.get_dtype())
             return Header(path, tensors, opened.metadata() or {})
     except (SafetensorError, OSError) as error:
-        with path.open("rb") as raw:
-            begin = raw.read(4)
+        try:
+            with path.open("rb") as raw:
+                begin = raw.read(4)
+        except OSError as unreadable:
+            raise ModelError(
+                f"{path} cannot be read: {unreadable.strerror}; let the user who paints read it"
+            ) from error
         if begin[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
             raise ModelError(f"{path} is a pickle under another name: {PICKLE_CURE}") from error
         raise ModelError(
@@ -143,7 +148,7 @@ def vae_recipe(header: Header) -> tuple[Recipe, str]:
     for prefix in (VAE, "vae.", ""):
         name = f"{prefix}encoder.conv_in.weight"
         if name in header.tensors:
-            width, last = header.tensors[name].shape[0], _shape(header, f"{prefix}encoder.conv_out.weight")[1]
+            width, last = _shape(header, name)[0], _shape(header, f"{prefix}encoder.conv_out.weight")[1]
             for recipe in RECIPES.values():
                 widths = recipe.vae["block_out_channels"]
                 if (widths[0], widths[-1]) == (width, last):

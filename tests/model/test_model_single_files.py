@@ -20,7 +20,7 @@ from inpaint_ops.cli.models import models
 from inpaint_ops.device import describe
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights, tokenizers
-from inpaint_ops.model.checkpoints import read_checkpoint
+from inpaint_ops.model.checkpoints import read_checkpoint, read_header, vae_recipe
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.own_models import is_random
 from inpaint_ops.model.single_file import check, convert
@@ -253,6 +253,10 @@ def test_damage_is_named(file: Path, tmp_path: Path) -> None:
             resolve(str(file))
     with pytest.raises(ModelError, match="there is no such file"):
         resolve(str(tmp_path / "none.safetensors"))
+    scalar = tmp_path / "scalar.safetensors"
+    save_file({"encoder.conv_in.weight": torch.tensor(1.0)}, scalar)
+    with pytest.raises(ModelError, match=r"has no encoder\.conv_in\.weight"):
+        vae_recipe(read_header(scalar))
 
 
 @pytest.mark.parametrize("name", ["sd.ckpt", "SD.CKPT", "sd.pt", "sd.bin", "owner/sd.ckpt", "/models/sd.pth"])
