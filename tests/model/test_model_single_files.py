@@ -401,7 +401,11 @@ def packed_merges() -> bytes:
     return gzip.compress("\n".join(["version", *map(" ".join, merges)]).encode())
 
 
-@pytest.mark.parametrize("packed", [b"not gzip", gzip.compress(b"version\na b\n"), gzip.compress(b"\xff\xfe")])
+@pytest.mark.parametrize(
+    "packed",
+    [b"not gzip", gzip.compress(b"version\na b\n"), gzip.compress(b"\xff\xfe")],
+    ids=["not gzip", "too few", "not UTF-8"],
+)
 def test_a_vocabulary_that_is_not_clips_is_refused(tmp_path: Path, packed: bytes) -> None:
     (tmp_path / tokenizers.VOCABULARY).write_bytes(packed)
     with pytest.raises(ModelError, match="cannot be read"):
