@@ -27,7 +27,7 @@ from bench.results import CellResult, Spread
 from inpaint_ops import device as cards
 from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, LoggingListener, PaintItem, PaintResult
-from inpaint_ops.model import attention, random_weights
+from inpaint_ops.model import attention, random_weights, recipes
 from inpaint_ops.model.loading import LoadedModel, load
 from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION
 from inpaint_ops.model.sources import find, native_size, resolve, workload
@@ -311,12 +311,12 @@ def count_step(model: str, side: int) -> float | None:
     Counted by torch.utils.flop_counter over the layers' shapes on the meta device: matrix products, convolutions and
     attention, a multiply-add as two. None for a model that is not one of ours. Latents (2, 9, side / 8, side / 8).
     """
-    if model not in random_weights.RECIPES:
+    if model not in recipes.RECIPES:
         return None
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**random_weights.recipe(model).unet)
+        unet = UNet2DConditionModel(**recipes.recipe(model).unet)
         latents = torch.empty(2, 9, side // 8, side // 8)
         text = torch.empty(2, 77, unet.config.cross_attention_dim)
         sizes = 6 * unet.config.addition_time_embed_dim

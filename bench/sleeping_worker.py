@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from inpaint_ops import worker
 from inpaint_ops.engine import PaintItem, PaintResult
 from inpaint_ops.engine.measuring import Measurements
-from inpaint_ops.protocol import Job, Ready
+from inpaint_ops.protocol import Job, Ready, Text
 from inpaint_ops.records import (
     Batch,
     ColdStart,
@@ -38,7 +38,7 @@ DEVICE = DeviceInfo(kind="cpu", name="a device that sleeps", uuid="sleeping")
 
 
 class _OneChunk:
-    def shape(self, prompt: str, negative_prompt: str | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
+    def shape(self, prompt: Text, negative_prompt: Text | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
         return 1, ()
 
 

@@ -101,10 +101,30 @@ PARAMS = {
     ),
     "scheduler": Param(
         default=None,
-        enum=[None, "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"],
+        enum=[
+            None,
+            "model",
+            "euler",
+            "euler_a",
+            "dpmpp_2m",
+            "dpmpp_2m_karras",
+            "ddim",
+            "heun",
+            "unipc",
+            "euler_trailing",
+            "ddim_trailing",
+            "lcm",
+        ],
         values_display={"null": "as the settings say"},
         title="Scheduler",
         description="How the denoising steps are taken. Empty: as the settings say (the model's own, euler).",
+    ),
+    "few_step": Param(
+        default=None,
+        enum=[None, "lcm", "lightning", "hyper"],
+        values_display={"null": "no"},
+        title="Few steps",
+        description="Scheduler, steps, guidance and strength as the LoRA or the model of few steps asks.",
     ),
     "prompt": Param(
         default=None,
@@ -114,6 +134,18 @@ PARAMS = {
     ),
     "negative_prompt": Param(
         default=None, type=["null", "string"], title="Negative prompt", description="For rows that have none."
+    ),
+    "prompt_2": Param(
+        default=None,
+        type=["null", "string"],
+        title="Prompt of the second text encoder",
+        description="For rows that have none. Empty: the prompt.",
+    ),
+    "negative_prompt_2": Param(
+        default=None,
+        type=["null", "string"],
+        title="Negative prompt of the second text encoder",
+        description="For rows that have none.",
     ),
     "prompt_syntax": Param(
         default=None,
@@ -147,7 +179,30 @@ PARAMS = {
         default=None,
         type=["null", "string"],
         title="Model",
-        description="A hub id, a folder on the GPU machines, demo, or tiny-random. Empty: as the settings say.",
+        description="A hub id, a folder or a .safetensors file on the GPU machines, demo, or tiny-random. "
+        "Empty: as the settings say.",
+    ),
+    "vae": Param(
+        default=None,
+        type=["null", "string"],
+        title="VAE",
+        description="In place of the model's own: a diffusers folder or a .safetensors file on the GPU machines. "
+        "Empty: as the settings say.",
+    ),
+    "loras": Param(
+        default=None,
+        type=["null", "array"],
+        items={"type": "string", "minLength": 1},
+        title="LoRAs",
+        description="One per line: [NAME=]PATH_OR_URI[:WEIGHT], a path on the GPU machines or a URI of the store. "
+        "Rows may choose of them by name. Empty: as the settings say.",
+    ),
+    "tokenizer": Param(
+        default=None,
+        type=["null", "string"],
+        title="Tokenizer",
+        description="For a model in one file: the folder of an SDXL model, or of its tokenizer, on the GPU machines. "
+        "Empty: as the settings say, or found there.",
     ),
     "row_limit": Param(
         default=None, type=["null", "integer"], minimum=1, title="Row limit", description="Only the first rows."

@@ -33,8 +33,16 @@ MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 JpegChroma = Literal["444", "422", "420"]
 """How a JPEG keeps colour: at full size, at half the width, or at half the width and height."""
 
-Scheduler = Literal["model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc"]
-"""How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler)."""
+Scheduler = Literal[
+    "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc", "euler_trailing",
+    "ddim_trailing", "lcm",
+]  # fmt: skip
+"""How the denoising steps are taken; `model`: as the model's own configuration has it (SDXL inpainting: euler). The
+last three are for few steps: `trailing` begins at pure noise.
+"""
+
+FewStep = Literal["lcm", "lightning", "hyper"]
+"""Whose way of painting in few steps, which a LoRA or a model was trained for."""
 
 Provenance = Literal["full", "mark", "off"]
 """What an image says of its making: all, only that a model has painted in it and which, or nothing."""
@@ -74,9 +82,20 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        default=DEFAULT_MODEL, description="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random."
+        default=DEFAULT_MODEL,
+        description="A hub id, a folder, a .safetensors file, demo, or tiny-random, mid-random, sdxl-random.",
     )
     model_revision: str | None = Field(default=None, description="The hub commit or tag to pin.")
+    vae: str | None = Field(
+        default=None, description="A VAE in place of the model's own: a diffusers folder or a .safetensors file."
+    )
+    loras: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="LoRAs of every job, with commas between: `PATH_OR_URI[:WEIGHT]` or `NAME=PATH_OR_URI[:WEIGHT]`.",
+    )
+    tokenizer: str | None = Field(
+        default=None, description="For a model in one file: the folder of an SDXL model, or of its tokenizer."
+    )
     tuning: str = Field(default="auto", description="A tuning preset: auto, notes, low-memory, fast.")
     batch_size: int | None = Field(default=None, ge=1, le=64, description="Rows painted together; empty: chosen.")
     use_xformers: bool | None = Field(
@@ -87,7 +106,9 @@ class Settings(BaseSettings):
         description="Fields of the tuning, over the preset: `vae_tiling=true,compile=off`, or a JSON object.",
     )
     scheduler: Scheduler = Field(
-        default="model", description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc."
+        default="model",
+        description="model (its own), euler, euler_a, dpmpp_2m, dpmpp_2m_karras, ddim, heun, unipc; for few steps "
+        "euler_trailing, ddim_trailing, lcm.",
     )
     prompt_syntax: PromptSyntax = Field(
         default="plain", description="plain: brackets are words; weighted: `(words)`, `(words:1.3)`, `[words]`."
@@ -223,7 +244,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name} may hold a credential, which a worker does not get")
         return names
 
-    @field_validator("allowed_prefixes", "worker_env", mode="before")
+    @field_validator("allowed_prefixes", "worker_env", "loras", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -240,7 +261,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"this is not JSON: {error}") from None
         return parse_fields(part for part in value.split(",") if part.strip())
 
-    @field_validator("batch_size", "shard_rows", "use_xformers", "model_revision", mode="before")
+    @field_validator("batch_size", "shard_rows", "use_xformers", "model_revision", "vae", "tokenizer", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

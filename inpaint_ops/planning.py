@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import operator
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
 from inpaint_ops.manifest.rows import constructed
-from inpaint_ops.records import Count, ErrorInfo, Forecast, Model, Moment
+from inpaint_ops.records import Count, ErrorInfo, Forecast, Loras, Model, Moment, check_names, parse_row_lora
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -31,13 +33,19 @@ class JobOptions(Model):
 
     model: str
     model_revision: str | None = None
+    vae: str | None = None
+    tokenizer: str | None = None
+    loras: Loras = Field(default=(), description="What rows that name none are painted with; rows may choose of them.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = "auto"
     tuning_overrides: dict[str, Any] = Field(default_factory=dict)
     use_xformers: bool | None = None
     scheduler: Scheduler = "model"
+    few_step: FewStep | None = Field(default=None, description="What set scheduler, steps, guidance and strength.")
     prompt: str | None = Field(default=None, description="For rows that have none; `{color}` is a field of the row.")
     negative_prompt: str | None = Field(default=None, description="For rows that have none, as `prompt`.")
+    prompt_2: str | None = Field(default=None, description="For the second text encoder, as `prompt`.")
+    negative_prompt_2: str | None = Field(default=None, description="For the second text encoder, as `prompt`.")
     prompt_syntax: PromptSyntax = "plain"
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
@@ -52,22 +60,29 @@ class JobOptions(Model):
     )
     failure_threshold: float = Field(default=0.0, ge=0, le=1)
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
     @classmethod
     def _is_a_template(cls, value: str | None) -> str | None:
         if value is not None:
             fields_of(value)
         return value
 
+    @field_validator("loras")
+    @classmethod
+    def _have_names_of_their_own(cls, value: Loras) -> Loras:
+        check_names(value)
+        return value
+
     def texts(self) -> JobTexts:
         """What rows without texts of their own get."""
-        return JobTexts(self.prompt, self.negative_prompt)
+        return JobTexts(self.prompt, self.negative_prompt, self.prompt_2, self.negative_prompt_2)
 
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
-            "model", "model_revision", "scheduler", "prompt", "negative_prompt", "prompt_syntax", "quality", "steps",
-            "guidance_scale", "strength", "blend", "match", "grain", "row_limit",
+            "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
+            "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
+            "strength", "blend", "match", "grain", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -84,6 +99,7 @@ def job_options(
 ) -> JobOptions:
     """A job from what was chosen (None: not chosen) over what the settings say. Raises ConfigError naming the field.
 
+    `few_step` sets the scheduler, and what was not chosen of steps, guidance and strength.
     For a field of the tuning, strongest first: `tuning_overrides` (the command line's --set, the DAG's parameter);
     `batch_size`; INPAINT_TUNING_SET; INPAINT_BATCH_SIZE.
     """
@@ -97,6 +113,9 @@ def job_options(
     fields: dict[str, Any] = {
         "model": settings.model,
         "model_revision": settings.model_revision,
+        "vae": settings.vae,
+        "tokenizer": settings.tokenizer,
+        "loras": settings.loras,
         "device": settings.device,
         "tuning": settings.tuning,
         "scheduler": settings.scheduler,
@@ -109,6 +128,8 @@ def job_options(
         "failure_threshold": settings.failure_threshold,
         "tuning_overrides": overrides,
     }
+    if (few_step := chosen.get("few_step")) is not None:
+        fields |= _few_step_fields(few_step, chosen, fields)
     try:
         return JobOptions.model_validate(fields | {name: value for name, value in chosen.items() if value is not None})
     except ValidationError as error:
@@ -117,6 +138,37 @@ def job_options(
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"a job has no option {name!r}{did_you_mean(name, _OPTIONS)}; leave it out") from None
         raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+FEW_STEPS: dict[str, Scheduler] = {"lcm": "lcm", "lightning": "euler_trailing", "hyper": "ddim_trailing"}
+"""The scheduler that each way asks for: the cards of latent-consistency/lcm-lora-sdxl, ByteDance/SDXL-Lightning and
+ByteDance/Hyper-SD."""
+
+_STEPS_IN_NAME = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])", re.IGNORECASE)
+
+
+def _few_step_fields(few_step: str, chosen: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Scheduler, steps, guidance and strength as the authors of `few_step` ask. Raises ConfigError.
+
+    The steps are those that a LoRA's name says (`sdxl_lightning_8step_lora`), else 4. Guidance is off (1), but for
+    LoRAs that keep it (`…-CFG-lora`). The strength is 1: the pipeline's own 0.9999 would drop one of few steps.
+    """
+    if few_step not in FEW_STEPS:
+        raise ConfigError(f"few_step is one of {', '.join(FEW_STEPS)}, not {few_step!r}")
+    if chosen.get("scheduler") not in (None, "model", FEW_STEPS[few_step]):
+        raise ConfigError(
+            f"few_step {few_step} sets the scheduler {FEW_STEPS[few_step]}: leave out {chosen['scheduler']}"
+        )
+    named = [str(getattr(one, "place", one)) for one in chosen.get("loras") or fields.get("loras") or ()]
+    steps = next((int(found[1]) for found in map(_STEPS_IN_NAME.search, named) if found), 4)
+    if steps == 1 and chosen.get("steps") is None:
+        raise ConfigError(
+            f"few_step {few_step}: a LoRA of one step needs a sampling of its own, which is not built in: "
+            "use one of 2, 4 or 8 steps"
+        )
+    keeps_guidance = any(re.search(r"(?i)(?<![a-z])cfg(?![a-z])", one) for one in named)
+    guidance = {} if keeps_guidance else {"guidance_scale": 1.0}
+    return {"scheduler": FEW_STEPS[few_step], "steps": steps, "strength": 1.0, **guidance}
 
 
 class Shard(Model):
@@ -205,6 +257,9 @@ class PaintParameters(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    loras: dict[str, float] = Field(
+        default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
+    )
 
 
 class PlannedRow(AcceptedRow):
@@ -259,7 +314,24 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         blend=row.blend or ("feather" if row.mask_blur else job.blend),
         match=row.match or job.match,
         grain=row.grain or job.grain,
+        loras=_loras(row, job),
     )
+
+
+def _loras(row: AcceptedRow, job: JobOptions) -> dict[str, float]:
+    weights = {one.name: one.weight for one in job.loras}
+    if row.loras is None:
+        return weights
+    named = map(parse_row_lora, row.loras)
+    return {name: weights.get(name, 0.0) if weight is None else weight for name, weight in named}
+
+
+def _unknown_loras(row: AcceptedRow, job: JobOptions) -> list[str]:
+    """Names of LoRAs that the row asks for and the job does not have."""
+    if not row.loras:
+        return []
+    known = {one.name for one in job.loras}
+    return [name for name, _ in map(parse_row_lora, row.loras) if name not in known]
 
 
 def _steps(row: AcceptedRow, job: JobOptions) -> int:
@@ -275,8 +347,16 @@ def _strength(row: AcceptedRow, job: JobOptions) -> float:
 
 
 def row_steps(rows: Iterable[AcceptedRow], job: JobOptions) -> array[int]:
-    """The denoising steps of each row that will really run, in the order of the rows."""
-    return array("H", (steps_that_run(_steps(row, job), _strength(row, job)) for row in rows))
+    """The denoising steps of each row that will really run, in the order of the rows; 0 where it cannot be painted."""
+    return array("H", (_steps_to_run(row, job) for row in rows))
+
+
+def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
+    return (
+        0
+        if _unknown_loras(row, job) or _asks_for_quality(row, job)
+        else steps_that_run(_steps(row, job), _strength(row, job))
+    )
 
 
 def steps_that_run(steps: int, strength: float) -> int:
@@ -285,31 +365,46 @@ def steps_that_run(steps: int, strength: float) -> int:
 
 
 def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, array[int]]:
-    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise.
+    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise, or
+    which name a LoRA that the job does not have.
 
     Beside it the steps of each accepted row, as `row_steps` gives them: the rows are unpacked once for both.
     """
     steps = row_steps(parsed.accepted, job)
     if all(steps):
         return parsed, steps
-    without = (_without_steps(row, job) for row in parsed.accepted if not _has_steps(row, job))
+    without = (_unpaintable(row, job) for row in parsed.accepted if not _steps_to_run(row, job))
     kept = ParsedManifest.packed(
-        (row for row in parsed.accepted if _has_steps(row, job)),
+        (row for row in parsed.accepted if _steps_to_run(row, job)),
         heapq.merge(parsed.rejected, without, key=lambda row: row.row),
         parsed.notes,
     )
     return kept, array("H", filter(None, steps))
 
 
-def _has_steps(row: AcceptedRow, job: JobOptions) -> bool:
-    return steps_that_run(_steps(row, job), _strength(row, job)) > 0
+def _asks_for_quality(row: AcceptedRow, job: JobOptions) -> bool:
+    """Whether the row names a number of steps by its quality, which a job of few steps has another meaning for."""
+    return job.few_step is not None and row.quality is not None
 
 
-def _without_steps(row: AcceptedRow, job: JobOptions) -> RejectedRow:
-    settled = parameters(row, job)
+def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
+    settled, field = parameters(row, job), "steps"
     message = (
         f"row {row.row}: steps: {settled.steps} at a strength of {settled.strength:g} leave no denoising step: "
         "ask for more steps, or a strength of 1"
     )
-    error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field="steps")
+    if unknown := _unknown_loras(row, job):
+        known = ", ".join(one.name for one in job.loras) or "none"
+        message = (
+            f"row {row.row}: loras: the job has no LoRA called {unknown[0][:60]!r} (it has: {known}): "
+            f"give it with --lora {unknown[0][:60]}=PATH, or correct the row"
+        )
+        field = "loras"
+    elif _asks_for_quality(row, job):
+        message = (
+            f"row {row.row}: quality: {row.quality} means {STEPS[str(row.quality)]} steps, and the job paints in few "
+            f"({job.few_step}): leave it out, or give steps"
+        )
+        field = "quality"
+    error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=field)
     return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

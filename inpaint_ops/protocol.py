@@ -30,6 +30,7 @@ from inpaint_ops.records import (
     DeviceInfo,
     ErrorInfo,
     LedgerEntry,
+    LoraFile,
     Measured,
     Memory,
     Model,
@@ -41,12 +42,31 @@ MAX_PROMPTS = 1024
 """Distinct texts that a job announces, at most. With more the worker keeps its text encoders."""
 
 
+Text = str | tuple[str, str]
+"""What is encoded: one text for both of SDXL's text encoders, or one for each."""
+
+
+def text_of(first: str | None, second: str | None) -> Text | None:
+    """A row's text, of its field and of the one for the second encoder; None where it has neither."""
+    if second is None or second == first:
+        return first
+    return first or "", second
+
+
 class Job(Model):
     """The first command: what to load, and how."""
 
     kind: Literal["job"] = "job"
-    model: str = Field(description="A hub id, a folder, demo, or tiny-random, mid-random, sdxl-random.")
+    model: str = Field(
+        description="A hub id, a folder, a .safetensors file, demo, or tiny-random, mid-random, sdxl-random."
+    )
     revision: str | None = None
+    vae: str | None = Field(default=None, description="A folder or a file: takes the place of the model's own VAE.")
+    tokenizer: str | None = Field(default=None, description="A folder, for a model in one file.")
+    loras: tuple[LoraFile, ...] = ()
+    fuse_loras: dict[str, float] | None = Field(
+        default=None, description="What every row that comes is painted with, by name; None: rows differ."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tuning: str = Field(default="auto", description="A preset.")
     tuning_overrides: dict[str, Any] = Field(default_factory=dict, description="Fields of Tuning set by hand.")
@@ -54,7 +74,7 @@ class Job(Model):
     scheduler: Scheduler = "model"
     prompt_syntax: PromptSyntax = "plain"
     expected_rows: int = Field(default=1, ge=1, description="Rows that may come: lets the planner weigh warm-up.")
-    prompts: tuple[str, ...] | None = Field(
+    prompts: tuple[Text, ...] | None = Field(
         default=None,
         max_length=MAX_PROMPTS,
         description="Every distinct prompt and negative prompt that rows will bring; None: not known, or too many.",
@@ -89,10 +109,13 @@ class Item(Model):
     output: str
     prompt: str
     negative_prompt: str | None = None
+    prompt_2: str | None = Field(default=None, description="For the second text encoder; None: `prompt`.")
+    negative_prompt_2: str | None = None
     seed: int
     steps: int
     guidance_scale: float
     strength: float
+    loras: dict[str, float] = Field(default_factory=dict)
     mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = None
     mask_invert: bool = False

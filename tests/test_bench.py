@@ -18,7 +18,7 @@ from bench.cells import PARTS, Cell
 from bench.request import Started
 from bench.results import CellResult, Results, Spread, load, load_all, with_fractions
 from bench.schedule import RESERVE, Costs, keep
-from inpaint_ops.model import random_weights
+from inpaint_ops.model import recipes
 from inpaint_ops.records import DeviceInfo, Memory, now
 from inpaint_ops.runs.forecasting import JobOptions, Work, benchmark_table, forecast
 from inpaint_ops.tuning import PRESETS, Tuning
@@ -284,7 +284,7 @@ def test_the_operations_that_costs_and_the_docs_name_are_those_counted() -> None
     step = painting.count_step(gpu.MODEL, 1024)
     assert step == pytest.approx(schedule._SDXL_STEP_FLOPS, rel=0.001)
     with torch.device("meta"):
-        vae = AutoencoderKL(**random_weights.recipe(gpu.MODEL).vae)
+        vae = AutoencoderKL(**recipes.recipe(gpu.MODEL).vae)
         counts = [step]
         for work, given in ((vae.encode, torch.empty(1, 3, 1024, 1024)), (vae.decode, torch.empty(1, 4, 128, 128))):
             with FlopCounterMode(display=False) as counter, torch.no_grad():

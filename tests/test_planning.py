@@ -254,3 +254,49 @@ def test_the_variables_that_the_dags_read_are_known() -> None:
     files = [*(root / "dags").glob("*.py"), *(root / "inpaint_ops_airflow").rglob("*.py")]
     read = {name for file in files for name in re.findall(r'"(INPAINT_[A-Z0-9_]+)"', file.read_text())}
     assert read - {f"INPAINT_{name.upper()}" for name in Settings.model_fields} == set(READ_BY_THE_DAGS)
+
+
+@pytest.mark.parametrize(
+    ("few_step", "lora", "expected"),
+    [
+        ("lcm", "lcm-lora-sdxl.safetensors", ("lcm", 4, 1.0, 1.0)),
+        ("lightning", "sdxl_lightning_8step_lora.safetensors", ("euler_trailing", 8, 1.0, 1.0)),
+        ("lightning", None, ("euler_trailing", 4, 1.0, 1.0)),
+        ("hyper", "Hyper-SDXL-2steps-lora.safetensors:0.9", ("ddim_trailing", 2, 1.0, 1.0)),
+        ("hyper", "s3://b/Hyper-SDXL-12steps-CFG-lora.safetensors", ("ddim_trailing", 12, 7.5, 1.0)),
+    ],
+)
+def test_few_steps_are_sampled_as_their_authors_ask(
+    few_step: str, lora: str | None, expected: tuple[str, int, float, float]
+) -> None:
+    loras = [lora] if lora else None
+    job = job_options(Settings(), model="m", few_step=few_step, loras=loras)
+    assert (job.scheduler, job.steps, job.guidance_scale, job.strength) == expected
+    assert steps_that_run(expected[1], job.strength) == expected[1], "0.9999 would drop one"
+    chosen = job_options(
+        Settings(), model="m", few_step=few_step, loras=loras, steps=6, guidance_scale=1.5, strength=0.5
+    )
+    assert (chosen.steps, chosen.guidance_scale, chosen.strength) == (6, 1.5, 0.5)
+    assert (
+        job.identity()["few_step"] == few_step and job_options(Settings(), model="m", loras=loras).scheduler == "model"
+    )
+
+
+def test_what_few_steps_cannot_have_is_refused() -> None:
+    for chosen, says in (
+        ({"few_step": "lightning", "loras": ["sdxl_lightning_1step_x0.safetensors"]}, "one step needs a sampling"),
+        ({"few_step": "lcm", "scheduler": "heun"}, "sets the scheduler lcm: leave out heun"),
+        ({"few_step": "turbo"}, "one of lcm, lightning, hyper"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            job_options(Settings(), model="m", **chosen)
+    job = job_options(Settings(), model="m", few_step="lcm")
+    rows = [
+        AcceptedRow(row=1, id="a", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", quality="good"),
+        AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=6),
+        AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
+    ]
+    kept, steps = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), job)
+    assert ([row.id for row in kept.accepted], list(steps)) == (["b", "c"], [6, 4])
+    (bad,) = kept.rejected
+    assert bad.error.field == "quality" and "good means 20 steps, and the job paints in few (lcm)" in bad.error.message

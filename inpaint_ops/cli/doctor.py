@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from inpaint_ops.config import Settings
 from inpaint_ops.device import visible_devices
 from inpaint_ops.device.health import device_health, health_warnings
-from inpaint_ops.errors import AccessDeniedError, InpaintOpsError, UnsafePathError
+from inpaint_ops.errors import AccessDeniedError, InpaintOpsError, ModelError, UnsafePathError
 from inpaint_ops.images.formats import FORMATS
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
 from inpaint_ops.model.cache import cache_home, hub_cache, repository, snapshots
-from inpaint_ops.model.own_models import DEMO_MODEL, RANDOM_MODELS
+from inpaint_ops.model.own_models import DEMO_MODEL, PICKLES, RANDOM_MODELS
 from inpaint_ops.records import Model
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage, make_s3_client, probe_conditional_put, probe_etag
@@ -30,7 +30,7 @@ from inpaint_ops.storage.s3_client import Checksums, sends_checksums
 from inpaint_ops.storage.s3_errors import CHECKSUM_CURE
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 
-MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+MODEL_STACK = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
 
 SDXL_SCRATCH_BYTES = 2 * 2**30
 """Free scratch below this is worth a warning: some hundred photos in flight and their results."""
@@ -127,12 +127,28 @@ def _model(settings: Settings) -> Check:
         return Check(name="model", state="ok", detail=f"{name}: a small model for trying out; it ignores prompts")
     if Path(name).is_dir():
         return Check(name="model", state="ok", detail=f"folder {name}")
+    if Path(name).suffix.lower() in (".safetensors", *PICKLES):
+        return _model_file(settings)
     hub = hub_cache()
     if any(snapshots(repository(hub, name))):
         return Check(name="model", state="ok", detail=f"{name} in {hub}")
     free = shutil.disk_usage(_existing(hub)).free
     room = "" if free > SDXL_FP16_BYTES else f"; only {free / 1e9:.1f} GB free, it takes about 7 GB"
     return Check(name="model", state="missing", detail=f"{name} is not in {hub}: inpaint-ops models pull{room}")
+
+
+def _model_file(settings: Settings) -> Check:
+    """A model in one file: by its header, and whether it finds a tokenizer."""
+    try:
+        from inpaint_ops.model import checkpoints, tokenizers  # need safetensors, which is not in Airflow's own image
+
+        about = checkpoints.read_checkpoint(Path(settings.model).expanduser())
+        given = None if settings.tokenizer is None else Path(settings.tokenizer).expanduser()
+        found = tokenizers.find(about.vocabulary, given, hub_cache())
+    except (ModelError, ModuleNotFoundError) as error:
+        return Check(name="model", state="missing", detail=str(error))
+    way = "an inpainting model" if about.channels == 9 else "plain SDXL, painted by masked latents"
+    return Check(name="model", state="ok", detail=f"file {settings.model}: {way}; tokenizer: {found}")
 
 
 def _scratch(settings: Settings) -> Check:

@@ -1,4 +1,4 @@
-"""inpaint-ops models pull | list | verify."""
+"""inpaint-ops models pull | list | verify | convert."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from inpaint_ops.cli.options import as_command, json_option
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import load_settings
+from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import cache_home
 
 
@@ -63,11 +64,42 @@ def models_list(as_json: bool) -> None:
 
 
 @models.command("verify")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("place", metavar="FOLDER|FILE", type=click.Path(exists=True, path_type=Path))
 @as_command
-def models_verify(folder: Path) -> None:
-    """Check that FOLDER holds a whole SDXL inpainting model in safetensors, and the one that was published."""
-    from inpaint_ops.model.verifying import check_published, verify
+def models_verify(place: Path) -> None:
+    """Check that FOLDER or FILE is a whole SDXL model in safetensors, and the one that was published."""
+    from inpaint_ops.model.verifying import check_published, verify, verify_file
 
-    check_published(verify(folder))
-    say(f"{folder}: whole")
+    if place.is_dir():
+        check_published(verify(place))
+        say(f"{place}: whole")
+        return
+    from inpaint_ops.model.single_file import check
+
+    found = verify_file(place)
+    if found.checkpoint is not None:
+        check(found.checkpoint)
+    say(f"{place}: whole, SHA-256 {found.digest}")
+
+
+@models.command("convert")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="The folder of an SDXL model, or its tokenizer's.")
+@as_command
+def models_convert(file: Path, folder: Path, tokenizer: Path | None) -> None:
+    """Make a diffusers folder, FOLDER, of the SDXL model in FILE, a .safetensors file; it keeps its 16 or 32 bits."""
+    from inpaint_ops.model.checkpoints import is_file_name
+    from inpaint_ops.model.sources import resolve
+    from inpaint_ops.model.verifying import verify
+
+    given = tokenizer or load_settings().tokenizer
+    if not is_file_name(str(file)):
+        raise ModelError(f"{file} is no .safetensors file: name one")
+    source = resolve(str(file), tokenizer=given and str(given))
+    assert source.checkpoint is not None and source.tokenizers is not None
+    from inpaint_ops.model.single_file import convert  # torch, once the file is known to be a model
+
+    verify(convert(source.checkpoint, source.tokenizers, folder), dtype="float32")
+    way = "an inpainting model" if source.checkpoint.channels == 9 else "plain SDXL"
+    say(f"{folder}: {way}, {sum(one.stat().st_size for one in folder.rglob('*.safetensors')) / 1e9:.2f} GB")

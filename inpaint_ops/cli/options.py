@@ -13,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import Blend, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
+from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
@@ -54,8 +54,23 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
 def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a job: model, tuning, quality and so on."""
     options = [
-        click.option("--model", help="A hub id, a folder, demo, tiny-random, mid-random, sdxl-random [INPAINT_MODEL]."),
+        click.option(
+            "--model",
+            help="A hub id, a folder, a .safetensors file, demo, tiny-random, mid-random, sdxl-random [INPAINT_MODEL].",
+        ),
         click.option("--revision", "model_revision", help="The hub commit or tag [INPAINT_MODEL_REVISION]."),
+        click.option("--vae", help="A folder or a .safetensors file in place of the model's VAE [INPAINT_VAE]."),
+        click.option(
+            "--tokenizer",
+            help="For a model in one file: an SDXL model's folder, or its tokenizer's [INPAINT_TOKENIZER].",
+        ),
+        click.option(
+            "--lora",
+            "loras",
+            multiple=True,
+            metavar="[NAME=]PATH_OR_URI[:WEIGHT]",
+            help="A LoRA, several times; rows may choose of them by name [INPAINT_LORAS].",
+        ),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to paint [INPAINT_DEVICE]."),
         click.option("--tuning", help="auto, notes, low-memory or fast [INPAINT_TUNING]."),
         click.option(
@@ -70,8 +85,15 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(get_args(Scheduler)),
             help="How steps are taken; model: its own, euler for SDXL [INPAINT_SCHEDULER].",
         ),
+        click.option(
+            "--few-step",
+            type=click.Choice(get_args(FewStep)),
+            help="Scheduler, steps, guidance and strength as the LoRA or model of few steps asks.",
+        ),
         click.option("--prompt", help="For rows that have none; {color} stands for the row's field of that name."),
         click.option("--negative-prompt", help="For rows that have none, as --prompt."),
+        click.option("--prompt-2", help="For the second text encoder, as --prompt."),
+        click.option("--negative-prompt-2", help="For the second text encoder, as --prompt."),
         click.option(
             "--prompt-syntax",
             type=click.Choice(get_args(PromptSyntax)),
@@ -115,12 +137,15 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
         overrides = parse_fields(chosen.pop("overrides"))
     except ValueError as error:
         raise ConfigError(f"--set {error}") from None
+    chosen["loras"] = chosen.get("loras") or None
     return job_options(settings, tuning_overrides=overrides, **chosen)
 
 
 def named_options(chosen: dict[str, Any]) -> set[str]:
     """The fields of a job that the command line named, whatever the settings say. Call it before `job_of`."""
     named = {name for name, value in chosen.items() if value is not None and name not in ("overrides", "batch_size")}
+    if not chosen.get("loras"):
+        named.discard("loras")
     if chosen["overrides"] or chosen["batch_size"] is not None:
         named.add("tuning_overrides")
     return named

@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from inpaint_ops.protocol import Text
 from inpaint_ops.records import Batch, Memory, Timings
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ class BatchKey(NamedTuple):
     strength: float
     chunks: int = 1
     """Chunks of 77 tokens that the texts are encoded in."""
+    loras: tuple[tuple[str, float], ...] = ()
+    """Names and weights of the LoRAs, sorted, none of weight 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +37,8 @@ class PaintItem:
     key: BatchKey
     rgb: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-    prompt: str
-    negative_prompt: str | None
+    prompt: Text
+    negative_prompt: Text | None
     seed: int
 
 

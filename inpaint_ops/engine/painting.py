@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -29,6 +29,7 @@ from inpaint_ops.errors import (
     NonFiniteImageError,
 )
 from inpaint_ops.model.torch_errors import is_compiler_failure, is_device_lost, is_out_of_memory
+from inpaint_ops.protocol import Text
 from inpaint_ops.records import Batch, LedgerEntry, Timings
 from inpaint_ops.tuning import Tuning
 
@@ -59,6 +60,9 @@ class PaintingModel(Protocol):
         Its end raises what says that memory ran out where the weights do not fit the device again: the pipeline then
         goes on as within the block. It raises DeviceOutOfMemoryError where they fit nowhere.
         """
+
+    def use_loras(self, wanted: tuple[tuple[str, float], ...]) -> Hashable:
+        """Have the pipeline paint with these LoRAs; what the embeddings of texts depend on, of them."""
 
     def compile_seconds(self) -> float:
         """Seconds that this process has spent compiling so far."""
@@ -102,7 +106,7 @@ class Engine:
         self._pipe.set_progress_bar_config(disable=True)
 
     @torch.inference_mode()
-    def prepare_prompts(self, texts: Sequence[str]) -> None:
+    def prepare_prompts(self, texts: Sequence[Text]) -> None:
         """Encode every text that rows will bring (MAX_PROMPTS at most), before the first batch.
 
         Raises DeviceOutOfMemoryError where not even the encoders fit.
@@ -154,7 +158,9 @@ class Engine:
         again: then no later batch in this process can work. A row that was painted has had its result before.
         """
         if len({item.key for item in batch}) > 1:
-            raise ValueError("a batch holds rows of one size, one number of steps, one guidance and one strength")
+            raise ValueError(
+                "a batch holds rows of one size, one number of steps, one guidance, one strength and one set of LoRAs"
+            )
         try:
             yield from self._paint_all(batch)
         except Exception as error:
@@ -295,6 +301,7 @@ class Engine:
         self._meter.reset_peaks()
         try:
             began = self._meter.clock()
+            self.prompts.depends_on = self._model.use_loras(key.loras)
             embeds = self.prompts.embed(filled, guided=self._guided(key), device=self._device)
             embeds = {
                 name: value if value is None else value.to(self._pipe.unet.dtype) for name, value in embeds.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from inpaint_ops.config import PromptSyntax
 from inpaint_ops.engine.batching import PaintItem
 from inpaint_ops.engine.texts import Chunk, Chunks, cut_note, pieces, split
 from inpaint_ops.errors import PromptError
-from inpaint_ops.protocol import MAX_PROMPTS
+from inpaint_ops.protocol import MAX_PROMPTS, Text
 
 PROMPTS_KEPT = MAX_PROMPTS + 1
 """Texts whose embeddings are kept, in host memory: about 0.3 MB each in half precision at SDXL's size (77 x 2048 +
@@ -48,19 +48,21 @@ class Prompts:
         self._tokenizing = threading.Lock()  # rows are read by several threads, and tokenizers are not made for that
         self.split = lru_cache(maxsize=kept)(self._split)
         self._kept = kept
-        self._known: OrderedDict[str, Embedding] = OrderedDict()
-        self._broken: dict[str, Exception] = {}
+        self._known: OrderedDict[tuple[Text, Hashable], Embedding] = OrderedDict()
+        self.depends_on: Hashable = ()
+        """What changes the text encoders at the moment: embeddings of one text differ by it."""
+        self._broken: dict[Text, Exception] = {}
         self.encoded = 0
         """Texts that went through the encoders."""
         self.chunks_encoded = 0
         """Chunks that they had."""
 
-    def prepare(self, texts: Iterable[str], on_text: Callable[[int, int], None]) -> None:
+    def prepare(self, texts: Iterable[Text], on_text: Callable[[int, int], None]) -> None:
         """Encode all of `texts`, and the empty one, which serves rows without a negative prompt.
 
         A text that cannot be encoded is left for its row to fail with. `on_text` gets how many are done, of how many.
         """
-        distinct = dict.fromkeys((*texts, ""))
+        distinct: dict[Text, None] = dict.fromkeys((*texts, ""))
         for done, text in enumerate(distinct, 1):
             try:
                 self._text(text)
@@ -68,9 +70,11 @@ class Prompts:
                 self._broken[text] = error
             on_text(done, len(distinct))
 
-    def shape(self, prompt: str, negative_prompt: str | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
+    def shape(self, prompt: Text, negative_prompt: Text | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
         """Chunks that a row's longer text has, and a sentence for each text that was cut. For any thread."""
-        named = {"prompt": prompt} | ({"negative prompt": negative_prompt} if negative_prompt and guided else {})
+        named: dict[str, Text] = {"prompt": prompt}
+        if negative_prompt and guided:
+            named["negative prompt"] = negative_prompt
         found = {name: self.split(text) for name, text in named.items()}
         most = max(len(one.chunks) for chunks in found.values() for one in chunks)
         lost = {name: max((one.lost for one in chunks), key=len) for name, chunks in found.items()}
@@ -108,37 +112,42 @@ class Prompts:
             return text
         return Embedding(torch.cat([text.tokens, *[self._text("").tokens] * lacking], 1), text.pooled)
 
-    def _text(self, text: str) -> Embedding:
-        known = self._known.get(text)
+    def _text(self, text: Text) -> Embedding:
+        key = text, self.depends_on
+        known = self._known.get(key)
         if known is None:
             if text in self._broken:
-                raise PromptError(f"the prompt {text[:60]!r} cannot be encoded: {self._broken[text]}")
+                raise PromptError(f"the prompt {_shown(text)!r} cannot be encoded: {self._broken[text]}")
             if self._pipe.text_encoder_2 is None:
                 raise PromptError(
-                    f"the prompt {text[:60]!r} was not among the job's prompts, and the text encoders are released: "
+                    f"the prompt {_shown(text)!r} was not among the job's prompts, and the text encoders are released: "
                     "run the row again, or set release_text_encoders=false"
                 )
-            known = self._known[text] = self._encode(text)
+            known = self._known[key] = self._encode(text)
             self.encoded += 1
             self.chunks_encoded += known.tokens.shape[1] // self._pipe.tokenizer.model_max_length
             if len(self._known) > self._kept:
                 self._known.popitem(last=False)
         else:
-            self._known.move_to_end(text)
+            self._known.move_to_end(key)
         return known
 
-    def _split(self, text: str) -> tuple[Chunks, ...]:
+    def _split(self, text: Text) -> tuple[Chunks, ...]:
         """The text for each of the two encoders."""
-        parts = pieces(text, self._syntax)
+        for_each = (text, text) if isinstance(text, str) else text
         with self._tokenizing:
-            return tuple(split(one, parts) for one in (self._pipe.tokenizer, self._pipe.tokenizer_2))
+            return tuple(
+                split(tokenizer, pieces(one, self._syntax))
+                for tokenizer, one in zip((self._pipe.tokenizer, self._pipe.tokenizer_2), for_each, strict=True)
+            )
 
-    def _encode(self, text: str) -> Embedding:
+    def _encode(self, text: Text) -> Embedding:
         for_each = self.split(text)
         if self._syntax == "plain" and all(len(one.chunks) == 1 for one in for_each):
             with self._tokenizing:
+                mine, second = (text, None) if isinstance(text, str) else text
                 tokens, _, pooled, _ = self._pipe.encode_prompt(
-                    prompt=text, num_images_per_prompt=1, do_classifier_free_guidance=False
+                    prompt=mine, prompt_2=second, num_images_per_prompt=1, do_classifier_free_guidance=False
                 )
             return Embedding(tokens.cpu(), pooled.cpu())
         most = max(len(one.chunks) for one in for_each)
@@ -169,3 +178,7 @@ class Prompts:
             weighed = states.float() * weights[None, :, None]
             states = (weighed * (states.float().mean() / weighed.mean())).to(states.dtype)
         return states.to(self._pipe.text_encoder_2.dtype), out[0]
+
+
+def _shown(text: Text) -> str:
+    return text[:60] if isinstance(text, str) else " / ".join(one[:60] for one in text)

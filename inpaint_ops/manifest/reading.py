@@ -35,6 +35,7 @@ from inpaint_ops.manifest.rows import (
     _ID_BYTES,
     IGNORED_FIELDS,
     TEXT_FIELD,
+    TEXTS,
     ParsedManifest,
     RejectedRow,
     Row,
@@ -224,7 +225,7 @@ def _validate(
         if isinstance(raw.get("id"), str) and values.get("id") != raw["id"]:
             notes.count_row("an id that is a whole number with decimals (7.0) is read as its digits (7)")
         row = Row.model_validate(values, strict=True)
-        for field in ("prompt", "negative_prompt"):
+        for field in TEXTS:
             if len(getattr(row, field) or "") > limits.max_prompt_chars:
                 raise BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
         places = {field: _resolve(getattr(row, field), field, folder, is_allowed, notes) for field in ("image", "mask")}

@@ -17,13 +17,13 @@ from pydantic_core import to_json
 from inpaint_ops.errors import one_line
 from inpaint_ops.locations import without_secrets
 from inpaint_ops.manifest.problems import shortened
-from inpaint_ops.manifest.rows import ERROR_FIELD, TEXT_FIELD, RejectedRow, is_valid_id
+from inpaint_ops.manifest.rows import ERROR_FIELD, TEXT_FIELD, TEXTS, RejectedRow, is_valid_id
 from inpaint_ops.records import ErrorInfo
 
 KEPT_BYTES = 64 * 2**10
 """Of a rejected row as it was written, at most."""
 
-_KEPT_TO_THE_LETTER = frozenset({"prompt", "negative_prompt", "extra"})
+_KEPT_TO_THE_LETTER = frozenset({*TEXTS, "extra"})
 _LEFT_OUT = "; the password or query of its URL is not kept"
 
 _PROMPT_KEPT = 4000

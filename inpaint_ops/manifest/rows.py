@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_jsonable_python
 
 from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
-from inpaint_ops.records import ErrorInfo
+from inpaint_ops.records import ErrorInfo, read_row_loras
 
 Quality = Literal["good", "high", "best"]
 STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
@@ -25,6 +25,9 @@ STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
 ERROR_FIELD, TEXT_FIELD = "_error", "_text"
 IGNORED_FIELDS = frozenset({ERROR_FIELD, TEXT_FIELD})
 """Fields of a row that a reader of manifests ignores: `rejected.jsonl` has them."""
+
+TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+"""Fields that say what to paint and what not; a job may give them to rows that have none."""
 
 MAX_SEED = 2**63 - 1
 _ID = re.compile(r"\w[\w.+@=() -]{0,119}")
@@ -48,6 +51,8 @@ class Row(BaseModel):
     prompt: str
     id: str | None = Field(default=None, description="Names the output; default: the image's stem, made unique.")
     negative_prompt: str | None = None
+    prompt_2: str | None = Field(default=None, description="For SDXL's second text encoder; None: `prompt`.")
+    negative_prompt_2: str | None = None
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     quality: Quality | None = None
     steps: int | None = Field(default=None, ge=1, le=500)
@@ -65,9 +70,12 @@ class Row(BaseModel):
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
     format: ImageFormat = "png"
+    loras: list[str] | None = Field(
+        default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."
+    )
     extra: dict[str, Any] = Field(default_factory=dict, description="Passed through to the record.")
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
     @classmethod
     def _no_control_characters(cls, value: str | None) -> str | None:
         if value and _CONTROL.search(value):
@@ -86,6 +94,11 @@ class Row(BaseModel):
                 "and be no reserved name"
             )
         return value
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _loras_are_names(cls, value: object) -> list[str] | None:
+        return read_row_loras(value)
 
     @field_validator("extra")
     @classmethod

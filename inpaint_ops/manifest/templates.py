@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inpaint_ops.manifest.problems import BadRowError
-from inpaint_ops.manifest.rows import Row
-
-_TEXTS = ("prompt", "negative_prompt")
+from inpaint_ops.manifest.rows import TEXTS, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +21,15 @@ class JobTexts:
 
     prompt: str | None = None
     negative_prompt: str | None = None
+    prompt_2: str | None = None
+    negative_prompt_2: str | None = None
 
     def fill(self, values: dict[str, Any]) -> dict[str, Any]:
         """The row's values with its texts. Columns that a template names, and rows do not have, go to `extra`.
 
         Raises BadRowError for a value that is not there, or is no text and no number.
         """
-        templates = {name: text for name in _TEXTS if (text := getattr(self, name)) is not None}
+        templates = {name: text for name in TEXTS if (text := getattr(self, name)) is not None}
         if not templates:
             return values
         named = {path[0] for text in templates.values() for path in fields_of(text)}
@@ -57,7 +57,7 @@ def fields_of(template: str) -> list[tuple[str, ...]]:
         path = tuple(name.split("."))
         if not all(part.isidentifier() for part in path) or form or conversion:
             raise ValueError(f"{{{name}}} names no field: write {{color}} or {{extra.style}}, and {{{{ }}}} for braces")
-        if path[0] in _TEXTS:
+        if path[0] in TEXTS:
             raise ValueError(f"{{{name}}}: a job's text is for rows that have none")
         if len(path) > 1 and path[0] != "extra":
             raise ValueError(f"{{{name}}}: only extra has parts: write {{{path[0]}}}")

@@ -70,6 +70,44 @@ def check_digests(folder: Path, files: Iterable[str], notes: Path) -> None:
             replace_file(note, json.dumps(seen | fresh).encode())
 
 
+def file_digest(path: Path, notes: Path) -> str:
+    """The SHA-256 of the one file `path`, compared with the one that is known, where one is.
+
+    Known are those of `check_digests`, and what a file `<path>.sha256` beside it says. What was found is noted in the
+    folder `notes` with the file's size and times, and not read again until they change. Raises ModelError that names
+    the file and the cure.
+    """
+    with contextlib.suppress(OSError, UnsafePathError):
+        notes = trusted_folder(notes)
+    note = notes / f"{hashlib.sha256(f'file {path.resolve()}'.encode()).hexdigest()[:32]}.json"
+    seen = _read(note).get("file")
+    state = _state(path)
+    if isinstance(seen, list) and seen[1:] == state and _SHA256.fullmatch(str(seen[0])):
+        found = str(seen[0])
+    else:
+        found = sha256(path)
+        if _state(path) != state:
+            raise ModelError(f"{path} is being written: wait until it is whole")
+        with contextlib.suppress(OSError, UnsafePathError):  # a cache that may only be read: the file is read again
+            trusted_folder(notes)
+            replace_file(note, json.dumps({"file": [found, *state]}).encode())
+    known = _known(path.parent, [path.name]).get(path.name) or _beside(path)
+    if known is not None and found != known:
+        raise ModelError(f"{path} is damaged: its SHA-256 is {found}, and {known} was published; fetch it again")
+    return found
+
+
+def _beside(path: Path) -> str | None:
+    """What `<path>.sha256` says, in sha256sum's form or as the digest alone. Raises ModelError where it has none."""
+    beside = path.with_name(path.name + ".sha256")
+    if not beside.is_file():
+        return None
+    words = beside.read_text(encoding="utf-8", errors="replace")[:_MAX_NOTE_BYTES].lower().split()
+    if not words or not _SHA256.fullmatch(words[0]):
+        raise ModelError(f"{beside} holds no SHA-256: write it as sha256sum does, or delete the file")
+    return words[0]
+
+
 def _known(folder: Path, files: Iterable[str]) -> dict[str, str]:
     listed = {}
     if (folder / KNOWN).is_file():

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import Attention
 
 from inpaint_ops.model import compiled
 from inpaint_ops.model.attention import kernel_in_use
-from inpaint_ops.records import LedgerEntry
+from inpaint_ops.records import LedgerEntry, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, shown
 
 _KINDS = {
@@ -98,6 +98,23 @@ def inspect(
             )
         )
     return tuple(entries)
+
+
+def inspect_parts(pipe: Any, model: ModelIdentity) -> Iterator[LedgerEntry]:
+    """How the pipeline paints into the mask, and a VAE that took the place of the model's own."""
+    channels = int(pipe.unet.config.in_channels)
+    if channels != 9:
+        yield LedgerEntry(
+            name="inpainting", requested="model", effective="masked latents", matches=True,
+            reason=f"the UNet takes {channels} channels and sees neither the mask nor what is beside it: outside the "
+            "mask the source's latents are put back after each step",
+        )  # fmt: skip
+    if model.vae is not None:
+        upcast = bool(pipe.vae.config.force_upcast)
+        yield LedgerEntry(
+            name="vae", requested=model.vae, effective=f"SHA-256 {model.vae_digest[:16]}", matches=True,
+            reason="it computes in float32 in a float16 pipeline" if upcast else "it computes in the pipeline's dtype",
+        )  # fmt: skip
 
 
 def tiles(vae: Any, working_size: tuple[int, int]) -> int:

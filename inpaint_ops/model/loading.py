@@ -7,30 +7,41 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionXLInpaintPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline
 from safetensors import SafetensorError
 
 from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
-from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, tuned
+from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, single_file, tuned
 from inpaint_ops.model.progress import without_progress_bars
+from inpaint_ops.model.recipes import recipe
 from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
 from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.tuned import in_short, relieved
+from inpaint_ops.model.vaes import VaeWeights
 from inpaint_ops.model.verifying import Verified, digest, tensor_names
-from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, ModelIdentity
+from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, LoraIdentity, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
+
+if TYPE_CHECKING:
+    from inpaint_ops.model.adapters import Adapters, Wanted
+    from inpaint_ops.model.loras import LoraWeights
 
 _PIECE, _BLOCK, _READERS = 256 * 2**20, 8 * 2**20, 4
 """Bytes that one thread reads in a go, bytes per call, threads."""
+
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
+)  # fmt: skip
+"""What diffusers raises for files that do not fit."""
 
 OnPhase = Callable[[str, str], None]
 """Called when a part of the loading begins, with its name (load, tune) and a text for people."""
@@ -55,6 +66,7 @@ class LoadedModel:
     why_not: dict[str, str] = field(default_factory=dict)
     scheduler: Scheduler = "model"
     download_seconds: float | None = None
+    adapters: Adapters | None = None
 
     @property
     def load_times(self) -> LoadTimes:
@@ -70,6 +82,10 @@ class LoadedModel:
     def is_compiled(self) -> bool:
         """Whether modules of the pipeline really are wrapped for compilation."""
         return compiled.is_compiled(self.pipe)
+
+    def use_loras(self, wanted: Wanted) -> Wanted:
+        """Have the pipeline paint with these LoRAs; those of them that change the text encoders."""
+        return () if self.adapters is None else self.adapters.use(wanted)
 
     def kernels(self) -> AbstractContextManager[None]:
         """A block within which PyTorch prefers the attention kernel of the tuning."""
@@ -115,7 +131,9 @@ class LoadedModel:
             self.pipe, self.tuning, working_size, choice=self.choice, why_not=self.why_not,
             batch_size=batch_size, batch_limit=batch_limit, prompts_done=prompts_done,
         )  # fmt: skip
-        return (*entries, schedulers.inspect(self.pipe, self.scheduler))
+        loras = () if self.adapters is None else (self.adapters.inspect(),)
+        parts = ledger.inspect_parts(self.pipe, self.identity)
+        return (*entries, schedulers.inspect(self.pipe, self.scheduler), *parts, *loras)
 
 
 def load(
@@ -126,11 +144,13 @@ def load(
     *,
     scheduler: Scheduler = "model",
     use_xformers: bool | None = None,
+    fuse_loras: Mapping[str, float] | None = None,
 ) -> LoadedModel:
     """Load a model that was found for the tuning's dtype onto `device` and apply `tuning` (a Choice adds its reasons to
     the ledger).
 
-    `use_xformers` is for a Tuning that no planner has made. Raises ModelError when the files cannot be loaded,
+    `use_xformers` is for a Tuning that no planner has made. `fuse_loras` has the weights of the LoRAs that every row is
+    painted with, which are then merged; None: batches switch them. Raises ModelError when the files cannot be loaded,
     DeviceOutOfMemoryError when the weights do not fit.
     """
     say = on_phase or (lambda _name, _detail: None)
@@ -148,20 +168,38 @@ def load(
     try:
         if weights is not None:
             read_ahead([weights.folder / name for name in weights.files])
+        if found.vae is not None:
+            read_ahead([found.vae.file])
         seconds["disk"] = -clock + (clock := time.perf_counter())
+        dtype = getattr(torch, plan.dtype)
+        vae = None if found.vae is None else _vae(found.vae, dtype, target)
         if weights is None:
-            pipe: Any = random_weights.instantiate(source.name, target, getattr(torch, plan.dtype))
-            weights_digest, native = _instantiated_digest(pipe), random_weights.recipe(source.name).native_size
+            pipe: Any = random_weights.instantiate(source.name, target, dtype)
+            weights_digest, native = _instantiated_digest(pipe), recipe(source.name).native_size
+            pipe.vae = vae or pipe.vae
+        elif weights.checkpoint is not None and source.tokenizers is not None:
+            pipe = single_file.pipeline(weights.checkpoint, source.tokenizers, dtype, target, vae)
+            weights_digest, native = weights.digest, weights.native_size
         else:
-            pipe = _from_folder(weights.folder, plan.dtype, weights.variant, target)
+            pipe = _from_folder(weights.folder, plan.dtype, weights.variant, target, vae)
             weights_digest, native = weights.digest, weights.native_size
             _check_text_encoders(pipe, weights)
         pipe.set_progress_bar_config(disable=True)
         schedulers.apply(pipe, scheduler)
         seconds["device"] = -clock + (clock := time.perf_counter())
 
+        adapters = None
+        if found.loras:
+            say("loras", ", ".join(lora.name for lora in found.loras))
+            adapters = _adapters(pipe, found.loras)
+            if fuse_loras is not None:
+                adapters.fuse(tuple(sorted((name, weight) for name, weight in fuse_loras.items() if weight)))
+            seconds["loras"] = -clock + (clock := time.perf_counter())
+
         say("tune", ", ".join(f"{name}={value}" for name, value in plan.model_dump().items()))
-        why_not = tuned.apply(pipe, plan, device, use_xformers)
+        why_not = tuned.apply(
+            pipe, plan, device, use_xformers, switches_loras=adapters is not None and adapters.fused is None
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -177,8 +215,11 @@ def load(
         random_weights=source.random,
         demo_model=source.demo,
         digest=weights_digest,
+        loras=tuple(LoraIdentity(name=one.name, weight=one.weight, digest=one.digest) for one in found.loras),
+        vae=None if found.vae is None else str(found.vae.place),
+        vae_digest="" if found.vae is None else found.vae.digest,
     )
-    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download)
+    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download, adapters)
 
 
 def read_ahead(files: Sequence[Path]) -> None:
@@ -208,10 +249,41 @@ def torch_device(device: DeviceInfo) -> torch.device:
     return torch.device("cuda:0" if device.kind == "cuda" else "cpu")
 
 
+def _adapters(pipe: Any, loras: Sequence[LoraWeights]) -> Adapters:
+    """The LoRAs in `pipe`, switched off. Raises ModelError for one that does not fit, and where peft is missing."""
+    try:
+        from inpaint_ops.model.adapters import Adapters  # peft, which a model without LoRAs does not need
+    except ModuleNotFoundError as error:
+        raise ModelError(f"LoRAs need {error.name}: pip install 'inpaint-ops[model]'") from error
+    return Adapters(pipe, loras)
+
+
+def _vae(found: VaeWeights, dtype: torch.dtype, target: torch.device) -> AutoencoderKL:
+    """The VAE that takes the place of the model's own. Raises ModelError."""
+    if found.place.is_file():
+        return single_file.autoencoder(found.place, dtype, target)
+    try:
+        with without_progress_bars():
+            vae: AutoencoderKL = AutoencoderKL.from_pretrained(
+                str(found.place), dtype=dtype, use_safetensors=True, local_files_only=True,
+                variant="fp16" if ".fp16." in found.file.name else None,
+            )  # fmt: skip
+            vae.to(target)
+    except _UNREADABLE as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"{found.place} cannot be loaded ({type(error).__name__}: {text}); fetch it again") from error
+    return vae
+
+
 def _from_folder(
-    folder: Path, dtype: str, variant: str | None, target: torch.device
+    folder: Path, dtype: str, variant: str | None, target: torch.device, vae: AutoencoderKL | None = None
 ) -> StableDiffusionXLInpaintPipeline:
-    """Read the folder's safetensors straight to `target`. Raises ModelError that says what did not fit."""
+    """Read the folder's safetensors straight to `target`, with `vae` in place of its own. Raises ModelError that says
+    what did not fit.
+    """
+    parts = {} if vae is None else {"vae": vae}
     try:
         with without_progress_bars(), warnings.catch_warnings():
             # Parts that have no fp16 file of their own fall back to the plain one, which is what we want.
@@ -223,17 +295,9 @@ def _from_folder(
                 use_safetensors=True,
                 local_files_only=True,
                 device_map=target.type,
+                **parts,
             )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except _UNREADABLE as error:
         if is_out_of_memory(error) or is_device_lost(error):
             raise
         text = " ".join(str(error).split())[:300]

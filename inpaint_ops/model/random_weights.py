@@ -15,9 +15,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
@@ -27,103 +25,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import random_folder
 from inpaint_ops.model.digests import write_known
-from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION, is_random
+from inpaint_ops.model.own_models import RECIPE_VERSION, is_random, write_marker
 from inpaint_ops.model.progress import without_progress_bars
+from inpaint_ops.model.recipes import recipe
 
 SEED = 20240511
-VAE_SCALE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The sizes of one model. `unet`, `vae`, `clip_l` and `clip_g` are the constructors' arguments."""
-
-    name: str
-    native_size: int
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    clip_l: Mapping[str, Any]
-    clip_g: Mapping[str, Any]
-
-
-_UNET = {
-    "in_channels": 9,
-    "out_channels": 4,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "addition_embed_type": "text_time",
-    "use_linear_projection": True,
-}
-_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "latent_channels": 4,
-    "scaling_factor": 0.13025,
-    "force_upcast": False,
-}
-
-
-def _small(name: str, native: int, unet: tuple[int, int, int], depth: tuple[int, int, int], layers: int,
-           vae: tuple[int, int, int, int], groups: int, text: int, text_layers: int) -> Recipe:  # fmt: skip
-    """A narrow recipe: heads of 8 channels, both encoders `text` wide, the time embedding of each size 8 wide."""
-    clip = {
-        "vocab_size": 514, "hidden_size": text, "intermediate_size": 4 * text, "num_hidden_layers": text_layers,
-        "num_attention_heads": max(1, text // 32), "projection_dim": text, "bos_token_id": 512, "eos_token_id": 513,
-        "pad_token_id": 0,
-    }  # fmt: skip
-    return Recipe(
-        name=name,
-        native_size=native,
-        unet=_UNET | {
-            "sample_size": native // VAE_SCALE, "block_out_channels": unet, "layers_per_block": layers,
-            "transformer_layers_per_block": depth, "attention_head_dim": tuple(width // 8 for width in unet),
-            "cross_attention_dim": 2 * text, "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 6 * 8 + text, "norm_num_groups": groups,
-        },
-        vae=_VAE | {
-            "block_out_channels": vae, "layers_per_block": 1, "norm_num_groups": groups, "sample_size": native // 2,
-        },
-        clip_l=clip,
-        clip_g=clip,
-    )  # fmt: skip
-
-
-RECIPES: dict[str, Recipe] = {
-    "tiny-random": _small("tiny-random", 64, (16, 32, 32), (1, 1, 1), 1, (8, 16, 16, 16), 8, 32, 2),
-    "mid-random": _small("mid-random", 256, (64, 128, 256), (1, 1, 4), 2, (32, 64, 128, 128), 16, 128, 4),
-    "sdxl-random": Recipe(
-        # unet/config.json, vae/config.json, text_encoder*/config.json of stable-diffusion-xl-1.0-inpainting-0.1.
-        name="sdxl-random",
-        native_size=1024,
-        unet=_UNET | {
-            "sample_size": 128, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
-            "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20), "cross_attention_dim": 2048,
-            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816, "norm_num_groups": 32,
-        },
-        vae=_VAE | {
-            "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32,
-            "sample_size": 512,
-        },
-        clip_l={
-            "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-            "num_attention_heads": 12, "projection_dim": 768, "hidden_act": "quick_gelu", "bos_token_id": 512,
-            "eos_token_id": 513, "pad_token_id": 0,
-        },
-        clip_g={
-            "vocab_size": 49408, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
-            "num_attention_heads": 20, "projection_dim": 1280, "hidden_act": "gelu", "bos_token_id": 512,
-            "eos_token_id": 513, "pad_token_id": 0,
-        },
-    ),
-}  # fmt: skip
-"""Our models, by the name that a manifest's user writes."""
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe called `name`. Raises ModelError that lists the names."""
-    if name not in RECIPES:
-        raise ModelError(f"{name!r} is none of our random models: {', '.join(RECIPES)}")
-    return RECIPES[name]
 
 
 def instantiate(
@@ -156,7 +62,10 @@ def _shells(name: str) -> dict[str, torch.nn.Module]:
 
 def _pipeline(parts: Mapping[str, torch.nn.Module]) -> StableDiffusionXLInpaintPipeline:
     return StableDiffusionXLInpaintPipeline(
-        **parts, tokenizer=byte_tokenizer("<|endoftext|>"), tokenizer_2=byte_tokenizer("!"), scheduler=_scheduler()
+        **parts,
+        tokenizer=byte_tokenizer("<|endoftext|>"),
+        tokenizer_2=byte_tokenizer("!"),
+        scheduler=default_scheduler(),
     )
 
 
@@ -170,16 +79,8 @@ def build(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     pipe = instantiate(name, "cpu", dtype)
     with without_progress_bars():
         pipe.save_pretrained(str(folder), safe_serialization=True, variant="fp16" if dtype == torch.float16 else None)
-    marker = {
-        "random_weights": True,
-        "model": name,
-        "recipe": RECIPE_VERSION,
-        "seed": SEED,
-        "torch": torch.__version__,
-        "note": "The weights are random numbers: images painted with them mean nothing.",
-    }
     write_known(folder)
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    write_marker(folder, name, {"recipe": RECIPE_VERSION, "seed": SEED, "torch": torch.__version__})
     return folder
 
 
@@ -235,7 +136,7 @@ def _fill(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Modul
     return module.eval()
 
 
-def _scheduler() -> EulerDiscreteScheduler:
+def default_scheduler() -> EulerDiscreteScheduler:
     """The scheduler of stable-diffusion-xl-1.0-inpainting-0.1 (its scheduler_config.json)."""
     return EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
@@ -249,7 +150,7 @@ def byte_tokenizer(pad_token: str) -> CLIPTokenizer:
     Any text tokenises (a byte a token, cut at 77); ids lie below 514. SDXL's first tokenizer pads with its end token,
     the second with `!` (tokenizer_config.json of both).
     """
-    characters = list(_byte_characters().values())
+    characters = byte_characters()
     words = [*characters, *(character + "</w>" for character in characters), "<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as scratch:
         vocab, merges = Path(scratch) / "vocab.json", Path(scratch) / "merges.txt"
@@ -258,10 +159,9 @@ def byte_tokenizer(pad_token: str) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(scratch, model_max_length=77, pad_token=pad_token, local_files_only=True)
 
 
-def _byte_characters() -> dict[int, str]:
-    """A printable character for each byte, as GPT-2's byte-level BPE has it (Radford et al. 2019,
-    `bytes_to_unicode`).
+def byte_characters() -> list[str]:
+    """A printable character for each byte, in the order of CLIP's vocabulary: GPT-2's byte-level BPE (Radford et al.
+    2019, `bytes_to_unicode`).
     """
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+    return [*map(chr, plain), *(chr(256 + index) for index in range(256 - len(plain)))]

@@ -22,6 +22,10 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "heun": ("HeunDiscreteScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    # As the authors of Lightning, Hyper-SD and LCM-LoRA ask: few steps must begin where training did, at pure noise.
+    "euler_trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "ddim_trailing": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    "lcm": ("LCMScheduler", {"clip_sample": False}),
 }
 
 _NOT_FOR_SAMPLES = ("euler_a", "heun")

@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,6 +23,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
+from inpaint_ops.model import tokenizers
 from inpaint_ops.model.cache import (
     cache_home,
     fetch_lock,
@@ -35,8 +36,12 @@ from inpaint_ops.model.cache import (
     snapshots,
     verified_notes,
 )
+from inpaint_ops.model.checkpoints import Checkpoint, is_file_name, read_checkpoint
 from inpaint_ops.model.digests import check_digests
 from inpaint_ops.model.fetching import fetch_blob, part_bytes
+from inpaint_ops.model.loras import LoraWeights
+from inpaint_ops.model.loras import find as find_loras
+from inpaint_ops.model.loras import locate as locate_lora
 from inpaint_ops.model.own_models import (
     DEMO_MODEL,
     DEMO_VERSION,
@@ -46,6 +51,10 @@ from inpaint_ops.model.own_models import (
     demo_folder,
     is_random,
 )
+from inpaint_ops.model.recipes import recipe
+from inpaint_ops.model.tokenizers import Tokenizers
+from inpaint_ops.model.vaes import VaeWeights, locate, upcasts
+from inpaint_ops.model.vaes import find as find_vae
 from inpaint_ops.model.verifying import (
     COMPONENTS,
     WEIGHTS,
@@ -55,7 +64,9 @@ from inpaint_ops.model.verifying import (
     check_whole,
     upcasts_vae,
     verify,
+    verify_file,
 )
+from inpaint_ops.records import LoraFile
 from inpaint_ops.tuning import Workload
 
 PINNED = {DEFAULT_MODEL: "115134f363124c53c7d878647567d04daf26e41e"}
@@ -68,13 +79,19 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model found on this machine. `folder` is None for sdxl-random, which is made on the device, without files."""
+    """A model found on this machine: in `folder`, or in one file, `checkpoint`, with `tokenizers` from elsewhere.
+
+    Neither is set for sdxl-random, which is made on the device, without files. `vae` takes the place of its own.
+    """
 
     name: str
     folder: Path | None
     revision: str | None
     random: bool
     demo: bool = False
+    checkpoint: Checkpoint | None = None
+    tokenizers: Tokenizers | None = None
+    vae: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +101,37 @@ class FoundModel:
     source: Source
     weights: Verified | None
     seconds: float
+    vae: VaeWeights | None = None
+    loras: tuple[LoraWeights, ...] = ()
 
 
-def resolve(model: str, revision: str | None = None, *, cache: Path | None = None) -> Source:
-    """Find `model` on this machine.
+def resolve(
+    model: str,
+    revision: str | None = None,
+    *,
+    cache: Path | None = None,
+    vae: str | None = None,
+    tokenizer: str | None = None,
+) -> Source:
+    """Find `model` on this machine, and what takes the place of its VAE; `tokenizer` is for a model in one file.
 
     `cache` is the root that HF_HOME names (default: huggingface_hub's). Raises ModelError that says how to get a model
     that is not here.
     """
+    if is_file_name(model):
+        path = Path(model).expanduser()
+        checkpoint = read_checkpoint(path)
+        given = None if tokenizer is None else Path(tokenizer).expanduser()
+        found = Source(model, None, None, checkpoint.random, checkpoint=checkpoint,
+                       tokenizers=tokenizers.find(checkpoint.vocabulary, given, _hub(cache)))  # fmt: skip
+    elif tokenizer is not None:
+        raise ModelError(f"a tokenizer is for a model in one file: {model} has its own; leave --tokenizer out")
+    else:
+        found = _resolve_folder(model, revision, cache)
+    return found if vae is None else replace(found, vae=locate(vae))
+
+
+def _resolve_folder(model: str, revision: str | None, cache: Path | None) -> Source:
     if model in RANDOM_MODELS:
         folder = None if model == "sdxl-random" else _built(model, cache)
         return Source(model, folder, f"recipe-{RECIPE_VERSION}", random=True)
@@ -112,23 +152,41 @@ def native_size(source: Source) -> int:
     """The side in pixels that the model was trained for. Raises ModelError for a folder of another kind of model."""
     if source.folder is not None:
         return check_kind(source.folder)
-    from inpaint_ops.model.random_weights import recipe  # needs torch, as such a model does
-
-    return recipe(source.name).native_size
+    return (source.checkpoint.recipe if source.checkpoint else recipe(source.name)).native_size
 
 
-def workload(source: Source, *, prompts_known: bool = True) -> Workload:
-    """What the planner needs to know of the model. Raises ModelError for a folder of another kind of model."""
+def workload(
+    source: Source,
+    *,
+    prompts_known: bool = True,
+    loras: Sequence[LoraFile] = (),
+    fused: Mapping[str, float] | None = None,
+) -> Workload:
+    """What the planner needs to know of the model, and of LoRAs that are not merged into it (`fused`).
+
+    Raises ModelError for a folder of another kind of model.
+    """
     side = native_size(source)
-    if source.folder is not None:
-        return Workload(side, upcasts_vae(source.folder), prompts_known)
-    from inpaint_ops.model.random_weights import recipe  # needs torch, as such a model does
-
-    return Workload(side, bool(recipe(source.name).vae["force_upcast"]), prompts_known)
+    if source.vae is not None:
+        upcast = upcasts(source.vae)
+    elif source.folder is not None:
+        upcast = upcasts_vae(source.folder)
+    elif source.checkpoint is not None:
+        upcast = source.checkpoint.vae_upcasts
+    else:
+        upcast = bool(recipe(source.name).vae["force_upcast"])
+    held = 0 if fused is not None else sum(locate_lora(one.path).stat().st_size for one in loras)
+    return Workload(side, upcast, prompts_known, held)
 
 
 def find(
-    source: Source, *, dtype: str, published: bool = False, cache: Path | None = None, seconds: float = 0.0
+    source: Source,
+    *,
+    dtype: str,
+    published: bool = False,
+    cache: Path | None = None,
+    seconds: float = 0.0,
+    loras: Sequence[LoraFile] = (),
 ) -> FoundModel:
     """Check that what `source` names is whole for `dtype`: what is read depends on it.
 
@@ -136,15 +194,22 @@ def find(
     Raises ModelError that names the file and the cure.
     """
     began = time.perf_counter()
-    weights = None if source.folder is None else verify(source.folder, dtype=dtype, strict=False)
-    if weights is not None and published:
-        check_published(weights, cache)
-    return FoundModel(source, weights, seconds + time.perf_counter() - began)
+    vae = None if source.vae is None else find_vae(source.vae, verified_notes(_root(cache)))
+    if source.checkpoint is not None:
+        weights: Verified | None = verify_file(source.checkpoint.path, cache)
+    else:
+        weights = None if source.folder is None else verify(source.folder, dtype=dtype, strict=False)
+        if weights is not None and published:
+            check_published(weights, cache)
+    found = find_loras(loras, verified_notes(_root(cache)))
+    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae, found)
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` names a folder rather than a hub id: it is absolute, starts with `.` or `~`, or exists."""
-    return model.startswith(("/", "./", "../", "~")) or Path(model).is_dir()
+    """Whether `model` names a folder or a file rather than a hub id: by its first characters, its suffix, or since it
+    is there.
+    """
+    return model.startswith(("/", "./", "../", "~")) or is_file_name(model) or Path(model).is_dir()
 
 
 def pull(
@@ -177,6 +242,8 @@ def pull(
         say("demo comes with the package: nothing is fetched")
         check_published(found := verify(demo_folder()), cache)
         return found.folder
+    if is_file_name(model):
+        return verify_file(Path(model).expanduser(), cache).folder / Path(model).name
     if is_local(model):
         return verify(resolve(model).folder or Path(model)).folder
     _check_hub_id(model)

@@ -34,12 +34,15 @@ DECODER_MODE = "max-autotune-no-cudagraphs"
 would write each into the memory of the one before."""
 
 
-def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | None = None) -> dict[str, str]:
+def apply(
+    pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | None = None, *, switches_loras: bool = False
+) -> dict[str, str]:
     """Apply `tuning` to a StableDiffusionXLInpaintPipeline in place; weights keep their dtype and, unless offloaded,
     place.
 
-    `use_xformers` false forbids xFormers, true asks for it, None leaves it to `tuning.attention`. Returns, by Tuning
-    field, why something could not be applied. Raises nothing for an optimisation that cannot work: it is reported,
+    `switches_loras`: LoRAs lie beside the weights, and rows switch them. `use_xformers` false forbids
+    xFormers, true asks for it, None leaves it to `tuning.attention`. Returns, by Tuning field, why something
+    could not be applied. Raises nothing for an optimisation that cannot work: it is reported,
     and the pipeline runs without it.
     """
     why_not: dict[str, str] = {}
@@ -67,7 +70,9 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
     elif attention.startswith("sdpa"):
         attempt("attention", lambda: pipe.unet.set_attn_processor(AttnProcessor2_0()))
     if tuning.fuse_qkv:
-        if attention in ("xformers", "sliced"):
+        if switches_loras:  # the fused weights are copies, which LoRAs do not reach
+            why_not["fuse_qkv"] = "not together with LoRAs that rows switch"
+        elif attention in ("xformers", "sliced"):
             why_not["fuse_qkv"] = f"there is no fused form of {attention} attention"
         else:
             attempt("fuse_qkv", pipe.fuse_qkv_projections)
@@ -81,7 +86,9 @@ def apply(pipe: Any, tuning: Tuning, device: DeviceInfo, use_xformers: bool | No
                 # Without its hooks the pipeline would paint where it was loaded: on the processor.
                 attempt("offload_undone", lambda: (pipe.remove_all_hooks(), pipe.to("cuda")))
     if tuning.compile != "off":
-        if reason := _cannot_compile(tuning, device):
+        if switches_loras:
+            why_not["compile"] = "not together with LoRAs that rows switch: each set would be compiled anew"
+        elif reason := _cannot_compile(tuning, device):
             why_not["compile"] = reason
         else:
             attempt("compile", lambda: _compile(pipe, tuning))

@@ -16,17 +16,22 @@ from safetensors import SafetensorError, safe_open
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import cache_home, verified_notes
+from inpaint_ops.model.checkpoints import Checkpoint, check_channels, read_checkpoint
 from inpaint_ops.model.config_limits import check_configs
-from inpaint_ops.model.digests import check_digests
+from inpaint_ops.model.digests import check_digests, file_digest
+from inpaint_ops.model.own_models import PICKLES
 
 COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A folder whose weight files are whole. `files` are relative to it; `bytes` is their size together."""
+    """Weight files that are whole. `files` are relative to `folder`; `bytes` is their size together.
+
+    `checkpoint` is set where it is one file instead of a diffusers folder. `digest` is SHA-256: of the names and sizes
+    of a folder's files, of the bytes of a single one.
+    """
 
     folder: Path
     files: tuple[str, ...]
@@ -34,17 +39,18 @@ class Verified:
     digest: str
     variant: str | None
     native_size: int
+    checkpoint: Checkpoint | None = None
 
 
 def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Verified:
-    """Check that `folder` holds a whole SDXL inpainting model, reading no more than headers.
+    """Check that `folder` holds a whole SDXL model, reading no more than headers.
 
-    Every component is there; the UNet has 9 input channels; every safetensors file that would be loaded for `dtype`
-    is as long as its header says; with `strict`, no pickled weights lie beside them and all other safetensors are
-    whole too. Raises ModelError that names the file and the cure.
+    Every component is there; the UNet has 9 input channels, or 4; every safetensors file that would be loaded for
+    `dtype` is as long as its header says; with `strict`, no pickled weights lie beside them and all other safetensors
+    are whole too. Raises ModelError that names the file and the cure.
     """
     native_size = check_kind(folder)
-    pickles = sorted(path for path in folder.rglob("*") if path.suffix in _PICKLES)
+    pickles = sorted(path for path in folder.rglob("*") if path.suffix in PICKLES)
     variant = variant_of(folder, dtype)
     files = [path for part in WEIGHTS for path in _weight_files(folder, part, variant, pickles)]
     if strict and pickles:
@@ -57,6 +63,18 @@ def verify(folder: Path, *, dtype: str = "float16", strict: bool = True) -> Veri
     return Verified(folder, tuple(sizes), sum(sizes.values()), digest(sizes), variant, native_size)
 
 
+def verify_file(path: Path, cache: Path | None = None) -> Verified:
+    """Check that the file `path` is an SDXL model, and the one that was published where that is known.
+
+    Its header is read; its bytes once, for the digest, until the file changes. `cache` is the root that HF_HOME names.
+    Raises ModelError that names the file and the cure.
+    """
+    checkpoint = read_checkpoint(path)
+    found = file_digest(path, verified_notes(cache or cache_home()))
+    size = path.stat().st_size
+    return Verified(path.parent, (path.name,), size, found, None, checkpoint.recipe.native_size, checkpoint)
+
+
 def check_published(found: Verified, cache: Path | None = None) -> None:
     """Check the SHA-256 of the weights that `verify` found, where it is known (`check_digests`). Raises ModelError.
 
@@ -66,7 +84,7 @@ def check_published(found: Verified, cache: Path | None = None) -> None:
 
 
 def check_kind(folder: Path) -> int:
-    """Check by its configuration that `folder` holds an SDXL inpainting model; return its native side in pixels.
+    """Check by its configuration that `folder` holds an SDXL model of 9 or 4 channels; return its native side, pixels.
 
     Raises ModelError that names the file and the cure.
     """
@@ -80,11 +98,7 @@ def check_kind(folder: Path) -> int:
         if isinstance(entry, list) and entry[0] not in (None, "diffusers", "transformers"):
             raise ModelError(f"{folder}: component {part} is code of its own ({entry[0]}), which is never run")
     unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
-    if unet.get("in_channels") != 9:
-        raise ModelError(
-            f"{folder}: the UNet takes {unet.get('in_channels')} channels, an inpainting UNet takes 9; use an SDXL "
-            f"inpainting model such as {DEFAULT_MODEL}"
-        )
+    check_channels(folder, unet.get("in_channels"))
     if unet.get("addition_embed_type") != "text_time":
         raise ModelError(f"{folder}: the UNet is not SDXL's; use an SDXL inpainting model such as {DEFAULT_MODEL}")
     scale = 2 ** (len(vae.get("block_out_channels") or [0]) - 1)

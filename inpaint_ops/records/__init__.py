@@ -1,6 +1,15 @@
 """What a run writes as JSON: records, notes, worker reports, run summaries. Read back, all of it is foreign data."""
 
 from inpaint_ops.records.base import Amount, Bytes, Count, Model, Moment, now
+from inpaint_ops.records.loras import (
+    LoraChoice,
+    LoraFile,
+    LoraIdentity,
+    Loras,
+    check_names,
+    parse_row_lora,
+    read_row_loras,
+)
 from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
@@ -58,6 +67,10 @@ __all__ = [
     "Joining",
     "LedgerEntry",
     "LoadTimes",
+    "LoraChoice",
+    "LoraFile",
+    "LoraIdentity",
+    "Loras",
     "MaskMeaning",
     "MeasureSpread",
     "Measured",
@@ -84,5 +97,8 @@ __all__ = [
     "WorkerInfo",
     "WorkerReport",
     "WorkerSetup",
+    "check_names",
     "now",
+    "parse_row_lora",
+    "read_row_loras",
 ]

@@ -260,10 +260,14 @@ class Record(Painted, MaskMeaning):
         default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
     )
     prompt: str = ""
+    prompt_2: str | None = Field(default=None, exclude_if=operator.not_, description="The second text encoder's.")
     seed: int | None = None
     steps_requested: Count | None = None
     guidance_scale: Number | None = None
     strength: Number | None = None
+    loras: dict[str, Number] = Field(
+        default_factory=dict, exclude_if=operator.not_, description="What the row was painted with, and how strongly."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
     worker: WorkerInfo | None = None

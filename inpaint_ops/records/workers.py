@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from inpaint_ops.records.base import LONGEST_SECONDS, Amount, Bytes, Count, Model, Moment, Number, Seconds
+from inpaint_ops.records.loras import LoraIdentity
 from inpaint_ops.records.rows import Memory, WorkerInfo
 
 StartedBy = Literal["exec", "fork"]
@@ -32,7 +33,13 @@ class ModelIdentity(Model):
     dtype: str = ""
     random_weights: bool = Field(description="True where the weights are random: the images mean nothing.")
     demo_model: bool = Field(default=False, description="True for `demo`: small, and prompts have no effect.")
-    digest: str = Field(default="", description="SHA-256 over the names and sizes of the weight files.")
+    digest: str = Field(
+        default="",
+        description="SHA-256 over the names and sizes of the weight files; of a model in one file, of its bytes.",
+    )
+    loras: tuple[LoraIdentity, ...] = Field(default=(), description="The LoRAs that were loaded beside it.")
+    vae: str | None = Field(default=None, description="The VAE that took the place of the model's own.")
+    vae_digest: str = Field(default="", description="The SHA-256 of its file.")
 
 
 class ColdStart(Model):
@@ -66,6 +73,7 @@ class LoadTimes(Model):
     resolve: Seconds = Field(default=0.0, description="Finding the model and checking that it is whole.")
     disk: Seconds = Field(default=0.0, description="Reading the weight files once through, into host memory.")
     device: Seconds = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
+    loras: Seconds = Field(default=0.0, description="Reading LoRAs, and merging them into the weights.")
     tune: Seconds = Field(default=0.0, description="Applying the tuning.")
 
 

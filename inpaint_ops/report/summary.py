@@ -251,7 +251,9 @@ def _warnings(
 def _model_name(model: ModelIdentity) -> str:
     revision = f"@{model.revision}" if model.revision else ""
     digest = f" ({model.digest[:12]})" if model.digest else ""
-    return f"{model.name}{revision}{digest}"
+    vae = f" with the VAE {model.vae} ({model.vae_digest[:12]})" if model.vae else ""
+    loras = "".join(f" with the LoRA {one.name} ({one.digest[:12]})" for one in model.loras)
+    return f"{model.name}{revision}{digest}{vae}{loras}"
 
 
 def _first_start(tally: Tally, workers: Iterable[WorkerReport]) -> datetime | None:

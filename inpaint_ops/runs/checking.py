@@ -10,14 +10,15 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest
 from inpaint_ops.model.cache import hub_cache
-from inpaint_ops.model.own_models import OWN_MODELS
+from inpaint_ops.model.own_models import OWN_MODELS, PICKLE_CURE, PICKLES
+from inpaint_ops.records import LoraChoice
 from inpaint_ops.storage import Storage
 
 HUB_SECONDS = 10.0
@@ -30,16 +31,27 @@ _KEYS_PER_PAGE = 10
 """Keys that must be looked for per page of a listing: a page costs about as much as ten single requests."""
 
 
-def check_model(model: str, revision: str | None = None, *, must_be_here: bool) -> str | None:
+def check_model(
+    model: str,
+    revision: str | None = None,
+    *,
+    must_be_here: bool,
+    vae: str | None = None,
+    tokenizer: str | None = None,
+) -> str | None:
     """Refuse a model that no worker could load; a line of what could not be found out, or None.
 
-    A model in this machine's cache is fine, as is one of ours. A folder is looked for only where
-    `must_be_here` says that this machine paints: others may have other folders. A hub model that is not in the cache
+    A model in this machine's cache is fine, as is one of ours. A folder or a file (of the model, its VAE or its
+    tokenizer) is looked for only where `must_be_here` says that this machine paints: others may have other folders. A
+    file that holds a pickle is refused everywhere. A hub model that is not in the cache
     is looked up at the hub: one that the hub does not have is always refused, one that is only not fetched yet, or
     that cannot be looked up, where `must_be_here`. Raises ModelError.
     """
-    if model in OWN_MODELS:
+    if model in OWN_MODELS and vae is None and tokenizer is None:
         return None
+    for name in filter(None, (model, vae)):
+        if Path(name).suffix.lower() in PICKLES and not Path(name).is_dir():
+            raise ModelError(f"{name} holds pickled weights: {PICKLE_CURE}")
     try:
         from inpaint_ops.model.sources import PINNED, is_local, resolve  # brings the hub's client: half a second
     except ModuleNotFoundError as error:
@@ -48,13 +60,20 @@ def check_model(model: str, revision: str | None = None, *, must_be_here: bool) 
         # Airflow's own image has no client of the hub, and no cache of models.
         return f"it is not known whether there is a model {model}: {error.name} is not installed where this is planned"
     try:
-        resolve(model, revision)
+        resolve(model, revision, vae=vae, tokenizer=tokenizer)
         return None
     except ModelError as error:
         not_here = error
-    if is_local(model) and not must_be_here:
-        return f"there is no model folder {model} on this machine; the machines that paint may have it"
-    if is_local(model) or not_here.__cause__ is None:  # no hub id
+    is_of_the_hub = not is_local(model) and model not in OWN_MODELS
+    if is_of_the_hub:
+        try:
+            resolve(model, revision)
+            is_of_the_hub = False  # it is here: what is not is a folder or a file beside it
+        except ModelError as error:
+            not_here = error
+    if not is_of_the_hub and not must_be_here:
+        return f"{not_here}; the machines that paint may have it"
+    if not is_of_the_hub or not_here.__cause__ is None:  # no hub id
         raise not_here
     why_unknown = _ask_hub(model, revision or PINNED.get(model))
     if must_be_here:
@@ -62,6 +81,32 @@ def check_model(model: str, revision: str | None = None, *, must_be_here: bool) 
     if why_unknown:
         return f"it is not known whether there is a model {model}: it is not in this machine's cache, and {why_unknown}"
     return f"{model} is not in this machine's cache {hub_cache()}: where it paints, run `inpaint-ops models pull`"
+
+
+def check_loras(storage: Storage, loras: Iterable[LoraChoice], *, must_be_here: bool) -> Iterator[str]:
+    """Refuse LoRAs that no worker could load; lines of what could not be found out.
+
+    One of the store must be there, below a prefix that may be read, wherever this is planned. A file is looked into
+    where `must_be_here` says that this machine paints, or it is here. Raises ModelError, StorageError.
+    """
+    for one in loras:
+        if Path(one.place).suffix.lower() in PICKLES:
+            raise ModelError(f"the LoRA {one.place} holds pickled weights: {PICKLE_CURE}")
+        if one.is_in_store:
+            storage.stat(one.place)
+            continue
+        try:
+            from inpaint_ops.model.loras import check_lora, locate  # needs safetensors, not in Airflow's own image
+
+            check_lora(locate(one.place))
+        except ModelError as error:
+            if must_be_here:
+                raise
+            yield f"the LoRA {one.name}: {error}; the machines that paint may have it"
+        except ModuleNotFoundError as error:
+            if must_be_here:
+                raise
+            yield f"it is not known whether there is a LoRA {one.place}: {error.name} is not installed here"
 
 
 def _ask_hub(model: str, revision: str | None) -> str:

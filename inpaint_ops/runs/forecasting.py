@@ -92,14 +92,22 @@ def benchmark_table() -> BenchmarkTable:
 
 _IRRELEVANT = {
     "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
-    "prompt", "negative_prompt", "prompt_syntax", "blend", "match", "grain",
+    "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "blend", "match", "grain",
+    "tokenizer", "few_step",
 }  # fmt: skip
 """Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
+
+
+_ADDED = ("vae", "loras")
+"""Fields that came later, and are no part of the key where a job leaves them out: what is in a store is still found."""
 
 
 def experience_key(job: JobOptions) -> str:
     """The name under which runs of this model and tuning are alike: a readable beginning and a digest."""
     same = job.model_dump(mode="json", exclude=_IRRELEVANT) | {"guided": job.guidance_scale > 1}
+    for name in _ADDED:
+        if not same[name]:
+            del same[name]
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
     words = re.sub(r"[^A-Za-z0-9]+", "-", f"{job.model}-{job.tuning}").strip("-")[-60:].lstrip("-")
     return f"{words}-{digest}"

@@ -35,7 +35,7 @@ from inpaint_ops.records import (
     Record,
     now,
 )
-from inpaint_ops.runs.checking import check_model, missing_objects
+from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace
@@ -140,8 +140,11 @@ def prepare(
     storage = workspace.storage
     notes = [*_about_missing(storage, parsed)]
     if find_model is not None:
-        about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
+        about_model = check_model(
+            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
+        )
         notes += [about_model] if about_model else []
+        notes += check_loras(storage, job.loras, must_be_here=find_model == "here")
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote

@@ -36,7 +36,7 @@ from inpaint_ops.planning import (
 from inpaint_ops.records import Record, now
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRows
-from inpaint_ops.runs.checking import check_model
+from inpaint_ops.runs.checking import check_loras, check_model
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
 from inpaint_ops.runs.workspace import Workspace
@@ -106,13 +106,17 @@ def prepare_retry(
     job = _job_of(plan, job, chosen)
     check_choices(job.tuning, job.tuning_overrides)
     about_model = None
+    about_loras: list[str] = []
     if find_model is not None:
-        about_model = check_model(job.model, job.model_revision, must_be_here=find_model == "here")
+        about_model = check_model(
+            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
+        )
+        about_loras += check_loras(workspace.storage, job.loras, must_be_here=find_model == "here")
     parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.texts())
     parsed, _ = reject_rows_without_steps(parsed, job)
     for _ in range(_TRIES):
         standing = _read(workspace, plan)
-        standing.notes.extend([about_model] if about_model else [])
+        standing.notes.extend([*([about_model] if about_model else []), *about_loras])
         begun = _begun(standing, selection, digest, request)
         if begun is not None:
             return Again(plan, begun, tuple(standing.notes))

@@ -57,9 +57,10 @@ def in_order(rows: Iterable[PlannedRow]) -> list[PlannedRow]:
     return sorted(rows, key=_painted_with)
 
 
-def _painted_with(row: PlannedRow) -> tuple[int, float, float]:
+def _painted_with(row: PlannedRow) -> tuple[int, float, float, tuple[tuple[str, float], ...]]:
     parameters = row.parameters
-    return parameters.steps, parameters.guidance_scale, parameters.strength
+    loras = tuple(sorted((name, weight) for name, weight in parameters.loras.items() if weight))
+    return parameters.steps, parameters.guidance_scale, parameters.strength, loras
 
 
 @dataclass(slots=True)

@@ -8,16 +8,27 @@ from pathlib import Path
 from inpaint_ops.config import Settings
 from inpaint_ops.manifest import Row
 from inpaint_ops.planning import JobOptions, PaintParameters
-from inpaint_ops.protocol import MAX_PROMPTS, Item, Job
+from inpaint_ops.protocol import MAX_PROMPTS, Item, Job, Text, text_of
+from inpaint_ops.records import LoraFile
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.received import OUTPUT, Expected
 
 
-def job_command(options: JobOptions, settings: Settings, files: Collection[RowFiles], folder: Path) -> Job:
-    """What to load and how, for the rows to come; `folder` is the worker's own."""
+def job_command(
+    options: JobOptions,
+    settings: Settings,
+    files: Collection[RowFiles],
+    folder: Path,
+    loras: tuple[LoraFile, ...] = (),
+) -> Job:
+    """What to load and how, for the rows to come; `folder` is the worker's own, `loras` are on this machine."""
     return Job(
         model=options.model,
         revision=options.model_revision,
+        vae=options.vae,
+        tokenizer=options.tokenizer,
+        loras=loras,
+        fuse_loras=_one_set(files) if loras else None,
         device=options.device,
         tuning=options.tuning,
         tuning_overrides=options.tuning_overrides,
@@ -70,8 +81,20 @@ def expected_output(files: RowFiles, settings: Settings, owner: int) -> Expected
     return Expected(files.folder, files.row.format, settings.max_pixels, owner, files.size)
 
 
-def _prompts(files: Collection[RowFiles]) -> tuple[str, ...] | None:
+def _one_set(files: Collection[RowFiles]) -> dict[str, float] | None:
+    """The LoRAs that every row to come is painted with; None where rows differ."""
+    sets = ({name: weight for name, weight in one.row.parameters.loras.items() if weight} for one in files)
+    first = next(sets, None)
+    return None if any(other != first for other in sets) else first
+
+
+def _prompts(files: Collection[RowFiles]) -> tuple[Text, ...] | None:
     """Every distinct prompt of the rows to come; None where they are too many to keep."""
     rows = [one.row for one in files]
-    texts = dict.fromkeys(text for row in rows for text in (row.prompt, row.negative_prompt) if text is not None)
+    both = (
+        text
+        for row in rows
+        for text in (text_of(row.prompt, row.prompt_2), text_of(row.negative_prompt, row.negative_prompt_2))
+    )
+    texts = dict.fromkeys(text for text in both if text is not None)
     return tuple(texts) if len(texts) <= MAX_PROMPTS else None

@@ -19,13 +19,15 @@ from inpaint_ops.errors import (
     WorkerStalledError,
     error_class,
 )
+from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
-from inpaint_ops.records import ErrorInfo
+from inpaint_ops.records import ErrorInfo, LoraFile
 from inpaint_ops.supervisor.ahead import RowsAhead
 from inpaint_ops.supervisor.attempt import Attempt
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.confinement import Identity
+from inpaint_ops.supervisor.loras import LORAS, local_loras
 from inpaint_ops.supervisor.messages import Exited, FromWorker, Message, RecordsListed
 from inpaint_ops.supervisor.row_ends import RowEnds
 from inpaint_ops.supervisor.session import WorkerSession
@@ -55,6 +57,8 @@ class Workers:
     session: WorkerSession | None = None
     started: int = 0
     """How many there have been."""
+    loras: tuple[LoraFile, ...] | None = None
+    """The job's LoRAs on this machine; None: not looked at yet."""
 
     def start(self) -> None:
         """Start the next one. It dies with the thread that this is called in."""
@@ -65,7 +69,7 @@ class Workers:
         self.session = WorkerSession.start(
             number,
             folder=folder,
-            job=job_command(self.job, attempt.settings, open_rows, folder),
+            job=job_command(self.job, attempt.settings, open_rows, folder, self._local_loras()),
             on_event=lambda event: self.inbox.put(FromWorker(number, event)),
             on_exit=lambda code: self.inbox.put(Exited(number, code)),
             command=self.command,
@@ -73,6 +77,12 @@ class Workers:
             identity=self.identity,
             settings=attempt.settings,
         )
+
+    def _local_loras(self) -> tuple[LoraFile, ...]:
+        """The job's LoRAs on this machine, fetched where they are in the store; once per attempt."""
+        if self.loras is None:
+            self.loras = local_loras(self.job.loras, self.attempt.recorder.storage, cache_home() / LORAS)
+        return self.loras
 
     def feed(self) -> None:
         """Give the worker what it should get next, and have it paint a batch that no further row will fill."""

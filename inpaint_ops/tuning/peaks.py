@@ -56,6 +56,8 @@ class Workload:
     native_size: int = 1024
     vae_upcast: bool = False
     prompts_known: bool = True
+    lora_bytes: int = 0
+    """Of LoRAs that lie beside the weights, since rows switch them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _tile_share(tuning: Tuning, native_size: int) -> float:
 
 def _weights(tuning: Tuning, workload: Workload, width: int, encode_width: int, decode_width: int) -> dict[str, int]:
     """Bytes of weights on the device in each phase. A widened VAE is cast and back again in each batch."""
-    unet = width * (UNET_WEIGHTS + (FUSED_WEIGHTS if tuning.fuse_qkv else 0))
+    unet = width * (UNET_WEIGHTS + (FUSED_WEIGHTS if tuning.fuse_qkv else 0)) + workload.lora_bytes
     text = width * TEXT_WEIGHTS
     kept = 0 if tuning.release_text_encoders and workload.prompts_known else text
     vae, encoding, decoding = (VAE_WEIGHTS * factor for factor in (width, encode_width, decode_width))

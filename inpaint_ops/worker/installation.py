@@ -9,8 +9,8 @@ from pathlib import Path
 
 import inpaint_ops
 
-PACKAGES = ("inpaint-ops", "torch", "diffusers", "transformers", "accelerate", "xformers", "safetensors", "pillow",
-            "numpy", "opencv-python-headless")  # fmt: skip
+PACKAGES = ("inpaint-ops", "torch", "diffusers", "transformers", "accelerate", "peft", "xformers", "safetensors",
+            "pillow", "numpy", "opencv-python-headless")  # fmt: skip
 """Whose versions a report names."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from inpaint_ops.protocol import Text
 from inpaint_ops.records import LedgerEntry, ModelIdentity
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class TunedModel(Protocol):
 class TextSplitter(Protocol):
     """The part of the engine's prompts that reading a row needs."""
 
-    def shape(self, prompt: str, negative_prompt: str | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
+    def shape(self, prompt: Text, negative_prompt: Text | None, *, guided: bool) -> tuple[int, tuple[str, ...]]:
         """Chunks that a row's longer text has, and a sentence for each text that was cut. For any thread."""
 
 

@@ -79,7 +79,7 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
         choice = _choose_tuning(job, card, source)
         # The weights are checked after the tuning is chosen, whose dtype says which files are read, and before any is
         # read: a damaged file costs no load.
-        found = _check_weights(source, choice, resolving)
+        found = _check_weights(job, source, choice, resolving)
         # Where graphs are kept is settled before the load, whose last step may compile.
         if not users_own_graphs:
             _keep_graphs(found, choice, card, report)
@@ -183,7 +183,7 @@ def _resolve(job: Job) -> tuple[Source, float]:
     from inpaint_ops.model.sources import resolve
 
     clock = time.perf_counter()
-    source = resolve(job.model, job.revision)
+    source = resolve(job.model, job.revision, vae=job.vae, tokenizer=job.tokenizer)
     return source, time.perf_counter() - clock
 
 
@@ -195,17 +195,17 @@ def _choose_tuning(job: Job, card: DeviceInfo, source: Source) -> tuning.Choice:
         card,
         preset=job.tuning,
         overrides=job.tuning_overrides,
-        workload=workload(source, prompts_known=job.prompts is not None),
+        workload=workload(source, prompts_known=job.prompts is not None, loras=job.loras, fused=job.fuse_loras),
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
         probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], cache_home()),
     )
 
 
-def _check_weights(source: Source, choice: tuning.Choice, resolving: float) -> FoundModel:
+def _check_weights(job: Job, source: Source, choice: tuning.Choice, resolving: float) -> FoundModel:
     from inpaint_ops.model.sources import find
 
-    return find(source, dtype=choice.tuning.dtype, published=True, seconds=resolving)
+    return find(source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras)
 
 
 def _keep_graphs(found: FoundModel, choice: tuning.Choice, card: DeviceInfo, report: _Reporter) -> None:
@@ -221,7 +221,7 @@ def _keep_graphs(found: FoundModel, choice: tuning.Choice, card: DeviceInfo, rep
 def _load(job: Job, found: FoundModel, card: DeviceInfo, choice: tuning.Choice, report: _Reporter) -> LoadedModel:
     from inpaint_ops.model.loading import load
 
-    return load(found, card, choice, report.phase, scheduler=job.scheduler)
+    return load(found, card, choice, report.phase, scheduler=job.scheduler, fuse_loras=job.fuse_loras)
 
 
 def _make_engine(job: Job, loaded: LoadedModel, report: _Reporter) -> Engine:
@@ -236,6 +236,9 @@ def _make_engine(job: Job, loaded: LoadedModel, report: _Reporter) -> Engine:
 def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, report: _Reporter) -> None:
     """Encode all texts of the job and drop the encoders, where the tuning says so; else note in the ledger why not."""
     if not loaded.tuning.release_text_encoders:
+        return
+    if loaded.adapters is not None and loaded.adapters.in_texts:
+        loaded.why_not["release_text_encoders"] = "rows switch LoRAs that change the text encoders"
         return
     if job.prompts is None:
         loaded.why_not["release_text_encoders"] = f"the prompts were not known beforehand, or are over {MAX_PROMPTS:,}"

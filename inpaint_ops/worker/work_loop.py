@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from inpaint_ops import __version__, images
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
-from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job
-from inpaint_ops.records import ErrorInfo, Model, Stage, Timings, now
+from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, text_of
+from inpaint_ops.records import ErrorInfo, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.setup import WorkerSetup
@@ -214,12 +214,14 @@ class WorkLoop:
             native = self._loaded.native_size
             regions = regions_of(item, source, mask.weights, native)
             guided = item.guidance_scale > 1
-            chunks, cut = self._engine.prompts.shape(item.prompt, item.negative_prompt, guided=guided)
+            prompt = text_of(item.prompt, item.prompt_2) or ""
+            negative = text_of(item.negative_prompt, item.negative_prompt_2)
+            chunks, cut = self._engine.prompts.shape(prompt, negative, guided=guided)
             parts = []
             for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
                 rgb, working = images.to_working(source, mask.weights, placement)
-                key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks)
-                paint = PaintItem(item.row, key, rgb, working, item.prompt, item.negative_prompt, seed_of(item, number))
+                key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
+                paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed_of(item, number))
                 parts.append(Part(placement, paint))
             timings = Timings(decode=time.perf_counter() - clock)
             self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), cut, timings, started_at))
@@ -314,10 +316,10 @@ class WorkLoop:
         item, model = row.item, self._loaded.identity
         return images.Making(
             tool=f"inpaint-ops {__version__}",
-            model=f"{model.name}@{model.revision}" if model.revision else model.name,
+            model=_model_and_loras(model, item),
             digest=model.digest,
-            prompt=item.prompt,
-            negative_prompt=item.negative_prompt,
+            prompt=_both(item.prompt, item.prompt_2),
+            negative_prompt=_both(item.negative_prompt or "", item.negative_prompt_2) or None,
             seed=item.seed,
             steps=result.steps,
             guidance_scale=item.guidance_scale,
@@ -340,6 +342,22 @@ class WorkLoop:
                 finished_at=now(),
             )
         )
+
+
+def _both(first: str, second: str | None) -> str:
+    """A text as an image's marks show it, with the second text encoder's where it has another."""
+    return first if second in (None, first) else f"{first} (second text encoder: {second})"
+
+
+def _loras(item: Item) -> tuple[tuple[str, float], ...]:
+    """What the row is painted with: of weight 0 is as if it were not there."""
+    return tuple(sorted((name, weight) for name, weight in item.loras.items() if weight))
+
+
+def _model_and_loras(model: ModelIdentity, item: Item) -> str:
+    digests = {one.name: one.digest[:16] for one in model.loras}
+    name = f"{model.name}@{model.revision}" if model.revision else model.name
+    return name + "".join(f" + LoRA {one} {weight:g} ({digests.get(one, '')})" for one, weight in _loras(item))
 
 
 def _write(path: Path, data: bytes) -> None:

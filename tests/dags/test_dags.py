@@ -205,7 +205,7 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     for name in manifest_dag.params:
         schema = manifest_dag.params.get_param(name).schema
         if None in schema.get("enum", ()):  # Airflow's form would show the choice as "null"
-            assert schema["values_display"] == {"null": "as the settings say"}, name
+            assert schema["values_display"] == {"null": "no" if name == "few_step" else "as the settings say"}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
             "blend": "poisson", "match": "mean", "grain": "match"}  # fmt: skip
@@ -213,6 +213,18 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain) == ("poisson", "mean", "match")
+    conf = {
+        **GOOD,
+        "model": "/m/a.safetensors",
+        "vae": "/v",
+        "tokenizer": "/t",
+        "loras": ["b=s3://x/y:0.5"],
+        "few_step": "lcm",
+    }
+    chosen = _merged(manifest_dag, conf).validate()
+    job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
+    assert (job.model, job.vae, job.tokenizer, job.scheduler, job.steps) == ("/m/a.safetensors", "/v", "/t", "lcm", 4)
+    assert [(one.name, one.place, one.weight) for one in job.loras] == [("b", "s3://x/y", 0.5)]
 
 
 def test_a_standing_job_may_choose_what_the_form_offers(manifest_dag: Any) -> None:

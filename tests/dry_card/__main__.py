@@ -47,7 +47,7 @@ def main() -> int:
     done = []
     for case in cases.named(given.names):
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) if case.from_folder else None
+            folder = Path(name) if case.from_folder or case.from_file or case.loras else None
             if folder is not None:
                 painting.write_folder(case, folder)
             with mode, counter:

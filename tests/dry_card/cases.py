@@ -18,7 +18,8 @@ class Case:
     """One configuration of `sdxl-random`, painted once at 1024x1024 with two steps and guidance.
 
     `overrides` are fields of Tuning; `rows` is the size of the job that the planner is told; `upcast` gives the VAE
-    `force_upcast`; `from_folder` loads a folder of safetensors, as a fetched model is. `limit` is what the card may
+    `force_upcast`; `from_folder` loads a folder of safetensors, as a fetched model is, `from_file` one file;
+    `loras` paints with one of rank 64 over all attention, merged or beside the weights. `limit` is what the card may
     hold, in bytes; `fail_in` and `failures` let the first so many allocations of a phase fail. `batch_after` is what
     batch size the engine must have come to, `relieved` whether a row must have been painted with less memory, `error` a
     part of the text that a row, or the load, must fail with.
@@ -32,6 +33,8 @@ class Case:
     rows: int = 8
     upcast: bool = False
     from_folder: bool = False
+    from_file: bool = False
+    loras: Literal["", "merged", "switched"] = ""
     limit: float | None = None
     fail_in: Phase | None = None
     failures: int = 1
@@ -102,6 +105,11 @@ CASES: tuple[Case, ...] = (
     _set("from a folder, bfloat16", from_folder=True, dtype="bfloat16"),
     *(_set(f"from a folder, force_upcast, offload {way}", from_folder=True, upcast=True, offload=way, batches=2)
       for way in ("none", "model", "group", "sequential")),
+    Case("from a file", overrides={"batch_size": 1}, from_file=True, short=True),
+    Case("from a file, offload model", overrides={"batch_size": 1, "offload": "model"}, from_file=True),
+    Case("LoRA merged", overrides={"batch_size": 1}, loras="merged", short=True),
+    Case("LoRA switched", overrides={"batch_size": 1}, loras="switched", short=True),
+    Case("LoRA switched, offload group", overrides={"batch_size": 1, "offload": "group"}, loras="switched", batches=2),
     Case("from a folder, no memory at load", from_folder=True, fail_in="load", error="does not fit dry card"),
     Case("from a folder, memory for 1 with tiles", "auto", {"batch_size": 1}, from_folder=True, limit=6.5e9,
          batch_after=1, relieved=True, batches=2),

@@ -18,8 +18,9 @@ from inpaint_ops import device as cards
 from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.errors import InpaintOpsError
-from inpaint_ops.model import attention, ledger, loading, random_weights, sources, tuned
-from inpaint_ops.records import DeviceInfo
+from inpaint_ops.model import attention, ledger, loading, loras, random_weights, recipes, sources, tuned, verifying
+from inpaint_ops.model.tokenizers import PAD_TOKENS
+from inpaint_ops.records import DeviceInfo, LoraFile
 from tests.dry_card import sparse_folder
 from tests.dry_card.cases import CARD, Case
 from tests.dry_card.live_bytes import LiveBytes
@@ -28,6 +29,7 @@ from tests.dry_card.pretended_card import CONTEXT
 MODEL = "sdxl-random"
 SIZE = 1024
 STEPS = 2
+FILE, LORA = "model.safetensors", "lora.safetensors"
 
 
 @dataclasses.dataclass
@@ -61,6 +63,8 @@ def stand_ins() -> None:
     # What diffusers found when it was imported, before there was a card to pretend.
     pipeline_utils.SUPPORTED_DEVICE_MAP = [*pipeline_utils.SUPPORTED_DEVICE_MAP, "cuda"]
     sparse_folder.pretend_reading()
+    for module in (loras, verifying):
+        module.file_digest = lambda path, notes: "0" * 64  # type: ignore[attr-defined]  # of 7 GB of zeros
     loading.read_ahead = lambda files: None  # the holes of a folder would fill the page cache with 7 GB of zeros
     cards.cards.visible_devices = lambda environment=None: []  # type: ignore[attr-defined]
     for module in (tuned, attention):
@@ -83,7 +87,8 @@ def paint(case: Case, counter: LiveBytes, folder: Path | None = None) -> Finding
     counter.reset_peak()
     try:
         with _force_upcast(case.upcast):
-            _paint(case, counter, finding, str(folder or MODEL))
+            model = folder / FILE if folder and case.from_file else folder if folder and case.from_folder else MODEL
+            _paint(case, counter, finding, str(model), str(folder / LORA) if folder and case.loras else "")
     except InpaintOpsError as error:
         finding.errors.append(f"{type(error).__name__}: {str(error)[:300]}")
     finding.peak = max(finding.peaks.values(), default=0)
@@ -92,19 +97,29 @@ def paint(case: Case, counter: LiveBytes, folder: Path | None = None) -> Finding
 
 
 def write_folder(case: Case, folder: Path) -> None:
-    """Write the model that `case` loads from a folder; outside the dry card's modes."""
+    """Write the model that `case` loads from a folder or a file, and its LoRA; outside the dry card's modes."""
+    if case.from_file:
+        sparse_folder.write_file(folder / FILE, MODEL, torch.float16)
+        for name, pad in zip(("tokenizer", "tokenizer_2"), PAD_TOKENS, strict=True):
+            random_weights.byte_tokenizer(pad).save_pretrained(str(folder / "tokenizers" / name))
+    if case.loras:
+        sparse_folder.write_lora(folder / LORA, MODEL, rank=64)
+    if not case.from_folder:
+        return
     with _force_upcast(case.upcast):
         # The published files are of float16 and float32: in bfloat16 those of float16 are read and cast.
         sparse_folder.write(folder, MODEL, torch.float32 if case.overrides.get("dtype") == "float32" else torch.float16)
 
 
-def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str) -> None:
-    source = sources.resolve(model)
+def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str, lora: str) -> None:
+    source = sources.resolve(model, tokenizer=str(Path(model).parent / "tokenizers") if case.from_file else None)
+    named = [LoraFile(name="a", path=str(Path(lora)))] if lora else []
+    fused = {"a": 1.0} if case.loras == "merged" else None
     choice = tuning.choose(
         card(),
         preset=case.preset,
         overrides=case.overrides,
-        workload=sources.workload(source),
+        workload=sources.workload(source, loras=named, fused=fused),
         expected_rows=case.rows,
     )
     plan = choice.tuning
@@ -121,7 +136,7 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str) -> None
                 finding.peak_at = f"{phase}: {counter.peak_at}"
         counter.reset_peak()
 
-    loaded = loading.load(sources.find(source, dtype=plan.dtype), card(), choice)
+    loaded = loading.load(sources.find(source, dtype=plan.dtype, loras=named), card(), choice, fuse_loras=fused)
     ended("load")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         # A FakeTensor's parameter is made anew at each move, and of what an inference has left only without gradients.
@@ -136,7 +151,7 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str) -> None
         counter.reset_peak()
     finding.held = counter.live
     _watch(engine, counter, ended, finding, state)
-    key = BatchKey(SIZE, SIZE, STEPS, 7.5, 0.9999)
+    key = BatchKey(SIZE, SIZE, STEPS, 7.5, 0.9999, loras=(("a", 0.8),) if case.loras else ())
     plate = np.zeros((SIZE, SIZE, 3), np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[256:768, 256:768] = 255
@@ -228,10 +243,10 @@ def _watch(engine: Any, counter: LiveBytes, ended: Any, finding: Finding, state:
 @contextmanager
 def _force_upcast(wanted: bool) -> Iterator[None]:
     """Within the block the model's VAE has `force_upcast` as wanted."""
-    plain = random_weights.RECIPES[MODEL]
+    plain = recipes.RECIPES[MODEL]
     vae = dict(plain.vae) | {"force_upcast": wanted}
-    random_weights.RECIPES[MODEL] = dataclasses.replace(plain, vae=vae)
+    recipes.RECIPES[MODEL] = dataclasses.replace(plain, vae=vae)
     try:
         yield
     finally:
-        random_weights.RECIPES[MODEL] = plain
+        recipes.RECIPES[MODEL] = plain

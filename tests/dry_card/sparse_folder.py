@@ -16,7 +16,9 @@ import safetensors.torch
 import torch
 import transformers.modeling_utils
 
-from inpaint_ops.model import random_weights
+from inpaint_ops.model import adapters, random_weights, single_file
+from inpaint_ops.model.own_models import MARKER
+from tests.support import loras, single_files
 
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 _NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
@@ -47,6 +49,23 @@ def write(folder: Path, name: str, dtype: torch.dtype) -> Path:
     return folder
 
 
+def write_file(path: Path, name: str, dtype: torch.dtype) -> Path:
+    """The model `name` in one file, in Stability AI's layout, marked as random weights; its bytes are a hole, too."""
+    tensors = single_files.original(random_weights.without_values(name))
+    _safetensors(path, {key: tuple(value.shape) for key, value in tensors}, dtype, {MARKER: "yes"})
+    return path
+
+
+def write_lora(path: Path, name: str, rank: int) -> Path:
+    """A LoRA for the attention of the UNet of the model `name`, in float16 and diffusers' layout; a hole as well."""
+    unet = random_weights.without_values(name).unet
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (takes, gives) in loras.layers(unet, ("to_q", "to_k", "to_v", "to_out.0")).items():
+        shapes |= {f"unet.{layer}.lora_A.weight": (rank, takes), f"unet.{layer}.lora_B.weight": (gives, rank)}
+    _safetensors(path, shapes, torch.float16)
+    return path
+
+
 def _config(module: Any, place: Path) -> None:
     if hasattr(module, "save_config"):
         module.save_config(str(place))
@@ -54,9 +73,12 @@ def _config(module: Any, place: Path) -> None:
         module.config.save_pretrained(str(place))
 
 
-def _safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+def _safetensors(
+    path: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, notes: dict[str, str] | None = None
+) -> None:
     """The file's layout: eight bytes with the header's length, the header, the tensors one after another."""
-    header, at = {}, 0
+    header: dict[str, Any] = {"__metadata__": notes} if notes else {}
+    at = 0
     for name, shape in shapes.items():
         end = at + dtype.itemsize * torch.Size(shape).numel()
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
@@ -81,7 +103,7 @@ def pretend_reading() -> None:
             return opened(path, framework, device=device, **more)
         return _Opened(opened(path, "pt", device="cpu", **more), torch.device(device))
 
-    for module in (safetensors, safetensors.torch, transformers.modeling_utils):
+    for module in (safetensors, safetensors.torch, transformers.modeling_utils, single_file, adapters):
         module.safe_open = safe_open  # type: ignore[attr-defined]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DConditionModel
 
-from inpaint_ops.model import compiled, random_weights, tuned
+from inpaint_ops.model import compiled, recipes, tuned
 from inpaint_ops.tuning import Tuning
 
 MODEL, SIDE = "sdxl-random", 128
@@ -21,7 +21,7 @@ WAYS = ("regional", "reduce-overhead", "max-autotune")
 def trace(way: str) -> int:
     """Graphs that dynamo made of one UNet step with guidance, and of a decode. Raises where a graph breaks."""
     torch._dynamo.reset()
-    recipe = random_weights.recipe(MODEL)
+    recipe = recipes.recipe(MODEL)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**recipe.unet).half().eval()
         vae = AutoencoderKL(**recipe.vae).half().eval()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.model.random_weights import instantiate
+from inpaint_ops.protocol import Text, text_of
 from tests.support.engine_parts import painting_model
 
 KEY = BatchKey(width=64, height=64, steps=3, guidance_scale=7.5, strength=0.9999)
@@ -27,7 +28,7 @@ def pipe() -> Iterator[Any]:
     torch.set_num_threads(threads)
 
 
-def item(engine: Engine, row: int, prompt: str, negative: str | None = None) -> PaintItem:
+def item(engine: Engine, row: int, prompt: Text, negative: Text | None = None) -> PaintItem:
     draw = np.random.default_rng(5)
     rgb = draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     mask = np.zeros((64, 64), np.uint8)
@@ -117,3 +118,28 @@ def ledger() -> Any:
     from inpaint_ops.records import LedgerEntry
 
     return [LedgerEntry(name="release_text_encoders", requested="on", effective="on", matches=True)]
+
+
+def test_the_second_encoder_may_have_a_text_of_its_own(pipe: Any) -> None:
+    """As the pipeline's own `prompt_2`; the same text for both is one text."""
+    engine = Engine(painting_model(pipe))
+    both = engine.prompts._text(("a red boat", "oil painting"))
+    tokens, _, pooled, _ = pipe.encode_prompt(
+        prompt="a red boat", prompt_2="oil painting", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    assert torch.equal(both.tokens, tokens) and torch.equal(both.pooled, pooled)
+    rows = [item(engine, 1, "a red boat"), item(engine, 2, ("a red boat", "oil painting")),
+            item(engine, 3, "a red boat", ("", "fog"))]  # fmt: skip
+    first, second, third = (painted(engine, one)[0] for one in rows)
+    assert apart(first, second) > 1 and apart(first, third) > 1
+    assert text_of("a", None) == text_of("a", "a") == "a" and text_of(None, None) is None
+    assert text_of(None, "fog") == ("", "fog") and text_of("a", "") == ("a", "")
+
+
+def test_a_long_second_text_is_chunked_and_named_where_it_is_cut(pipe: Any) -> None:
+    engine = Engine(painting_model(pipe))
+    chunks, cut = engine.prompts.shape(("a boat", LONG), None, guided=True)
+    assert (chunks, cut) == (2, ())
+    assert engine.prompts._text(("a boat", LONG)).tokens.shape[1] == 2 * 77
+    _, cut = engine.prompts.shape(("a boat", LONG * 4 + "lighthouse"), None, guided=True)
+    assert len(cut) == 1 and "lighthouse" in cut[0]

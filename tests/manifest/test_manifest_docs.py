@@ -73,7 +73,7 @@ def test_every_option_on_the_page_is_one_and_every_selection_can_be_asked_for() 
         if isinstance(parameter, click.Option)
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", PAGE))
     assert len(named) > 8 and named <= known, named - known
     asked = re.findall(r"--retry ([\w,:-]+)", PAGE)
     assert len(asked) >= 4

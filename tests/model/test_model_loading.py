@@ -127,10 +127,11 @@ def test_a_folder_that_is_no_model_is_named(cache: Path, tmp_path: Path) -> None
         loaded(tmp_path, cache)
 
 
-def test_a_unet_of_four_channels_is_not_an_inpainting_model(folder: Path, cache: Path) -> None:
-    set_config(folder, "unet", in_channels=4)
+@pytest.mark.parametrize("channels", [8, 5, None])
+def test_a_unet_of_other_channels_is_no_model_to_paint_with(folder: Path, cache: Path, channels: int | None) -> None:
+    set_config(folder, "unet", in_channels=channels)
     for check in (lambda: loaded(folder, cache), lambda: verify(folder)):
-        with pytest.raises(ModelError, match=f"takes 4 channels.*{DEFAULT_MODEL}"):
+        with pytest.raises(ModelError, match=f"takes {channels} channels.*{DEFAULT_MODEL}"):
             check()
 
 

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DCon
 from PIL import Image
 
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model import random_weights
+from inpaint_ops.model import random_weights, recipes
 from inpaint_ops.model.own_models import MARKER, RECIPE_VERSION, is_random
 from tests.support.waiting import PATIENCE
 
@@ -122,7 +122,7 @@ def test_values_stay_finite_in_sixteen_bits() -> None:
 
 def test_the_full_size_recipe_has_sdxl_inpaintings_parameters() -> None:
     """2.57e9, 84e6, 123e6 and 695e6 parameters: the real files' sizes in 16 bits, 6.94e9 bytes together (facts)."""
-    recipe = random_weights.recipe("sdxl-random")
+    recipe = recipes.recipe("sdxl-random")
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**recipe.unet), AutoencoderKL(**recipe.vae)
         clips = [

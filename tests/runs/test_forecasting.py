@@ -125,6 +125,11 @@ def test_the_packages_table_can_be_read_and_names_its_sources() -> None:
 def test_runs_are_alike_by_model_and_tuning_and_by_nothing_else() -> None:
     same = JOB.model_copy(update={"steps": 50, "shard_rows": 3, "row_limit": 2})
     assert experience_key(JOB) == experience_key(same)
+    assert experience_key(JobOptions(model="tiny-random")) == "tiny-random-auto-607a869e3240", (
+        "as earlier versions have it"
+    )
+    with_lora = JobOptions.model_validate({"model": "tiny-random", "loras": ["a.safetensors"]})
+    assert experience_key(with_lora) != experience_key(JobOptions(model="tiny-random"))
     assert experience_key(JOB) != experience_key(JOB.model_copy(update={"tuning": "fast"}))
     assert experience_key(JOB) != experience_key(JOB.model_copy(update={"model": "n"}))
     assert experience_key(JOB) != experience_key(JOB.model_copy(update={"guidance_scale": 1.0})), "half the work"

@@ -13,7 +13,7 @@ from inpaint_ops.supervisor.messages import RowFiles
 
 OPTIONS = {
     "mask_channel": "alpha", "mask_threshold": 9, "mask_invert": True, "mask_dilate": 3, "mask_blur": 1.5, "crop": 64,
-    "format": "webp",
+    "format": "webp", "prompt_2": "an oil painting", "negative_prompt_2": "a photo",
 }  # fmt: skip
 ELSEWHERE = {
     "image", "mask",  # as paths of the downloaded files

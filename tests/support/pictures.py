@@ -221,3 +221,17 @@ def palette_file(transparent: bool) -> tuple[bytes, np.ndarray]:
         return file_of(image), colours[index]
     alphas[:4] = [0, 10, 128, 200]
     return file_of(image, transparency=bytes(alphas)), np.dstack((colours[index], alphas[index]))
+
+
+def latents_of(pipe: Any) -> Any:
+    """What the pipeline itself paints, as a tensor: a small picture, its middle masked, three steps."""
+    import torch
+
+    image = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        prompt="a red chair", image=image, mask_image=mask, width=64, height=64, num_inference_steps=3, strength=1.0,
+        generator=torch.Generator().manual_seed(5), output_type="pt",
+    ).images  # fmt: skip

@@ -21,7 +21,7 @@ from inpaint_ops import worker
 from inpaint_ops.device import Lease
 from inpaint_ops.device.lease_files import own_folder
 from inpaint_ops.errors import DeviceBusyError
-from inpaint_ops.model import random_weights
+from inpaint_ops.model import random_weights, recipes
 from inpaint_ops.model.compiled import FOLDER
 from inpaint_ops.protocol import (
     Begun,
@@ -301,13 +301,13 @@ def test_serve_is_a_plain_function_of_its_pipes() -> None:
 
 def one_block(folder: Path) -> str:
     """A model of one kind of transformer block, so that one graph is compiled: ten seconds of C++ each."""
-    tiny = random_weights.RECIPES["tiny-random"]
+    tiny = recipes.RECIPES["tiny-random"]
     blocks = {
         "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     }
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(random_weights.RECIPES, "one-block", replace(tiny, unet={**tiny.unet, **blocks}))
+        patched.setitem(recipes.RECIPES, "one-block", replace(tiny, unet={**tiny.unet, **blocks}))
         return str(random_weights.build("one-block", folder))
 
 

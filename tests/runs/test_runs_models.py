@@ -1,0 +1,238 @@
+"""Whole runs with the models that studios have: what lands in the records, the summary and the plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+from inpaint_ops.cli.doctor import diagnose
+from inpaint_ops.config import Settings, load_settings
+from inpaint_ops.errors import ForbiddenLocationError, ModelError, ObjectNotFoundError, RunConflictError
+from inpaint_ops.model import random_weights
+from inpaint_ops.model.cache import cache_home
+from inpaint_ops.planning import JobOptions, job_options
+from inpaint_ops.records import Record, RunSummary
+from inpaint_ops.runs import Workspace, finish, paint, prepare
+from inpaint_ops.supervisor.loras import LORAS, local_loras
+from tests.support import loras, single_files
+from tests.support.pictures import file_of, mask_file, smooth
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`plain.safetensors`, a model of 4 channels, and `vae.safetensors`."""
+    root = tmp_path_factory.mktemp("files")
+    single_files.write(single_files.plain(random_weights.instantiate("tiny-random")), root / "plain.safetensors")
+    vae = random_weights.instantiate("tiny-random", seed=8).vae
+    save_file(single_files.vae(vae), root / "vae.safetensors")
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "photo.png").write_bytes(file_of(smooth(64, 64)))
+    (folder / "mask.png").write_bytes(mask_file(64, 64, (16, 16, 48, 48)))
+    return Workspace.open(Settings(scratch=tmp_path / "s"), store=str(tmp_path / "out"), also_readable=[str(folder)])
+
+
+def manifest(workspace: Workspace, *rows: dict[str, Any]) -> str:
+    path = Path(workspace.store.key).parent / "in" / "m.jsonl"
+    places = {"image": "photo.png", "mask": "mask.png", "prompt": "x", "steps": 2, "seed": 1}
+    path.write_text("".join(json.dumps(places | row) + "\n" for row in rows))
+    return str(path)
+
+
+def run(workspace: Workspace, rows: list[dict[str, Any]], job: JobOptions) -> tuple[RunSummary, dict[str, Record]]:
+    plan = prepare(workspace, manifest(workspace, *rows), "run", job, find_model="here")
+    for shard in plan.shards:
+        paint(workspace, "run", shard.name)
+    summary = finish(workspace, "run")
+    layout = workspace.layout("run")
+    found = [
+        Record.model_validate_json(workspace.storage.get(info.location))
+        for info in workspace.storage.list(layout.root.join("records/"))
+    ]
+    return summary, {record.id: record for record in found}
+
+
+def test_a_plain_model_in_one_file_with_a_vae_of_its_own(files: Path, workspace: Workspace) -> None:
+    model, vae = files / "plain.safetensors", files / "vae.safetensors"
+    job = JobOptions(model=str(model), vae=str(vae), device="cpu")
+    summary, records = run(workspace, [{"id": "one"}], job)
+    assert (summary.counts.done, records["one"].status) == (1, "done"), summary.reasons
+    assert summary.model is not None and summary.model.name == str(model)
+    assert summary.model.digest == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (summary.model.vae, summary.model.vae_digest) == (str(vae), hashlib.sha256(vae.read_bytes()).hexdigest())
+    ledger = {entry.name: entry for entry in summary.ledger}
+    assert ledger["inpainting"].effective == "masked latents" and ledger["vae"].requested == str(vae)
+    assert records["one"].output is not None
+    painted = Image.open(records["one"].output.uri)
+    assert summary.model.digest[:16] in json.dumps(painted.info, default=str)
+    before = Image.open(Path(workspace.store.key).parent / "in" / "photo.png").convert("RGB")
+    outside = (0, 0, 16, 64)
+    assert painted.convert("RGB").crop(outside).tobytes() == before.crop(outside).tobytes()
+    assert painted.convert("RGB").tobytes() != before.tobytes()
+    for other in ({"vae": None}, {"model": "tiny-random"}):
+        with pytest.raises(RunConflictError):
+            prepare(workspace, manifest(workspace, {"id": "one"}), "run", job.model_copy(update=other))
+
+
+def test_a_file_that_is_no_model_is_refused_before_anything_is_planned(files: Path, workspace: Workspace) -> None:
+    job = JobOptions(model=str(files / "vae.safetensors"), device="cpu")
+    with pytest.raises(ModelError, match="seems to be a VAE"):
+        prepare(workspace, manifest(workspace, {"id": "one"}), "run", job, find_model="here")
+    assert workspace.plan("run") is None
+    note = prepare(workspace, manifest(workspace, {"id": "one"}), "run", job, find_model="anywhere").warnings
+    assert any("the machines that paint may have it" in line for line in note)
+
+
+def test_the_settings_name_a_file_and_doctor_looks_into_it(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INPAINT_MODEL", str(files / "plain.safetensors"))
+    monkeypatch.setenv("INPAINT_VAE", str(files / "vae.safetensors"))
+    settings = load_settings()
+    job = job_options(settings)
+    assert (job.model, job.vae, job.tokenizer) == (settings.model, str(files / "vae.safetensors"), None)
+    (check,) = [check for check in diagnose(settings, "") if check.name == "model"]
+    assert check.state == "ok" and "plain SDXL, painted by masked latents; tokenizer: bytes" in check.detail
+    monkeypatch.setenv("INPAINT_MODEL", str(files / "vae.safetensors"))
+    (check,) = [check for check in diagnose(load_settings(), "") if check.name == "model"]
+    assert check.state == "missing" and "seems to be a VAE" in check.detail
+
+
+def lora(files: Path, name: str, layout: str = "kohya", **options: Any) -> str:
+    path = files / f"{name}.safetensors"
+    if not path.exists():
+        loras.write(random_weights.instantiate("tiny-random"), path, layout, **options)
+    return str(path)
+
+
+def pixels(record: Record) -> NDArray[np.int16]:
+    assert record.output is not None
+    return np.asarray(Image.open(record.output.uri).convert("RGB")).astype(np.int16)
+
+
+def apart(*images: NDArray[np.int16]) -> int:
+    """By how many levels the images differ from the first, at the most: 1 is rounding, in batches of other sizes."""
+    return max(int(np.abs(image - images[0]).max()) for image in images[1:])
+
+
+def test_rows_choose_of_the_jobs_loras(files: Path, workspace: Workspace) -> None:
+    """One of the store, one of a folder; weight 0 is the model without; a row without a wish has the job's."""
+    brand = Path(workspace.store.key).parent / "in" / "brand.safetensors"
+    brand.write_bytes(Path(lora(files, "first", texts=True, seed=3)).read_bytes())
+    rows: list[dict[str, Any]] = [
+        {"id": "job"}, {"id": "same", "loras": "brand:0.5"}, {"id": "none", "loras": "none"},
+        {"id": "zero", "loras": {"brand": 0, "style": 0.0}}, {"id": "style", "loras": ["style:1.5"]},
+        {"id": "both", "loras": "brand, style"}, {"id": "again", "loras": '{"style": 1.5, "brand": null}'},
+        {"id": "unknown", "loras": "brnd:0.8"},
+    ]  # fmt: skip
+    chosen = {"loras": (f"brand=file://{brand}:0.5", f"style={lora(files, 'second', 'diffusers')}:0"), "device": "cpu"}
+    job = JobOptions.model_validate(chosen | {"model": "tiny-random"})
+    summary, records = run(workspace, rows, job)
+    assert summary.counts.done == 7 and summary.counts.rejected == 1, summary.reasons
+    error = records["unknown"].error
+    assert (
+        error is not None and error.field == "loras" and "no LoRA called 'brnd' (it has: brand, style)" in error.message
+    )
+    assert {name: record.loras for name, record in records.items() if record.loras} == {
+        "job": {"brand": 0.5, "style": 0.0}, "same": {"brand": 0.5}, "zero": {"brand": 0.0, "style": 0.0},
+        "style": {"style": 1.5}, "both": {"brand": 0.5, "style": 0.0}, "again": {"style": 1.5},
+    }  # fmt: skip
+    image = {name: pixels(record) for name, record in records.items() if record.output is not None}
+    assert apart(image["job"], image["same"], image["both"]) <= 1 and apart(image["none"], image["zero"]) <= 1
+    assert apart(image["style"], image["again"]) <= 1
+    for one, other in (("job", "none"), ("job", "style"), ("none", "style")):
+        assert apart(image[one], image[other]) > 5
+    (entry,) = (entry for entry in summary.ledger if entry.name == "loras")
+    assert entry.effective == "switched" and 3 <= entry.measured["switches"] <= 6, "rows of one set wait together"
+    assert summary.model is not None and [one.name for one in summary.model.loras] == ["brand", "style"]
+    assert summary.model.loras[0].digest == hashlib.sha256(brand.read_bytes()).hexdigest()
+    (kept,) = (cache_home() / LORAS).glob("*.safetensors")
+    assert kept.stem == summary.model.loras[0].digest
+    assert "+ LoRA style 1.5 (" in json.dumps(Image.open(records["style"].output.uri).info, default=str)  # type: ignore[union-attr]
+    encoders = next(entry for entry in summary.ledger if entry.name == "release_text_encoders")
+    assert "LoRAs that change the text encoders" in encoders.reason or encoders.matches
+
+
+def test_a_job_of_one_set_merges_it_and_paints_the_same(files: Path, workspace: Workspace) -> None:
+    place = lora(files, "second", "diffusers")
+    job = JobOptions.model_validate({"model": "tiny-random", "device": "cpu", "loras": [f"{place}:1.5"]})
+    summary, records = run(workspace, [{"id": "one"}, {"id": "two", "loras": "second"}], job)
+    assert summary.counts.done == 2
+    (entry,) = (entry for entry in summary.ledger if entry.name == "loras")
+    assert (entry.effective, entry.requested) == ("merged into the weights", "second 1.5")
+    assert summary.load is not None and summary.load.loras > 0
+    assert apart(pixels(records["one"]), pixels(records["two"])) <= 1
+
+
+def test_a_lora_that_no_worker_could_load_is_refused_at_the_start(files: Path, workspace: Workspace) -> None:
+    source = manifest(workspace, {"id": "one"})
+    for place, error in (
+        (str(files / "vae.safetensors"), ModelError), ("none.safetensors", ModelError), ("x.ckpt", ModelError),
+        (f"file://{Path(source).parent}/none.safetensors", ObjectNotFoundError),
+        ("s3://elsewhere/lora.safetensors", ForbiddenLocationError),
+    ):  # fmt: skip
+        job = JobOptions.model_validate({"model": "tiny-random", "loras": [place]})
+        with pytest.raises(error):
+            prepare(workspace, source, "run", job, find_model="here")
+    assert workspace.plan("run") is None
+
+
+def test_a_lora_is_fetched_once_for_each_etag(files: Path, workspace: Workspace, tmp_path: Path) -> None:
+    place = Path(workspace.store.key).parent / "in" / "brand.safetensors"
+    place.write_bytes(Path(lora(files, "first", texts=True, seed=3)).read_bytes())
+    (choice,) = JobOptions.model_validate({"model": "m", "loras": [f"file://{place}"]}).loras
+    first = local_loras([choice], workspace.storage, tmp_path / "cache")
+    kept = Path(first[0].path)
+    before = kept.stat().st_ino
+    assert local_loras([choice], workspace.storage, tmp_path / "cache") == first and kept.stat().st_ino == before
+    place.write_bytes(Path(lora(files, "second", "diffusers")).read_bytes())
+    second = local_loras([choice], workspace.storage, tmp_path / "cache")
+    assert Path(second[0].path).name == f"{hashlib.sha256(place.read_bytes()).hexdigest()}.safetensors"
+    assert second != first and not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
+
+
+def test_a_text_for_the_second_encoder_reaches_the_image_and_the_record(workspace: Workspace) -> None:
+    """The job's, with a field of the row in it, and the row's own; every text is encoded before the encoders go."""
+    rows = [
+        {"id": "none", "prompt_2": "x"},
+        {"id": "job", "style": "oil"},
+        {"id": "own", "prompt_2": "fog", "style": ""},
+    ]
+    job = JobOptions(model="tiny-random", device="cpu", prompt_2="{style} painting", tuning_overrides={"batch_size": 1})
+    summary, records = run(workspace, [row | {"style": row.get("style", "-")} for row in rows], job)
+    assert summary.counts.done == 3, [record.error for record in records.values()]
+    assert {name: record.prompt_2 for name, record in records.items()} == {
+        "none": "x", "job": "oil painting", "own": "fog",
+    }  # fmt: skip
+    assert apart(pixels(records["none"]), pixels(records["job"])) > 1
+    assert apart(pixels(records["none"]), pixels(records["own"])) > 1
+    output = records["job"].output
+    assert output is not None
+    assert "(second text encoder: oil painting)" in json.dumps(Image.open(output.uri).info, default=str)
+    encoders = next(entry for entry in summary.ledger if entry.name == "release_text_encoders")
+    assert encoders.measured["texts_encoded"] == 4, "three texts and the empty one"
+
+
+def test_few_steps_all_run_and_the_ledger_names_the_sampling(files: Path, workspace: Workspace) -> None:
+    chosen = {"model": "tiny-random", "device": "cpu", "loras": [lora(files, "second", "diffusers")]}
+    job = job_options(workspace.settings, few_step="lightning", **chosen)
+    summary, records = run(workspace, [{"id": "job", "steps": None}, {"id": "own", "steps": 6}], job)
+    assert summary.counts.done == 2, summary.reasons
+    assert {name: (record.steps, record.guidance_scale) for name, record in records.items()} == {
+        "job": (4, 1.0), "own": (6, 1.0),
+    }  # fmt: skip
+    (entry,) = (entry for entry in summary.ledger if entry.name == "scheduler")
+    assert (entry.effective, entry.matches) == ("euler_trailing", True)
+    plan = workspace.plan("run")
+    assert plan is not None and plan.job.few_step == "lightning"
