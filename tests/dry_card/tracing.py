@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline, UNet2DCon
 
 from inpaint_ops.model import compiled, recipes, tuned
 from inpaint_ops.tuning import Tuning
+from tests.support.engine_parts import forget_graphs
 
 MODEL, SIDE = "sdxl-random", 128
 WAYS = ("regional", "reduce-overhead", "max-autotune")
@@ -20,7 +21,7 @@ WAYS = ("regional", "reduce-overhead", "max-autotune")
 
 def trace(way: str) -> int:
     """Graphs that dynamo made of one UNet step with guidance, and of a decode. Raises where a graph breaks."""
-    torch._dynamo.reset()
+    forget_graphs()
     recipe = recipes.recipe(MODEL)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**recipe.unet).half().eval()

@@ -15,25 +15,25 @@ from inpaint_ops.model.compiled import figures, undo
 from inpaint_ops.model.loading import LoadedModel
 from inpaint_ops.records import ModelIdentity
 from inpaint_ops.tuning import Tuning
-from tests.support.engine_parts import KEY, LEVELS, Remembering, SmallCard, difference, image, item
+from tests.support.engine_parts import KEY, LEVELS, Remembering, SmallCard, difference, forget_graphs, image, item
 
 
 @pytest.fixture
 def compiled(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The pipeline with its repeated blocks compiled by dynamo, without the backend's minutes of C++."""
     monkeypatch.setattr(tuned, "BACKEND", "eager")
-    torch._dynamo.reset()
+    forget_graphs()
     assert tuned.apply(pipe, Tuning(attention="default", compile="regional"), describe("cpu")) == {}
     yield
     undo(pipe)
-    torch._dynamo.reset()
+    forget_graphs()
 
 
 def test_a_compiled_model_gets_few_shapes_of_batches(make: Callable[..., Engine], pipe: Any, compiled: None) -> None:
     """Of each working size, 1, 2 and 4 rows compile once; 3 are filled up to 4."""
     wide = KEY._replace(width=96)
     alone = {row: image(next(iter(make().paint([item(row)])))) for row in (1, 2, 3)}
-    torch._dynamo.reset()
+    forget_graphs()
     engine = make(batch_size=4, is_compiled=True)
     before = figures()["graphs"]
 
@@ -81,7 +81,7 @@ def test_a_compiler_that_fails_leaves_the_model_to_run_without(
 
     (plain,) = make().paint([item(1)])
     monkeypatch.setattr(tuned, "BACKEND", broken)
-    torch._dynamo.reset()
+    forget_graphs()
     tuning = Tuning(attention="default", compile="regional", batch_size=2)
     assert tuned.apply(pipe, tuning, describe("cpu")) == {}
     identity = ModelIdentity(name="tiny-random", random_weights=True)

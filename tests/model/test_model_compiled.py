@@ -13,6 +13,7 @@ import torch
 from inpaint_ops.model import compiled
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning import Tuning
+from tests.support.engine_parts import forget_graphs
 from tests.support.waiting import PATIENCE
 
 CARD = DeviceInfo(kind="cuda", name="NVIDIA H100", capability="9.0")
@@ -78,7 +79,7 @@ def test_a_long_compilation_gives_signs_of_life_and_a_hanging_one_stops_to() -> 
             assert grown.wait_for(lambda: len(heard) >= 3, PATIENCE), "nothing was heard while it compiled"
         return graph
 
-    torch._dynamo.reset()
+    forget_graphs()
     watch = compiled.CompileWatch(report, every=0.001)
     try:
         assert torch.compile(lambda x: x + 1, backend=slow)(torch.zeros(1)).item() == 1
@@ -99,5 +100,5 @@ def test_a_long_compilation_gives_signs_of_life_and_a_hanging_one_stops_to() -> 
         assert torch.compile(lambda x: x + 2, backend=hanging)(torch.zeros(1)).item() == 2
     finally:
         silent.close(), witness.close()
-        torch._dynamo.reset()
+        forget_graphs()
     assert not heard, "what takes longer than the limit is not reported on"

@@ -102,3 +102,19 @@ class SmallCard:
         if wanted > self.budget:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {wanted} bytes of {self.budget}")
         self.most = max(self.most, wanted)
+
+
+def forget_graphs() -> None:
+    """Have dynamo forget all that it has compiled.
+
+    While it walks its table of backends, one may come or go (seen once, in torch 2.13: "dictionary changed size"): then
+    it walks again.
+    """
+    for _ in range(10):
+        try:
+            torch._dynamo.reset()
+            return
+        except RuntimeError as error:
+            if "changed size during iteration" not in str(error):
+                raise
+    raise RuntimeError("dynamo's table of backends never stood still")
