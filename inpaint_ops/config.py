@@ -137,6 +137,12 @@ class Settings(BaseSettings):
         default=0.0, ge=0, le=1, description="The share of rows that may fail before the run fails its checks."
     )
 
+    gpu_hour_price: float | None = Field(
+        default=None, ge=0, le=1e6,
+        description="What an hour of a card costs, in a currency of your own: forecasts and reports then say what a "
+        "run costs, by its workers' lifetimes.",
+    )  # fmt: skip
+
     max_rows: int = Field(default=200_000, ge=1, description="Rows in a manifest.")
     max_manifest_bytes: int = Field(default=256 * 2**20, ge=1, description="Bytes of a manifest.")
     max_prompt_chars: int = Field(default=4000, ge=1, description="Characters of a prompt.")

@@ -1,6 +1,6 @@
 """What a run writes as JSON: records, notes, worker reports, run summaries. Read back, all of it is foreign data."""
 
-from inpaint_ops.records.base import Amount, Bytes, Count, Model, Moment, now
+from inpaint_ops.records.base import Amount, Bytes, Count, Model, Moment, cost_of, duration_in_words, now
 from inpaint_ops.records.loras import (
     LoraChoice,
     LoraFile,
@@ -98,6 +98,8 @@ __all__ = [
     "WorkerReport",
     "WorkerSetup",
     "check_names",
+    "cost_of",
+    "duration_in_words",
     "now",
     "parse_row_lora",
     "read_row_loras",

@@ -5,7 +5,7 @@ Units everywhere: seconds, bytes, pixels. Times of day are UTC.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
@@ -50,3 +50,22 @@ class Model(BaseModel):
     """The base of all data that crosses a boundary: frozen, forbids unknown keys, rejects NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def duration_in_words(seconds: float) -> str:
+    """A duration as people say it, to about three figures."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    if seconds > 1e9:
+        return "more than 30 years"
+    whole = timedelta(seconds=round(seconds))
+    minutes, rest = divmod(int(whole.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def cost_of(seconds: float, hour_price: float | None) -> float | None:
+    """What so many seconds of a card cost, in the currency of `hour_price`; None without one."""
+    return None if hour_price is None else seconds / 3600 * hour_price

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from inpaint_ops.records.base import Amount, Bytes, Count, Expected, Model, Moment, Number
+from inpaint_ops.records.base import Amount, Bytes, Count, Expected, Model, Moment, Number, duration_in_words
 from inpaint_ops.records.rows import Memory
 from inpaint_ops.records.workers import ColdStart, DeviceInfo, Fault, LedgerEntry, LoadTimes, ModelIdentity
 
@@ -79,6 +79,9 @@ class Forecast(Model):
     seconds_per_image: Expected | None = None
     cold_start: Expected | None = Field(default=None, description="Seconds of a worker.")
     peak_memory: Bytes | None = Field(default=None, description="Reserved bytes of the card.")
+    cost: Expected | None = Field(
+        default=None, description="`gpu_seconds` at INPAINT_GPU_HOUR_PRICE, in its currency; None without a price."
+    )
     devices: Count = Field(default=1, description="Cards that would share the shards.")
     card: str = ""
     basis: str = Field(description="What it is made of.")
@@ -89,7 +92,9 @@ class Forecast(Model):
             return self.basis
         peak = f", {self.peak_memory / 1e9:.1f} GB at the peak" if self.peak_memory else ", peak memory unknown"
         many = "1 device" if self.devices == 1 else f"{self.devices} devices"
-        return f"about {self.seconds:.0f} s on {many}, {self.gpu_seconds:.0f} device-seconds{peak}; by {self.basis}"
+        together = f", {duration_in_words(self.gpu_seconds)} together" if self.devices > 1 else ""
+        cost = f", cost {self.cost:,.2f}" if self.cost is not None else ""
+        return f"about {duration_in_words(self.seconds)} on {many}{together}{cost}{peak}; by {self.basis}"
 
 
 class RunSummary(Model):
@@ -117,6 +122,10 @@ class RunSummary(Model):
     images_per_second: Amount | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
     images_per_second_warm: Amount | None = Field(description="Done rows over the seconds spent painting.")
     gpu_seconds_per_image: Amount | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
+    gpu_seconds: Amount | None = Field(default=None, description="The workers' lifetimes together.")
+    cost: Amount | None = Field(
+        default=None, description="`gpu_seconds` at INPAINT_GPU_HOUR_PRICE, in its currency; None without a price."
+    )
     stages: dict[str, StageStats]
     stage_seconds: dict[str, Number] = Field(description="Seconds of work by stage, each batch counted once.")
     peak_memory: Memory | None

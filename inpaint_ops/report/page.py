@@ -10,14 +10,14 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
-from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, WorkerReport
+from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, WorkerReport, duration_in_words
 from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, RunFacts, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, media_type
 from inpaint_ops.report.summary import DEMO_MODEL, RANDOM_WEIGHTS
@@ -207,7 +207,7 @@ def environment(*loaders: BaseLoader) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "seconds": _seconds,
+        "seconds": duration_in_words,
         "figures": _figures,
         "bytes": _bytes,
         "moment": _moment,
@@ -220,20 +220,6 @@ def environment(*loaders: BaseLoader) -> Environment:
     }
     made.globals |= {"shares_a_batch": shares_a_batch, "labels": STAGE_LABELS}
     return made
-
-
-def _seconds(seconds: float) -> str:
-    """A duration as people say it, to about three figures."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 59.95:
-        return f"{seconds:.3g} s"
-    if seconds > 1e9:
-        return "more than 30 years"
-    whole = timedelta(seconds=round(seconds))
-    minutes, rest = divmod(int(whole.total_seconds()), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _figures(number: float) -> str:
@@ -253,7 +239,7 @@ def _bytes(count: float) -> str:
 
 def _measured(name: str, number: float) -> str:
     """`denoise_seconds`, 4.2 -> `denoise 4.2 s`: the unit is the end of the name."""
-    for ending, formatted in (("_seconds", _seconds), ("_bytes", _bytes)):
+    for ending, formatted in (("_seconds", duration_in_words), ("_bytes", _bytes)):
         if name.endswith(ending):
             return f"{name.removesuffix(ending).replace('_', ' ')} {formatted(number)}"
     return f"{name.replace('_', ' ')} {_figures(number)}"

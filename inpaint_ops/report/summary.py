@@ -24,6 +24,7 @@ from inpaint_ops.records import (
     RetryCounts,
     RunSummary,
     WorkerReport,
+    cost_of,
 )
 from inpaint_ops.report.accounting import Accounting, account, kept_records
 from inpaint_ops.report.faults import faults_in_words, merge_faults
@@ -57,6 +58,7 @@ def summarize(
     images_checked: int | None = None,
     idle_seconds: float = 0.0,
     retries: tuple[RetryCounts, ...] = (),
+    gpu_hour_price: float | None = None,
 ) -> RunSummary:
     """Summarise a run.
 
@@ -93,6 +95,7 @@ def summarize(
         images_checked=images_checked,
         idle_seconds=idle_seconds,
         retries=retries,
+        gpu_hour_price=gpu_hour_price,
     )
 
 
@@ -115,9 +118,10 @@ def summary_of(
     idle_seconds: float = 0.0,
     retries: tuple[RetryCounts, ...] = (),
     trace_rows: int | None = None,
+    gpu_hour_price: float | None = None,
 ) -> RunSummary:
     """The same of records that were added up one by one; `find` gives a row's record. `trace_rows`: how many rows the
-    trace shows, where that is not all.
+    trace shows, where that is not all. `gpu_hour_price` is what an hour of a worker costs, if that is known.
     """
     counts, reasons = accounting.counts, accounting.reasons(failure_threshold)
     stages, stage_seconds = tally.stats(), tally.stage_seconds()
@@ -150,6 +154,8 @@ def summary_of(
         images_per_second=_ratio(counts.done, seconds),
         images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
         gpu_seconds_per_image=_ratio(total.lifetime, counts.done) if times else None,
+        gpu_seconds=total.lifetime if times else None,
+        cost=cost_of(total.lifetime, gpu_hour_price) if times else None,
         stages=stages,
         stage_seconds=stage_seconds,
         peak_memory=reduce(higher, (report.peak_memory for report in workers), tally.peak),

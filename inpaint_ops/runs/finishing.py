@@ -15,7 +15,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import retry_of
 from inpaint_ops.planning import Plan, every_shard
-from inpaint_ops.records import ErrorInfo, RunSummary, ShardProgress
+from inpaint_ops.records import ErrorInfo, RunSummary, ShardProgress, duration_in_words
 from inpaint_ops.run_files.digests import Compared, compare_digests
 from inpaint_ops.runs.attempts import read_notes, read_workers, recovered_faults, stopped, why_unfinished
 from inpaint_ops.runs.forecasting import experience, experience_key
@@ -77,6 +77,7 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
         idle_seconds=results.history.idle_seconds(workers),
         retries=results.history.counts(results.retries),
         trace_rows=results.trace.shown_rows,
+        gpu_hour_price=workspace.settings.gpu_hour_price,
     )
     if undone:
         lost = (
@@ -135,6 +136,9 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     if summary.flagged:
         kinds = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
         lines.append(f"  {summary.flagged} done rows differ from the others: {kinds} (report.html lists them)")
+    if summary.gpu_seconds:
+        cost = f", cost {summary.cost:,.2f}" if summary.cost is not None else ""
+        lines.append(f"  {duration_in_words(summary.gpu_seconds)} of workers{cost}")
     files = ["report.html", "run.json", "images/", "failed.jsonl", *(["rejected.jsonl"] if counts.rejected else [])]
     lines.append(f"  {workspace.layout(summary.run).root}  ({', '.join(files)})")
     return [one_line(line) for line in lines]

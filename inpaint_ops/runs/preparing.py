@@ -32,7 +32,9 @@ from inpaint_ops.planning import (
     split_rows,
 )
 from inpaint_ops.records import (
+    Forecast,
     Record,
+    cost_of,
     now,
 )
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
@@ -74,11 +76,20 @@ def make_plan(
         rejected_rows=tuple(row.row for row in parsed.rejected),
         shards=tuple(shard for shard, _ in shards),
         shard_basis=size.basis,
-        forecast=forecast(job, _work([shard for shard, _ in shards], steps), history, card=card, devices=devices),
+        forecast=_priced(
+            forecast(job, _work([shard for shard, _ in shards], steps), history, card=card, devices=devices),
+            workspace.settings.gpu_hour_price,
+        ),
         warnings=parsed.notes,
         created_at=now(),
     )
     return plan, parsed
+
+
+def _priced(expected: Forecast, hour_price: float | None) -> Forecast:
+    if expected.gpu_seconds is None:
+        return expected
+    return expected.model_copy(update={"cost": cost_of(expected.gpu_seconds, hour_price)})
 
 
 def _pieces(parsed: ParsedManifest, size: int, workspace: Workspace) -> list[tuple[Shard, Sequence[AcceptedRow]]]:

@@ -12,9 +12,19 @@ import pytest
 from PIL import Image
 
 from inpaint_ops.images.preview import mask_layer
-from inpaint_ops.records import Batch, ErrorInfo, LedgerEntry, Measures, ModelIdentity, Output, Record, Timings
+from inpaint_ops.records import (
+    Batch,
+    ErrorInfo,
+    LedgerEntry,
+    Measures,
+    ModelIdentity,
+    Output,
+    Record,
+    Timings,
+    duration_in_words,
+)
 from inpaint_ops.report import GalleryItem, choose_gallery, facts, mask_overlay, render_page
-from inpaint_ops.report.page import PAGE_BYTES, _bytes, _figures, _seconds
+from inpaint_ops.report.page import PAGE_BYTES, _bytes, _figures
 from inpaint_ops.report.tally import MOST_FLAGGED
 from tests.support.simulated_run import Run, a_run, record, worker_report
 
@@ -301,7 +311,7 @@ def test_the_mask_lies_over_the_source() -> None:
      (7383, "2 h 03 min"), (360_000, "100 h 00 min"), (3599.7, "1 h 00 min")],
 )  # fmt: skip
 def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
-    assert _seconds(seconds) == said
+    assert duration_in_words(seconds) == said
 
 
 @pytest.mark.parametrize(

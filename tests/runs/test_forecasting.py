@@ -151,6 +151,25 @@ def test_a_run_teaches_the_next_one_its_pace() -> None:
     assert experience(summary.model_copy(update={"devices": unlike})) is None
 
 
+def test_a_price_per_hour_makes_the_lifetimes_of_the_workers_a_cost(tmp_path: Path) -> None:
+    run = a_run(40)
+    free, dear = run.summary(), run.summary(gpu_hour_price=7.2)
+    assert free.cost is None and free.gpu_seconds is not None and "Cost" not in render_page(free, run.records)
+    assert dear.cost == pytest.approx(free.gpu_seconds * 0.002)
+    assert f"{dear.cost:,.2f}" in render_page(dear, run.records)
+
+    (tmp_path / "m.jsonl").write_text('{"image": "a.png", "mask": "b.png", "prompt": "x"}\n')
+    for price, words in ((None, ""), (3600.0, ", cost ")):
+        settings = Settings(gpu_hour_price=price)
+        workspace = Workspace.open(settings, store=str(tmp_path / "store"), also_readable=[f"{tmp_path}/"])
+        place = workspace.places.experience(experience_key(JOB), "earlier")
+        workspace.storage.put(place, past("earlier").model_dump_json().encode())
+        plan, _ = make_plan(workspace, str(tmp_path / "m.jsonl"), "run", JOB)
+        assert plan.forecast is not None and plan.forecast.gpu_seconds is not None
+        assert plan.forecast.cost == (None if price is None else pytest.approx(plan.forecast.gpu_seconds))
+        assert words in plan.forecast.in_words() and ("cost" in plan.forecast.in_words()) == bool(words)
+
+
 def test_the_report_sets_the_outcome_beside_the_forecast() -> None:
     run = a_run(8)
     summary = run.summary(forecast=forecast(JOB, [Work(8, 232)], [past("night-1")], table=EMPTY))
