@@ -1,7 +1,7 @@
 """A demo manifest of real photos with masks, made from the licence-clear photos in scikit-image's wheel.
 
-chelsea, coffee, retina (CC0); astronaut, rocket, hubble_deep_field (public domain, NASA); camera, grass, brick, gravel
-(CC0): see skimage's data documentation. Nothing is copied into this repository.
+chelsea, coffee, retina (CC0); astronaut, hubble_deep_field (public domain, NASA); rocket (public domain, SpaceX);
+camera, grass, brick, gravel (CC0): see the docstrings of skimage.data. Nothing is copied into this repository.
 """
 
 from __future__ import annotations
