@@ -14,6 +14,7 @@ from tqdm import tqdm
 from inpaint_ops.device import visible_devices
 from inpaint_ops.errors import one_line
 from inpaint_ops.planning import Shard
+from inpaint_ops.records import duration_in_words
 from inpaint_ops.supervisor import Progress
 
 Show = Callable[[int, Progress], None]
@@ -101,8 +102,8 @@ class Bars:
         rate = sum(self._rates.values())
         if not rate:
             return ""
-        minutes, seconds = divmod(round((self._rows - int(self._all.n)) / rate), 60)
-        return f"{rate:.2f} images/s, {minutes} min {seconds:02d} s left"
+        left = duration_in_words(round((self._rows - int(self._all.n)) / rate))
+        return f"{rate:.2f} images/s, {left} left"
 
 
 @cache

@@ -55,7 +55,7 @@ class Model(BaseModel):
 def duration_in_words(seconds: float) -> str:
     """A duration as people say it, to about three figures."""
     if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
+        return f"{seconds * 1000:.3g} ms" if seconds else "0 s"
     if seconds < 59.95:
         return f"{seconds:.3g} s"
     if seconds > 1e9:

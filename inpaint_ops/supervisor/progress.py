@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from inpaint_ops.records import FaultKind, ShardProgress, now
+from inpaint_ops.records import FaultKind, ShardProgress, duration_in_words, now
 from inpaint_ops.supervisor.recorder import Recorder
 from inpaint_ops.supervisor.session import WorkerSession
 
@@ -33,8 +33,8 @@ class Progress:
             text += f", {self.failed} failed"
         if self.images_per_second is None or self.seconds_left is None:
             return f"{text}, {self.phase}"
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        return f"{text}, {self.images_per_second:.2f} images/s, {minutes} min {seconds:02d} s left"
+        left = duration_in_words(round(self.seconds_left))
+        return f"{text}, {self.images_per_second:.2f} images/s, {left} left"
 
 
 @dataclass(frozen=True, slots=True)

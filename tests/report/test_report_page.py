@@ -307,7 +307,7 @@ def test_the_mask_lies_over_the_source() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0 ms"), (0.0123, "12.3 ms"), (0.9999, "1 s"), (4.567, "4.57 s"), (59.96, "1 min 00 s"), (252, "4 min 12 s"),
+    [(0, "0 s"), (0.0123, "12.3 ms"), (0.9999, "1 s"), (4.567, "4.57 s"), (59.96, "1 min 00 s"), (252, "4 min 12 s"),
      (7383, "2 h 03 min"), (360_000, "100 h 00 min"), (3599.7, "1 h 00 min")],
 )  # fmt: skip
 def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
