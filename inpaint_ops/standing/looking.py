@@ -151,11 +151,13 @@ class _Job:
     def _start(self, stamp: str, before: Sequence[str], *, everything: bool = False) -> None:
         taken = self._taken(before)
         run = _run_name(self.name, stamp)
-        if taken is None or not self._claim(stamp):
+        if taken is None:
             return
-        if (
-            self.is_active(run) or self.workspace.plan(run) is not None
-        ):  # it was triggered, and only the note is missing
+        if not self._claim(stamp):
+            self._say(f"run {run} is started by another Airflow")
+            return
+        # It was triggered, and only the note of that is missing.
+        if self.is_active(run) or self.workspace.plan(run) is not None:
             note_triggered(self.workspace, f"{self.name}/{stamp}")
             return
         rows = find(self.workspace, self.entry)
