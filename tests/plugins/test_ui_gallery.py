@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.served_pages import ROWS, ServedPages, served
+from tests.support.waiting import wait_until
 
 __all__ = ["chromium", "served"]
 
@@ -65,6 +66,27 @@ def test_a_reload_of_the_page_around_the_frame_keeps_the_gallery_once(page: Page
     page.goto(f"{served.url.removesuffix('/inpaint')}/frame?again")
     expect(frame.locator(".thumb[data-row='1']")).to_be_visible()
     expect(frame.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_link_out_of_the_frame_opens_before_the_pages_scripts_are_there(page: Page, served: ServedPages) -> None:
+    page.route("**/static/main.js", lambda route: route.abort())
+    page.goto(f"{served.url.removesuffix('/inpaint')}/frame")
+    with page.context.expect_page() as opened:
+        page.frame_locator("iframe").get_by_role("link", name="report.html").click()
+    expect(opened.value).to_have_url(f"{served.url}/runs/night/report.html")
+
+
+def test_a_filter_that_is_set_before_the_pages_scripts_are_there_is_applied(page: Page, served: ServedPages) -> None:
+    held: list[Route] = []
+    page.route("**/static/main.js", lambda route: held.append(route))
+    page.goto(f"{served.url}/", wait_until="commit")
+    page.get_by_label("Name or manifest").fill("no such run")
+    expect(page.get_by_role("link", name="night", exact=True)).to_be_visible()
+    wait_until(lambda: held)
+    wait_until(lambda: page.title() and held)
+    held[0].continue_()
+    expect(page.get_by_text("No run matches")).to_be_visible()
+    expect(page).to_have_url(f"{served.url}/?text=no+such+run")
 
 
 def test_an_address_with_nonsense_shows_the_first_page(page: Page, served: ServedPages) -> None:

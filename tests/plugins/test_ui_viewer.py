@@ -31,9 +31,14 @@ def opened(window: Watched, served: ServedPages, row: int = 1) -> Page:
     """The page with the viewer open at a row, its pictures loaded."""
     page = window.page
     page.goto(f"{served.url}/runs/night/?row={row}")
-    expect(page.get_by_role("dialog")).to_be_visible()
-    expect(page.locator("#stage-note")).not_to_have_text("Loading…")
+    settle(page)
     return page
+
+
+def settle(page: Page) -> None:
+    """Waits until the viewer has its row's pictures, or says why not."""
+    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.locator("#stage")).to_have_attribute("aria-busy", "false")
 
 
 def box(page: Page, selector: str) -> dict[str, float]:
@@ -96,7 +101,7 @@ def test_a_picture_that_is_zoomed_is_shown_in_all_its_pixels(window: Watched, se
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     page.locator(".thumb[data-row='1']").click()
-    expect(page.locator("#stage-note")).not_to_have_text("Loading…")
+    settle(page)
     for view in ("#view-before", "#view-after"):
         expect(page.locator(view)).to_have_js_property("naturalWidth", 1600)
     page.locator("#stage").focus()

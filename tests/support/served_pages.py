@@ -40,6 +40,8 @@ from tests.support.waiting import wait_until
 
 ROWS, LARGE = 120, (2400, 1600)
 PREFIX = "/airflow/inpaint"
+AIRFLOWS_SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads"
+"""What Airflow 3.3 allows the pages of a plugin in its frame (its `Iframe.tsx`)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPages]:
         pages.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role="viewer")
         around = FastAPI()
         around.mount(PREFIX, pages)
-        frame = f'<iframe src="{PREFIX}/runs/night/?embedded=true" width="1200" height="800"></iframe>'
+        address = f"{PREFIX}/runs/night/?embedded=true"
+        frame = f'<iframe sandbox="{AIRFLOWS_SANDBOX}" src="{address}" width="1200" height="800"></iframe>'
         around.get("/airflow/frame", response_class=HTMLResponse)(lambda: f"<!DOCTYPE html>{frame}")
         claim = claim_port()
         server = uvicorn.Server(uvicorn.Config(around, host="127.0.0.1", port=claim.port, log_level="warning"))

@@ -15,4 +15,6 @@ export const startFilters = () => {
   };
   form.addEventListener("input", () => { window.clearTimeout(timer); timer = window.setTimeout(apply, 250); });
   form.addEventListener("submit", (event) => { event.preventDefault(); apply(); });
+  const isEdited = (one) => one.value !== (one.options ? [...one.options].find((option) => option.defaultSelected)?.value ?? "" : one.defaultValue);
+  if ([...form.querySelectorAll("input, select")].some(isEdited)) apply(); // before this script was there
 };

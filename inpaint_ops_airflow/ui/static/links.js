@@ -1,7 +1,6 @@
 // Links that leave the frame in which Airflow shows these pages. Its sandbox lets no page in it open a window or replace
-// the one around it, so a link of the page around does it.
-
-export const startLinks = () => {
+// the one around it, so a link of the page around does it. Loaded before the body: a link works as soon as it is seen.
+(() => {
   if (window.parent === window) return;
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("a[target=_top], a[target=_blank]");
@@ -17,4 +16,4 @@ export const startLinks = () => {
     copy.click();
     copy.remove();
   });
-};
+})();

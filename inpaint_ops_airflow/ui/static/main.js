@@ -1,12 +1,10 @@
 // Starts the parts that the page contains.
-import { startLinks } from "./links.js";
 import { startLive } from "./live.js";
 import { startFilters } from "./filters.js";
 import { startGallery } from "./gallery.js";
 import { startRerun } from "./rerun.js";
 import { startThroughput } from "./throughput.js";
 
-startLinks();
 startLive();
 startFilters();
 if (document.getElementById("gallery")) startGallery();

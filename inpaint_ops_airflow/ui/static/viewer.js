@@ -32,7 +32,9 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
   };
   const stage = startStage({ stage: by("stage"), frame, slider, zoom: by("zoom"), label: by("zoom-label"), changed });
 
+  const busy = (is) => by("stage").setAttribute("aria-busy", String(is));
   const say = (text) => { note.textContent = text; note.hidden = !text; };
+  const settled = (text) => { say(text); busy(false); };
   const mask = () => { images.mask.hidden = !(toggle.checked && pictures.includes("mask")); };
 
   const list = (title, pairs) => {
@@ -69,10 +71,10 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
   // The stage tells what is missing: a picture that cannot be had never stands there as a broken one.
   const missing = () => {
     const lacking = ["source", "result"].filter((kind) => !pictures.includes(kind));
-    if (lacking.length === 2) say("There is no picture of this row: no source was read, and none was painted.");
-    else if (lacking[0] === "source") say("There is no source to compare with: the record names none.");
-    else if (lacking[0] === "result") say("There is no result: this is the source.");
-    else say("");
+    if (lacking.length === 2) settled("There is no picture of this row: no source was read, and none was painted.");
+    else if (lacking[0] === "source") settled("There is no source to compare with: the record names none.");
+    else if (lacking[0] === "result") settled("There is no result: this is the source.");
+    else settled("");
   };
   const load = (record) => {
     known = Boolean(record.output);
@@ -98,7 +100,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
       image.onerror = () => { // the answer was no picture at all: the session has ended, or the row has gone
         image.hidden = true;
         if (kind !== "mask") waiting = -1;
-        say(`The ${kind} could not be loaded.`);
+        settled(`The ${kind} could not be loaded.`);
       };
       image.src = `${api}/rows/${record.row}/pictures/${kind}?size=${SMALL}`;
     }
@@ -108,6 +110,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
 
   const show = async (wanted) => {
     const mine = ++asked;
+    busy(true);
     const reply = await fetch(`${api}/rows/${wanted}`);
     if (mine !== asked) return;
     if (!reply.ok) {
@@ -131,7 +134,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
     by("viewer-title").textContent = error.message;
     by("viewer-facts").replaceChildren();
     by("viewer-files").replaceChildren();
-    say("");
+    settled("");
   });
 
   // Steps follow one another from the row that was asked for last, however fast the keys are pressed.
@@ -169,6 +172,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
     get row() { return row; },
     close: () => dialog.close(),
     open: (wanted) => {
+      busy(true);
       if (!dialog.open) { dialog.showModal(); by("stage").focus(); }
       goal = wanted;
       quietly(show(wanted));
