@@ -117,6 +117,11 @@ class StoreLayout:
         """What one run measured."""
         return _below(self.history(key), f"{run}.json")
 
+    def is_kept_for_runs(self, where: Location) -> bool:
+        """Whether an object or prefix lies where this program alone writes, or would hold such a place."""
+        own = [self.runs, self.inbox, self.claims, self.jobs, self._at("standing/"), self._at("history/")]
+        return any(one.contains(where) or where.contains(one) for one in own)
+
 
 CLAIM_ENDING = ".json"
 TRIGGERED_ENDING = ".triggered"

@@ -1,4 +1,4 @@
-"""The command line: `inpaint-ops run | plan | validate | manifest | doctor | models | report | inspect`."""
+"""The command line: `inpaint-ops run | plan | validate | manifest | doctor | models | report | deliver | ...`."""
 
 from inpaint_ops.cli.main import main
 

@@ -9,6 +9,7 @@ import sys
 import click
 
 import inpaint_ops
+from inpaint_ops.cli.delivering import deliver_run
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.cli.inspecting import inspect
 from inpaint_ops.cli.manifests import manifest, validate
@@ -59,5 +60,5 @@ def warm_host(path: str | None) -> None:
     become_warm_host(load_settings(warm_host=path))
 
 
-for command in (run, plan, validate, manifest, models, report, inspect, standing):
+for command in (run, plan, validate, manifest, models, report, deliver_run, inspect, standing):
     main.add_command(command)

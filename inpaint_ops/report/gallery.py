@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,11 @@ def media_type(data: bytes) -> str:
         if data.startswith(signature):
             return kind
     raise ValueError("a thumbnail is neither JPEG nor PNG")
+
+
+def data_uri(data: bytes) -> str:
+    """A picture as a page holds it. Raises ValueError for anything but JPEG and PNG."""
+    return f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"
 
 
 def choose_gallery(records: Sequence[Record], limit: int = 24) -> list[Record]:

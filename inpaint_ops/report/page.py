@@ -6,7 +6,6 @@ screen readers, and bakes its colours in, so that it knows no dark mode.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictU
 
 from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, WorkerReport, duration_in_words
 from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, RunFacts, compared, facts, shares_a_batch
-from inpaint_ops.report.gallery import GalleryItem, media_type
+from inpaint_ops.report.gallery import GalleryItem, data_uri
 from inpaint_ops.report.summary import DEMO_MODEL, RANDOM_WEIGHTS
 from inpaint_ops.report.timeline import row_seconds
 
@@ -132,7 +131,7 @@ def render_facts(
 _MODEL_NOTICES = {"RANDOM WEIGHTS": RANDOM_WEIGHTS, "DEMO MODEL": DEMO_MODEL}
 
 
-def _model_notice(summary: RunSummary) -> tuple[str, str] | None:
+def model_notice(summary: RunSummary) -> tuple[str, str] | None:
     """What a reader must know before looking at the images: a label and a sentence."""
     for label, held in (
         ("RANDOM WEIGHTS", summary.model and summary.model.random_weights),
@@ -147,7 +146,7 @@ def summary_context(summary: RunSummary) -> dict[str, Any]:
     """What the sections need from the summary."""
     return {
         "s": summary,
-        "model_notice": _model_notice(summary),
+        "model_notice": model_notice(summary),
         "warnings": [text for text in summary.warnings if text not in _MODEL_NOTICES.values()],
         "measured": _measured_together(summary.ledger),
         "compared": compared(summary),
@@ -161,7 +160,7 @@ def _shown(group: FailureGroup) -> ShownGroup:
 
 
 def _card(item: GalleryItem) -> _Card:
-    images = tuple((name, _data_uri(getattr(item, name))) for name in ("source", "mask", "result"))
+    images = tuple((name, data_uri(getattr(item, name))) for name in ("source", "mask", "result"))
     return _Card(item.record, row_seconds(item.record), images, _link(item.record))
 
 
@@ -181,10 +180,6 @@ def _measured_together(ledger: Sequence[LedgerEntry]) -> dict[str, float]:
         return {}
     first, *others = (entry.measured for entry in ledger)
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
-
-
-def _data_uri(data: bytes) -> str:
-    return f"data:{media_type(data)};base64,{base64.b64encode(data).decode()}"
 
 
 def _link(record: Record) -> str:

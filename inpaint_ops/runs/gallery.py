@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ImageError, PreviewBusyError, PreviewError, StorageError
 from inpaint_ops.previews import Helper, Job
 from inpaint_ops.previews.helper import File, Whole
-from inpaint_ops.records import Record
+from inpaint_ops.records import Record, Thumbnail
 from inpaint_ops.report import GalleryItem, choose_gallery
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.pieces import in_pieces
@@ -41,7 +43,7 @@ class Gallery:
         return len(self.items)
 
 
-class _Budget:
+class Budget:
     """What the pictures of one report have taken so far. Threads may share it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -61,6 +63,85 @@ class _Budget:
             raise PreviewError("the time for the report's pictures is spent")
 
 
+class RowPictures:
+    """Makes the small pictures of finished rows: source, mask over source, result. Two helpers decode, until it closes.
+
+    `helper` makes one of them; a `budget` ends it early. Raises nothing of a picture.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        settings: Settings,
+        *,
+        helper: Callable[[], Helper] = Helper,
+        budget: Budget | None = None,
+    ) -> None:
+        self._storage, self._settings, self._budget = storage, settings, budget
+        self._local, self._helpers = threading.local(), list[Helper]()
+
+        def get_ready() -> None:
+            self._local.helper = helper()
+            self._helpers.append(self._local.helper)
+
+        self._pool = ThreadPoolExecutor(_HELPERS, thread_name_prefix="gallery", initializer=get_ready)
+
+    def __enter__(self) -> RowPictures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown()
+        for started in self._helpers:
+            started.close()
+
+    def of(self, records: Iterable[Record]) -> list[GalleryItem | str]:
+        """For each of these that has an image: its pictures, or a line that says why they cannot be had."""
+        return [made for made in self._pool.map(self._one, records) if made is not None]
+
+    def _one(self, record: Record) -> GalleryItem | str | None:
+        if record.source is None or record.mask is None or record.output is None:
+            return None
+        settings, what = self._settings, "source"
+        job = Job("picture", _LONGEST, settings.max_pixels)
+        try:
+            source = self._make(job, [self._file(record.source)])
+            what = "mask"
+            layer = self._make(Job.of_mask(record, _LONGEST, settings.max_pixels), [self._file(record.mask)])
+            what = "result"
+            result = self._result(job, record.output.uri, record.thumbnails)
+            what = "mask"
+            overlay = self._make(Job("overlay", _LONGEST, settings.max_pixels), [Whole(source), Whole(layer)])
+        except (StorageError, ImageError, PreviewBusyError) as error:
+            return f"row {record.row}: {what}: {error}"
+        return GalleryItem(record, source, overlay, result)
+
+    def _result(self, job: Job, uri: str, thumbnails: Sequence[Thumbnail]) -> bytes:
+        """By the thumbnail that was written while painting, where there is a sound one: at 12 megapixels a row then takes half the time."""
+        for small in thumbnails:
+            if small.size == _LONGEST:
+                with suppress(StorageError, ImageError):
+                    return self._make(job, [self._file(small.uri)])
+        return self._make(job, [self._file(uri)])
+
+    def _file(self, uri: str) -> File:
+        if self._budget is not None:
+            self._budget.check()
+        return in_pieces(self._storage, uri, max_bytes=self._settings.max_image_bytes)
+
+    def _make(self, job: Job, files: Sequence[File]) -> bytes:
+        if self._budget is not None:
+            self._budget.check()
+        try:
+            made = self._local.helper.make(job, files)
+        except PreviewError as error:
+            if self._budget is not None:
+                self._budget.spend(error.cpu)
+            raise
+        if self._budget is not None:
+            self._budget.spend(made.cpu)
+        return bytes(made.data)
+
+
 def make_gallery(
     storage: Storage,
     settings: Settings,
@@ -69,57 +150,12 @@ def make_gallery(
     helper: Callable[[], Helper] = Helper,
     clock: Callable[[], float] = time.monotonic,
 ) -> Gallery:
-    """Small pictures of a few finished rows (see `choose_gallery`): source, mask over source, result.
+    """Small pictures of a few finished rows (see `choose_gallery`) for a report, within its budget.
 
-    `helper` makes what decodes, one for each of two threads; `clock` counts seconds. Raises nothing of a picture.
+    `helper` makes what decodes; `clock` counts seconds.
     """
-    budget = _Budget(clock)
-    local, helpers = threading.local(), []
-
-    def make(job: Job, files: Sequence[File]) -> bytes:
-        budget.check()
-        try:
-            made = local.helper.make(job, files)
-        except PreviewError as error:
-            budget.spend(error.cpu)
-            raise
-        budget.spend(made.cpu)
-        return bytes(made.data)
-
-    def get_ready() -> None:
-        local.helper = helper()
-        helpers.append(local.helper)
-
-    def one(record: Record) -> GalleryItem | str | None:
-        if record.source is None or record.mask is None or record.output is None:
-            return None
-        job = Job("picture", _LONGEST, settings.max_pixels)
-        what = "source"
-
-        def small(uri: str) -> bytes:
-            budget.check()
-            return make(job, [in_pieces(storage, uri, max_bytes=settings.max_image_bytes)])
-
-        try:
-            source = small(record.source)
-            what = "mask"
-            budget.check()
-            layer = make(Job.of_mask(record, _LONGEST, settings.max_pixels),
-                         [in_pieces(storage, record.mask, max_bytes=settings.max_image_bytes)])  # fmt: skip
-            what = "result"
-            result = small(record.output.uri)
-            what = "mask"
-            overlay = make(Job("overlay", _LONGEST, settings.max_pixels), [Whole(source), Whole(layer)])
-        except (StorageError, ImageError, PreviewBusyError) as error:
-            return f"row {record.row}: {what}: {error}"
-        return GalleryItem(record, source, overlay, result)
-
-    try:
-        with ThreadPoolExecutor(_HELPERS, thread_name_prefix="gallery", initializer=get_ready) as pool:
-            made = list(pool.map(one, choose_gallery(records)))
-    finally:
-        for started in helpers:
-            started.close()
+    with RowPictures(storage, settings, helper=helper, budget=Budget(clock)) as pictures:
+        made = pictures.of(choose_gallery(records))
     left_out = tuple(item for item in made if isinstance(item, str))
     for line in left_out:
         log.warning("not in the report's gallery: %s", line)

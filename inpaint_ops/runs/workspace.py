@@ -39,10 +39,12 @@ class Workspace:
         *,
         store: str | None = None,
         also_readable: Iterable[str] = (),
+        also_writable: Iterable[Location] = (),
         s3_client: Callable[[], object] | None = None,
     ) -> Workspace:
         """A workspace at `store` (default: INPAINT_STORE). Manifests may read from the store, the inbox,
-        INPAINT_ALLOWED_PREFIXES and `also_readable`. `s3_client` makes the client; default: by the SDK's own settings.
+        INPAINT_ALLOWED_PREFIXES and `also_readable`. What is named in `also_writable` may be written beside the store:
+        for commands in which a person says so. `s3_client` makes the client; default: by the SDK's own settings.
 
         Raises ConfigError when no store is named.
         """
@@ -55,7 +57,7 @@ class Workspace:
             readable.append(parse(settings.inbox).as_prefix())
         storage = Storage(
             readable=readable,
-            writable=[root],
+            writable=[root, *also_writable],
             s3_client=s3_client  # type: ignore[arg-type]
             or partial(make_s3_client, attempts=settings.storage_tries, requester_pays=settings.requester_pays),
             attempts=settings.storage_tries,

@@ -107,6 +107,10 @@ class FolderStore:
             _sync_folder(os.path.dirname(key))
         return info
 
+    def copy(self, source: ObjectInfo, key: str) -> ObjectInfo | None:
+        """None: nothing copies without reading here. See ObjectStore."""
+        return None
+
     def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         folders = [prefix]

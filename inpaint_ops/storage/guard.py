@@ -116,6 +116,14 @@ class Storage:
         location = self.check_writable(where)
         return self._store(location).put(location.key, data, if_absent=if_absent, content_type=content_type)
 
+    def copy(self, source: ObjectInfo, where: Where) -> ObjectInfo | None:
+        """Have the store copy an object of its own; see `ObjectStore.copy`. None between a folder and a bucket, too."""
+        self.check_readable(source.location)
+        location = self.check_writable(where)
+        if source.location.bucket is None or location.bucket is None:
+            return None
+        return self._store(location).copy(source, location.key)
+
     def list(self, prefix: Where, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """Every object below the prefix; see `ObjectStore.list`. The prefix is checked now, not at the first item."""
         location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)

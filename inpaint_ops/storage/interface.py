@@ -80,6 +80,13 @@ class ObjectStore(Protocol):
         of ours won and its reply was lost. So bodies that compete for a key must carry something unique.
         """
 
+    def copy(self, source: ObjectInfo, key: str) -> ObjectInfo | None:
+        """Have the store copy an object of its own, in any of its buckets, as it was when `source` described it.
+
+        None where the store cannot: then its bytes must be read and put. Raises ObjectNotFoundError if the source is
+        gone; StorageError if it has changed.
+        """
+
     def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """Every object below `prefix` (which ends with `/`, or is empty), once, in no promised order, page by page.
 

@@ -32,6 +32,7 @@ from inpaint_ops.storage.files import temporary_beside
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_expiry, check_size
 from inpaint_ops.storage.s3_client import sends_checksums
 from inpaint_ops.storage.s3_errors import (
+    COPY,
     GIVE_UP,
     UPLOADS,
     error_code,
@@ -183,6 +184,25 @@ class S3Store:
                 except (BotoCoreError, ResponseParserError, HTTPError) as error:
                     raise s3_error(error, where, "write") from error
         raise StorageUnavailableError(f"cannot write {where}: other writes were in the way on every try")
+
+    def copy(self, source: ObjectInfo, key: str) -> ObjectInfo | None:
+        """See ObjectStore. The content type goes with it."""
+        where, place = self._at(key), source.location
+        request: dict[str, Any] = {"CopySourceIfMatch": f'"{source.etag}"'} if source.etag else {}
+        with s3_errors(place, COPY):
+            try:
+                reply = self._client.copy_object(
+                    Bucket=self._bucket, Key=key, CopySource={"Bucket": place.bucket or "", "Key": place.key}, **request
+                )
+            except ClientError as error:
+                if http_status(error) in (405, 501) or error_code(error) == "NotImplemented":
+                    return None
+                raise
+        self._accepted(reply)
+        info = self.stat(key)
+        if info.size != source.size:
+            raise StorageError(f"cannot copy {place} to {where}: the copy has {info.size:,} bytes, not {source.size:,}")
+        return info
 
     def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """See ObjectStore."""

@@ -36,6 +36,7 @@ _CURES = {
 }
 UPLOADS = "list open uploads below"
 GIVE_UP = "give up an upload of"
+COPY = "copy"
 _RIGHTS = {
     # Amazon S3 User Guide, GetObject: without s3:ListBucket, it answers 403 for an object that is not there.
     "read": "s3:GetObject there (and s3:ListBucket on the bucket, or a missing object is refused too); "
@@ -46,6 +47,7 @@ _RIGHTS = {
     "if its requester pays, INPAINT_REQUESTER_PAYS=true is needed",
     UPLOADS: "s3:ListBucketMultipartUploads on the bucket",
     GIVE_UP: "s3:AbortMultipartUpload there",
+    COPY: "s3:GetObject there, and s3:PutObject where the copy goes",
 }
 """What each action asks for, in the words of an IAM policy; `deploy/iam/` has a policy for each role."""
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from inpaint_ops.errors import (
     StorageError,
 )
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.storage import FolderStore, S3Store, Storage, make_s3_client
+from inpaint_ops.storage import FolderStore, ObjectInfo, S3Store, Storage, make_s3_client
 from inpaint_ops.storage.files import TEMP_PREFIX
 from tests.support.stores import names
 
@@ -94,6 +95,24 @@ class TestDelete:
         assert not storage.exists(where)
         assert list(storage.list(prefix)) == []
 
+    def test_a_copy_by_the_store_is_of_what_was_looked_at(self, storage: Storage, prefix: Location) -> None:
+        """A folder copies nothing by itself."""
+        source, copy = storage.put(prefix.join("a b/ä.png"), b"image", content_type="image/png"), prefix.join("c.png")
+        made = storage.copy(source, copy)
+        if prefix.bucket is None:
+            assert made is None
+            assert not storage.exists(copy)
+            return
+        assert made is not None
+        assert (made.location, made.size, storage.get(copy)) == (copy, 5, b"image")
+        storage.put(source.location, b"other")
+        with pytest.raises(StorageError, match="has changed since it was last looked at"):
+            storage.copy(source, prefix.join("d.png"))
+        storage.delete(source.location)
+        with pytest.raises(ObjectNotFoundError, match=r"there is no object .*ä\.png"):
+            storage.copy(replace(source, etag=""), prefix.join("d.png"))
+        assert not storage.exists(prefix.join("d.png"))
+
     def test_deleting_leaves_the_neighbours(self, storage: Storage, prefix: Location) -> None:
         for name in ("a", "ab", "b/a"):
             storage.put(prefix.join(name), b"x")
@@ -111,7 +130,10 @@ class TestGuard:
         other = Location(None if prefix.bucket else "inpaint", f"{'/' if prefix.bucket else ''}etc/hostname")
         return [beside, above, climbing, other]
 
-    def test_no_method_reaches_outside(self, storage: Storage, outside: list[Location], tmp_path: Path) -> None:
+    def test_no_method_reaches_outside(
+        self, storage: Storage, prefix: Location, outside: list[Location], tmp_path: Path
+    ) -> None:
+        inside = prefix.join("a")
         calls: list[Callable[[Location], object]] = [
             storage.get,
             lambda where: storage.download(where, tmp_path / "copy"),
@@ -123,6 +145,8 @@ class TestGuard:
             storage.exists,
             storage.delete,
             lambda where: storage.presign(where, timedelta(minutes=1)),
+            lambda where: storage.copy(ObjectInfo(where, 1, "", datetime.now(UTC)), inside),
+            lambda where: storage.copy(ObjectInfo(inside, 1, "", datetime.now(UTC)), where),
         ]
         for where in outside:
             for call in calls:

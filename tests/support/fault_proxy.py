@@ -25,6 +25,7 @@ class Fault(Enum):
     UNAVAILABLE = "503 without asking the store"
     SLOW_DOWN = "503 SlowDown, as S3 says it"
     INTERNAL = "500 InternalError, as S3 says it"
+    NOT_IMPLEMENTED = "501 NotImplemented, as stores say of what they cannot do"
     DROP = "the connection ends before the store is asked"
     LOST_REPLY = "the store does it, and the connection ends without a reply"
     TRUNCATE = "half of the body, then an orderly end"
@@ -249,6 +250,7 @@ _REFUSALS = {
     Fault.UNAVAILABLE: _refusal(503, ""),
     Fault.SLOW_DOWN: _refusal(503, "SlowDown"),
     Fault.INTERNAL: _refusal(500, "InternalError"),
+    Fault.NOT_IMPLEMENTED: _refusal(501, "NotImplemented"),
     Fault.EXPIRED: _refusal(403, "ExpiredToken"),
 }
 

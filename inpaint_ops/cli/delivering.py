@@ -1,0 +1,75 @@
+"""inpaint-ops deliver: a run's images, handed on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import click
+from tqdm import tqdm
+
+from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, json_option
+from inpaint_ops.cli.terminal import say, say_json
+from inpaint_ops.config import load_settings
+from inpaint_ops.delivering import Delivery, deliver
+from inpaint_ops.locations import parse
+from inpaint_ops.runs import Workspace
+
+_SHOWN = 20
+
+
+@click.command("deliver")
+@click.argument("run_name", metavar="RUN")
+@click.option(
+    "--to", required=True, metavar="PREFIX|FILE.zip", help="A folder, s3://bucket/prefix, or a local ZIP file."
+)
+@click.option("--out", metavar="PREFIX", help="Where runs are [INPAINT_STORE].")
+@click.option("--replace", is_flag=True, help="Replace what is there with other bytes.")
+@click.option(
+    "--contact-sheet/--no-contact-sheet", default=True, show_default=True, help="Pages of source, mask and result."
+)
+@click.option("--allow", multiple=True, metavar="PREFIX", help="A prefix that the contact sheet's sources lie under.")
+@json_option
+@as_command
+def deliver_run(
+    run_name: str, to: str, out: str | None, replace: bool, contact_sheet: bool, allow: tuple[str, ...], as_json: bool
+) -> None:
+    """Hand on the images of RUN: under their names, with a contact sheet and a list of digests (sha256sum -c).
+
+    Between prefixes of one S3 store, the store copies them itself. The same command goes on after an interruption.
+
+    Exit code 3 if a row of the run has no image in the delivery.
+    """
+    settings, place = load_settings(), parse(to)
+    workspace = Workspace.open(settings, store=out, also_readable=allow, also_writable=[place])
+    if contact_sheet and (plan := workspace.plan(run_name)) is not None:
+        sources = parse(plan.manifest).parent.uri
+        workspace = Workspace.open(settings, store=out, also_readable=[*allow, sources], also_writable=[place])
+    with tqdm(unit="row", disable=as_json or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        made = deliver(workspace, run_name, place, replace=replace, contact_sheet=contact_sheet, progress=show)
+    if as_json:
+        say_json(asdict(made) | {"to": place.uri})
+    else:
+        _print(made, place.uri)
+    sys.exit(0 if made.is_whole else EXIT_NOT_ALL_DONE)
+
+
+def _print(made: Delivery, place: str) -> None:
+    say(f"{made.delivered:,} of {made.rows:,} rows have their image in {place}: {made.bytes:,} bytes, list SHA256SUMS")
+    if made.there:
+        say(f"  {made.there:,} were there already, with the same bytes")
+    if copied := made.delivered - made.read:
+        say(f"  {copied:,} were copied by the store: their sizes were compared, their digests were not")
+    if made.failed or made.rejected:
+        say(f"  rows without an image: {made.failed:,} failed, {made.rejected:,} rejected")
+    if made.verdict != "VALID":
+        say(f"  the run is {made.verdict}: its report says why")
+    for line in made.left_out[:_SHOWN]:
+        say(f"  left out: {line}")
+    if len(made.left_out) > _SHOWN:
+        say(f"  ... and {len(made.left_out) - _SHOWN:,} more")

@@ -1,0 +1,230 @@
+"""Delivering a run: its images first, then what describes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import inpaint_ops
+from inpaint_ops.delivering.contents import Image, image_to_deliver, line_of, read_results
+from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, page_name, render
+from inpaint_ops.delivering.targets import Prefix, Target, ZipFile, check_target
+from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
+from inpaint_ops.layout import RunLayout
+from inpaint_ops.locations import Location
+from inpaint_ops.records import Record, RunSummary
+from inpaint_ops.run_files.frozen import row_bytes
+from inpaint_ops.runs import Workspace
+from inpaint_ops.runs.gallery import RowPictures
+from inpaint_ops.storage.stored import SUMMARY_BYTES, read_model
+
+log = logging.getLogger(__name__)
+
+NOTE, CONTENTS, SUMS = "delivery.json", "contents.jsonl", "SHA256SUMS"
+_JSON, _JSONL, _TEXT, _HTML = "application/json", "application/jsonl", "text/plain", "text/html; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What was delivered: counts of rows and images, bytes, and a line for each image that could not be."""
+
+    run: str
+    verdict: str
+    rows: int
+    delivered: int
+    there: int
+    """Of the delivered images, those that an earlier delivery had put there already."""
+    read: int
+    """Of the delivered images, those whose digest was compared: all but what the store copied by itself."""
+    failed: int
+    rejected: int
+    bytes: int
+    left_out: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each row of the run has its image in the delivery."""
+        return self.delivered == self.rows
+
+
+@dataclass(slots=True)
+class _Counts:
+    delivered: int = 0
+    there: int = 0
+    read: int = 0
+    bytes: int = 0
+
+
+def deliver(
+    workspace: Workspace,
+    run: str,
+    to: Location,
+    *,
+    replace: bool = False,
+    contact_sheet: bool = True,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Delivery:
+    """Deliver the done rows of a finished run to a prefix, or to a local path that ends in `.zip`.
+
+    A prefix that holds a part of the same delivery is completed; an image with other bytes is replaced only where
+    `replace` says so. `progress` is called with the number of rows that were gone through, and of all.
+
+    Raises ConfigError where there is no such run or no report of it, where the place is not fit, or holds something
+    else; StorageError.
+    """
+    layout, storage = workspace.layout(run), workspace.storage
+    is_zip = to.key.lower().endswith(".zip")
+    if is_zip and to.bucket is not None:
+        raise ConfigError(f"{to}: a ZIP file is written on this machine: give a local path, or a prefix without .zip")
+    check_target(to, workspace.places)
+    try:
+        summary = read_model(storage, layout.summary, RunSummary, max_bytes=SUMMARY_BYTES)
+    except ObjectNotFoundError:
+        if workspace.plan(run) is None:
+            raise ConfigError(f"there is no run {run!r} in {workspace.store}") from None
+        raise ConfigError(f"run {run!r} has no report yet: wait for its end, or: inpaint-ops report {run}") from None
+    target: Target = (
+        ZipFile(storage, Path(to.key), run, replace=replace) if is_zip else Prefix(storage, to, replace=replace)
+    )
+    with tempfile.TemporaryDirectory(prefix="inpaint-ops-deliver-") as folder, target:
+        if not replace:
+            _check_ours(target, to, summary)
+        results = Path(folder, "results.jsonl")
+        storage.download(layout.results, results)
+        work = _Work(workspace, layout, summary, target, Path(folder), results)
+        return work.do(contact_sheet=contact_sheet, progress=progress)
+
+
+def _check_ours(target: Target, to: Location, summary: RunSummary) -> None:
+    """Raise ConfigError where another delivery, or something that has the names of our files, is there already."""
+    note = target.read(NOTE)
+    if note is None:
+        if found := next((name for name in (CONTENTS, SUMS) if target.read(name) is not None), None):
+            raise ConfigError(f"{to} holds a {found} of something else: choose another place, or add --replace")
+        return
+    try:
+        of = json.loads(note)
+        same = (of["run"], of["manifest_sha256"]) == (summary.run, summary.manifest_sha256)
+    except (ValueError, TypeError, KeyError):
+        same = False
+    if not same:
+        raise ConfigError(f"{to} holds another run's delivery ({NOTE}): choose another place, or add --replace")
+
+
+class _Work:
+    """One delivery, while it is made."""
+
+    def __init__(
+        self, workspace: Workspace, layout: RunLayout, summary: RunSummary, target: Target, folder: Path, results: Path
+    ) -> None:
+        self._workspace, self._layout, self._summary, self._target = workspace, layout, summary, target
+        self._results = results
+        self._max_line = row_bytes(workspace.settings) + 2**16
+        self._counts, self._left, self._names = _Counts(), list[str](), set[str]()
+        self._contents, self._sums = folder / CONTENTS, folder / SUMS
+
+    def do(self, *, contact_sheet: bool, progress: Callable[[int, int], None]) -> Delivery:
+        counts = self._summary.counts
+        rows = counts.done + counts.failed + counts.rejected
+        if self._target.resumes:
+            self._target.put(NOTE, self._note("under way"), _JSON)
+        with self._contents.open("w") as contents, self._sums.open("w") as sums:
+            for number, (record, image, why) in enumerate(self._delivered(), 1):
+                contents.write(
+                    json.dumps(line_of(record, image.name if image else None, why), ensure_ascii=False) + "\n"
+                )
+                if image is not None:
+                    sums.write(f"{image.sha256}  {image.name}\n")
+                progress(number, rows)
+        if contact_sheet:
+            self._put_sheet()
+        self._put(CONTENTS, self._contents.read_bytes(), _JSONL)
+        self._put(NOTE, self._note("complete"), _JSON)
+        self._target.put(SUMS, self._sums, _TEXT)
+        made = self._counts
+        return Delivery(
+            run=self._summary.run, verdict=self._summary.verdict, rows=counts.rows, delivered=made.delivered,
+            there=made.there, read=made.read, failed=counts.failed, rejected=counts.rejected, bytes=made.bytes,
+            left_out=tuple(self._left),
+        )  # fmt: skip
+
+    def _delivered(self) -> Iterator[tuple[Record, Image | None, str | None]]:
+        """Each row in order, with its image once that is delivered, or with the reason why it is not."""
+        passed: deque[tuple[Record, Image | None, str | None]] = deque()
+        for image, outcome in self._target.images(self._chosen(passed)):
+            while passed[0][1] is not image:
+                yield passed.popleft()
+            record = passed.popleft()[0]
+            if isinstance(outcome, StorageError):
+                yield record, None, self._leave_out(record, outcome)
+                continue
+            self._counts.delivered += 1
+            self._counts.there += outcome == "there"
+            self._counts.read += outcome != "copied"
+            self._counts.bytes += image.size
+            yield record, image, None
+        yield from passed
+
+    def _chosen(self, passed: deque[tuple[Record, Image | None, str | None]]) -> Iterator[Image]:
+        """The images to deliver; each row that is read on the way goes into `passed`."""
+        for record in read_results(self._results, max_line=self._max_line):
+            try:
+                image, why = image_to_deliver(record, self._layout), None
+                if image is not None and image.name.casefold() in self._names:
+                    raise DamagedObjectError(f"row {record.row}: {image.name} is the name of another row's image, too")
+            except DamagedObjectError as error:
+                image, why = None, self._leave_out(record, error)
+            passed.append((record, image, why))
+            if image is not None:
+                self._names.add(image.name.casefold())
+                yield image
+
+    def _leave_out(self, record: Record, error: StorageError) -> str:
+        """Note why a done row's image is not delivered. The reason without any place of the store, for `contents`."""
+        self._left.append(f"{record.id}: {error}")
+        return type(error).__name__
+
+    def _put_sheet(self) -> None:
+        """The contact sheet: every row, with pictures where there is an image."""
+        with self._contents.open() as lines:
+            pages = max(1, math.ceil(sum(1 for _ in lines) / PAGE_ROWS))
+        with (
+            self._contents.open() as lines,
+            RowPictures(self._workspace.storage, self._workspace.settings) as pictures,
+        ):
+            rows = zip(read_results(self._results, max_line=self._max_line), map(json.loads, lines), strict=True)
+            for page in range(1, pages + 1):
+                cards = [Card(record, line["file"], line.get("error", "")) for record, line in islice(rows, PAGE_ROWS)]
+                shown = [card for card in cards if card.name]
+                made = dict(
+                    zip((card.record.row for card in shown), pictures.of(card.record for card in shown), strict=True)
+                )
+                cards = [card.showing(made[card.record.row]) if card.record.row in made else card for card in cards]
+                self._put(
+                    page_name(page),
+                    render(cards, self._summary, page=page, pages=pages, delivered=self._counts.delivered), _HTML,
+                )  # fmt: skip
+
+    def _put(self, name: str, data: bytes, content_type: str) -> None:
+        """A file beside the images, with its digest."""
+        self._target.put(name, data, content_type)
+        with self._sums.open("a") as sums:
+            sums.write(f"{hashlib.sha256(data).hexdigest()}  {name}\n")
+
+    def _note(self, state: str) -> bytes:
+        counts, made = self._summary.counts, self._counts
+        note = {
+            "run": self._summary.run, "manifest_sha256": self._summary.manifest_sha256, "state": state,
+            "verdict": self._summary.verdict, "rows": counts.rows, "delivered": made.delivered,
+            "failed": counts.failed, "rejected": counts.rejected, "missing": counts.missing,
+            "left_out": len(self._left), "bytes": made.bytes, "made_by": f"inpaint-ops {inpaint_ops.__version__}",
+        }  # fmt: skip
+        return json.dumps(note, indent=1).encode() + b"\n"

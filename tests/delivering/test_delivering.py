@@ -1,0 +1,329 @@
+"""`inpaint-ops deliver`: a run's images under their names, with digests and a contact sheet, whatever is in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.object_store import ObjectStoreServer
+from inpaint_ops.config import Settings
+from inpaint_ops.delivering import deliver
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.locations import Location, parse
+from inpaint_ops.records import Output, Record
+from inpaint_ops.report import results_jsonl
+from inpaint_ops.runs import Workspace
+from inpaint_ops.storage import Storage
+from tests.support.fault_proxy import Fault, FaultProxy
+from tests.support.synthetic_run import put_finished_run
+from tests.support.waiting import PATIENCE, wait_until
+
+RUN, ROWS, FAILED, REJECTED = "night", 9, 4, 1
+PAINTED = {f"row-{row:05d}.png" for row in range(1, ROWS + 1) if row not in (FAILED, ROWS)}
+
+
+def photo(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def put_run(workspace: Workspace, **changes: Callable[[Record], dict[str, Any]]) -> list[Record]:
+    """A finished run with real files: row 4 failed, 9 was rejected; `row_3=...` changes what row 3's record says."""
+    _, records = put_finished_run(workspace, RUN, ROWS, failed={FAILED}, rejected=REJECTED)
+    mask = io.BytesIO()
+    Image.new("L", (60, 40), 255).save(mask, "PNG")
+    put, layout, found = workspace.storage.put, workspace.layout(RUN), []
+    masked = put(workspace.store.join("photos/mask.png"), mask.getvalue()).location.uri
+    for record in records:
+        source = put(workspace.store.join(f"photos/{record.row}.png"), photo(record.row)).location.uri
+        update: dict[str, Any] = {"source": source, "mask": masked}
+        if record.output is not None:
+            body = photo(100 + record.row)
+            image = layout.image(record.id, ".png")
+            put(image, body)
+            update["output"] = Output(
+                uri=image.uri,
+                sha256=hashlib.sha256(body).hexdigest(),
+                bytes=len(body),
+                width=60,
+                height=40,
+                format="png",
+            )
+        changed = record.model_copy(update=update)
+        change = changes.get(f"row_{record.row}")
+        found.append(changed.model_copy(update=change(changed)) if change else changed)
+    put(layout.results, results_jsonl(found))
+    return found
+
+
+@pytest.fixture
+def workspace(prefix: Location, tmp_path: Path, request: pytest.FixtureRequest) -> Workspace:
+    """One store in a folder, then one on S3; a folder `out` beside may be written, too."""
+    return Workspace.open(
+        Settings(scratch=tmp_path / "scratch"),
+        store=prefix.uri,
+        also_writable=[parse(str(tmp_path / "out")), beside(prefix)],
+        s3_client=lambda: request.getfixturevalue("s3_client"),
+    )
+
+
+def beside(prefix: Location) -> Location:
+    """A prefix of the same store that is none of its own."""
+    return prefix.parent.join("delivered/")
+
+
+def checked(folder: Path) -> set[str]:
+    """The files that `sha256sum` finds as the list says; it must find all."""
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {line.removesuffix(": OK") for line in done.stdout.splitlines()}
+
+
+def test_a_run_becomes_a_folder_that_sha256sum_agrees_with(workspace: Workspace, tmp_path: Path) -> None:
+    records = put_run(workspace)
+    made = deliver(workspace, RUN, parse(str(tmp_path / "out")))
+    out = tmp_path / "out"
+    assert (made.delivered, made.failed, made.rejected, made.rows, made.is_whole) == (7, 1, 1, 9, False)
+    assert checked(out) == PAINTED | {"contact-sheet/0001.html", "contents.jsonl", "delivery.json"}
+    lines = [json.loads(line) for line in (out / "contents.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["id"], line["status"]) for line in lines] == [(r.row, r.id, r.status) for r in records]
+    assert {line["file"] for line in lines} == PAINTED | {None}
+    assert lines[FAILED - 1]["error"] == "ImageError"
+    for line, record in zip(lines, records, strict=True):
+        assert record.source is not None
+        assert line["source"] == f"{record.row}.png"
+        assert workspace.store.uri not in json.dumps(line), "whoever gets the images is told no place of the store"
+        if line["file"]:
+            assert hashlib.sha256((out / line["file"]).read_bytes()).hexdigest() == line["sha256"]
+    note = json.loads((out / "delivery.json").read_text())
+    assert (note["state"], note["run"], note["delivered"], note["rows"]) == ("complete", RUN, 7, 9)
+    sheet = (out / "contact-sheet/0001.html").read_text()
+    assert sheet.count("data:image/jpeg") == 3 * 7
+    assert 'href="../row-00001.png"' in sheet
+    assert "line 9 · rejected" in sheet
+    assert workspace.store.uri not in sheet
+
+
+def test_a_zip_file_holds_the_same_in_one_folder(workspace: Workspace, tmp_path: Path) -> None:
+    put_run(workspace)
+    path = tmp_path / "out.zip"
+    made = deliver(workspace, RUN, parse(str(path)))
+    assert made.delivered == 7
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "unpacked")
+    assert checked(tmp_path / "unpacked" / RUN) >= PAINTED
+    with pytest.raises(ConfigError, match="is there already: choose another name, or add --replace"):
+        deliver(workspace, RUN, parse(str(path)))
+    assert deliver(workspace, RUN, parse(str(path)), replace=True).delivered == 7
+    assert {entry.name for entry in tmp_path.iterdir()} >= {"out.zip", "unpacked"}
+    assert not list(tmp_path.glob(".inpaint-tmp-*"))
+
+
+def test_a_second_delivery_finds_all_there_and_a_changed_image_is_never_replaced_unasked(
+    workspace: Workspace, prefix: Location
+) -> None:
+    put_run(workspace)
+    to = beside(prefix)
+    assert deliver(workspace, RUN, to).there == 0
+    again = deliver(workspace, RUN, to)
+    assert (again.delivered, again.there) == (7, 7)
+    body = bytearray(workspace.storage.get(to.join("row-00003.png")))
+    body[-20] ^= 1
+    workspace.storage.put(to.join("row-00003.png"), bytes(body))
+    with pytest.raises(ConfigError, match=r"row 3: .*row-00003.png is there already, with other bytes: .*--replace"):
+        deliver(workspace, RUN, to)
+    assert workspace.storage.get(to.join("row-00003.png")) == bytes(body)
+    assert deliver(workspace, RUN, to, replace=True).there == 0
+    assert workspace.storage.get(to.join("row-00003.png")) == photo(103)
+
+
+def test_the_image_of_a_retry_has_the_rows_plain_name(workspace: Workspace, tmp_path: Path) -> None:
+    layout = workspace.layout(RUN)
+    body = photo(777)
+
+    def painted_again(record: Record) -> dict[str, Any]:
+        image = layout.image(record.id, ".png", retry=2)
+        workspace.storage.put(image, body)
+        output = Output(
+            uri=image.uri, sha256=hashlib.sha256(body).hexdigest(), bytes=len(body), width=60, height=40, format="png"
+        )
+        return {"output": output, "retry": 2}
+
+    put_run(workspace, row_2=painted_again)
+    deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet=False)
+    assert (tmp_path / "out" / "row-00002.png").read_bytes() == body
+    assert checked(tmp_path / "out") == PAINTED | {"contents.jsonl", "delivery.json"}
+
+
+def test_what_is_no_image_of_the_run_or_another_one_is_left_out_and_said(workspace: Workspace, tmp_path: Path) -> None:
+    secret = workspace.storage.put(workspace.store.join("secret.png"), photo(5)).location.uri
+    layout = workspace.layout(RUN)
+
+    def of_another_place(record: Record) -> dict[str, Any]:
+        assert record.output is not None
+        return {"output": record.output.model_copy(update={"uri": secret})}
+
+    put_run(workspace, row_1=of_another_place)
+    swapped = bytearray(photo(102))
+    swapped[-20] ^= 1
+    workspace.storage.put(layout.image("row-00002", ".png"), bytes(swapped))
+    workspace.storage.put(layout.image("row-00003", ".png"), b"cut off")
+    workspace.storage.delete(layout.image("row-00005", ".png"))
+    made = deliver(workspace, RUN, parse(str(tmp_path / "out")))
+    assert made.delivered == 3
+    why = dict(line.split(": ", 1) for line in made.left_out)
+    assert why.keys() == {"row-00001", "row-00002", "row-00003", "row-00005"}
+    assert "not where the run's images lie" in why["row-00001"]
+    assert "is not the image that its record names" in why["row-00002"]
+    assert "has 7 bytes, and its record says" in why["row-00003"]
+    assert "there is no object" in why["row-00005"]
+    names = {"row-00006.png", "row-00007.png", "row-00008.png"}
+    assert checked(tmp_path / "out") == names | {"contact-sheet/0001.html", "contents.jsonl", "delivery.json"}
+    lines = [json.loads(line) for line in (tmp_path / "out/contents.jsonl").read_text().splitlines()]
+    assert [line["error"] for line in lines if line["status"] == "done" and not line["file"]] == [
+        "DamagedObjectError", "DamagedObjectError", "DamagedObjectError", "ObjectNotFoundError",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["", "runs/", "runs/night/images/", "inbox/x/", "claims/", "jobs/", "standing/a/"])
+def test_nothing_is_delivered_to_where_the_store_keeps_its_own(workspace: Workspace, place: str) -> None:
+    put_run(workspace)
+    to = workspace.store.join(place) if place else workspace.store
+    with pytest.raises(ConfigError, match="where the store keeps its runs or what starts them"):
+        deliver(workspace, RUN, to)
+
+
+def test_a_place_that_holds_another_delivery_or_files_of_our_names_is_refused(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    put_run(workspace)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "SHA256SUMS").write_text("mine")
+    with pytest.raises(ConfigError, match="holds a SHA256SUMS of something else"):
+        deliver(workspace, RUN, parse(str(out)))
+    (out / "delivery.json").write_text('{"run": "other", "manifest_sha256": "1"}')
+    with pytest.raises(ConfigError, match="holds another run's delivery"):
+        deliver(workspace, RUN, parse(str(out)))
+    assert {path.name for path in out.iterdir()} == {"SHA256SUMS", "delivery.json"}
+
+
+def test_a_run_that_is_not_there_or_not_over_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no run 'nope'"):
+        deliver(workspace, "nope", parse(str(tmp_path / "out")))
+    put_run(workspace)
+    workspace.storage.delete(workspace.layout(RUN).summary)
+    with pytest.raises(ConfigError, match="has no report yet: wait for its end, or: inpaint-ops report night"):
+        deliver(workspace, RUN, parse(str(tmp_path / "out")))
+    with pytest.raises(ConfigError, match="a ZIP file is written on this machine"):
+        deliver(workspace, RUN, parse("s3://elsewhere/night.zip"))
+
+
+@pytest.fixture
+def remote(
+    s3_prefix: Location,
+    tmp_path: Path,
+    aws_environment: ObjectStoreServer,
+    proxy: FaultProxy,
+    request: pytest.FixtureRequest,
+) -> Workspace:
+    """A finished run on S3; the environment leads there by way of the proxy."""
+    made = Workspace.open(
+        Settings(scratch=tmp_path / "scratch"),
+        store=s3_prefix.uri,
+        s3_client=lambda: request.getfixturevalue("s3_client"),
+    )
+    put_run(made)
+    return made
+
+
+def command(proxy: FaultProxy, store: Location, to: str, *more: str) -> tuple[list[str], dict[str, str]]:
+    words = [sys.executable, "-m", "inpaint_ops.cli", "deliver", RUN, "--out", store.uri, "--to", to, "--json", *more]
+    return words, os.environ | {"AWS_ENDPOINT_URL": proxy.url}
+
+
+@dataclass
+class Killed:
+    """A delivery that the store keeps waiting for the last image, so that it can be killed before that."""
+
+    proxy: FaultProxy
+    words: list[str]
+    environment: dict[str, str]
+
+    def when(self, condition: Callable[[], bool]) -> None:
+        """Kill it once it waits and `condition` holds; then the store answers again."""
+        gate = threading.Event()
+        held = self.proxy.on(
+            Fault.DELAY, path="images/row-00008.png", seconds=0, before=lambda: gate.wait(PATIENCE) and None
+        )
+        process = subprocess.Popen(self.words, env=self.environment, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: held.matched and condition())
+        finally:
+            process.kill()
+            process.wait()
+            gate.set()
+
+
+def test_a_delivery_that_was_killed_goes_on_where_it_stopped(
+    remote: Workspace, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words, environment = command(proxy, remote.store, str(out))
+    Killed(proxy, words, environment).when((out / "row-00007.png").exists)
+    assert json.loads((out / "delivery.json").read_text())["state"] == "under way"
+    assert not (out / "SHA256SUMS").exists()
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert (found["delivered"], found["rows"]) == (7, 9)
+    assert 1 <= found["there"] <= 6
+    assert checked(out) >= PAINTED
+
+
+def test_a_zip_file_that_was_killed_is_not_there(remote: Workspace, proxy: FaultProxy, tmp_path: Path) -> None:
+    words, environment = command(proxy, remote.store, str(tmp_path / "out.zip"))
+    Killed(proxy, words, environment).when(lambda: bool(list(tmp_path.glob(".inpaint-tmp-*"))))
+    assert not (tmp_path / "out.zip").exists()
+    assert subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 3
+    assert zipfile.ZipFile(tmp_path / "out.zip").testzip() is None
+
+
+@pytest.mark.parametrize("can_copy", [True, False])
+def test_the_store_copies_by_itself_and_where_it_cannot_the_bytes_go_through_us(
+    remote: Workspace, proxy: FaultProxy, can_copy: bool
+) -> None:
+    to = beside(remote.store)
+    if not can_copy:
+        for name in PAINTED:
+            proxy.on(Fault.NOT_IMPLEMENTED, method="PUT", path=f"delivered/{name}")
+    words, environment = command(proxy, remote.store, to.uri, "--no-contact-sheet")
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert (found["delivered"], found["read"]) == (7, 0 if can_copy else 7)
+    assert proxy.count("GET", "/runs/night/images/") == found["read"]
+    there = Storage(readable=[to, remote.store], s3_client=remote.storage._make_client)
+    for name in PAINTED:
+        copied, image = there.stat(to.join(name)), remote.layout(RUN).images.join(name)
+        assert there.get(copied.location) == there.get(image)
+    assert there.exists(to.join("SHA256SUMS"))
