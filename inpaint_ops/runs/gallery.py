@@ -116,7 +116,7 @@ class RowPictures:
         return GalleryItem(record, source, overlay, result)
 
     def _result(self, job: Job, uri: str, thumbnails: Sequence[Thumbnail]) -> bytes:
-        """By the thumbnail that was written while painting, where there is a sound one: at 12 megapixels a row then takes half the time."""
+        """Of its thumbnail, where a sound one was written: at 12 megapixels a row then takes half the time."""
         for small in thumbnails:
             if small.size == _LONGEST:
                 with suppress(StorageError, ImageError):
