@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -97,6 +98,15 @@ def note_triggered(workspace: Workspace, mark: str) -> None:
     workspace.storage.put(workspace.places.standing_time(name, stamp, "triggered"), b"", content_type="text/plain")
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Who starts a job's run at one time, since when, and whether it takes what was taken before, too."""
+
+    claimant: str
+    since: datetime
+    everything: bool
+
+
 @dataclass(slots=True)
 class _Job:
     """One standing job, in one look."""
@@ -146,14 +156,15 @@ class _Job:
         if not times or self._has(times[-1], "triggered"):
             return None
         claimed = self._claim_of(times[-1])
-        return times[-1] if claimed is not None and claimed[0] == self.claimant else None
+        return times[-1] if claimed is not None and claimed.claimant == self.claimant else None
 
     def _start(self, stamp: str, before: Sequence[str], *, everything: bool = False) -> None:
         taken = self._taken(before)
         run = _run_name(self.name, stamp)
         if taken is None:
             return
-        if not self._claim(stamp):
+        claim = self._claim(stamp, everything=everything)
+        if claim is None or claim.claimant != self.claimant:
             self._say(f"run {run} is started by another Airflow")
             return
         # It was triggered, and only the note of that is missing.
@@ -161,7 +172,7 @@ class _Job:
             note_triggered(self.workspace, f"{self.name}/{stamp}")
             return
         rows = find(self.workspace, self.entry)
-        new = [row for row in rows.rows if everything or row.digest not in taken.digests]
+        new = [row for row in rows.rows if everything or claim.everything or row.digest not in taken.digests]
         for note in rows.notes:
             self._say(note)
         # What is no longer there is forgotten: the file has as many lines as the store has rows, and no more.
@@ -196,36 +207,38 @@ class _Job:
         claimed = self._claim_of(stamp)
         if claimed is None:  # nobody's: somebody made the folder
             return False
-        claimant, since = claimed
-        if claimant == self.claimant:
+        if claimed.claimant == self.claimant:
             return self.is_active(run)
         if self._has(stamp, "triggered") and not self._has(stamp, "manifest.jsonl"):
             return False  # there was nothing to do
         is_over = self.workspace.storage.exists(self.workspace.layout(run).summary)
-        return not is_over and datetime.now(UTC) - since < ABANDONED
+        return not is_over and datetime.now(UTC) - claimed.since < ABANDONED
 
-    def _claim(self, stamp: str) -> bool:
-        """Whether this time is ours to start: of several Airflows that look at one store, one starts it."""
+    def _claim(self, stamp: str, *, everything: bool) -> _Claim | None:
+        """The claim of this time, ours or the one that was there: of several Airflows that look at a store, one starts.
+
+        One that was there is kept as it is: whoever goes on with it after a death takes everything if it says so.
+        """
         place = self.workspace.places.standing_time(self.name, stamp, "claim.json")
-        body = {"schema_version": 1, "claimant": self.claimant, "job": self.name, "time": stamp}
-        try:
+        body = {
+            "schema_version": 1, "claimant": self.claimant, "job": self.name, "time": stamp, "everything": everything,
+        }  # fmt: skip
+        with suppress(ObjectExistsError):
             self.workspace.storage.put(
                 place, json.dumps(body).encode(), if_absent=True, content_type="application/json"
             )
-        except ObjectExistsError:
-            claimed = self._claim_of(stamp)
-            return claimed is not None and claimed[0] == self.claimant
-        return True
+        return self._claim_of(stamp)
 
-    def _claim_of(self, stamp: str) -> tuple[str, datetime] | None:
-        """Who has claimed a time, and when; None if nobody has, or the claim is damaged."""
+    def _claim_of(self, stamp: str) -> _Claim | None:
+        """The claim of a time; None if nobody has claimed it, or the claim is damaged."""
         place = self.workspace.places.standing_time(self.name, stamp, "claim.json")
         try:
             info = self.workspace.storage.stat(place)
-            claimant = claimant_of(self.workspace.storage.get(place, max_bytes=_CLAIM_BYTES))
+            data = self.workspace.storage.get(place, max_bytes=_CLAIM_BYTES)
         except ObjectNotFoundError:
             return None
-        return None if claimant is None else (claimant, info.modified)
+        claimant = claimant_of(data)
+        return None if claimant is None else _Claim(claimant, info.modified, json.loads(data).get("everything") is True)
 
     def _has(self, stamp: str, what: str) -> bool:
         return self.workspace.storage.exists(self.workspace.places.standing_time(self.name, stamp, what))

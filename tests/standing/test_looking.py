@@ -198,6 +198,17 @@ def test_by_hand_a_job_starts_now_and_takes_everything_if_asked(nights: Nights) 
         nights.look(1, only="other")
 
 
+def test_a_start_of_everything_that_was_not_triggered_is_found_again_with_everything(nights: Nights) -> None:
+    nights.put("a")
+    (start,) = nights.look(1).starts
+    assert nights.paint(start) == "VALID"
+    nights.put("b")
+    (lost,) = nights.look(2, only="nightly", everything=True).starts
+    assert nights.rows(lost) == ["a", "b"]
+    (again,) = nights.look(3).starts
+    assert (again.run, nights.rows(again)) == (lost.run, ["a", "b"])
+
+
 def test_an_entry_that_cannot_be_used_stops_no_other(nights: Nights) -> None:
     nights.put("a")
     nights.write("a-wrong-one", "manifest: [")
