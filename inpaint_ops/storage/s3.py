@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from inpaint_ops.errors import (
     DamagedObjectError,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
@@ -148,13 +149,21 @@ class S3Store:
         return info
 
     def put(
-        self, key: str, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+        self,
+        key: str,
+        data: bytes | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str = DEFAULT_CONTENT_TYPE,
     ) -> ObjectInfo:
         """See ObjectStore."""
         where = self._at(key)
         request: dict[str, Any] = {"Bucket": self._bucket, "Key": key, "ContentType": content_type}
         if if_absent:
             request["IfNoneMatch"] = "*"
+        if if_match is not None:
+            request["IfMatch"] = f'"{if_match}"'
         for tried in self._tries(time.monotonic() + self._deadline):
             with _opened(data) as body:
                 size = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
@@ -171,6 +180,12 @@ class S3Store:
                         self._repeats.of(error.response)
                         with suppress(ObjectNotFoundError):  # deleted meanwhile: the key is free again
                             return self._ours(key, data, size)
+                    elif if_match is not None and (http_status(error) == 412 or error_code(error) == "NoSuchKey"):
+                        self._repeats.of(error.response)
+                        try:
+                            return self._ours(key, data, size)
+                        except (ObjectExistsError, ObjectNotFoundError):
+                            raise ObjectChangedError(f"{where} has changed since it was last looked at") from None
                     elif error_code(error) in _DAMAGED and tried < self._attempts - 1:
                         continue
                     elif error_code(error) not in _IN_THE_WAY:
