@@ -168,7 +168,7 @@ class ObjectExistsError(StorageError):
 
 
 class ObjectChangedError(StorageError):
-    """A conditional put found another object than the one that it was to replace, or none."""
+    """A conditional request found another version of the object than the one that it was for, or none."""
 
 
 class AccessDeniedError(StorageError):

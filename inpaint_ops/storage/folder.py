@@ -40,8 +40,8 @@ class FolderStore:
 
     A put is a temporary file in the same folder, synced, then renamed over the key, or hard-linked to it if it must be
     absent: the kernel lets exactly one link win. A put that replaces one version holds a lock on a file beside the key
-    while it compares and renames; what puts without a condition does not ask for that lock. Content types are not kept. Symbolic links to files are objects;
-    those to folders are not walked into.
+    while it compares and renames; a put without a condition does not ask for that lock. Content types are not kept.
+    Symbolic links to files are objects; those to folders are not walked into.
     """
 
     def get(
@@ -57,7 +57,7 @@ class FolderStore:
         with _open_object(where) as file:
             info = _describe(where, os.fstat(file.fileno()))
             if if_match is not None and if_match != info.etag:
-                raise StorageError(f"cannot read {where}: it has changed since it was last looked at")
+                raise ObjectChangedError(f"cannot read {where}: it has changed since it was last looked at")
             first, last = byte_range if byte_range is not None else (0, info.size - 1)
             if byte_range is not None and first >= info.size:
                 raise StorageError(f"cannot read {where}: the range begins beyond its end")

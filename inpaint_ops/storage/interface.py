@@ -62,7 +62,7 @@ class ObjectStore(Protocol):
 
         `byte_range` is (first, last), both inclusive; a `last` beyond the end is cut, a `first` beyond it raises
         StorageError. Raises ObjectNotFoundError; ObjectTooLargeError, before any byte is read, if more than `max_bytes`
-        would come; StorageError if the object's ETag is not `if_match`.
+        would come; ObjectChangedError if the object's ETag is not `if_match`.
         """
 
     def download(self, key: str, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
@@ -87,7 +87,7 @@ class ObjectStore(Protocol):
 
         With `if_match`, replaces the object that has this ETag, and raises ObjectChangedError if there is another or
         none, unless there are these very bytes. Give one condition at most. Not every store honours this one:
-        `storage.probe` has a test.
+        docs/storage.md.
         """
 
     def copy(self, source: ObjectInfo, key: str) -> ObjectInfo | None:

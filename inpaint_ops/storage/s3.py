@@ -23,6 +23,7 @@ from inpaint_ops.errors import (
     ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     StorageError,
     StorageUnavailableError,
 )
@@ -131,7 +132,7 @@ class S3Store:
         sink = io.BytesIO()
         info, reply = self._fetch(key, sink, request, max_bytes)
         if if_match and info.etag and info.etag != if_match:  # a store may ignore the condition
-            raise StorageError(f"cannot read {info.location}: it has changed since it was last looked at")
+            raise ObjectChangedError(f"cannot read {info.location}: it has changed since it was last looked at")
         data = sink.getvalue()
         # A store may ignore the range and send everything.
         return data if byte_range is None or is_partial(reply) else data[byte_range[0] : byte_range[1] + 1]
@@ -336,8 +337,9 @@ class S3Store:
         info = self.stat(key)
         if info.size == size:
             ours = data if isinstance(data, bytes) else data.read_bytes()
-            if self.get(key, max_bytes=size) == ours:
-                return info
+            with suppress(ObjectChangedError, ObjectTooLargeError):  # replaced meanwhile: then it is not ours
+                if self.get(key, max_bytes=size, if_match=info.etag) == ours:
+                    return info
         raise ObjectExistsError(f"{info.location} exists already")
 
     def _accepted(self, reply: Mapping[str, Any]) -> None:

@@ -1,0 +1,32 @@
+"""What people say of a run's results: marks, kept per reviewer; what counts; exports and imports."""
+
+from inpaint_ops.reviewing.deciding import NOTHING, Decision, Tally, decide, decisions, tally
+from inpaint_ops.reviewing.exporting import EXPORTS, Export, export
+from inpaint_ops.reviewing.importing import read_changes
+from inpaint_ops.reviewing.marks import VERDICTS, Change, Mark, Opinion, Verdict
+from inpaint_ops.reviewing.reviewers import check_reviewer
+from inpaint_ops.reviewing.reviews import Reviews
+from inpaint_ops.reviewing.rows import ReviewedRow, plan_of, reviewed_rows
+
+__all__ = [
+    "EXPORTS",
+    "NOTHING",
+    "VERDICTS",
+    "Change",
+    "Decision",
+    "Export",
+    "Mark",
+    "Opinion",
+    "ReviewedRow",
+    "Reviews",
+    "Tally",
+    "Verdict",
+    "check_reviewer",
+    "decide",
+    "decisions",
+    "export",
+    "plan_of",
+    "read_changes",
+    "reviewed_rows",
+    "tally",
+]

@@ -1,0 +1,98 @@
+"""What counts where several people reviewed a result. Pure.
+
+The latest verdict counts; of two of the same time, that of the reviewer whose name comes last. What was said of the
+result of an earlier attempt does not count: the image is another one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from inpaint_ops.reviewing.marks import VERDICTS, Opinion, Verdict
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What counts for one result, and who says what of it."""
+
+    verdict: Verdict | None
+    reviewer: str
+    """Who gave the verdict that counts; empty without one."""
+    rating: int | None
+    opinions: Mapping[str, Opinion]
+    """By reviewer; those of the result as it is now."""
+    outdated: tuple[str, ...] = ()
+    """Reviewers who have said something of an earlier attempt's result only."""
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether reviewers give different verdicts."""
+        return len({one.verdict for one in self.opinions.values() if one.verdict is not None}) > 1
+
+    @property
+    def of_reviewer(self) -> Opinion:
+        """The opinion that gave the verdict; an empty one without."""
+        return self.opinions.get(self.reviewer, Opinion())
+
+
+NOTHING = Decision(None, "", None, {})
+"""Nobody has said anything."""
+
+
+def decide(given: Mapping[str, Mapping[str, Opinion]], row: str, attempt: str) -> Decision:
+    """What counts for the row's result that `attempt` made. `given` is `Reviews.opinions`."""
+    said = {name: opinions[row] for name, opinions in given.items() if row in opinions}
+    if not said:
+        return NOTHING
+    now = {name: one for name, one in said.items() if one.attempt in ("", attempt)}
+    decided = [(one.decided_at or _NEVER, name) for name, one in now.items() if one.verdict is not None]
+    rated = [(one.rated_at or _NEVER, name) for name, one in now.items() if one.rating is not None]
+    reviewer = max(decided)[1] if decided else ""
+    return Decision(
+        verdict=now[reviewer].verdict if reviewer else None,
+        reviewer=reviewer,
+        rating=now[max(rated)[1]].rating if rated else None,
+        opinions=now,
+        outdated=tuple(sorted(said.keys() - now.keys())),
+    )
+
+
+def decisions(
+    given: Mapping[str, Mapping[str, Opinion]], attempts: Mapping[str, str]
+) -> Iterator[tuple[str, Decision]]:
+    """Each row that somebody has said anything of, in no order. `attempts` has the present one by the row's id."""
+    for row in set().union(*given.values()) if given else set():
+        if row in attempts:
+            yield row, decide(given, row, attempts[row])
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How far a review is."""
+
+    rows: int
+    verdicts: Mapping[Verdict, int]
+    disputed: int
+    outdated: int
+    """Rows that were reviewed before they were painted again, and not since."""
+
+    @property
+    def reviewed(self) -> int:
+        """Rows with a verdict."""
+        return sum(self.verdicts.values())
+
+
+def tally(rows: int, found: Mapping[str, Decision]) -> Tally:
+    """Count decisions; `rows` are those that there are to review."""
+    counted = Counter(one.verdict for one in found.values() if one.verdict is not None)
+    return Tally(
+        rows=rows,
+        verdicts={verdict: counted[verdict] for verdict in VERDICTS},
+        disputed=sum(one.is_disputed for one in found.values()),
+        outdated=sum(bool(one.outdated) and one.verdict is None for one in found.values()),
+    )
