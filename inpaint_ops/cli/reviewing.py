@@ -249,7 +249,8 @@ def _line(run: str, found: Tally, results: _Results) -> str:
     counts = ", ".join(f"{count:,} {_DONE[name]}" for name, count in found.verdicts.items())
     more = f"; {found.disputed:,} disputed" if found.disputed else ""
     more += f"; {found.outdated:,} painted again since they were reviewed" if found.outdated else ""
-    more += f"; {len(results.without):,} rows have no image" if results.without else ""
+    without = len(results.without)
+    more += f"; {without:,} {'row has' if without == 1 else 'rows have'} no image" if without else ""
     return f"{run}: {found.reviewed:,} of {found.rows:,} reviewed ({counts}){more}"
 
 

@@ -142,7 +142,8 @@ class TestNames:
     @pytest.mark.parametrize(
         ("name", "key"),
         [("anna", "anna"), ("anna.b+c@studio.example", "anna.b+c@studio.example"), ("José Ü", "Jos%C3%A9%20%C3%9C"),
-         ("../../claims/x", "%2E.%2F..%2Fclaims%2Fx"), ("{{ ti }}", "%7B%7B%20ti%20%7D%7D"), ("a\\b", "a%5Cb"), ("%41", "%2541")],
+         ("../../claims/x", "%2E.%2F..%2Fclaims%2Fx"), ("{{ ti }}", "%7B%7B%20ti%20%7D%7D"), ("a\\b", "a%5Cb"),
+         ("%41", "%2541")],
     )  # fmt: skip
     def test_what_names_become(self, name: str, key: str) -> None:
         assert key_of(name) == key

@@ -237,7 +237,6 @@ class TestReading:
         assert set(reviews.opinions) == {"ann"}
         assert "more than 1,000 bytes together" in reviews.left_out[0]
 
-
     def test_a_file_that_changes_while_it_is_read_is_read_as_it_is_then(
         self, flaky_storage: Flaky, proxy: FaultProxy, s3_prefix: Location, storage_of_s3: Storage
     ) -> None:
@@ -271,7 +270,7 @@ class TestRoom:
         reviews = Reviews(storage, of(prefix))
         reviews.append("ann", [mark(str(number)) for number in range(20)])
         before = storage.get(of(prefix).review("ann"))
-        with pytest.raises(ObjectTooLargeError, match="is full: .* write shorter notes"):
+        with pytest.raises(ObjectTooLargeError, match=r"is full: .* write shorter notes"):
             reviews.append("ann", [mark("x", note="n" * 900), mark("y", note="n" * 900)])
         assert storage.get(of(prefix).review("ann")) == before
         reviews.append("ben", [mark("x", note="n" * 900)])

@@ -18,6 +18,7 @@ from demo.ports import claim_port
 from inpaint_ops.errors import (
     AccessDeniedError,
     CredentialsExpiredError,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
@@ -277,7 +278,7 @@ class TestCredentials:
         (400, "ExpiredToken", CredentialsExpiredError, "renew"),
         (401, "Unauthorized", AccessDeniedError, "AWS_ACCESS_KEY_ID"),
         (301, "PermanentRedirect", StorageError, "AWS_REGION"),
-        (412, "PreconditionFailed", StorageError, "changed"),
+        (412, "PreconditionFailed", ObjectChangedError, "changed"),
         (416, "InvalidRange", StorageError, "beyond its end"),
         (501, "NotImplemented", StorageError, "cannot do"),
         (400, "KeyTooLongError", StorageError, "KeyTooLongError"),
