@@ -100,7 +100,7 @@ class TestMarking:
             (["--accept", "0,,1"], "--accept has an empty part: give ids, with one comma between"),
             (["--note", "x"], "--reason, --note and --rating belong to rows"),
             (["--accept", "0", "--note", "a\nb"], "--note holds line breaks or control characters"),
-            (["--accept", "0", "--note", "x" * 1001], "--note has 1,001 characters, and the limit is 1,000: shorten it"),
+            (["--accept", "0", "--note", "x" * 1001], "--note has 1,001 characters, and the limit is 1,000: shorten"),
             (["--accept", "0", "--reviewer", "a\x1b[31m"], "a reviewer's name has 1 to 100 characters"),
             (["-o", "x.jsonl"], "-o names a file to export to: give --export too"),
             (["--import", "nowhere.jsonl"], "there is no object"),
