@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from inpaint_ops.browse.sources import Throttle
 from inpaint_ops.browse.table import RecordTable, RowMarks
 from inpaint_ops.records import Record
-from inpaint_ops.reviewing import VERDICTS, Decision, Mark, Opinion, Reviews, Tally, decide, decisions, tally
+from inpaint_ops.reviewing import NOTHING, VERDICTS, Decision, Mark, Opinion, Reviews, Tally, decide, decisions, tally
 
 REFRESH_SECONDS = 2.0
 """The shortest time between two looks at the reviews of a run, however many people view it."""
@@ -21,9 +21,7 @@ class RunReviews:
         self._reviews = reviews
         self._throttle = Throttle(REFRESH_SECONDS)
         self._lock = threading.Lock()
-        self._seen: tuple[int, RecordTable] | None = None
-        self._marks = RowMarks.none(0)
-        self._tally = tally(0, {})
+        self._counted_of = _Counted(RecordTable())
 
     def refresh(self) -> None:
         """Read what has changed. Raises StorageError."""
@@ -42,30 +40,62 @@ class RunReviews:
 
     def marks(self, table: RecordTable) -> RowMarks:
         """What counts for each row of the table."""
-        return self._counted(table)[0]
+        return self._counted(table).marks
 
     def tally(self, table: RecordTable) -> Tally:
         """How far the review of the table's rows is."""
-        return self._counted(table)[1]
+        return self._counted(table).tally
 
-    def _counted(self, table: RecordTable) -> tuple[RowMarks, Tally]:
-        version = self._reviews.version
+    def _counted(self, table: RecordTable) -> _Counted:
         with self._lock:
-            if self._seen is None or self._seen[0] != version or self._seen[1] is not table:
-                self._marks, self._tally = _of_rows(table, self._reviews.opinions)
-                self._seen = version, table
-            return self._marks, self._tally
+            if self._counted_of.table is not table:
+                self._counted_of = _Counted(table)
+            self._counted_of.take(self._reviews.version, self._reviews.opinions)
+            return self._counted_of
 
 
-def _of_rows(table: RecordTable, given: Mapping[str, Mapping[str, Opinion]]) -> tuple[RowMarks, Tally]:
-    positions = {row: at for at, row in enumerate(table.ids) if table.done[at]}
-    attempts = {row: table.attempts[at] for row, at in positions.items()}
-    found: dict[str, Decision] = dict(decisions(given, attempts))
-    marks = RowMarks.none(len(table))
-    for row, decision in found.items():
-        at = positions[row]
-        marks.verdict[at] = 0 if decision.verdict is None else 1 + VERDICTS.index(decision.verdict)
-        marks.rating[at] = decision.rating or 0
-        marks.disputed[at] = decision.is_disputed
-        marks.outdated[at] = bool(decision.outdated) and decision.verdict is None
-    return marks, tally(len(positions), found)
+class _Counted:
+    """What counts for the rows of one table, brought up to date by what has changed."""
+
+    def __init__(self, table: RecordTable) -> None:
+        self.table = table
+        self.marks = RowMarks.none(len(table))
+        self._positions = {row: at for at, row in enumerate(table.ids) if table.done[at]}
+        self.tally = tally(len(self._positions), {})
+        self._version = -1
+        self._given: Mapping[str, Mapping[str, Opinion]] = {}
+        self._found: dict[str, Decision] = {}
+
+    def take(self, version: int, given: Mapping[str, Mapping[str, Opinion]]) -> None:
+        """Look at the rows of which somebody says something else than before."""
+        if version == self._version:
+            return
+        changed = _changed(self._given, given)
+        attempts = {row: self.table.attempts[at] for row in changed if (at := self._positions.get(row)) is not None}
+        found = dict(decisions({name: _only(of, changed) for name, of in given.items()}, attempts))
+        marks = RowMarks(*(getattr(self.marks, name).copy() for name in RowMarks.__slots__))
+        for row in attempts:
+            at, decision = self._positions[row], found.get(row, NOTHING)
+            marks.verdict[at] = 0 if decision.verdict is None else 1 + VERDICTS.index(decision.verdict)
+            marks.rating[at] = decision.rating or 0
+            marks.disputed[at] = decision.is_disputed
+            marks.outdated[at] = bool(decision.outdated) and decision.verdict is None
+            self._found.pop(row, None)
+        self._found |= found
+        self.marks, self.tally = marks, tally(len(self._positions), self._found)
+        self._version, self._given = version, dict(given)
+
+
+def _only(opinions: Mapping[str, Opinion], rows: Collection[str]) -> Mapping[str, Opinion]:
+    return {row: opinions[row] for row in rows if row in opinions} if len(rows) < len(opinions) else opinions
+
+
+def _changed(before: Mapping[str, Mapping[str, Opinion]], now: Mapping[str, Mapping[str, Opinion]]) -> set[str]:
+    """The rows of which some reviewer says something else; an opinion that stays is the same object."""
+    found = set[str]()
+    for name in before.keys() | now.keys():
+        old, new = before.get(name, {}), now.get(name, {})
+        if old is not new:
+            found.update(row for row, one in new.items() if old.get(row) is not one)
+            found.update(row for row in old if row not in new)
+    return found

@@ -32,6 +32,8 @@ class Decision:
     @property
     def is_disputed(self) -> bool:
         """Whether reviewers give different verdicts."""
+        if len(self.opinions) < 2:
+            return False
         return len({one.verdict for one in self.opinions.values() if one.verdict is not None}) > 1
 
     @property
@@ -46,29 +48,45 @@ NOTHING = Decision(None, "", None, {})
 
 def decide(given: Mapping[str, Mapping[str, Opinion]], row: str, attempt: str) -> Decision:
     """What counts for the row's result that `attempt` made. `given` is `Reviews.opinions`."""
-    said = {name: opinions[row] for name, opinions in given.items() if row in opinions}
-    if not said:
-        return NOTHING
-    now = {name: one for name, one in said.items() if one.attempt in ("", attempt)}
-    decided = [(one.decided_at or _NEVER, name) for name, one in now.items() if one.verdict is not None]
-    rated = [(one.rated_at or _NEVER, name) for name, one in now.items() if one.rating is not None]
-    reviewer = max(decided)[1] if decided else ""
-    return Decision(
-        verdict=now[reviewer].verdict if reviewer else None,
-        reviewer=reviewer,
-        rating=now[max(rated)[1]].rating if rated else None,
-        opinions=now,
-        outdated=tuple(sorted(said.keys() - now.keys())),
-    )
+    return _of({name: opinions[row] for name, opinions in given.items() if row in opinions}, attempt)
 
 
 def decisions(
     given: Mapping[str, Mapping[str, Opinion]], attempts: Mapping[str, str]
 ) -> Iterator[tuple[str, Decision]]:
     """Each row that somebody has said anything of, in no order. `attempts` has the present one by the row's id."""
-    for row in set().union(*given.values()) if given else set():
-        if row in attempts:
-            yield row, decide(given, row, attempts[row])
+    said: dict[str, dict[str, Opinion]] = {}
+    for name, opinions in given.items():
+        for row, one in opinions.items():
+            if row in said:
+                said[row][name] = one
+            elif row in attempts:
+                said[row] = {name: one}
+    for row, of_row in said.items():
+        yield row, _of(of_row, attempts[row])
+
+
+def _of(said: Mapping[str, Opinion], attempt: str) -> Decision:
+    if not said:
+        return NOTHING
+    now: dict[str, Opinion] = {}
+    decided, rated = (_NEVER, ""), (_NEVER, "")
+    for name, one in said.items():
+        if one.attempt and one.attempt != attempt:
+            continue
+        now[name] = one
+        if one.verdict is not None:
+            decided = max(decided, (one.decided_at or _NEVER, name))
+        if one.rating is not None:
+            rated = max(rated, (one.rated_at or _NEVER, name))
+    reviewer = decided[1]
+    return Decision(
+        verdict=now[reviewer].verdict if reviewer else None,
+        reviewer=reviewer,
+        rating=now[rated[1]].rating if rated[1] else None,
+        opinions=now,
+        outdated=tuple(sorted(said.keys() - now.keys())) if len(now) < len(said) else (),
+    )
 
 
 @dataclass(frozen=True, slots=True)

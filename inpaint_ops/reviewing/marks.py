@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import unicodedata
 from collections.abc import Iterable, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
@@ -25,7 +25,7 @@ LINE_BYTES = 16 * 2**10
 
 def plain_text(text: str) -> str:
     """`text` in NFC without spaces around it. Raises ValueError for characters that have no picture of their own."""
-    text = unicodedata.normalize("NFC", text).strip()
+    text = (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
     if not text.isprintable():
         raise ValueError("holds line breaks or control characters: remove them")
     return text
@@ -87,17 +87,18 @@ class Opinion:
 
     def after(self, mark: Mark) -> Opinion:
         """The opinion once the reviewer has written this line."""
-        before = Opinion() if mark.mark == "clear" or mark.attempt != self.attempt else self
-        found = replace(before, attempt=mark.attempt)
+        before = _NOTHING if mark.mark == "clear" or mark.attempt != self.attempt else self
+        verdict, rating = before.verdict, before.rating
+        decided_at, rated_at = before.decided_at, before.rated_at
         if mark.mark is not None and mark.mark != "clear":
-            found = replace(found, verdict=mark.mark, decided_at=mark.at)
+            verdict, decided_at = mark.mark, mark.at
         if mark.rating is not None:
-            found = replace(found, rating=mark.rating or None, rated_at=mark.at if mark.rating else None)
-        if mark.reason is not None:
-            found = replace(found, reason=mark.reason)
-        if mark.note is not None:
-            found = replace(found, note=mark.note)
-        return found
+            rating, rated_at = mark.rating or None, mark.at if mark.rating else None
+        return Opinion(
+            mark.attempt, verdict, decided_at, rating, rated_at,
+            before.reason if mark.reason is None else mark.reason,
+            before.note if mark.note is None else mark.note,
+        )  # fmt: skip
 
     def as_marks(self, row: str) -> list[Mark]:
         """The fewest lines that come to this opinion: one, or two where verdict and rating are of different times."""
@@ -114,13 +115,14 @@ class Opinion:
         return [first, Mark(id=row, at=self.rated_at, attempt=self.attempt, rating=self.rating)]
 
 
+_NOTHING = Opinion()
 _LONG_AGO = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 def add_marks(opinions: MutableMapping[str, Opinion], marks: Iterable[Mark]) -> None:
     """Bring a reviewer's opinions, by the row's id, up to these further lines."""
     for mark in marks:
-        found = opinions.get(mark.id, Opinion()).after(mark)
+        found = opinions.get(mark.id, _NOTHING).after(mark)
         if found.is_empty:
             opinions.pop(mark.id, None)
         else:
