@@ -81,7 +81,7 @@ def _change(written: Any, what: str) -> Change:
             raise RowError(f"{what}: unknown field {field!r}{did_you_mean(field, FIELDS)}")
     found = {field: written[field] for field in FIELDS if written.get(field) not in (None, "")}
     try:
-        if isinstance(found.get("rating"), str) and found["rating"].isascii() and found["rating"].isdecimal():
+        if found.get("rating") in _RATINGS:
             found["rating"] = int(found["rating"])
         return Change.model_validate(found)
     except ValidationError as error:
@@ -89,6 +89,7 @@ def _change(written: Any, what: str) -> Change:
         raise RowError(f"{what}: {'.'.join(map(str, first['loc'])) or 'the mark'}: {explained(first)}") from None
 
 
+_RATINGS = ("0", "1", "2", "3", "4", "5")
 _EXPLAINED = {
     "mark": "write accept, reject, redo or clear",
     "rating": "write 1 to 5, or 0 for none",

@@ -43,7 +43,7 @@ class Change(Model):
     mark: Literal["accept", "reject", "redo", "clear"] | None = Field(
         default=None, description="clear: takes back all that this reviewer said of the row; then the rest is taken."
     )
-    rating: Annotated[int, Field(ge=0, le=5)] | None = Field(default=None, description="1 to 5; 0: none.")
+    rating: Annotated[int, Field(ge=0, le=5, strict=True)] | None = Field(default=None, description="1 to 5; 0: none.")
     reason: Reason | None = Field(default=None, description="Why a row is done again or rejected.")
     note: Note | None = None
 

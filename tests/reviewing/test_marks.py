@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from inpaint_ops.errors import ConfigError
+from inpaint_ops.errors import ConfigError, RowError
 from inpaint_ops.locations import check_relative
-from inpaint_ops.reviewing import NOTHING, Change, Mark, Opinion, check_reviewer, decide, decisions, tally
+from inpaint_ops.reviewing import NOTHING, Change, Mark, Opinion, check_reviewer, decide, decisions, read_changes, tally
 from inpaint_ops.reviewing.marks import LINE_BYTES, MAX_NOTE, MAX_REASON, add_marks
 from inpaint_ops.reviewing.reviewers import key_of, reviewer_of
 
@@ -157,3 +158,28 @@ class TestNames:
     @pytest.mark.parametrize("key", ["a/b", "%41", ".a", "%zz", "%ff", "%c3%a9", "", "a%0Ab", " a"])
     def test_a_key_that_no_name_has_is_nobodys(self, key: str) -> None:
         assert reviewer_of(key) is None
+
+
+class TestFilesOfOthers:
+    @given(st.binary(max_size=400) | st.text(max_size=200).map(str.encode), st.sampled_from(["a.csv", "a.jsonl"]))
+    def test_any_file_gives_marks_and_lines_or_one_error(self, data: bytes, name: str) -> None:
+        try:
+            found = list(read_changes(data, name))
+        except ConfigError as error:
+            assert str(error).isprintable()
+            return
+        for one in found:
+            assert isinstance(one, Change) or str(one).isprintable()
+
+    @pytest.mark.parametrize("rating", ["9" * 5000, "1e3", "٣", "-1", "01", "1.0", [1], True, 1e300])
+    def test_a_rating_is_a_figure_from_0_to_5(self, rating: object) -> None:
+        for name, data in (
+            ("a.jsonl", json.dumps({"id": "a", "rating": rating})), ("a.csv", f'id,rating\na,"{rating}"\n'),
+        ):  # fmt: skip
+            (found,) = read_changes(data.encode(), name)
+            assert isinstance(found, RowError)
+            assert "rating: write 1 to 5, or 0 for none" in str(found) or "is no JSON" in str(found)
+
+    def test_figures_in_a_table_are_read(self) -> None:
+        found = list(read_changes(b"\xef\xbb\xbfid,mark,rating\r\na,accept,4\r\nb,,0\r\n", "A.CSV"))
+        assert found == [Change(id="a", mark="accept", rating=4), Change(id="b", rating=0)]

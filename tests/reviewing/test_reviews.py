@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.errors import ConfigError, ObjectTooLargeError, StorageError
 from inpaint_ops.layout import RunLayout
-from inpaint_ops.locations import Location
+from inpaint_ops.locations import Location, parse
 from inpaint_ops.reviewing import Mark, Reviews
 from inpaint_ops.reviewing import reviews as module
 from inpaint_ops.storage import Storage
@@ -246,6 +249,21 @@ class TestReading:
         reviews = Reviews(flaky_storage(), of(s3_prefix))
         reviews.refresh()
         assert set(reviews.opinions["ann"]) == {"a", "b"}
+
+    @given(
+        st.binary(max_size=300)
+        | st.lists(st.sampled_from([b"{", b"}", b"\n", b"\r", b'"id":"a"', b"null"])).map(b"".join)
+    )
+    def test_whatever_a_file_holds_its_reviewer_can_go_on(self, data: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = parse(f"{folder}/")
+            storage = Storage(writable=[prefix])
+            storage.put(of(prefix).review("ann"), data)
+            Reviews(storage, of(prefix)).append("ann", [mark("a")])
+            reviews = Reviews(storage, of(prefix))
+            reviews.refresh()
+            assert reviews.opinions["ann"]["a"].verdict == "accept"
+            assert storage.get(of(prefix).review("ann")).startswith(data)
 
 
 class TestRoom:
