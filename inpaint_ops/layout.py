@@ -263,6 +263,15 @@ class RunLayout:
         return self._at(f"reviews/{name}.jsonl")
 
     @property
+    def redos(self) -> Location:
+        """The prefix of the manifests that do rows of this run again, each in a run of its own."""
+        return self._at("redo/")
+
+    def redo(self, child: str) -> Location:
+        """The manifest of the run `child`, which does rows of this one again; put if absent."""
+        return self._at(f"redo/{check_run_name(child)}.jsonl")
+
+    @property
     def summary(self) -> Location:
         """`run.json`."""
         return self._at("run.json")

@@ -36,7 +36,11 @@ class RunReviews:
 
     def decision(self, record: Record) -> Decision:
         """What counts for a row."""
-        return decide(self._reviews.opinions, record.id, record.attempt)
+        return self.decision_of(record.id, record.attempt)
+
+    def decision_of(self, row: str, attempt: str) -> Decision:
+        """What counts for the row of this id, whose image `attempt` made."""
+        return decide(self._reviews.opinions, row, attempt)
 
     def marks(self, table: RecordTable) -> RowMarks:
         """What counts for each row of the table."""

@@ -18,12 +18,14 @@ from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import Settings, load_settings
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.locations import parse
+from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.reviewing import (
     EXPORTS,
     Change,
     Decision,
     Export,
     Mark,
+    RedoOptions,
     ReviewedRow,
     Reviews,
     Tally,
@@ -33,10 +35,12 @@ from inpaint_ops.reviewing import (
     export,
     plan_of,
     read_changes,
+    redo_rows,
     reviewed_rows,
     tally,
 )
 from inpaint_ops.reviewing.marks import MAX_NOTE, MAX_REASON, plain_text
+from inpaint_ops.reviewing.redoing import MAX_PROMPT
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage.stored import Leftovers
 
@@ -60,6 +64,12 @@ _NAMED = 20
 @click.option("--import", "imported", metavar="FILE", help="Marks from a JSONL or CSV file: a path or URI.")
 @click.option("--reviewer", metavar="NAME", help="Who says so; default: the user of this machine.")
 @click.option("--export", "exported", type=click.Choice(EXPORTS), help="Write what was said, or one of the manifests.")
+@click.option("--variants", type=click.IntRange(1, 8), help="With --export redo: rows per row, each with another seed.")
+@click.option("--prompt", help="With --export redo: in place of the rows' own.")
+@click.option("--steps", type=click.IntRange(1, 500), help="With --export redo.")
+@click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="With --export redo.")
+@click.option("--mask-dilate", type=click.IntRange(0, 512), help="With --export redo: grow masks by so many pixels.")
+@click.option("--mask-blur", type=click.FloatRange(0, 256), help="With --export redo: soften masks, sigma in pixels.")
 @click.option("-o", "file", metavar="FILE", help="Where to export to: a path or URI; default: to standard output.")
 @json_option
 @as_command
@@ -78,6 +88,7 @@ def review(
     exported: Export | None,
     file: str | None,
     as_json: bool,
+    **again: Any,
 ) -> None:
     """Mark results of RUN as accepted, rejected or to be done again, and export what was said.
 
@@ -93,6 +104,7 @@ def review(
     changes = list(_changes(asked, reason=reason, note=note, rating=rating))
     if file and not exported:
         raise ConfigError("-o names a file to export to: give --export too, one of " + ", ".join(EXPORTS))
+    options = _redo_options(again, exported)
     refused: list[str] = []
     if imported:
         for line in read_changes(*_read(settings, imported)):
@@ -115,7 +127,7 @@ def review(
     if exported:
         given = reviews.opinions
         rows = ((row, decide(given, row.record.id, row.record.attempt)) for row in reviewed_rows(workspace, plan, left))
-        written = _write(settings, exported, run, rows, file)
+        written = _write(settings, exported, run, rows, file, options)
     for note_line in left.lines():
         say(f"note: {note_line}", err=True)
     found = tally(len(results.attempts), dict(decisions(reviews.opinions, results.attempts)))
@@ -226,13 +238,31 @@ def _opened(settings: Settings, file: str | None) -> Iterator[IO[bytes]]:
         Workspace.open(settings, store=place.parent.uri).storage.put(place, local)
 
 
+def _redo_options(again: dict[str, Any], exported: Export | None) -> RedoOptions:
+    """What is tried where rows are done again. Raises ConfigError."""
+    chosen = {name: value for name, value in again.items() if value is not None}
+    if chosen and exported != "redo":
+        raise ConfigError(
+            f"--{next(iter(chosen)).replace('_', '-')} says how rows are done again: give --export redo too"
+        )
+    if "prompt" in chosen:
+        chosen["prompt"] = _checked("--prompt", chosen["prompt"], MAX_PROMPT)
+    return RedoOptions(**chosen)
+
+
 def _write(
-    settings: Settings, kind: Export, run: str, rows: Iterator[tuple[ReviewedRow, Decision]], file: str | None
+    settings: Settings,
+    kind: Export,
+    run: str,
+    rows: Iterator[tuple[ReviewedRow, Decision]],
+    file: str | None,
+    options: RedoOptions,
 ) -> int:
     """Write the export; returns how many lines it has, the heading of a CSV left out."""
     lines = 0
+    exported = (to_jsonl([row]) for row in redo_rows(run, rows, options)) if kind == "redo" else export(kind, run, rows)
     with _opened(settings, file) as out:
-        for line in export(kind, run, rows):
+        for line in exported:
             out.write(line)
             lines += 1
     return lines - (kind == "csv")

@@ -4,6 +4,7 @@ from inpaint_ops.reviewing.deciding import NOTHING, Decision, Tally, decide, dec
 from inpaint_ops.reviewing.exporting import EXPORTS, Export, export
 from inpaint_ops.reviewing.importing import read_changes
 from inpaint_ops.reviewing.marks import VERDICTS, Change, Mark, Opinion, Verdict
+from inpaint_ops.reviewing.redoing import Redo, RedoOptions, children, prepare_redo, redo_rows
 from inpaint_ops.reviewing.reviewers import check_reviewer
 from inpaint_ops.reviewing.reviews import Reviews
 from inpaint_ops.reviewing.rows import ReviewedRow, plan_of, reviewed_rows
@@ -17,16 +18,21 @@ __all__ = [
     "Export",
     "Mark",
     "Opinion",
+    "Redo",
+    "RedoOptions",
     "ReviewedRow",
     "Reviews",
     "Tally",
     "Verdict",
     "check_reviewer",
+    "children",
     "decide",
     "decisions",
     "export",
     "plan_of",
+    "prepare_redo",
     "read_changes",
+    "redo_rows",
     "reviewed_rows",
     "tally",
 ]

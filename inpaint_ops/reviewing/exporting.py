@@ -50,13 +50,13 @@ def export(kind: Export, run: str, rows: Iterable[tuple[ReviewedRow, Decision]])
                 yield to_jsonl([redo_row(run, row, decision)])
 
 
-def redo_row(run: str, row: ReviewedRow, decision: Decision) -> dict[str, Any]:
-    """The row of a manifest that does `row` again, with another seed."""
+def redo_row(run: str, row: ReviewedRow, decision: Decision, variant: int = 1) -> dict[str, Any]:
+    """The row of a manifest that does `row` again, with another seed for each `variant`, from 1."""
     assert row.row is not None, "a rejected row was not painted"
     record, written, before = row.record, row.row.as_manifest_row(), row.row.parameters.seed
     again = {"run": run, "id": record.id, "attempt": record.attempt, "seed": before}
     again |= {"reason": decision.of_reviewer.reason} if decision.of_reviewer.reason else {}
-    text = json.dumps([run, record.id, record.attempt, before])
+    text = json.dumps([run, record.id, record.attempt, before, *([variant] if variant > 1 else [])])
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])  # the same for each export of this result
     return written | {
         "seed": seed if seed != before else seed + 1,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from inpaint_ops.browse import RunState, ShardState
 from inpaint_ops.records import Model, Moment, Record
 from inpaint_ops.report.timeline import row_seconds
-from inpaint_ops.reviewing import Change, Decision, Opinion, Tally, Verdict
+from inpaint_ops.reviewing import Change, Decision, Opinion, RedoOptions, Tally, Verdict
+from inpaint_ops.reviewing.marks import RowId
 
 
 class StateBody(Model):
@@ -111,6 +112,7 @@ class ReviewsBody(Model):
     flags: dict[str, int]
     devices: tuple[str, ...]
     measures: tuple[MeasureBody, ...]
+    children: tuple[str, ...] = Field(description="Runs that do rows of this one again; some may not have begun.")
     left_out: tuple[str, ...]
 
 
@@ -134,6 +136,31 @@ class MarkedBody(Model):
 
     tally: TallyBody
     refused: dict[str, str]
+
+
+class RedoBody(RedoOptions):
+    """Which rows to do again, and how; without ids those that reviewers sent back."""
+
+    ids: Annotated[tuple[RowId, ...], Field(min_length=1, max_length=MARKS_AT_ONCE)] | None = None
+
+
+class ChildBody(Model):
+    """A child run whose manifest is in the store: what to trigger the DAG with."""
+
+    run: str
+    rows: int
+    conf: dict[str, Any]
+
+
+class RedoneBody(Model):
+    """A row of a child run that does a row again; `row` is None while it has no record."""
+
+    run: str
+    id: str
+    row: int | None = None
+    status: str = ""
+    mark: Verdict | None = None
+    rating: int | None = None
 
 
 class RowItem(Model):

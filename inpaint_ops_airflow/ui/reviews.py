@@ -13,24 +13,43 @@ from starlette.concurrency import run_in_threadpool
 
 from inpaint_ops.browse import RunView
 from inpaint_ops.errors import ConfigError
-from inpaint_ops.reviewing import Export, Mark, Reviews, check_reviewer, decide, export, reviewed_rows
+from inpaint_ops.reviewing import (
+    Export,
+    Mark,
+    RedoOptions,
+    Reviews,
+    check_reviewer,
+    children,
+    decide,
+    export,
+    prepare_redo,
+    reviewed_rows,
+)
 from inpaint_ops.reviewing.importing import explained
+from inpaint_ops.reviewing.redoing import variant_ids
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops_airflow.ui.access import may_review, may_trigger_runs, reviewer, sent_by_these_pages
-from inpaint_ops_airflow.ui.dependencies import RunDep, ViewsDep, get_run
+from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep, get_run
 from inpaint_ops_airflow.ui.models import (
     MARKS_AT_ONCE,
+    ChildBody,
     MarkedBody,
     MarksBody,
     MeasureBody,
+    RedoBody,
+    RedoneBody,
     ReviewsBody,
     TallyBody,
 )
+from inpaint_ops_airflow.ui.rerunning import rerun_conf
 
 router = APIRouter()
 
 BODY_BYTES = 2**20
 """Of the marks that a page sends at once, at most."""
+
+_CHILDREN_SHOWN = 4
+"""Child runs whose rows are shown beside a row, at most: each is opened."""
 
 _EXPORTS: dict[str, tuple[Export, str]] = {
     "reviews.jsonl": ("jsonl", "application/jsonl"),
@@ -43,7 +62,9 @@ _exporting = threading.BoundedSemaphore(2)
 
 
 @router.get("/api/runs/{run}/reviews")
-def reviews(view: RunDep, name: Annotated[str, reviewer], may: Annotated[bool, may_review]) -> ReviewsBody:
+def reviews(
+    view: RunDep, views: ViewsDep, name: Annotated[str, reviewer], may: Annotated[bool, may_review]
+) -> ReviewsBody:
     """How far the run's review is, whether the user may add to it, and what rows can be filtered by."""
     view.reviews.refresh()
     table = view.records().table
@@ -58,6 +79,7 @@ def reviews(view: RunDep, name: Annotated[str, reviewer], may: Annotated[bool, m
             for one in table.spreads
             if one.count
         ),
+        children=tuple(children(views.workspace, views.workspace.layout(view.run))),
         left_out=view.left_out,
     )
 
@@ -112,6 +134,54 @@ def _append(views: ViewsDep, run: str, name: str, sent: MarksBody) -> MarkedBody
             marks.append(Mark(**dict(one)))
     view.reviews.append(name, marks)
     return MarkedBody(tally=TallyBody.of(view.reviews.tally(table)), refused=refused)
+
+
+@router.post("/api/runs/{run}/redo", dependencies=[sent_by_these_pages, may_trigger_runs])
+async def prepare_child(request: Request, run: str, views: ViewsDep) -> ChildBody:
+    """Write the manifest of a child run. The page triggers it by Airflow's own API, with the user's own rights."""
+    try:
+        asked = RedoBody.model_validate_json(await _body(request))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise HTTPException(
+            422, f"{field or 'the request'}: {str(first['msg']).removeprefix('Value error, ')}"
+        ) from None
+    return await run_in_threadpool(_prepare_child, views, run, asked)
+
+
+def _prepare_child(views: ViewsDep, run: str, asked: RedoBody) -> ChildBody:
+    view = get_run(run, views)
+    options = RedoOptions(**asked.model_dump(exclude={"ids"}))
+    if not _exporting.acquire(blocking=False):
+        raise HTTPException(503, "another export is being made: try again", {"Retry-After": "10"})
+    try:
+        found = prepare_redo(views.workspace, run, options, set(asked.ids) if asked.ids is not None else None)
+    except ConfigError as error:
+        raise HTTPException(422, str(error)) from None
+    finally:
+        _exporting.release()
+    return ChildBody(run=found.run, rows=found.rows, conf=rerun_conf(view, found.manifest.uri) | {"run": found.run})
+
+
+@router.get("/api/runs/{run}/rows/{row}/redone")
+def redone(view: RunDep, views: ViewsDep, record: RecordDep) -> tuple[RedoneBody, ...]:
+    """The rows of the newest child runs that do this row again."""
+    found = []
+    for child in reversed(children(views.workspace, views.workspace.layout(view.run))[-_CHILDREN_SHOWN:]):
+        seen = views.run(child)
+        if seen is None:
+            continue
+        seen.reviews.refresh()
+        table = seen.records().table
+        positions = {name: at for at, name in enumerate(table.ids)}
+        for name in variant_ids(record.id):
+            if (at := positions.get(name)) is None:
+                continue
+            line, status = int(table.rows[at]), str(table.columns["status"][at].as_py())
+            said = seen.reviews.decision_of(name, table.attempts[at])
+            found.append(RedoneBody(run=child, id=name, row=line, status=status, mark=said.verdict, rating=said.rating))
+    return tuple(found)
 
 
 def _export(view: RunView, views: ViewsDep, name: str) -> Response:

@@ -164,6 +164,37 @@ class TestManifests:
         review(bench, "--export", "redo", "-o", again)
         assert again.read_bytes() == out.read_bytes()
 
+    def test_rows_are_done_again_in_other_ways(self, bench: Bench, tmp_path: Path) -> None:
+        review(bench, "--redo", "1", "--reviewer", "ann")
+        options = (
+            "--variants",
+            3,
+            "--prompt",
+            "another",
+            "--steps",
+            9,
+            "--strength",
+            0.4,
+            "--mask-dilate",
+            2,
+            "--mask-blur",
+            1,
+        )
+        assert review(bench, "--export", "redo", *options, "-o", tmp_path / "redo.jsonl").exit_code == 0
+        plan = prepare(reading(bench, tmp_path), str(tmp_path / "redo.jsonl"), "variants", bench.job)
+        rows = bench.workspace.shard_rows(plan, "00000")
+        assert [row.id for row in rows] == ["1", "1-redo-2", "1-redo-3"]
+        assert len({row.parameters.seed for row in rows}) == 3
+        assert {
+            (row.prompt, row.parameters.steps, row.parameters.strength, row.mask_dilate, row.mask_blur) for row in rows
+        } == {("another", 9, 0.4, 2, 1.0)}
+
+    def test_a_way_to_do_rows_again_without_the_export_is_one_line(self, bench: Bench) -> None:
+        done = review(bench, "--export", "accepted", "--mask-blur", 1)
+        assert (done.exit_code, done.stderr) == (
+            2, "inpaint-ops: --mask-blur says how rows are done again: give --export redo too\n",
+        )  # fmt: skip
+
     def test_the_command_plans_the_export_in_the_runs_own_folder(self, bench: Bench) -> None:
         """As it does failed.jsonl: the sources may be read, which lie beside the run's own manifest."""
         review(bench, "--redo", "1", "--reviewer", "ann")

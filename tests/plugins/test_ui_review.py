@@ -340,6 +340,40 @@ def test_the_histogram_of_a_measure_is_a_slider_of_the_keyboard(windows: Windows
     expect(least).to_have_value("3")
 
 
+def test_rows_that_were_sent_back_are_triggered_as_a_child_run(windows: Windows, served: ServedPages) -> None:
+    put_marks(served, "ann", {2: "redo", 4: "redo"})
+    page = windows("ann")
+    sent: list[Any] = []
+
+    def answer(route: Any, status: int, body: str) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(status=status, content_type="application/json", body=body)
+
+    child = '{"run": "night-redo-1", "rows": 4, "conf": {"manifest": "m", "run": "night-redo-1"}}'
+    page.route("**/api/runs/night/redo", lambda route: answer(route, 200, child))
+    page.route("**/api/v2/dags/inpaint_manifest/dagRuns", lambda route: answer(route, 403, '{"detail": "Forbidden"}'))
+    page.goto(f"{served.url}/runs/night/")
+    page.get_by_role("button", name="Paint 2 rows again…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Variants per row").fill("2")
+    dialog.get_by_label("Steps").fill("40")
+    page.keyboard.press("Enter")
+    expect(page.locator("#redo-status")).to_have_text("Not triggered: You may not trigger this DAG.")
+    page.unroute("**/api/v2/dags/inpaint_manifest/dagRuns")
+    page.route(
+        "**/api/v2/dags/inpaint_manifest/dagRuns", lambda route: answer(route, 200, '{"dag_run_id": "manual__1"}')
+    )
+    dialog.get_by_role("button", name="Trigger it").click()
+    expect(page.locator("#redo-status")).to_have_text("4 rows, triggered as night-redo-1: its DAG run.")
+    expect(page.locator("#redo-status a").first).to_have_attribute("href", "/airflow/inpaint/runs/night-redo-1/")
+    assert sent[0] == {"variants": 2, "steps": 40}
+    assert sent[3] == {"logical_date": None, "conf": {"manifest": "m", "run": "night-redo-1"}}
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.locator("#redo-children")).to_have_text("Painted again in: night-redo-1 ")
+
+
 def test_who_may_not_review_sees_marks_and_no_buttons(windows: Windows, served: ServedPages) -> None:
     put_marks(served, "ben", {1: "reject"})
     page = opened(windows("vic", role="viewer"), served)

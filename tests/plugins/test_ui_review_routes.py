@@ -20,7 +20,8 @@ from inpaint_ops.config import Settings
 from inpaint_ops.records import Measures, Record
 from inpaint_ops.report import results_jsonl, timings_parquet
 from inpaint_ops.reviewing import Mark, Reviews
-from inpaint_ops.runs import Workspace
+from inpaint_ops.runs import Workspace, prepare
+from inpaint_ops.supervisor import ShardRun
 from tests.support.bench import Bench
 from tests.support.pages import app
 from tests.support.synthetic_run import put_finished_run
@@ -295,6 +296,95 @@ class TestExports:
     def test_a_viewer_may_export(self, app: FastAPI, workspace: Workspace) -> None:
         with signed_in(app, "vic", "viewer") as viewer:
             assert viewer.get("/runs/run/accepted.jsonl").status_code == 200
+
+
+class TestRedo:
+    """Rows that were sent back become a child run: here it is planned and painted as the DAG would."""
+
+    @pytest.fixture
+    def bench(self, tmp_path: Path) -> Bench:
+        found = Bench(tmp_path, ["a", "b", "fail"])
+        found.shard_run().run()
+        return found
+
+    @pytest.fixture
+    def workspace(self, bench: Bench) -> Workspace:
+        return bench.workspace
+
+    def send_back(self, client: TestClient, bench: Bench, *ids: str) -> None:
+        attempts = {record.id: record.attempt for record in bench.records().values()}
+        sent = [{"id": one, "attempt": attempts[one], "mark": "redo", "reason": "hands"} for one in ids]
+        assert client.post("/api/runs/run/reviews", json={"marks": sent}).json()["refused"] == {}
+
+    def test_a_child_run_does_the_rows_again_and_is_seen_beside_them(self, client: TestClient, bench: Bench) -> None:
+        self.send_back(client, bench, "0", "1")
+        asked = {"variants": 2, "prompt": "another", "steps": 7, "strength": 0.5, "mask_dilate": 4, "mask_blur": 2.0}
+        child = client.post("/api/runs/run/redo", json=asked).json()
+        assert child["rows"] == 4
+        assert child["conf"]["run"] == child["run"]
+        plan = prepare(bench.workspace, child["conf"]["manifest"], child["run"], bench.job)
+        rows = bench.workspace.shard_rows(plan, "00000")
+        assert [row.id for row in rows] == ["0", "0-redo-2", "1", "1-redo-2"]
+        before = {record.id: record for record in bench.records().values()}
+        assert len({row.parameters.seed for row in rows} | {one.seed for one in before.values() if one.seed}) >= 6
+        assert {
+            (row.prompt, row.parameters.steps, row.parameters.strength, row.mask_dilate, row.mask_blur) for row in rows
+        } == {("another", 7, 0.5, 4, 2.0)}
+        for row in rows:
+            assert row.extra["redo_of"]["run"] == "run"
+            assert row.extra["redo_of"]["id"] == row.id.removesuffix("-redo-2")
+            assert row.extra["redo_of"]["reason"] == "hands"
+        assert client.get("/api/runs/run/reviews").json()["children"] == [child["run"]]
+        number = before["0"].row
+        painted = ShardRun(
+            bench.workspace.storage, bench.workspace.layout(child["run"]), "00000", rows, bench.job, bench.settings,
+            worker_command=bench.command(),
+        )  # fmt: skip
+        painted.run()
+        for _ in range(50):  # the records of a run that goes on are read as they are found
+            seen = client.get(f"/api/runs/run/rows/{number}/redone").json()
+            if len(seen) == 2:
+                break
+        assert [(one["run"], one["id"], one["status"]) for one in seen] == [
+            (child["run"], "0", "done"), (child["run"], "0-redo-2", "done"),
+        ]  # fmt: skip
+        record = client.get(f"/api/runs/{child['run']}/rows/{seen[1]['row']}").json()["record"]
+        assert record["extra"]["redo_of"]["id"] == "0"
+
+    def test_one_row_may_be_done_again_without_a_mark(self, client: TestClient, bench: Bench) -> None:
+        child = client.post("/api/runs/run/redo", json={"ids": ["1"]}).json()
+        plan = prepare(bench.workspace, child["conf"]["manifest"], child["run"], bench.job)
+        assert [row.id for row in bench.workspace.shard_rows(plan, "00000")] == ["1"]
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ({}, "no row of run 'run' is to be done again: mark rows as redo first"),
+            ({"ids": ["nowhere"]}, "no row of run 'run' is to be done again"),
+            ({"variants": 9}, "variants: Input should be less than or equal to 8"),
+            ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
+            ({"prompt": "a\x00"}, "prompt: holds line breaks or control characters"),
+            ({"seed": 1}, "seed: Extra inputs are not permitted"),
+        ],
+    )
+    def test_what_cannot_be_done_again_is_one_line(
+        self, client: TestClient, bench: Bench, body: dict[str, Any], words: str
+    ) -> None:
+        reply = client.post("/api/runs/run/redo", json=body)
+        assert reply.status_code == 422
+        assert reply.json()["detail"].startswith(words)
+        assert list(bench.workspace.storage.list(bench.layout.redos)) == []
+
+    def test_a_viewer_and_another_site_may_not(self, app: FastAPI, bench: Bench) -> None:
+        with signed_in(app, "vic", "viewer") as viewer:
+            assert viewer.post("/api/runs/run/redo", json={"ids": ["1"]}).status_code == 403
+        with signed_in(app) as client:
+            body = json.dumps({"ids": ["1"]})
+            assert (
+                client.post("/api/runs/run/redo", content=body, headers={"Content-Type": "text/plain"}).status_code
+                == 415
+            )
+        assert list(bench.workspace.storage.list(bench.layout.redos)) == []
 
 
 def test_records_with_marks_stay_records(workspace: Workspace) -> None:

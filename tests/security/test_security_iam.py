@@ -35,7 +35,7 @@ from inpaint_ops.inbox import claim_all
 from inpaint_ops.metrics import Measurement, measured_shard
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import RunSummary, now
-from inpaint_ops.reviewing import Mark, Reviews
+from inpaint_ops.reviewing import Mark, RedoOptions, Reviews, prepare_redo
 from inpaint_ops.runs import Workspace, finish, keep_refusal, make_plan, paint, prepare, refusal
 from inpaint_ops.standing import look, note_triggered
 from inpaint_ops.storage import make_s3_client
@@ -224,6 +224,8 @@ def whole_job(cast: Cast) -> Night:
     assert keep_refusal(tasks, refusal(ConfigError("steps: 0"), run="refused", manifest=job))
 
     look_at(cast, "pages", summary.run)
+    redo = prepare_redo(cast.workspace("pages"), summary.run, RedoOptions(variants=2), ids={"a", "b"})
+    assert make_plan(tasks, redo.manifest.uri, redo.run, JOB)[0].rows == 4
     page = RunViews(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
     # what housekeeping is for: a claim of the dead, an upload that nobody ended, and both runs, much later
     submitter.put_object(Bucket="inpaint", Key="inbox/dead.jsonl", Body=b"{}")

@@ -2,6 +2,7 @@
 //
 // A mark is shown at once and sent as soon as the ones before it are stored. One that could not be sent is tried again.
 import { make } from "./dom.js";
+import { startRedo } from "./redo.js";
 
 const DONE = { accept: "accepted", reject: "rejected", redo: "to be done again" };
 const SIGNS = { accept: "✓", reject: "✗", redo: "↻" };
@@ -16,6 +17,8 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   const bar = by("review-bar"), dialog = by("viewer"), said = by("review-said"), reasonForm = by("review-redo"), reason = by("review-reason"), note = by("review-note"), onward = by("review-onward");
   const queue = [], undone = [], recent = new Map(), fetched = new Map();
   let info, body, waiting = false, sending = false, changes = 0, idle = Promise.resolve(), settle = () => {};
+
+  const redo = startRedo({ api });
 
   // --- what is known of a row ---
   const own = () => {
@@ -32,6 +35,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
     by("review-count").textContent = `${number(tally.reviewed)} of ${number(tally.rows)} reviewed`;
     by("review-parts").textContent = parts.join(", ");
     by("review-meter").value = tally.rows ? tally.reviewed / tally.rows : 0;
+    redo.progress(tally, info?.may_review);
     by("review-left").textContent = `${number(tally.reviewed)} of ${number(tally.rows)} reviewed`;
   };
 
@@ -228,10 +232,12 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
       const reply = await fetch(`${api}/reviews`);
       if (!reply.ok) throw new Error(`${reply.status}`);
       info = await reply.json();
+      redo.take(info);
       progress(info.tally);
       by("review-part").hidden = !info.tally.rows;
       by("review-start").hidden = !info.may_review;
       draw();
+      if (body) redo.shown(body.record).catch(() => {});
       return info;
     },
     progress,
@@ -240,6 +246,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
       waiting = false;
       hideReason();
       draw();
+      redo.shown(body.record).catch(() => {});
       fetchAhead(row);
     },
     ended: () => { waiting = false; tell("That was the last row of this list."); },
