@@ -22,7 +22,6 @@ from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.reviewing import (
     EXPORTS,
     Change,
-    Decision,
     Export,
     Mark,
     RedoOptions,
@@ -33,6 +32,7 @@ from inpaint_ops.reviewing import (
     decide,
     decisions,
     export,
+    final_lines,
     plan_of,
     read_changes,
     redo_rows,
@@ -107,11 +107,11 @@ def review(
     options = _redo_options(again, exported)
     refused: list[str] = []
     if imported:
-        for line in read_changes(*_read(settings, imported)):
-            if isinstance(line, Change):
-                changes.append(line)
+        for found in read_changes(*_read(settings, imported)):
+            if isinstance(found, Change):
+                changes.append(found)
             else:
-                refused.append(str(line))
+                refused.append(str(found))
     results = _Results.of(reviewed_rows(workspace, plan, left))
     marked = 0
     if changes:
@@ -127,14 +127,20 @@ def review(
     if exported:
         given = reviews.opinions
         rows = ((row, decide(given, row.record.id, row.record.attempt)) for row in reviewed_rows(workspace, plan, left))
-        written = _write(settings, exported, run, rows, file, options)
+        if exported == "final":
+            lines = final_lines(workspace, run, left)
+        elif exported == "redo":
+            lines = (to_jsonl([row]) for row in redo_rows(run, rows, options))
+        else:
+            lines = export(exported, run, rows)
+        written = _write(settings, lines, file) - (exported == "csv")
     for note_line in left.lines():
         say(f"note: {note_line}", err=True)
-    found = tally(len(results.attempts), dict(decisions(reviews.opinions, results.attempts)))
+    counted = tally(len(results.attempts), dict(decisions(reviews.opinions, results.attempts)))
     if as_json and not (exported and not file):
-        say_json(_as_json(found) | {"run": run, "marked": marked, "left_out": len(refused), "exported": written})
+        say_json(_as_json(counted) | {"run": run, "marked": marked, "left_out": len(refused), "exported": written})
     else:
-        say(_line(run, found, results), err=bool(exported and not file))
+        say(_line(run, counted, results), err=bool(exported and not file))
     sys.exit(EXIT_NOT_ALL_DONE if refused else 0)
 
 
@@ -250,22 +256,14 @@ def _redo_options(again: dict[str, Any], exported: Export | None) -> RedoOptions
     return RedoOptions(**chosen)
 
 
-def _write(
-    settings: Settings,
-    kind: Export,
-    run: str,
-    rows: Iterator[tuple[ReviewedRow, Decision]],
-    file: str | None,
-    options: RedoOptions,
-) -> int:
-    """Write the export; returns how many lines it has, the heading of a CSV left out."""
-    lines = 0
-    exported = (to_jsonl([row]) for row in redo_rows(run, rows, options)) if kind == "redo" else export(kind, run, rows)
+def _write(settings: Settings, lines: Iterable[bytes], file: str | None) -> int:
+    """Write the export; returns how many lines it has."""
+    count = 0
     with _opened(settings, file) as out:
-        for line in exported:
+        for line in lines:
             out.write(line)
-            lines += 1
-    return lines - (kind == "csv")
+            count += 1
+    return count
 
 
 def _as_json(found: Tally) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from inpaint_ops.reviewing.deciding import NOTHING, Decision, Tally, decide, decisions, tally
 from inpaint_ops.reviewing.exporting import EXPORTS, Export, export
+from inpaint_ops.reviewing.finals import Final, final_lines, finals
 from inpaint_ops.reviewing.importing import read_changes
 from inpaint_ops.reviewing.marks import VERDICTS, Change, Mark, Opinion, Verdict
 from inpaint_ops.reviewing.redoing import Redo, RedoOptions, children, prepare_redo, redo_rows
@@ -16,6 +17,7 @@ __all__ = [
     "Change",
     "Decision",
     "Export",
+    "Final",
     "Mark",
     "Opinion",
     "Redo",
@@ -29,6 +31,8 @@ __all__ = [
     "decide",
     "decisions",
     "export",
+    "final_lines",
+    "finals",
     "plan_of",
     "prepare_redo",
     "read_changes",

@@ -14,7 +14,7 @@ from inpaint_ops.reviewing.deciding import Decision
 from inpaint_ops.reviewing.marks import Opinion
 from inpaint_ops.reviewing.rows import ReviewedRow
 
-Export = Literal["jsonl", "csv", "accepted", "redo"]
+Export = Literal["jsonl", "csv", "accepted", "redo", "final"]
 EXPORTS: tuple[Export, ...] = get_args(Export)
 
 COLUMNS = (
@@ -32,8 +32,9 @@ REDO_OF = "redo_of"
 def export(kind: Export, run: str, rows: Iterable[tuple[ReviewedRow, Decision]]) -> Iterator[bytes]:
     """The export, line by line. Rows that nobody has said anything of are in none.
 
-    `accepted` and `redo` are manifests; a row of `redo` has another seed than it was painted with, since the same one
-    would paint the same image, and says in `extra.redo_of` what it does again and why.
+    `final` is made by `finals.final_lines`, since it looks into child runs. `accepted` and `redo` are manifests. A row
+    of `redo` has another seed than it was painted with, since the same one would paint the same image, and says in
+    `extra.redo_of` what it does again and why.
     """
     if kind == "csv":
         yield _csv_line(COLUMNS)

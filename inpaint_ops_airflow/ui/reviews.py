@@ -22,6 +22,7 @@ from inpaint_ops.reviewing import (
     children,
     decide,
     export,
+    final_lines,
     prepare_redo,
     reviewed_rows,
 )
@@ -56,6 +57,7 @@ _EXPORTS: dict[str, tuple[Export, str]] = {
     "reviews.csv": ("csv", "text/csv; charset=utf-8"),
     "accepted.jsonl": ("accepted", "application/jsonl"),
     "redo.jsonl": ("redo", "application/jsonl"),
+    "final.jsonl": ("final", "application/jsonl"),
 }
 _exporting = threading.BoundedSemaphore(2)
 """An export goes through all rows of a run."""
@@ -194,6 +196,8 @@ def _export(view: RunView, views: ViewsDep, name: str) -> Response:
         kept.refresh()
         given = kept.opinions
         rows = reviewed_rows(views.workspace, view.plan, left)
+        if kind == "final":
+            return _Export(final_lines(views.workspace, view.run, left), media_type, name)
         lines = export(kind, view.run, ((row, decide(given, row.record.id, row.record.attempt)) for row in rows))
         return _Export(lines, media_type, name)
     except BaseException:
@@ -238,3 +242,9 @@ def accepted(view: RunDep, views: ViewsDep) -> Response:
 def redo(view: RunDep, views: ViewsDep) -> Response:
     """A manifest of the rows that are to be painted again, with other seeds."""
     return _export(view, views, "redo.jsonl")
+
+
+@router.get("/runs/{run}/final.jsonl")
+def final(view: RunDep, views: ViewsDep) -> Response:
+    """The accepted image of each row, of this run or of a child run that did the row again."""
+    return _export(view, views, "final.jsonl")

@@ -350,6 +350,16 @@ class TestRedo:
         ]  # fmt: skip
         record = client.get(f"/api/runs/{child['run']}/rows/{seen[1]['row']}").json()["record"]
         assert record["extra"]["redo_of"]["id"] == "0"
+        assert client.get("/runs/run/final.jsonl").text == ""
+        picked = {"id": "0-redo-2", "attempt": record["attempt"], "mark": "accept"}
+        assert client.post(f"/api/runs/{child['run']}/reviews", json={"marks": [picked]}).json()["refused"] == {}
+        (final,) = map(json.loads, client.get("/runs/run/final.jsonl").text.splitlines())
+        assert (final["id"], final["row"], final["run"], final["run_id"]) == ("0", number, child["run"], "0-redo-2")
+        assert final["uri"] == record["output"]["uri"]
+        own = {"id": "0", "attempt": before["0"].attempt, "mark": "accept"}  # in the run itself, and later
+        client.post("/api/runs/run/reviews", json={"marks": [own]})
+        (final,) = map(json.loads, client.get("/runs/run/final.jsonl").text.splitlines())
+        assert (final["run"], final["uri"]) == ("run", before["0"].output.uri)
 
     def test_one_row_may_be_done_again_without_a_mark(self, client: TestClient, bench: Bench) -> None:
         child = client.post("/api/runs/run/redo", json={"ids": ["1"]}).json()
