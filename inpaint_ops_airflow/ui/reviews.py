@@ -70,6 +70,10 @@ def reviews(
     """How far the run's review is, whether the user may add to it, and what rows can be filtered by."""
     view.reviews.refresh()
     table = view.records().table
+    try:
+        name = check_reviewer(name)
+    except ConfigError:  # a user whose name cannot be a reviewer's
+        may = False
     return ReviewsBody(
         tally=TallyBody.of(view.reviews.tally(table)),
         may_review=may,

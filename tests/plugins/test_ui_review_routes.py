@@ -141,6 +141,7 @@ class TestRights:
     def test_a_name_that_cannot_be_a_reviewers_is_one_line(self, app: FastAPI) -> None:
         with signed_in(app, "a\nb") as client:
             reply = post(client, mark(1))
+            assert client.get(REVIEWS).json()["may_review"] is False
         assert reply.status_code == 422
         assert "a reviewer's name has 1 to 100 characters" in reply.json()["detail"]
 
