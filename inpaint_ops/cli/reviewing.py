@@ -1,4 +1,4 @@
-"""inpaint-ops review: what people say of a run's results, from a shell."""
+"""inpaint-ops review: mark a run's results, and export the marks, from a shell."""
 
 from __future__ import annotations
 
@@ -57,13 +57,15 @@ _NAMED = 20
 @click.option("--accept", multiple=True, metavar="IDS", help="Accept these rows: ids with commas between.")
 @click.option("--reject", multiple=True, metavar="IDS", help="Reject these rows.")
 @click.option("--redo", multiple=True, metavar="IDS", help="Ask for these rows to be painted again.")
-@click.option("--clear", multiple=True, metavar="IDS", help="Take back what this reviewer said of these rows.")
+@click.option("--clear", multiple=True, metavar="IDS", help="Remove this reviewer's marks of these rows.")
 @click.option("--reason", metavar="TEXT", help="Why they are rejected or done again.")
 @click.option("--note", metavar="TEXT", help="A note on each of these rows.")
 @click.option("--rating", type=click.IntRange(0, 5), help="1 to 5 for each of these rows; 0: none.")
 @click.option("--import", "imported", metavar="FILE", help="Marks from a JSONL or CSV file: a path or URI.")
 @click.option("--reviewer", metavar="NAME", help="Who says so; default: the user of this machine.")
-@click.option("--export", "exported", type=click.Choice(EXPORTS), help="Write what was said, or one of the manifests.")
+@click.option(
+    "--export", "exported", type=click.Choice(EXPORTS), help="Write the reviews, a manifest, or the final images."
+)
 @click.option("--variants", type=click.IntRange(1, 8), help="With --export redo: rows per row, each with another seed.")
 @click.option("--prompt", help="With --export redo: in place of the rows' own.")
 @click.option("--steps", type=click.IntRange(1, 500), help="With --export redo.")
@@ -90,7 +92,7 @@ def review(
     as_json: bool,
     **again: Any,
 ) -> None:
-    """Mark results of RUN as accepted, rejected or to be done again, and export what was said.
+    """Mark results of RUN as accepted, rejected or to be done again, and export the reviews.
 
     With no option, tell how far the review is. `accepted` and `redo` are exported as manifests. Where reviewers
     disagree, the latest mark counts. Exit code 3 if lines of an imported file were left out.

@@ -1,6 +1,6 @@
 """What counts where several people reviewed a result. Pure.
 
-The latest verdict counts; of two of the same time, that of the reviewer whose name comes last. What was said of the
+The latest verdict counts; of two of the same time, that of the reviewer whose name comes last. A mark of the
 result of an earlier attempt does not count: the image is another one.
 """
 
@@ -27,7 +27,7 @@ class Decision:
     opinions: Mapping[str, Opinion]
     """By reviewer; those of the result as it is now."""
     outdated: tuple[str, ...] = ()
-    """Reviewers who have said something of an earlier attempt's result only."""
+    """Reviewers whose marks are of an earlier attempt's result only."""
 
     @property
     def is_disputed(self) -> bool:
@@ -43,7 +43,7 @@ class Decision:
 
 
 NOTHING = Decision(None, "", None, {})
-"""Nobody has said anything."""
+"""No reviewer has marked the row."""
 
 
 def decide(given: Mapping[str, Mapping[str, Opinion]], row: str, attempt: str) -> Decision:
@@ -54,24 +54,24 @@ def decide(given: Mapping[str, Mapping[str, Opinion]], row: str, attempt: str) -
 def decisions(
     given: Mapping[str, Mapping[str, Opinion]], attempts: Mapping[str, str]
 ) -> Iterator[tuple[str, Decision]]:
-    """Each row that somebody has said anything of, in no order. `attempts` has the present one by the row's id."""
-    said: dict[str, dict[str, Opinion]] = {}
+    """Each row that a reviewer has marked, in no order. `attempts` has the present one by the row's id."""
+    by_row: dict[str, dict[str, Opinion]] = {}
     for name, opinions in given.items():
         for row, one in opinions.items():
-            if row in said:
-                said[row][name] = one
+            if row in by_row:
+                by_row[row][name] = one
             elif row in attempts:
-                said[row] = {name: one}
-    for row, of_row in said.items():
+                by_row[row] = {name: one}
+    for row, of_row in by_row.items():
         yield row, _of(of_row, attempts[row])
 
 
-def _of(said: Mapping[str, Opinion], attempt: str) -> Decision:
-    if not said:
+def _of(given: Mapping[str, Opinion], attempt: str) -> Decision:
+    if not given:
         return NOTHING
     now: dict[str, Opinion] = {}
     decided, rated = (_NEVER, ""), (_NEVER, "")
-    for name, one in said.items():
+    for name, one in given.items():
         if one.attempt and one.attempt != attempt:
             continue
         now[name] = one
@@ -85,7 +85,7 @@ def _of(said: Mapping[str, Opinion], attempt: str) -> Decision:
         reviewer=reviewer,
         rating=now[rated[1]].rating if rated[1] else None,
         opinions=now,
-        outdated=tuple(sorted(said.keys() - now.keys())) if len(now) < len(said) else (),
+        outdated=tuple(sorted(given.keys() - now.keys())) if len(now) < len(given) else (),
     )
 
 

@@ -30,7 +30,7 @@ REDO_OF = "redo_of"
 
 
 def export(kind: Export, run: str, rows: Iterable[tuple[ReviewedRow, Decision]]) -> Iterator[bytes]:
-    """The export, line by line. Rows that nobody has said anything of are in none.
+    """The export, line by line. Rows without a review are in none.
 
     `final` is made by `finals.final_lines`, since it looks into child runs. `accepted` and `redo` are manifests. A row
     of `redo` has another seed than it was painted with, since the same one would paint the same image, and says in
@@ -66,18 +66,18 @@ def redo_row(run: str, row: ReviewedRow, decision: Decision, variant: int = 1) -
 
 
 def _fields(row: ReviewedRow, decision: Decision) -> dict[str, Any]:
-    record, said = row.record, decision.of_reviewer
+    record, opinion = row.record, decision.of_reviewer
     if not decision.reviewer and decision.opinions:  # a note or a rating, and no verdict
-        said = decision.opinions[max(decision.opinions)]
-    moment = said.decided_at or said.rated_at
+        opinion = decision.opinions[max(decision.opinions)]
+    moment = opinion.decided_at or opinion.rated_at
     return {
         "id": record.id,
         "row": record.row,
         "status": record.status,
         "mark": decision.verdict,
         "rating": decision.rating,
-        "reason": said.reason or None,
-        "note": said.note or None,
+        "reason": opinion.reason or None,
+        "note": opinion.note or None,
         "reviewer": decision.reviewer or None,
         "at": moment.isoformat() if moment else None,
         "disputed": decision.is_disputed,
@@ -87,10 +87,11 @@ def _fields(row: ReviewedRow, decision: Decision) -> dict[str, Any]:
     }
 
 
-def _opinion(reviewer: str, said: Opinion) -> dict[str, Any]:
+def _opinion(reviewer: str, opinion: Opinion) -> dict[str, Any]:
     found = {
-        "reviewer": reviewer, "mark": said.verdict, "rating": said.rating, "reason": said.reason, "note": said.note,
-        "at": said.decided_at.isoformat() if said.decided_at else None,
+        "reviewer": reviewer, "mark": opinion.verdict, "rating": opinion.rating, "reason": opinion.reason,
+        "note": opinion.note,
+        "at": opinion.decided_at.isoformat() if opinion.decided_at else None,
     }  # fmt: skip
     return {name: value for name, value in found.items() if value}
 

@@ -41,7 +41,8 @@ class Change(Model):
 
     id: RowId = Field(description="The row's id.")
     mark: Literal["accept", "reject", "redo", "clear"] | None = Field(
-        default=None, description="clear: takes back all that this reviewer said of the row; then the rest is taken."
+        default=None,
+        description="clear: removes all of this reviewer's marks of the row; then the rest of the line applies.",
     )
     rating: Annotated[int, Field(ge=0, le=5, strict=True)] | None = Field(default=None, description="1 to 5; 0: none.")
     reason: Reason | None = Field(default=None, description="Why a row is done again or rejected.")
@@ -57,7 +58,7 @@ class Mark(Change):
     )
     at: Moment = Field(default_factory=now)
     attempt: Annotated[str, Field(max_length=200)] = Field(
-        default="", description="The attempt that made the result: what was said of another attempt's does not count."
+        default="", description="The attempt that made the result: a mark of another attempt's does not count."
     )
 
     def line(self) -> bytes:
@@ -82,7 +83,7 @@ class Opinion:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is said."""
+        """Whether it holds nothing."""
         return self.verdict is None and self.rating is None and not self.reason and not self.note
 
     def after(self, mark: Mark) -> Opinion:

@@ -46,11 +46,11 @@ class OpinionBody(Model):
     at: Moment | None = None
 
     @classmethod
-    def of(cls, reviewer: str, said: Opinion) -> OpinionBody:
+    def of(cls, reviewer: str, opinion: Opinion) -> OpinionBody:
         """The reviewer's opinion."""
         return cls(
-            reviewer=reviewer, mark=said.verdict, rating=said.rating, reason=said.reason, note=said.note,
-            at=said.decided_at or said.rated_at,
+            reviewer=reviewer, mark=opinion.verdict, rating=opinion.rating, reason=opinion.reason, note=opinion.note,
+            at=opinion.decided_at or opinion.rated_at,
         )  # fmt: skip
 
 

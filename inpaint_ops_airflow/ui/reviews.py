@@ -185,8 +185,10 @@ def redone(view: RunDep, views: ViewsDep, record: RecordDep) -> tuple[RedoneBody
             if (at := positions.get(name)) is None:
                 continue
             line, status = int(table.rows[at]), str(table.columns["status"][at].as_py())
-            said = seen.reviews.decision_of(name, table.attempts[at])
-            found.append(RedoneBody(run=child, id=name, row=line, status=status, mark=said.verdict, rating=said.rating))
+            decision = seen.reviews.decision_of(name, table.attempts[at])
+            found.append(
+                RedoneBody(run=child, id=name, row=line, status=status, mark=decision.verdict, rating=decision.rating)
+            )
     return tuple(found)
 
 
@@ -226,7 +228,7 @@ class _Export(StreamingResponse):
 
 @router.get("/runs/{run}/reviews.jsonl")
 def reviews_jsonl(view: RunDep, views: ViewsDep) -> Response:
-    """What was said of each row, a line each."""
+    """The review of each row, one per line."""
     return _export(view, views, "reviews.jsonl")
 
 

@@ -54,7 +54,7 @@ def opinions(served: ServedPages) -> dict[str, dict[str, Opinion]]:
 
 
 def verdicts(served: ServedPages, reviewer: str) -> dict[int, Any]:
-    return {int(row[-5:]): said.verdict for row, said in opinions(served).get(reviewer, {}).items()}
+    return {int(row[-5:]): opinion.verdict for row, opinion in opinions(served).get(reviewer, {}).items()}
 
 
 def put_marks(served: ServedPages, reviewer: str, rows: dict[int, Any]) -> None:
@@ -114,10 +114,10 @@ def test_a_review_by_keyboard_alone(windows: Windows, served: ServedPages) -> No
     page.keyboard.press("a")
     at(page, 5)
     saved(page, 4)
-    said = opinions(served)["ann"]
+    found = opinions(served)["ann"]
     assert verdicts(served, "ann") == {1: "accept", 2: "reject", 3: "redo", 4: "accept"}
-    assert said["row-00003"].reason == "a mere arm"
-    assert (said["row-00004"].rating, said["row-00004"].note) == (4, "dark 1 0 m u")
+    assert found["row-00003"].reason == "a mere arm"
+    assert (found["row-00004"].rating, found["row-00004"].note) == (4, "dark 1 0 m u")
     page.keyboard.press("ArrowLeft")
     at(page, 4)
     expect(button(page, "✓ Accept")).to_have_attribute("aria-pressed", "true")
@@ -157,7 +157,7 @@ def test_undo_takes_back_one_mark_after_another_and_shows_its_row(windows: Windo
     expect(button(page, "Undo")).to_be_disabled()
     assert verdicts(served, "ann") == {2: "reject"}
     page.keyboard.press("u")
-    expect(page.locator("#review-said")).to_have_text("There is nothing to undo.")
+    expect(page.locator("#review-status")).to_have_text("There is nothing to undo.")
 
 
 def test_a_review_by_touch(windows: Windows, served: ServedPages) -> None:
@@ -242,7 +242,7 @@ def test_a_mark_that_is_refused_is_said_and_not_shown_as_given(windows: Windows,
         lambda route: route.fulfill(status=403, content_type="application/json", body='{"detail": "Forbidden"}'),
     )
     page.keyboard.press("a")
-    expect(page.locator("#review-said")).to_have_text("Not saved: you may not review here.")
+    expect(page.locator("#review-status")).to_have_text("Not saved: you may not review here.")
     expect(button(page, "✓ Accept")).to_have_attribute("aria-pressed", "false")
     expect(button(page, "Undo")).to_be_disabled()
     expect(page.locator(".thumb[data-row='1'] .thumb-mark")).to_have_text("")
@@ -257,7 +257,7 @@ def test_no_picture_is_marked_before_it_is_there(windows: Windows, served: Serve
     page.keyboard.press("a")
     expect(page.get_by_role("dialog").get_by_role("heading", name="row-00002")).to_be_visible()
     page.keyboard.press("r")
-    expect(page.locator("#review-said")).to_have_text("The picture is not there yet.")
+    expect(page.locator("#review-status")).to_have_text("The picture is not there yet.")
     saved(page, 1)
     assert verdicts(served, "ann") == {1: "accept"}
     page.unroute(re.compile("/rows/2/pictures/"))

@@ -14,7 +14,7 @@ export const inWords = ({ mark, rating, disputed }) =>
 
 export const startReview = ({ api, advance, open, marked, reload, upcoming }) => {
   const by = (id) => document.getElementById(id);
-  const bar = by("review-bar"), dialog = by("viewer"), said = by("review-said"), reasonForm = by("review-redo"), reason = by("review-reason"), note = by("review-note"), onward = by("review-onward");
+  const bar = by("review-bar"), dialog = by("viewer"), status = by("review-status"), reasonForm = by("review-redo"), reason = by("review-reason"), note = by("review-note"), onward = by("review-onward");
   const queue = [], undone = [], recent = new Map(), fetched = new Map();
   let info, body, waiting = false, sending = false, changes = 0, idle = Promise.resolve(), settle = () => {};
 
@@ -60,7 +60,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   };
 
   // --- sending ---
-  const tell = (text) => { said.textContent = text; };
+  const announce = (text) => { status.textContent = text; };
   const problem = async (reply) => {
     const answer = await reply.json().catch(() => ({}));
     if (reply.status === 401) return "your session has ended: sign in to Airflow in another tab";
@@ -70,7 +70,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   const takeBack = (ids, text) => {
     for (const id of ids) recent.delete(id);
     undone.splice(0, undone.length, ...undone.filter((one) => !ids.includes(one.id)));
-    tell(text);
+    announce(text);
     draw();
     reload();
   };
@@ -103,7 +103,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
         takeBack(queue.splice(0, batch.length).map((mark) => mark.id), `Not saved: ${wrong}.`);
         continue;
       }
-      tell(`${queue.length} mark${queue.length === 1 ? " is" : "s are"} not saved yet: ${wrong}. They are sent again.`);
+      announce(`${queue.length} mark${queue.length === 1 ? " is" : "s are"} not saved yet: ${wrong}. They are sent again.`);
       settle(); // whoever waits for the list goes on with what is stored
       await new Promise((resolve) => { window.setTimeout(resolve, pause); });
       pause = Math.min(30000, pause * 2);
@@ -124,7 +124,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
     queue.push({ id, attempt, ...change });
     changes += 1;
     marked(row, { mark: state.mark ?? null, rating: state.rating || null, disputed: body.review.disputed });
-    tell(`${id}: ${words}.`);
+    announce(`${id}: ${words}.`);
     draw();
     send();
   };
@@ -133,7 +133,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   const ready = () => {
     if (!may()) return false;
     if (!waiting && by("stage").getAttribute("aria-busy") !== "true") return true;
-    tell("The picture is not there yet.");
+    announce("The picture is not there yet.");
     return false;
   };
   const hideReason = () => {
@@ -160,14 +160,14 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   };
   const undo = () => {
     const last = undone.pop();
-    if (!last) { tell("There is nothing to undo."); return; }
+    if (!last) { announce("There is nothing to undo."); return; }
     const { before } = last;
     const change = { mark: before.mark ?? "clear", rating: before.rating ?? 0, reason: before.reason ?? "", note: before.note ?? "" };
     recent.set(last.id, { state: { ...before }, pending: true, at: Date.now() });
     queue.push({ id: last.id, attempt: last.attempt, ...change });
     changes += 1;
     marked(last.row, { mark: before.mark ?? null, rating: before.rating || null });
-    tell(`${last.id}: undone.`);
+    announce(`${last.id}: undone.`);
     send();
     open(last.row);
   };
@@ -249,7 +249,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
       redo.shown(body.record).catch(() => {});
       fetchAhead(row);
     },
-    ended: () => { waiting = false; tell("That was the last row of this list."); },
+    ended: () => { waiting = false; announce("That was the last row of this list."); },
     get changes() { return changes; },
     stored: () => (queue.length ? idle : Promise.resolve()),
   };
