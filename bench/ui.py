@@ -2,8 +2,8 @@
 
 A finished run of many rows, looked at for the first time by a process that has never seen it and then again, on a real
 S3 server; a page of 48 pictures with thumbnails and without, in seconds of the processor, those of the client that asks
-included; and the list of many runs in a folder. Rights are Airflow's business and are left out. `--only pictures`
-measures the pictures alone.
+included; a review of 10,000 rows; and the list of many runs in a folder. Rights are left out, since Airflow has them.
+`--only pictures` and `--only reviews` measure these alone.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
 from inpaint_ops.images import encode, thumbnails
-from inpaint_ops.records import Record, Thumbnail
-from inpaint_ops.report import results_jsonl
+from inpaint_ops.records import Measures, Record, Thumbnail
+from inpaint_ops.report import results_jsonl, timings_parquet
+from inpaint_ops.reviewing import Mark, Reviews
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
-from inpaint_ops_airflow.ui.access import may_read_runs
+from inpaint_ops_airflow.ui.access import may_read_runs, may_review, may_trigger_runs, reviewer
 from inpaint_ops_airflow.ui.app import create_app
 from inpaint_ops_airflow.ui.data import PAGE
 from tests.support.synthetic_run import START, put_finished_run
@@ -43,7 +44,10 @@ FIRST_PAGE_MS = 300.0
 
 def _client(workspace: Workspace, *, keep: bool = False) -> TestClient:
     app = create_app(RunViews(workspace, keep=keep))
-    app.dependency_overrides[may_read_runs.dependency] = lambda: None
+    for right in (may_read_runs, may_trigger_runs):
+        app.dependency_overrides[right.dependency] = lambda: None
+    app.dependency_overrides[reviewer.dependency] = lambda: "cid"
+    app.dependency_overrides[may_review.dependency] = lambda: True
     return TestClient(app)
 
 
@@ -127,6 +131,55 @@ def pictures(workspace: Workspace, size: tuple[int, int], rounds: int) -> None:
             print(f"  {what:<8} thumbnails: page {page * 1000 * PAGE / (PAGE - 1):>8.0f}, one view {view * 1000:>6.0f}")
 
 
+def reviews(workspace: Workspace, rows: int, rounds: int) -> float:
+    """A run of which two people have reviewed every row: processor time of this process, the asking client included.
+
+    Returns the milliseconds of the first page and its gallery, for a process that has never seen the run.
+    """
+    _, records = put_finished_run(workspace, "reviewed", rows, shard_rows=200)
+    contrasts = np.random.default_rng(1).lognormal(0.0, 0.1, rows + 1)
+    found = [one.model_copy(update={"measures": Measures(seam_contrast=contrasts[one.row])}) for one in records]
+    layout, put = workspace.layout("reviewed"), workspace.storage.put
+    put(layout.results, results_jsonl(found))
+    put(layout.timings, timings_parquet(found))
+    for name, note in (("ann", "a visible edge on the left of the mask"), ("ben", "")):
+        marks = [Mark(id=one.id, mark="accept", rating=4, note=note, attempt=one.attempt) for one in found[48:]]
+        Reviews(workspace.storage, layout).append(name, marks)
+    api = "/api/runs/reviewed"
+    first = {"run page": "/runs/reviewed/", "gallery, first page": f"{api}/rows", "how far it is": f"{api}/reviews"}
+    paths = {
+        "not reviewed": f"{api}/rows?mark=none",
+        "suspicious first": f"{api}/rows?order=suspicious",
+        "flagged": f"{api}/rows?flag=any",
+        "a measure's range": f"{api}/rows?measure=seam_contrast&least=1.2&order=highest",
+        "disputed": f"{api}/rows?mark=disputed",
+        "one row": f"{api}/rows/1",
+    }
+    body = [{"id": one.id, "attempt": one.attempt, "mark": "reject"} for one in found]
+
+    def cpu(client: TestClient, path: str, marks: list[dict[str, str]] | None = None) -> float:
+        begun = time.process_time()
+        (client.get(path) if marks is None else client.post(path, json={"marks": marks})).raise_for_status()
+        return (time.process_time() - begun) * 1000
+
+    def median(client: TestClient, path: str) -> float:
+        return float(np.median([cpu(client, path) for _ in range(rounds)]))
+
+    _client(workspace).get("/runs/reviewed/").raise_for_status()  # imports, templates
+    client = _client(workspace)
+    print(f"a review of {rows:,} rows, two reviewers; ms of the processor, the asking client included")
+    took = {name: cpu(client, path) for name, path in first.items()}
+    for name, milliseconds in took.items():
+        print(f"  {name + ', the first time':<34}{milliseconds:>9.0f}")
+    for name, path in (first | paths).items():
+        print(f"  {name:<34}{median(client, path):>9.0f}")
+    one = [cpu(client, f"{api}/reviews", [mark]) for mark in body[:rounds]]
+    print(f"  {'one mark more':<34}{float(np.median(one[1:])):>9.0f}; the first {one[0]:.0f}")
+    size = sum(info.size for info in workspace.storage.list(layout.reviews))
+    print(f"  {size / 1e6:.1f} MB of marks")
+    return took["run page"] + took["gallery, first page"]
+
+
 def many_runs(workspace: Workspace, runs: int) -> None:
     """The list of `runs` runs, read for the first time, after a restart, and again."""
     put_finished_run(workspace, "run-00000", 40, failed={3})
@@ -160,7 +213,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--picture", type=int, nargs=2, default=(4000, 3000), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["pictures"])
+    parser.add_argument("--only", choices=["pictures", "reviews"])
     chosen = parser.parse_args()
     logging.disable(logging.INFO)  # a line per request would be measured, too
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +221,10 @@ def main() -> int:
         with ObjectStoreServer(Path(folder) / "s3", "inpaint") as server:
             s3 = make_s3_client(server.session(), endpoint_url=server.endpoint)
             workspace = Workspace.open(settings, store="s3://inpaint/", s3_client=lambda: s3)
-            pictures(workspace, tuple(chosen.picture), chosen.rounds)
+            if chosen.only != "reviews":
+                pictures(workspace, tuple(chosen.picture), chosen.rounds)
+            if chosen.only != "pictures":
+                reviews(workspace, 10_000, 5)
             if chosen.only:
                 return 0
             first = large_run(workspace, chosen.rows)

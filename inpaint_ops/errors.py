@@ -7,8 +7,8 @@ retried. A *transient* one may pass (marked ~): it is retried, first here, then 
       ConfigError  ManifestError  RowError  RunConflictError  RunNotGoodError
       ImageError -> MaskError
       ModelError  PromptError  NonFiniteImageError
-      StorageError -> ForbiddenLocationError  ObjectNotFoundError  ObjectExistsError  AccessDeniedError
-                      ObjectTooLargeError  ~StorageUnavailableError -> ~CredentialsExpiredError
+      StorageError -> ForbiddenLocationError  ObjectNotFoundError  ObjectExistsError  ObjectChangedError
+                      AccessDeniedError  ObjectTooLargeError  ~StorageUnavailableError -> ~CredentialsExpiredError
       ~ScratchFullError
       ~DeviceError -> ~DeviceBusyError  ~DeviceLostError  DeviceOutOfMemoryError
       ~WorkerError -> ~WorkerDiedError  ~WorkerStalledError  ~DrainedError  ~ShardTimeoutError  ~ShardIncompleteError
@@ -165,6 +165,10 @@ class ObjectNotFoundError(StorageError):
 
 class ObjectExistsError(StorageError):
     """A put-if-absent found the key taken."""
+
+
+class ObjectChangedError(StorageError):
+    """A conditional request found another version of the object than the one that it was for, or none."""
 
 
 class AccessDeniedError(StorageError):

@@ -251,6 +251,27 @@ class RunLayout:
         return self._at(f"progress/{shard}.json")
 
     @property
+    def reviews(self) -> Location:
+        """The prefix of what people say of the results: one object per reviewer."""
+        return self._at("reviews/")
+
+    def review(self, name: str) -> Location:
+        """The marks of one reviewer, a line each; `name` is what `reviewing.reviewers` makes of a reviewer's name.
+
+        Lines are appended: the object is replaced only by somebody who has read it as it is.
+        """
+        return self._at(f"reviews/{name}.jsonl")
+
+    @property
+    def redos(self) -> Location:
+        """The prefix of the manifests that do rows of this run again, each in a run of its own."""
+        return self._at("redo/")
+
+    def redo(self, child: str) -> Location:
+        """The manifest of the run `child`, which does rows of this one again; put if absent."""
+        return self._at(f"redo/{check_run_name(child)}.jsonl")
+
+    @property
     def summary(self) -> Location:
         """`run.json`."""
         return self._at("run.json")

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import numpy as np
 
+from inpaint_ops.browse.reviews import RunReviews
 from inpaint_ops.browse.sources import FinishedRecords, LiveRecords, Records, Throttle
 from inpaint_ops.browse.state import RunState, ShardState, StoredProgress, run_state, shard_states
 from inpaint_ops.browse.table import RowQuery
@@ -20,6 +21,7 @@ from inpaint_ops.records import Record, RunSummary, ShardProgress, now
 from inpaint_ops.report.facts import cure
 from inpaint_ops.report.page import ShownGroup
 from inpaint_ops.report.tally import FAILURES_PER_GROUP
+from inpaint_ops.reviewing import Reviews
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.attempts import notes_of
 from inpaint_ops.storage import Storage
@@ -57,6 +59,7 @@ class RunView:
         self._progress: dict[str, StoredProgress] = {}
         self._seen: dict[str, str] = {}
         self._left = Leftovers()
+        self.reviews = RunReviews(Reviews(workspace.storage, self._layout, self._left))
         self._finished: FinishedRecords | None = None
         self._live: LiveRecords | None = None
         self._names = frozenset(shard.name for shard in plan.shards)
@@ -181,10 +184,12 @@ class RunView:
     def page(self, query: RowQuery, page: int, size: int, *, at: int | None = None) -> RecordPage:
         """A page of the rows that the query finds, `page` from 1; with `at`, the page that holds that line, if any."""
         records = self.records()
-        found = records.table.select(query, records.prompts)
+        self.reviews.refresh()
+        table = records.table
+        found = table.select(query, records.prompts, self.reviews.marks(table))
         pages = max(1, -(-len(found) // size))
         if at is not None:
-            places = np.flatnonzero(records.table.rows[found] == at)
+            places = np.flatnonzero(table.rows[found] == at)
             page = int(places[0]) // size + 1 if len(places) else page
         page = min(max(page, 1), pages)
         shown = found[(page - 1) * size : page * size]

@@ -259,10 +259,11 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _searchable(body: bytes) -> str:
-    """The prompt and the id; nothing where the line is damaged."""
+    """The prompt, the id and what `extra` holds; nothing where the line is damaged."""
     try:
         found = json.loads(body)
-        return f"{found['prompt']}\n{found['id']}".lower()
+        extra = json.dumps(found["extra"], ensure_ascii=False) if found.get("extra") else ""
+        return f"{found['prompt']}\n{found['id']}\n{extra}".lower()
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 

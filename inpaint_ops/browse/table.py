@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,25 +12,36 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from inpaint_ops.browse.columns import read_columns
 from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, Model, Record, RunSummary, StageStats
 from inpaint_ops.report import TIMINGS_SCHEMA, timings_table
 from inpaint_ops.report.facts import STAGE_LABELS, Part, lifetime_parts, parts
+from inpaint_ops.report.spread import FLAGS, MEASURES, Flagged, Spread, find_flags
 from inpaint_ops.report.stages import StageTimes
+from inpaint_ops.reviewing import VERDICTS
 
 Positions = npt.NDArray[np.int64]
 
 _BATCH_KEY = ("worker_host", "worker_pid", "worker_started_at", "batch_id")
+_ADDED = ("id", "attempt", "worker_device", "output_width", "output_height", *(one.name for one in MEASURES))
+"""Columns that pages can do without: they are null where a file has not all of them."""
 _COLUMNS = (
-    "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES), *_BATCH_KEY, "started_at", "finished_at",
+    *_ADDED, "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES), *_BATCH_KEY, "started_at",
+    "finished_at",
 )  # fmt: skip
 _SCHEMA = pa.schema([TIMINGS_SCHEMA.field(name) for name in _COLUMNS])
+_LEAST_SCHEMA = pa.schema([field for field in _SCHEMA if field.name not in _ADDED])
 _BUCKETS = 60
 _FILE_BYTES = 2**24
 _BYTES_PER_ROW = 2**10
 """The most bytes of a row in `timings.parquet`: thirty numbers, and names of bounded length."""
+
+
+RowOrder = Literal["row", "suspicious", "slowest", "newest", "largest", "rating", "lowest", "highest"]
+MarkFilter = Literal["", "none", "any", "accept", "reject", "redo", "disputed", "outdated"]
 
 
 class RowQuery(Model):
@@ -37,9 +49,47 @@ class RowQuery(Model):
 
     status: Literal["", "done", "failed", "rejected"] = ""
     text: str = ""
-    order: Literal["row", "slowest", "newest"] = "row"
+    mark: MarkFilter = Field(default="", description="none: rows with an image that nobody has given a verdict on.")
+    flag: str = Field(default="", description="any, or one of the flags of docs/measures.md.")
+    device: str = ""
+    measure: str = Field(default="", description="One of the measures; `least` and `most` are of it.")
+    least: float | None = None
+    most: float | None = None
+    order: RowOrder = Field(default="row", description="lowest, highest: by `measure`. What has no value comes last.")
     shard_rows: tuple[int, int] | None = None
     """The first and the last line of a shard; rejected lines between them are of no shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowMarks:
+    """What counts of what people say of the results, by position."""
+
+    verdict: npt.NDArray[np.int8]
+    """0: none; else 1 + the place in `reviewing.VERDICTS`."""
+    rating: npt.NDArray[np.int8]
+    disputed: npt.NDArray[np.bool_]
+    outdated: npt.NDArray[np.bool_]
+
+    @classmethod
+    def none(cls, rows: int) -> RowMarks:
+        """Nobody has said anything."""
+        return cls(np.zeros(rows, np.int8), np.zeros(rows, np.int8), np.zeros(rows, bool), np.zeros(rows, bool))
+
+    def matching(self, wanted: MarkFilter, done: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """The rows that a filter wants; `done` are those that have an image."""
+        match wanted:
+            case "none":
+                return np.asarray(done & (self.verdict == 0))
+            case "any":
+                return np.asarray(self.verdict > 0)
+            case "disputed":
+                return self.disputed
+            case "outdated":
+                return self.outdated
+            case "accept" | "reject" | "redo":
+                return np.asarray(self.verdict == 1 + VERDICTS.index(wanted))
+            case _:
+                return np.ones(len(self.verdict), bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +110,13 @@ class RecordTable:
     @classmethod
     def from_parquet(cls, data: bytes, *, max_rows: int) -> RecordTable:
         """Read `timings.parquet`, in a process of its own. Raises DamagedObjectError."""
-        columns = read_columns(data, _SCHEMA, max_bytes=timings_bytes(max_rows), max_rows=max_rows)
+        limits = {"max_bytes": timings_bytes(max_rows), "max_rows": max_rows}
+        try:
+            columns = read_columns(data, _SCHEMA, **limits)
+        except DamagedObjectError:
+            least = read_columns(data, _LEAST_SCHEMA, **limits)  # of a file that was written before they were added
+            nulls = {name: pa.nulls(len(least), _SCHEMA.field(name).type) for name in _ADDED}
+            columns = pa.table([nulls[one.name] if one.name in nulls else least[one.name] for one in _SCHEMA], _SCHEMA)
         _check(columns)
         return cls(columns)
 
@@ -102,8 +158,55 @@ class RecordTable:
     def _has_status(self, status: str) -> npt.NDArray[np.bool_]:
         return np.asarray(pc.equal(self.columns["status"], status).to_numpy(zero_copy_only=False), dtype=bool)
 
-    def select(self, query: RowQuery, prompts: Callable[[], Sequence[str]]) -> Positions:
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """Ids, by position; empty where the file has none."""
+        return [one or "" for one in self.columns["id"].to_pylist()]
+
+    @cached_property
+    def attempts(self) -> Sequence[str]:
+        """The attempts that ended the rows, by position."""
+        return [one or "" for one in self.columns["attempt"].to_pylist()]
+
+    @cached_property
+    def done(self) -> npt.NDArray[np.bool_]:
+        """The rows that have an image."""
+        return self._has_status("done")
+
+    @cached_property
+    def spreads(self) -> Sequence[Spread]:
+        """How each measure is spread over these rows."""
+        found = [Spread(measure) for measure in MEASURES]
+        for spread in found:
+            spread.add_values(self._numbers(spread.measure.name))
+        return found
+
+    @cached_property
+    def flagged(self) -> Flagged:
+        """What the rows are outliers in among these: of a finished run, what `results.jsonl` has."""
+        return find_flags(self.spreads, self._numbers, len(self))
+
+    @cached_property
+    def devices(self) -> Sequence[str]:
+        """The devices that rows were painted on, by name."""
+        return sorted(one for one in pc.unique(self.columns["worker_device"]).to_pylist() if one)
+
+    @cached_property
+    def flag_counts(self) -> Mapping[str, int]:
+        """Rows by flag, those alone that some row has."""
+        found = Counter(flag for flags in self.flagged.flags for flag in flags)
+        return {flag: found[flag] for flag in FLAGS if found[flag]}
+
+    def _numbers(self, name: str) -> npt.NDArray[np.float64]:
+        return np.asarray(self.columns[name].to_numpy(zero_copy_only=False), dtype=float)
+
+    def _equal(self, name: str, value: str) -> npt.NDArray[np.bool_]:
+        found = pc.fill_null(pc.equal(self.columns[name], value), False)
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
+
+    def select(self, query: RowQuery, prompts: Callable[[], Sequence[str]], marks: RowMarks | None = None) -> Positions:
         """Positions of the rows that the query wants, in its order. `prompts` are lower-case texts, by position."""
+        marks = marks or RowMarks.none(len(self))
         keep = np.ones(len(self), dtype=bool)
         if query.status:
             keep &= self._has_status(query.status)
@@ -113,16 +216,40 @@ class RecordTable:
         if query.text.strip():
             wanted = query.text.strip().lower()
             keep &= np.fromiter((wanted in text for text in prompts()), dtype=bool, count=len(self))
+        if query.mark:
+            keep &= marks.matching(query.mark, self.done)
+        if query.flag:
+            hits = (bool(flags) if query.flag == "any" else query.flag in flags for flags in self.flagged.flags)
+            keep &= np.fromiter(hits, dtype=bool, count=len(self))
+        if query.device:
+            keep &= self._equal("worker_device", query.device)
+        measured = query.measure in _MEASURES
+        if measured and (query.least is not None or query.most is not None):
+            values = self._numbers(query.measure)  # NaN is in no range
+            keep &= (values >= _or(query.least, -np.inf)) & (values <= _or(query.most, np.inf))
         found = np.flatnonzero(keep)
+        return found[np.lexsort((self.rows[found], *self._keys(query, marks, found)))]
+
+    def _keys(self, query: RowQuery, marks: RowMarks, found: Positions) -> tuple[Any, ...]:
+        """What the rows are sorted by before their lines, the most important last, as `np.lexsort` wants it."""
         match query.order:
             case "slowest":
-                keys: tuple[Any, ...] = (self.rows[found], -self.seconds[found])
+                return (-self.seconds[found],)
             case "newest":
                 finished = np.asarray(self.columns["finished_at"].to_numpy(zero_copy_only=False))
-                keys = (self.rows[found], -finished[found].astype("datetime64[us]").astype(np.int64))
+                return (-finished[found].astype("datetime64[us]").astype(np.int64),)
+            case "suspicious":
+                counts = np.fromiter(map(len, self.flagged.flags), dtype=np.int64, count=len(self))
+                return (-self.flagged.scores[found], -counts[found])
+            case "largest":
+                return (-np.nan_to_num(self._numbers("output_width") * self._numbers("output_height"))[found],)
+            case "rating":
+                return (-marks.rating[found],)
+            case "lowest" | "highest" if query.measure in _MEASURES:
+                values = self._numbers(query.measure)[found]
+                return (values if query.order == "lowest" else -values,)  # NaN comes last, either way
             case _:
-                keys = (self.rows[found],)
-        return found[np.lexsort(keys)]
+                return ()
 
     def stage_stats(self) -> dict[str, StageStats]:
         """The distribution of each stage over the rows that passed it."""
@@ -168,6 +295,13 @@ class RecordTable:
         ]
 
 
+_MEASURES = frozenset(measure.name for measure in MEASURES)
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
 def timings_bytes(rows: int) -> int:
     """The largest `timings.parquet` of that many rows that is read, in bytes, packed and unpacked."""
     return _FILE_BYTES + rows * _BYTES_PER_ROW
@@ -180,6 +314,8 @@ def _check(columns: Any) -> None:
             raise DamagedObjectError(f"a row has no {name}")
     bounds = {"row": (1, 2**31 - 1)} | {f"{stage}_seconds": (0.0, 1e9) for stage in STAGES}
     bounds |= dict.fromkeys(("started_at", "finished_at"), (0, _LATEST))
+    bounds |= {measure.name: (0.0, 1100.0) for measure in MEASURES}
+    bounds |= dict.fromkeys(("output_width", "output_height"), (0, 2**31 - 1))
     for name, (least, most) in bounds.items():
         values = columns[name].cast(pa.int64()) if name in ("started_at", "finished_at") else columns[name]
         fits = pc.and_(pc.greater_equal(values, least), pc.less_equal(values, most))

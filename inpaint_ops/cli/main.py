@@ -15,6 +15,7 @@ from inpaint_ops.cli.inspecting import inspect
 from inpaint_ops.cli.manifests import manifest, validate
 from inpaint_ops.cli.models import models
 from inpaint_ops.cli.options import as_command, json_option
+from inpaint_ops.cli.reviewing import review
 from inpaint_ops.cli.running import plan, report, run
 from inpaint_ops.cli.standing import standing
 from inpaint_ops.cli.terminal import say, say_json
@@ -60,5 +61,5 @@ def warm_host(path: str | None) -> None:
     become_warm_host(load_settings(warm_host=path))
 
 
-for command in (run, plan, validate, manifest, models, report, deliver_run, inspect, standing):
+for command in (run, plan, validate, manifest, models, report, review, deliver_run, inspect, standing):
     main.add_command(command)

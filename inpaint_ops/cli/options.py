@@ -154,8 +154,8 @@ def named_options(chosen: dict[str, Any]) -> set[str]:
 def workspace_of(settings: Settings, out: str | None, manifest: str | None, allow: tuple[str, ...]) -> Workspace:
     """The workspace at `out`, which may read beside `manifest` and below `allow` too. Raises ConfigError.
 
-    Of a `failed.jsonl` or `rejected.jsonl` in the folder of a run that this user made on this machine, and that nobody
-    else can write to, it may also read what that run could read beside its own manifest.
+    Of a `failed.jsonl`, `rejected.jsonl`, `accepted.jsonl` or `redo.jsonl` in the folder of a run that this user made
+    on this machine, and that nobody else can write to, it may also read what that run could read beside its manifest.
     """
     readable = list(allow)
     if manifest is not None:
@@ -170,7 +170,7 @@ def workspace_of(settings: Settings, out: str | None, manifest: str | None, allo
     return Workspace.open(settings, store=out, also_readable=readable)
 
 
-_OF_A_RUN = ("failed.jsonl", "rejected.jsonl")
+_OF_A_RUN = ("failed.jsonl", "rejected.jsonl", "accepted.jsonl", "redo.jsonl")
 _PLAN_BYTES = 64 * 2**20
 
 

@@ -88,6 +88,13 @@ class Spread:
             at = int((self._scaled(value) - self._from) / self._width)
             self._counts[min(max(at, 0), len(self._counts) - 1)] += 1
 
+    def add_values(self, values: npt.NDArray[np.float64]) -> None:
+        """Count many rows' values at once; NaN is none."""
+        there = self._scaled_many(values[~np.isnan(values)])
+        bins = np.clip(((there - self._from) / self._width).astype(np.int64), 0, len(self._counts) - 1)
+        counted = np.asarray(self._counts) + np.bincount(bins, minlength=len(self._counts))
+        self._counts = array("q", counted.astype(np.int64).tobytes())
+
     @property
     def count(self) -> int:
         """Rows that have a value."""

@@ -15,13 +15,14 @@ from typing import BinaryIO
 
 from inpaint_ops.errors import (
     AccessDeniedError,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
 )
 from inpaint_ops.locations import Location
-from inpaint_ops.storage.files import TEMP_PREFIX, temporary_beside
+from inpaint_ops.storage.files import TEMP_PREFIX, locked, temporary_beside
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_size
 
 _CHUNK = 2**20
@@ -38,8 +39,9 @@ class FolderStore:
     """The local file system, or a network mount. Safe to use from many threads and processes at once.
 
     A put is a temporary file in the same folder, synced, then renamed over the key, or hard-linked to it if it must be
-    absent: the kernel lets exactly one link win. Content types are not kept. Symbolic links to files are objects;
-    those to folders are not walked into.
+    absent: the kernel lets exactly one link win. A put that replaces one version holds a lock on a file beside the key
+    while it compares and renames; a put without a condition does not ask for that lock. Content types are not kept.
+    Symbolic links to files are objects; those to folders are not walked into.
     """
 
     def get(
@@ -55,7 +57,7 @@ class FolderStore:
         with _open_object(where) as file:
             info = _describe(where, os.fstat(file.fileno()))
             if if_match is not None and if_match != info.etag:
-                raise StorageError(f"cannot read {where}: it has changed since it was last looked at")
+                raise ObjectChangedError(f"cannot read {where}: it has changed since it was last looked at")
             first, last = byte_range if byte_range is not None else (0, info.size - 1)
             if byte_range is not None and first >= info.size:
                 raise StorageError(f"cannot read {where}: the range begins beyond its end")
@@ -84,7 +86,13 @@ class FolderStore:
         return info
 
     def put(
-        self, key: str, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+        self,
+        key: str,
+        data: bytes | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str = DEFAULT_CONTENT_TYPE,
     ) -> ObjectInfo:
         """See ObjectStore. Raises StorageError if a folder has this key, or an object that of one of its folders."""
         where = Location(None, key)
@@ -97,7 +105,15 @@ class FolderStore:
             file.flush()
             os.fsync(file.fileno())
             info = _describe(where, os.fstat(file.fileno()))
-            if not if_absent:
+            if if_match is not None:
+                with locked(Path(key)):
+                    try:
+                        if self.stat(key).etag != if_match:
+                            return self._ours(where, file)
+                    except (ObjectExistsError, ObjectNotFoundError):
+                        raise ObjectChangedError(f"{where} has changed since it was last looked at") from None
+                    os.replace(temporary, key)
+            elif not if_absent:
                 os.replace(temporary, key)
             else:
                 try:

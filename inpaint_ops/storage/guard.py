@@ -110,11 +110,19 @@ class Storage:
             return self._store(location).download(location.key, path, max_bytes=max_bytes)
 
     def put(
-        self, where: Where, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+        self,
+        where: Where,
+        data: bytes | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str = DEFAULT_CONTENT_TYPE,
     ) -> ObjectInfo:
         """Write the object; see `ObjectStore.put`."""
         location = self.check_writable(where)
-        return self._store(location).put(location.key, data, if_absent=if_absent, content_type=content_type)
+        return self._store(location).put(
+            location.key, data, if_absent=if_absent, if_match=if_match, content_type=content_type
+        )
 
     def copy(self, source: ObjectInfo, where: Where) -> ObjectInfo | None:
         """Have the store copy an object of its own; see `ObjectStore.copy`. None between a folder and a bucket, too."""

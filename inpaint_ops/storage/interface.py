@@ -62,7 +62,7 @@ class ObjectStore(Protocol):
 
         `byte_range` is (first, last), both inclusive; a `last` beyond the end is cut, a `first` beyond it raises
         StorageError. Raises ObjectNotFoundError; ObjectTooLargeError, before any byte is read, if more than `max_bytes`
-        would come; StorageError if the object's ETag is not `if_match`.
+        would come; ObjectChangedError if the object's ETag is not `if_match`.
         """
 
     def download(self, key: str, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
@@ -72,12 +72,22 @@ class ObjectStore(Protocol):
         """
 
     def put(
-        self, key: str, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+        self,
+        key: str,
+        data: bytes | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str = DEFAULT_CONTENT_TYPE,
     ) -> ObjectInfo:
         """Write the object: whole, or not at all. A `Path` is streamed.
 
         With `if_absent`, raises ObjectExistsError if the key is taken, unless by these very bytes: then an earlier try
         of ours won and its reply was lost. So bodies that compete for a key must carry something unique.
+
+        With `if_match`, replaces the object that has this ETag, and raises ObjectChangedError if there is another or
+        none, unless there are these very bytes. Give one condition at most. Not every store honours this one:
+        docs/storage.md.
         """
 
     def copy(self, source: ObjectInfo, key: str) -> ObjectInfo | None:

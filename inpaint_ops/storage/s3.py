@@ -20,8 +20,10 @@ from urllib3.exceptions import HTTPError
 
 from inpaint_ops.errors import (
     DamagedObjectError,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     StorageError,
     StorageUnavailableError,
 )
@@ -130,7 +132,7 @@ class S3Store:
         sink = io.BytesIO()
         info, reply = self._fetch(key, sink, request, max_bytes)
         if if_match and info.etag and info.etag != if_match:  # a store may ignore the condition
-            raise StorageError(f"cannot read {info.location}: it has changed since it was last looked at")
+            raise ObjectChangedError(f"cannot read {info.location}: it has changed since it was last looked at")
         data = sink.getvalue()
         # A store may ignore the range and send everything.
         return data if byte_range is None or is_partial(reply) else data[byte_range[0] : byte_range[1] + 1]
@@ -148,13 +150,21 @@ class S3Store:
         return info
 
     def put(
-        self, key: str, data: bytes | Path, *, if_absent: bool = False, content_type: str = DEFAULT_CONTENT_TYPE
+        self,
+        key: str,
+        data: bytes | Path,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str = DEFAULT_CONTENT_TYPE,
     ) -> ObjectInfo:
         """See ObjectStore."""
         where = self._at(key)
         request: dict[str, Any] = {"Bucket": self._bucket, "Key": key, "ContentType": content_type}
         if if_absent:
             request["IfNoneMatch"] = "*"
+        if if_match is not None:
+            request["IfMatch"] = f'"{if_match}"'
         for tried in self._tries(time.monotonic() + self._deadline):
             with _opened(data) as body:
                 size = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
@@ -171,6 +181,12 @@ class S3Store:
                         self._repeats.of(error.response)
                         with suppress(ObjectNotFoundError):  # deleted meanwhile: the key is free again
                             return self._ours(key, data, size)
+                    elif if_match is not None and (http_status(error) == 412 or error_code(error) == "NoSuchKey"):
+                        self._repeats.of(error.response)
+                        try:
+                            return self._ours(key, data, size)
+                        except (ObjectExistsError, ObjectNotFoundError):
+                            raise ObjectChangedError(f"{where} has changed since it was last looked at") from None
                     elif error_code(error) in _DAMAGED and tried < self._attempts - 1:
                         continue
                     elif error_code(error) not in _IN_THE_WAY:
@@ -321,8 +337,9 @@ class S3Store:
         info = self.stat(key)
         if info.size == size:
             ours = data if isinstance(data, bytes) else data.read_bytes()
-            if self.get(key, max_bytes=size) == ours:
-                return info
+            with suppress(ObjectChangedError, ObjectTooLargeError):  # replaced meanwhile: then it is not ours
+                if self.get(key, max_bytes=size, if_match=info.etag) == ours:
+                    return info
         raise ObjectExistsError(f"{info.location} exists already")
 
     def _accepted(self, reply: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from inpaint_ops.errors import (
     ConfigError,
     CredentialsExpiredError,
     InpaintOpsError,
+    ObjectChangedError,
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
@@ -185,7 +186,7 @@ def _of_reply(error: boto.ClientError, where: Location, action: str) -> InpaintO
         right = f"allow these credentials {_RIGHTS.get(action, action)}"
         return AccessDeniedError(f"{answer}; {_CURES.get(code, right)}")
     if status == 412:
-        return StorageError(f"cannot {action} {where}: it has changed since it was last looked at")
+        return ObjectChangedError(f"cannot {action} {where}: it has changed since it was last looked at")
     if status == 416:
         return StorageError(f"cannot {action} {where}: the range begins beyond its end")
     if status in (405, 501):

@@ -10,12 +10,22 @@ from fastapi.responses import Response
 from inpaint_ops.browse import RowQuery, RunPage, RunQuery
 from inpaint_ops.browse.catalogue import Order
 from inpaint_ops.browse.pictures import Kind, uri_of
+from inpaint_ops.browse.table import MarkFilter, RowOrder
 from inpaint_ops.records import STAGES
 from inpaint_ops.report.facts import STAGE_LABELS, cure
 from inpaint_ops.report.timeline import row_seconds
 from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep
 from inpaint_ops_airflow.ui.downloads import download
-from inpaint_ops_airflow.ui.models import Point, RowBody, RowItem, RowsBody, StateBody, ThroughputBody
+from inpaint_ops_airflow.ui.models import (
+    Point,
+    ReviewBody,
+    RowBody,
+    RowItem,
+    RowsBody,
+    StateBody,
+    TallyBody,
+    ThroughputBody,
+)
 
 router = APIRouter(prefix="/api")
 
@@ -61,36 +71,58 @@ def throughput(view: RunDep) -> ThroughputBody:
     )
 
 
-@router.get("/runs/{run}/rows")
-def rows(
+def row_query(
     view: RunDep,
     status: Literal["", "done", "failed", "rejected"] = "",
     text: Annotated[str, Query(max_length=200)] = "",
-    order: Literal["row", "slowest", "newest"] = "row",
-    shard: Annotated[str, Query(max_length=10)] = "",
-    page: Annotated[int, Query(ge=1)] = 1,
-    at: Annotated[int | None, Query(ge=1)] = None,
-) -> RowsBody:
-    """A page of the run's rows; with `at`, the page that holds that line of the manifest, if these rows have it."""
+    mark: MarkFilter = "",
+    flag: Annotated[str, Query(max_length=60)] = "",
+    device: Annotated[str, Query(max_length=200)] = "",
+    measure: Annotated[str, Query(max_length=60)] = "",
+    least: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    most: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    order: RowOrder = "row",
+    shard: Annotated[str, Query(max_length=30)] = "",
+) -> RowQuery:
+    """The rows that a URL asks for; 404 for a shard that the run has not."""
     bounds: dict[str, Any] = {}
     if shard:
         found = next((one for one in view.shards if one.name == shard), None)
         if found is None:
             raise HTTPException(404, "the run has no such shard")
         bounds = {"shard_rows": (found.first_row, found.last_row)}
-    seen = view.page(RowQuery(status=status, text=text, order=order, **bounds), page, PAGE, at=at)
+    return RowQuery(
+        status=status, text=text, mark=mark, flag=flag, device=device, measure=measure, least=least, most=most,
+        order=order, **bounds,
+    )  # fmt: skip
+
+
+RowQueryDep = Annotated[RowQuery, Depends(row_query)]
+
+
+@router.get("/runs/{run}/rows")
+def rows(
+    view: RunDep,
+    query: RowQueryDep,
+    page: Annotated[int, Query(ge=1)] = 1,
+    at: Annotated[int | None, Query(ge=1)] = None,
+) -> RowsBody:
+    """A page of the run's rows; with `at`, the page that holds that line of the manifest, if these rows have it."""
+    seen = view.page(query, page, PAGE, at=at)
     return RowsBody(
-        items=tuple(RowItem.of(record) for record in seen.records),
+        items=tuple(RowItem.of(record, view.reviews.decision(record)) for record in seen.records),
         total=seen.total,
         page=seen.page,
         pages=seen.pages,
         unread=seen.unread,
+        review=TallyBody.of(view.reviews.tally(view.records().table)),
     )
 
 
 @router.get("/runs/{run}/rows/{row}")
-def one_row(record: RecordDep) -> RowBody:
+def one_row(view: RunDep, record: RecordDep) -> RowBody:
     """One row in full."""
+    view.reviews.refresh()
     taken = {STAGE_LABELS[stage]: getattr(record.timings, stage) for stage in STAGES}
     kinds: list[Kind] = ["source"] if record.source else []
     kinds += ["mask"] if record.mask else []
@@ -101,6 +133,7 @@ def one_row(record: RecordDep) -> RowBody:
         cure=cure(record.error) if record.status != "done" else "",
         stages={label: seconds for label, seconds in taken.items() if seconds is not None},
         pictures=tuple(kinds),
+        review=ReviewBody.of(view.reviews.decision(record)),
     )
 
 

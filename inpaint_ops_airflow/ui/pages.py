@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.common.db.common import SessionDep
@@ -15,7 +15,6 @@ from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.layout import shard_name
 from inpaint_ops.records import Refusal
 from inpaint_ops.report.page import FAILURE_GROUPS, FailuresShown, ShownGroup, TimesShown, summary_context
-from inpaint_ops.tuning import Preset
 from inpaint_ops_airflow.ui.access import DAG_ID, may_read_this_dag
 from inpaint_ops_airflow.ui.dag_runs import (
     DagRunState,
@@ -29,6 +28,7 @@ from inpaint_ops_airflow.ui.data import QueryDep, run_file
 from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep, get_run
 from inpaint_ops_airflow.ui.downloads import download
 from inpaint_ops_airflow.ui.rendering import airflow_root, asset, render, root_of
+from inpaint_ops_airflow.ui.rerunning import rerun_conf
 
 router = APIRouter(default_response_class=HTMLResponse)
 
@@ -36,12 +36,10 @@ _REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'self'; sandbox allow-downloads"
 )
-_CHOSEN = ("model", "quality", "steps", "tuning", "failure_threshold", "shard_rows")
 _REPORT_BYTES = 32 * 2**20
 """Of a report, at most: ours have two million."""
 
 _SHARDS = 200
-_TUNINGS = get_args(Preset)
 
 PageNumber = Annotated[int, Query(ge=1)]
 
@@ -79,6 +77,7 @@ def run_page(request: Request, run: str, views: ViewsDep, shard: str = "", embed
     context: dict[str, Any] = _base(view) | {
         "shard": next((one for one in view.shards if one.name == shard), None),
         "embedded": embedded,
+        "dag_id": DAG_ID,
         "unclean": [],
         "conversions": [],
     }
@@ -134,7 +133,7 @@ def failures(request: Request, view: RunDep, views: ViewsDep) -> str:
     return render(
         request, "failures.html.j2", failures=shown, unread=view.records().unread, view=view, dag_id=DAG_ID,
         may_pass=sum(group.count for group in groups if _may_pass(group)),
-        rerun=_rerun(view, views.workspace.layout(view.run).failed.uri),
+        rerun=rerun_conf(view, views.workspace.layout(view.run).failed.uri),
         here=f"{root_of(request)}/runs/{quote(view.run, safe='')}",
     )  # fmt: skip
 
@@ -271,11 +270,3 @@ def _base(view: RunView) -> dict[str, Any]:
         "plan": view.plan,
         "summary": view.summary if view.is_finished else None,
     }
-
-
-def _rerun(view: RunView, manifest: str) -> dict[str, Any]:
-    """What to trigger so that the failed rows run again as this run did."""
-    job = view.plan.job.model_dump(mode="json", include=set(_CHOSEN), exclude_none=True)
-    if job.get("tuning") not in _TUNINGS:
-        job.pop("tuning", None)
-    return {"manifest": manifest, **job}

@@ -98,8 +98,12 @@ class TestAccess:
             assert signed_in.get("/dag-runs/other/manual__1").status_code == 403
             assert signed_in.get("/tasks/other/manual__1/inpaint/0").status_code == 403
 
-    def test_routes_only_read(self, app: FastAPI) -> None:
-        assert {method for method, _ in paths(app)} == {"GET"}
+    def test_the_routes_that_write_need_the_right_to_trigger(self, app: FastAPI, client: TestClient) -> None:
+        writing = [(method, path) for method, path in paths(app) if method != "GET"]
+        assert sorted(writing) == [("POST", "/api/runs/night/redo"), ("POST", "/api/runs/night/reviews")]
+        for _, path in writing:
+            reply = client.post(path, json={})  # a viewer, who may read
+            assert (reply.status_code, reply.json()) == (403, {"detail": "Forbidden"})
 
 
 class TestErrors:

@@ -21,6 +21,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 
 from demo.airflow_stack import USER
+from inpaint_ops.reviewing import Reviews
 from tests.support.airflow import DAG, JOBS, PREFIX, STORE, STRANGER, Site, put_manifest
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.fault_proxy import Fault
@@ -384,3 +385,26 @@ def test_the_api_server_imports_no_torch(site: Site) -> None:
     family = [server, *(int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split())]
     for pid in family:
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_mark_given_in_airflows_frame_has_the_name_that_airflow_knows(
+    window: Watched, site: Site, finished: str
+) -> None:
+    page = window.page
+    page.goto(f"{site.url}/dags/{DAG}/runs/{finished}")
+    open_tab(page)
+    pages = inside(page)
+    pages.get_by_role("button", name="Review", exact=True).click()
+    expect(pages.locator("#stage")).to_have_attribute("aria-busy", "false")
+    pages.get_by_role("button", name="✓ Accept").click()
+    expect(pages.locator("#review-left")).to_have_text("1 of 8 reviewed")
+    reviews = Reviews(site.workspace.storage, site.workspace.layout("finished-night"))
+    reviews.refresh()
+    assert set(reviews.opinions) == {USER}
+    for user, status in ((None, 401), (STRANGER, 403)):
+        headers = {"Authorization": f"Bearer {token(site, user)}"} if user else {}
+        body = {"marks": [{"id": "a", "attempt": "b", "mark": "reject"}]}
+        reply = httpx.post(
+            f"{site.pages}/api/runs/finished-night/reviews", json=body, headers=headers, timeout=PATIENCE
+        )
+        assert reply.status_code == status

@@ -35,6 +35,7 @@ from inpaint_ops.inbox import claim_all
 from inpaint_ops.metrics import Measurement, measured_shard
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import RunSummary, now
+from inpaint_ops.reviewing import Mark, RedoOptions, Reviews, prepare_redo
 from inpaint_ops.runs import Workspace, finish, keep_refusal, make_plan, paint, prepare, refusal
 from inpaint_ops.standing import look, note_triggered
 from inpaint_ops.storage import make_s3_client
@@ -223,6 +224,8 @@ def whole_job(cast: Cast) -> Night:
     assert keep_refusal(tasks, refusal(ConfigError("steps: 0"), run="refused", manifest=job))
 
     look_at(cast, "pages", summary.run)
+    redo = prepare_redo(cast.workspace("pages"), summary.run, RedoOptions(variants=2), ids={"a", "b"})
+    assert make_plan(tasks, redo.manifest.uri, redo.run, JOB)[0].rows == 4
     page = RunViews(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
     # what housekeeping is for: a claim of the dead, an upload that nobody ended, and both runs, much later
     submitter.put_object(Bucket="inpaint", Key="inbox/dead.jsonl", Body=b"{}")
@@ -252,12 +255,15 @@ def stand(cast: Cast, role: str) -> None:
 
 
 def look_at(cast: Cast, role: str, run: str) -> None:
-    """What the pages in Airflow show of a run."""
+    """What the pages in Airflow show of a run, and a mark that they take."""
+    workspace = cast.workspace(role)
+    for row in ("a", "b"):
+        Reviews(workspace.storage, workspace.layout(run)).append("ann", [Mark(id=row, mark="accept")])
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     from inpaint_ops_airflow.ui.access import may_read_runs
     from inpaint_ops_airflow.ui.app import create_app
 
-    app = create_app(RunViews(cast.workspace(role), keep=False))
+    app = create_app(RunViews(workspace, keep=False))
     app.dependency_overrides[may_read_runs.dependency] = lambda: None
     with TestClient(app) as client, pytest.MonkeyPatch.context() as patched:
         patched.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
@@ -308,7 +314,9 @@ REFUSED = {
     "paint": {"write": ["runs/r/plan.json", "runs/r/run.json", "claims/c.json", "inbox/job.jsonl",
                         "runs/r/records/rejected/0000001.json"],
               "delete": ["runs/r/images/a.png"], "read": ["claims/c.json", "history/h/r.json"]},
-    "pages": {"write": ["runs/r/run.json"], "delete": ["runs/r/run.json"], "read": ["claims/c.json"]},
+    "pages": {"write": ["runs/r/run.json", "runs/r/records/00000/0000001.json", "runs/r/images/a.png"],
+              "delete": ["runs/r/run.json", "runs/r/reviews/ann.jsonl"],
+              "read": ["claims/c.json"]},
     "housekeeping": {"write": ["runs/r/plan.json"], "read": ["runs/r/images/a.png"], "delete": ["inbox/job.jsonl"]},
 }  # fmt: skip
 """What each role must not do, and on which keys."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 from inpaint_ops.errors import (
     AccessDeniedError,
     ForbiddenLocationError,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
     ObjectTooLargeError,
@@ -19,6 +21,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.locations import Location
 from inpaint_ops.storage import Storage, probe_conditional_put
+from inpaint_ops.storage.files import TEMP_PREFIX, locked
 from tests.support.stores import names
 
 
@@ -197,3 +200,71 @@ class TestPutIfAbsent:
 
         monkeypatch.setattr(storage, "put", racy)
         assert "8 of 8" in (probe_conditional_put(storage, prefix) or "")
+
+
+class TestPutIfMatch:
+    def test_the_version_that_was_looked_at_is_replaced(self, storage: Storage, prefix: Location) -> None:
+        where = prefix.join("marks")
+        first = storage.put(where, b"one")
+        second = storage.put(where, b"one, two", if_match=first.etag)
+        assert storage.get(where) == b"one, two"
+        assert storage.stat(where).etag == second.etag
+        assert names(storage, prefix) == {"marks"}
+
+    def test_another_version_or_none_is_refused_and_kept(
+        self, storage: Storage, prefix: Location, tmp_path: Path
+    ) -> None:
+        where = prefix.join("marks")
+        old = storage.put(where, b"one")
+        storage.put(where, b"two, by somebody else")
+        (tmp_path / "file").write_bytes(b"mine")
+        for body in (b"mine", tmp_path / "file"):
+            with pytest.raises(ObjectChangedError, match="has changed since"):
+                storage.put(where, body, if_match=old.etag)
+        assert storage.get(where) == b"two, by somebody else"
+        storage.delete(where)
+        with pytest.raises(ObjectChangedError):
+            storage.put(where, b"mine", if_match=old.etag)
+        assert not storage.exists(where)
+
+    def test_the_same_bytes_again_are_no_conflict(self, storage: Storage, prefix: Location) -> None:
+        where = prefix.join("marks")
+        old = storage.put(where, b"one")
+        storage.put(where, b"one, two", if_match=old.etag)
+        assert storage.put(where, b"one, two", if_match=old.etag).size == 8
+
+    def test_a_race_has_exactly_one_winner(self, storage: Storage, prefix: Location) -> None:
+        racers, heats = 8, 20 if prefix.bucket is None else 1
+        start = threading.Barrier(racers)
+        where = prefix.join("marks")
+
+        def replace(etag: str, racer: int) -> int | None:
+            start.wait()
+            try:
+                storage.put(where, f"racer {racer}".encode(), if_match=etag)
+            except ObjectChangedError:
+                return None
+            return racer
+
+        with ThreadPoolExecutor(racers) as pool:
+            for heat in range(heats):
+                etag = storage.put(where, f"heat {heat}".encode()).etag
+                winners = [one for one in pool.map(replace, [etag] * racers, range(racers)) if one is not None]
+                assert len(winners) == 1
+                assert storage.get(where) == f"racer {winners[0]}".encode()
+
+    def test_a_lock_that_was_deleted_while_it_was_waited_for_is_taken_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        beside, really, taken = tmp_path / f"{TEMP_PREFIX}lock-marks", fcntl.flock, list[int]()
+
+        def deleted_before_the_first_is_taken(descriptor: int, operation: int) -> None:
+            if not taken:
+                beside.unlink()  # as housekeeping does with what ended processes have left
+            taken.append(os.fstat(descriptor).st_ino)
+            really(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", deleted_before_the_first_is_taken)
+        with locked(tmp_path / "marks"):
+            assert len(taken) == 2
+            assert beside.stat().st_ino == taken[1]

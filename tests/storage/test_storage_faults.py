@@ -18,6 +18,7 @@ from demo.ports import claim_port
 from inpaint_ops.errors import (
     AccessDeniedError,
     CredentialsExpiredError,
+    ObjectChangedError,
     ObjectExistsError,
     ObjectNotFoundError,
     StorageError,
@@ -167,6 +168,16 @@ class TestWriting:
             storage.put(s3_prefix.join("claim"), b"ours!!", if_absent=True)
         assert storage.get(s3_prefix.join("claim")) == b"theirs"
 
+    def test_a_lost_reply_to_a_replacement_counts_as_won(
+        self, flaky_storage: Flaky, proxy: FaultProxy, s3_prefix: Location
+    ) -> None:
+        storage = flaky_storage()
+        etag = storage.put(s3_prefix.join("marks"), b"one").etag
+        rule = proxy.on(Fault.LOST_REPLY, method="PUT", path="marks")
+        assert storage.put(s3_prefix.join("marks"), b"one, two", if_match=etag).size == 8
+        assert rule.matched == 2
+        assert storage.get(s3_prefix.join("marks")) == b"one, two"
+
     @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.DROP, Fault.LOST_REPLY])
     def test_a_put_is_repeated(
         self, flaky_storage: Flaky, proxy: FaultProxy, s3_prefix: Location, fault: Fault, tmp_path: Path
@@ -267,7 +278,7 @@ class TestCredentials:
         (400, "ExpiredToken", CredentialsExpiredError, "renew"),
         (401, "Unauthorized", AccessDeniedError, "AWS_ACCESS_KEY_ID"),
         (301, "PermanentRedirect", StorageError, "AWS_REGION"),
-        (412, "PreconditionFailed", StorageError, "changed"),
+        (412, "PreconditionFailed", ObjectChangedError, "changed"),
         (416, "InvalidRange", StorageError, "beyond its end"),
         (501, "NotImplemented", StorageError, "cannot do"),
         (400, "KeyTooLongError", StorageError, "KeyTooLongError"),

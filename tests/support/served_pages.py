@@ -1,7 +1,8 @@
 """The pages behind a real server, signed in, without an Airflow: for what a browser does with them.
 
 The store holds a finished run `night` of 120 rows: pictures of 2400 x 1600 pixels for line 1, small ones for the
-others; line 7 failed with a source that is gone, line 8 without any source, and line 120 was rejected.
+others; line 7 failed with a source that is gone, line 8 without any source, and line 120 was rejected. Lines 50 and 90
+have visible seams. Who is signed in, and in which role, is in the cookies `user` and `role`: somebody who may look.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.common.db.common import _get_session
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from demo.ports import claim_port
 from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
-from inpaint_ops.records import Output, Record
-from inpaint_ops.report import results_jsonl
+from inpaint_ops.records import Measures, Output, Record
+from inpaint_ops.report import results_jsonl, timings_parquet
 from inpaint_ops.runs import Workspace
 from inpaint_ops_airflow.ui.app import create_app
 from tests.support.synthetic_run import put_finished_run
@@ -82,11 +83,19 @@ def with_pictures(workspace: Workspace, run: str, records: list[Record]) -> None
             image = layout.image(record.id, ".png")
             body = photo(size, record.row + 1)
             put(image, body)
+            contrast = {50: 6.0, 90: 3.0}.get(record.row, 1 + record.row % 7 / 100)
+            update["measures"] = Measures(seam_contrast=contrast)
             update["output"] = Output(
                 uri=image.uri, sha256="0" * 64, bytes=len(body), width=size[0], height=size[1], format="png"
             )
         found.append(record.model_copy(update=update))
     put(layout.results, results_jsonl(found))
+    put(layout.timings, timings_parquet(found))
+
+
+def _user(request: Request) -> SimpleAuthManagerUser:
+    cookies = request.cookies
+    return SimpleAuthManagerUser(username=cookies.get("user", "someone"), role=cookies.get("role", "viewer"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +111,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPages]:
         patch.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
         pages = create_app(RunViews(workspace, keep=False))
         pages.dependency_overrides[_get_session] = lambda: None
-        pages.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role="viewer")
+        pages.dependency_overrides[get_user] = _user
         around = FastAPI()
         around.mount(PREFIX, pages)
         address = f"{PREFIX}/runs/night/?embedded=true"

@@ -1,11 +1,14 @@
 // The gallery: a page of thumbnails at a time, loaded as they come into view, and a viewer over it. The address holds
 // what is shown (filters, page, row), so that a reload, Back and a link lead to the same.
 import { startViewer } from "./viewer.js";
+import { inWords, startReview } from "./review.js";
+import { startMeasures } from "./measures.js";
 import { keepAddress, takeAddress } from "./framed.js";
 import { watch } from "./live.js";
 import { make, seconds } from "./dom.js";
 
-const FILTERS = ["status", "order", "text"];
+const FILTERS = ["status", "mark", "flag", "device", "measure", "least", "most", "order", "text"];
+const OF_THE_RUN = ["flag", "device", "measure"]; // what there is to choose from is known later than the address
 
 // The placeholder of a picture that was not made in time is 240 x 241 pixels (pictures.py): such a picture is requested once more.
 const askOnceMore = (picture) => {
@@ -20,16 +23,20 @@ export const startGallery = () => {
   const form = document.getElementById("gallery-filters");
   const pager = document.getElementById("gallery-pager");
   const jump = document.getElementById("gallery-jump");
-  const view = { page: 1, pages: 1, items: [], asked: 0, shown: "", current: 0 };
+  const view = { page: 1, pages: 1, items: [], asked: 0, shown: "", current: 0, at: 0, changes: 0, reviewed: 0 };
 
   // --- what the address says ---
   const number = (text) => (/^[1-9][0-9]{0,9}$/.test(text ?? "") ? Number(text) : 0);
   const read = () => {
     const query = new URLSearchParams(window.location.search);
     for (const name of FILTERS) {
-      form.elements[name].value = query.get(name) ?? "";
+      const wanted = query.get(name) ?? "";
+      if (OF_THE_RUN.includes(name) && wanted && ![...form.elements[name].options].some((one) => one.value === wanted)) form.elements[name].append(make("option", { value: wanted }, wanted));
+      form.elements[name].value = wanted;
       if (form.elements[name].selectedIndex === -1) form.elements[name].selectedIndex = 0;
     }
+    if (OF_THE_RUN.concat("least", "most").some((name) => form.elements[name].value)) document.getElementById("more-filters").open = true;
+    measures.draw();
     view.page = number(query.get("page")) || 1;
     return { row: number(query.get("row")), hasPage: query.has("page") };
   };
@@ -57,17 +64,25 @@ export const startGallery = () => {
     button?.focus();
   };
 
+  const label = (button, item) => {
+    const words = inWords(item), flags = item.flags?.length ? `flags: ${item.flags.map((flag) => flag.replaceAll("_", " ")).join(", ")}` : "";
+    button.setAttribute("aria-label", [`Line ${item.row}, ${item.id}, ${item.status}`, words, flags].filter(Boolean).join(", ") + `: ${item.reason || item.prompt}`);
+    button.title = [item.reason || item.prompt, flags].filter(Boolean).join("\n");
+    button.classList.toggle("flagged", Boolean(flags));
+    button.dataset.marked = item.mark ?? "";
+    button.querySelector(".thumb-mark").textContent = words;
+  };
   const tile = (item) => {
     const picture = item.picture
       ? make("img", { src: `${main.dataset.api}/rows/${item.row}/pictures/${item.picture}?size=256`, alt: "", loading: "lazy", decoding: "async", width: 160, height: 160 })
       : make("span", { className: "no-picture" }, "no picture");
     if (item.picture) picture.addEventListener("load", () => askOnceMore(picture), { once: true });
     if (item.picture) picture.addEventListener("error", () => picture.replaceWith(make("span", { className: "no-picture" }, "no picture")));
-    const button = make("button", { type: "button", className: `thumb ${item.status}`, title: item.reason || item.prompt, tabIndex: -1 }, picture,
+    const button = make("button", { type: "button", className: `thumb ${item.status}`, tabIndex: -1 }, picture,
       make("span", { className: "thumb-name" }, item.id),
-      make("span", { className: "thumb-note" }, item.status === "done" ? seconds(item.seconds) : item.status));
-    button.setAttribute("aria-label", `Line ${item.row}, ${item.id}, ${item.status}: ${item.reason || item.prompt}`);
+      make("span", { className: "thumb-note" }, item.status === "done" ? seconds(item.seconds) : item.status), make("span", { className: "thumb-mark" }));
     button.dataset.row = item.row;
+    label(button, item);
     button.addEventListener("click", () => open(item.row));
     button.addEventListener("focus", () => settle(button));
     return make("li", {}, button);
@@ -85,6 +100,7 @@ export const startGallery = () => {
     if (mine !== view.asked || body === view.shown) return;
     const found = JSON.parse(body);
     Object.assign(view, { page: found.page, pages: found.pages, items: found.items, shown: body });
+    review.progress(found.review);
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.row : undefined;
     list.replaceChildren(...found.items.map(tile));
     settle(list.querySelector(`[data-row="${view.current}"]`) ?? buttons()[0]);
@@ -120,20 +136,50 @@ export const startGallery = () => {
     here: main.dataset.run,
     neighbour: async (row, step) => {
       const index = view.items.findIndex((item) => item.row === row);
-      const next = index < 0 ? view.items[0] : view.items[index + step];
+      const next = index < 0 ? view.items[step > 0 ? view.at : view.at - 1] : view.items[index + step]; // it may have left the list
       if (next) return next.row;
+      if (step > 0 && marksDecide() && review.changes !== view.changes) { // rows that were marked leave the list, and others move up
+        view.changes = review.changes;
+        const before = new Set(view.items.map((item) => item.row));
+        await review.stored();
+        await load();
+        const first = view.items.find((item) => !before.has(item.row));
+        if (first) return first.row;
+      }
       return (await turnTo(view.page + step)) ? view.items.at(step > 0 ? 0 : -1)?.row : undefined;
     },
-    shown: (row) => { view.current = row; write({ row }); },
+    shown: (row, body) => {
+      view.current = row;
+      view.at = Math.max(0, view.items.findIndex((item) => item.row === row));
+      write({ row });
+      review.shown(row, body);
+    },
+    ended: () => review.ended(),
     closed: (row) => {
       if (new URLSearchParams(window.location.search).has("row")) {
         if (window.history.state?.opened) { leaving = view.page; window.history.back(); } else write();
       }
       focus(row);
+      if (review.changes === view.reviewed) return;
+      view.reviewed = review.changes;
+      review.stored().then(() => load()).then(() => focus(row)).catch(complain); // rows may have left the list, or come into it
+    },
+  });
+  const review = startReview({
+    api: main.dataset.api,
+    advance: () => viewer.step(1),
+    open: (row) => viewer.open(row),
+    upcoming: (row) => { const index = view.items.findIndex((item) => item.row === row); return index < 0 ? [] : view.items.slice(index + 1, index + 3); },
+    reload: () => { view.shown = ""; load().catch(complain); },
+    marked: (row, now) => {
+      const item = view.items.find((one) => one.row === row), button = list.querySelector(`[data-row="${row}"]`);
+      if (item) Object.assign(item, now);
+      if (item && button) label(button, item);
     },
   });
   let leaving = 0; // the page to stay on where the viewer went over its edge
   const open = (row) => { write({ row, push: true, opened: true }); viewer.open(row); };
+  const marksDecide = () => form.elements.mark.value !== "" || form.elements.order.value === "rating";
 
   window.addEventListener("popstate", () => {
     keepAddress();
@@ -158,10 +204,12 @@ export const startGallery = () => {
   });
 
   let timer = 0;
-  form.addEventListener("input", () => {
+  const changed = () => {
     window.clearTimeout(timer);
     timer = window.setTimeout(() => { view.page = 1; write(); load().catch(complain); }, 250);
-  });
+  };
+  const measures = startMeasures({ form, changed });
+  form.addEventListener("input", changed);
   form.addEventListener("submit", (event) => event.preventDefault());
   pager.addEventListener("click", (event) => {
     const step = Number(event.target.dataset?.step);
@@ -179,6 +227,29 @@ export const startGallery = () => {
       }).catch(complain);
     } else if (page) turn(Math.min(page, view.pages), "first");
   });
+
+  // Begins with the rows that nobody has given a verdict on, unless the list is of marks already.
+  document.getElementById("review-start").addEventListener("click", () => {
+    window.clearTimeout(timer);
+    if (!form.elements.mark.value) { form.elements.mark.value = "none"; view.page = 1; write(); }
+    load().then(() => {
+      if (view.items.length) open(view.items[0].row); else status.textContent = "No row of this list is left to review.";
+    }).catch(complain);
+  });
+
+  const choices = (name, found) => {
+    const wanted = form.elements[name].value;
+    const options = [...form.elements[name].options].filter((one) => one.value === "" || one.value === "any");
+    form.elements[name].replaceChildren(...options, ...found.map(([value, text]) => make("option", { value }, text)));
+    if (wanted && ![...form.elements[name].options].some((one) => one.value === wanted)) form.elements[name].append(make("option", { value: wanted }, wanted));
+    form.elements[name].value = wanted;
+  };
+  review.info().then((info) => {
+    choices("flag", Object.entries(info.flags).map(([flag, count]) => [flag, `${flag.replaceAll("_", " ")} (${count.toLocaleString("en")})`]));
+    choices("device", info.devices.map((device) => [device, device]));
+    choices("measure", info.measures.map((measure) => [measure.name, measure.label]));
+    measures.take(info.measures);
+  }).catch(() => {}); // the rows are shown without it
 
   takeAddress();
   keepAddress();

@@ -1,28 +1,33 @@
 // Has Airflow run the failed rows again, by its own public API and with the rights of the signed-in user.
 import { make } from "./dom.js";
 
-const trigger = async (button, status) => {
-  const stamp = new Date().toISOString().replace(/[-:]|\.\d+Z/g, "");
-  const run = `${button.dataset.name.slice(0, 120)}-rerun-${stamp}`;
-  const conf = { ...JSON.parse(button.dataset.conf), run };
-  const { root, airflow } = document.body.dataset;
-  const reply = await fetch(`${airflow}/api/v2/dags/${button.dataset.dag}/dagRuns`, {
+// Returns the DAG run's id as a part of an address, or what is wrong.
+export const triggerRun = async (dag, conf) => {
+  const reply = await fetch(`${document.body.dataset.airflow}/api/v2/dags/${dag}/dagRuns`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ logical_date: null, conf }),
   });
-  if (reply.ok) {
-    const id = encodeURIComponent((await reply.json()).dag_run_id);
-    status.replaceChildren(
-      "Triggered as ", make("a", { href: `${root}/dag-runs/${button.dataset.dag}/${id}` }, run), ": ",
-      make("a", { href: `${airflow}/dags/${button.dataset.dag}/runs/${id}`, target: "_top" }, "its DAG run"), ".",
-    );
+  if (reply.ok) return { id: encodeURIComponent((await reply.json()).dag_run_id) };
+  const detail = await reply.json().then((body) => body.detail, () => "");
+  return { problem: reply.status === 403 ? "You may not trigger this DAG."
+    : `Airflow refused the request (status ${reply.status}${typeof detail === "string" && detail ? `: ${detail.slice(0, 300)}` : ""}).` };
+};
+
+const trigger = async (button, status) => {
+  const stamp = new Date().toISOString().replace(/[-:]|\.\d+Z/g, "");
+  const run = `${button.dataset.name.slice(0, 120)}-rerun-${stamp}`;
+  const { root, airflow } = document.body.dataset;
+  const { id, problem } = await triggerRun(button.dataset.dag, { ...JSON.parse(button.dataset.conf), run });
+  if (problem) {
+    button.disabled = false;
+    status.textContent = problem;
     return;
   }
-  button.disabled = false;
-  const detail = await reply.json().then((body) => body.detail, () => "");
-  status.textContent = reply.status === 403 ? "You may not trigger this DAG."
-    : `Airflow refused the request (status ${reply.status}${typeof detail === "string" && detail ? `: ${detail.slice(0, 300)}` : ""}).`;
+  status.replaceChildren(
+    "Triggered as ", make("a", { href: `${root}/dag-runs/${button.dataset.dag}/${id}` }, run), ": ",
+    make("a", { href: `${airflow}/dags/${button.dataset.dag}/runs/${id}`, target: "_top" }, "its DAG run"), ".",
+  );
 };
 
 // The button comes with the part of the page that shows the failures, after the page itself.

@@ -5,7 +5,7 @@ import { startStage } from "./stage.js";
 const LABELS = { source: "Before", mask: "Mask", result: "After" };
 const SMALL = 1600, LARGE = 8192; // pictures.py: pixels of the longer side
 
-export const startViewer = ({ api, here, neighbour, shown, closed }) => {
+export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
   const by = (id) => document.getElementById(id);
   const dialog = by("viewer"), frame = by("frame"), slider = by("slider"), toggle = by("mask-toggle"), note = by("stage-note");
   const images = { source: by("view-before"), mask: by("view-mask"), result: by("view-after") };
@@ -125,7 +125,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
     load(body.record);
     links(body.record, body.pictures);
     facts(body);
-    shown(row);
+    shown(row, body);
   };
 
   const quietly = (promise) => promise.catch((error) => {
@@ -142,6 +142,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
   const step = (direction) => {
     steps = steps.then(async () => {
       const next = await neighbour(goal, direction);
+      if (next === undefined && direction > 0) ended();
       if (next === undefined || !dialog.open) return;
       goal = next;
       quietly(show(next));
@@ -155,7 +156,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
   };
   const panned = { ArrowLeft: [80, 0], ArrowRight: [-80, 0], ArrowUp: [0, 80], ArrowDown: [0, -80] };
   dialog.addEventListener("keydown", (event) => {
-    if (event.target.type === "range" || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (["range", "text"].includes(event.target.type) || event.altKey || event.ctrlKey || event.metaKey) return;
     const work = event.shiftKey && panned[event.key] ? () => stage.pan(...panned[event.key]) : keys[event.key];
     if (!work) return;
     event.preventDefault();
@@ -170,6 +171,7 @@ export const startViewer = ({ api, here, neighbour, shown, closed }) => {
   return {
     get isOpen() { return dialog.open; },
     get row() { return row; },
+    step,
     close: () => dialog.close(),
     open: (wanted) => {
       busy(true);

@@ -1,0 +1,256 @@
+"""Routes of a review: how far it is, marks that a page sends, and exports."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from inpaint_ops.browse import RunView
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.reviewing import (
+    Export,
+    Mark,
+    RedoOptions,
+    Reviews,
+    check_reviewer,
+    children,
+    decide,
+    export,
+    final_lines,
+    prepare_redo,
+    reviewed_rows,
+)
+from inpaint_ops.reviewing.importing import explained
+from inpaint_ops.reviewing.redoing import variant_ids
+from inpaint_ops.storage.stored import Leftovers
+from inpaint_ops_airflow.ui.access import may_review, may_trigger_runs, reviewer, sent_by_these_pages
+from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep, get_run
+from inpaint_ops_airflow.ui.models import (
+    MARKS_AT_ONCE,
+    ChildBody,
+    MarkedBody,
+    MarksBody,
+    MeasureBody,
+    RedoBody,
+    RedoneBody,
+    ReviewsBody,
+    TallyBody,
+)
+from inpaint_ops_airflow.ui.rerunning import rerun_conf
+
+router = APIRouter()
+
+BODY_BYTES = 2**20
+"""Of the marks that a page sends at once, at most."""
+
+_CHILDREN_SHOWN = 4
+"""Child runs whose rows are shown beside a row, at most: each is opened."""
+
+_EXPORTS: dict[str, tuple[Export, str]] = {
+    "reviews.jsonl": ("jsonl", "application/jsonl"),
+    "reviews.csv": ("csv", "text/csv; charset=utf-8"),
+    "accepted.jsonl": ("accepted", "application/jsonl"),
+    "redo.jsonl": ("redo", "application/jsonl"),
+    "final.jsonl": ("final", "application/jsonl"),
+}
+_exporting = threading.BoundedSemaphore(2)
+"""An export goes through all rows of a run."""
+
+
+@router.get("/api/runs/{run}/reviews")
+def reviews(
+    view: RunDep, views: ViewsDep, name: Annotated[str, reviewer], may: Annotated[bool, may_review]
+) -> ReviewsBody:
+    """How far the run's review is, whether the user may add to it, and what rows can be filtered by."""
+    view.reviews.refresh()
+    table = view.records().table
+    try:
+        name = check_reviewer(name)
+    except ConfigError:  # a user whose name cannot be a reviewer's
+        may = False
+    return ReviewsBody(
+        tally=TallyBody.of(view.reviews.tally(table)),
+        may_review=may,
+        reviewer=name,
+        flags=dict(table.flag_counts),
+        devices=tuple(table.devices[:100]),
+        measures=tuple(
+            MeasureBody(name=one.measure.name, label=one.measure.label, bars=tuple(one.bars()))
+            for one in table.spreads
+            if one.count
+        ),
+        children=tuple(children(views.workspace, views.workspace.layout(view.run))),
+        left_out=view.left_out,
+    )
+
+
+@router.post("/api/runs/{run}/reviews", dependencies=[sent_by_these_pages, may_trigger_runs])
+async def mark_rows(request: Request, run: str, views: ViewsDep, name: Annotated[str, reviewer]) -> MarkedBody:
+    """Add marks under the user's own name. They are stored once this answers."""
+    try:
+        check_reviewer(name)
+    except ConfigError as error:
+        raise HTTPException(422, str(error)) from None
+    sent = _marks(await _body(request))
+    return await run_in_threadpool(_append, views, run, name, sent)
+
+
+async def _body(request: Request) -> bytes:
+    """The request's body. Raises 413 before more than `BODY_BYTES` are in memory."""
+    found = bytearray()
+    async for piece in request.stream():
+        found += piece
+        if len(found) > BODY_BYTES:
+            raise HTTPException(413, f"too much at once: send {MARKS_AT_ONCE} marks or fewer")
+    return bytes(found)
+
+
+def _marks(body: bytes) -> MarksBody:
+    try:
+        return MarksBody.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = first["loc"]
+        if place[:1] == ("marks",) and len(place) > 2:
+            field = str(place[-1])
+            raise HTTPException(422, f"mark {int(place[1]) + 1}: {field}: {explained(first)}") from None
+        raise HTTPException(
+            422, f'this is no list of marks: send {{"marks": [...]}} with 1 to {MARKS_AT_ONCE} of them'
+        ) from None
+
+
+def _append(views: ViewsDep, run: str, name: str, sent: MarksBody) -> MarkedBody:
+    view = get_run(run, views)
+    table = view.records().table
+    positions = {row: at for at, row in enumerate(table.ids)}
+    marks, refused = [], {}
+    for one in sent.marks:
+        at = positions.get(one.id)
+        if at is None or not table.done[at]:
+            refused[one.id] = "the run has no image of this row"
+        elif table.attempts[at] != one.attempt:
+            refused[one.id] = "the row was painted again meanwhile: look at the new image"
+        else:
+            marks.append(Mark(**dict(one)))
+    view.reviews.append(name, marks)
+    return MarkedBody(tally=TallyBody.of(view.reviews.tally(table)), refused=refused)
+
+
+@router.post("/api/runs/{run}/redo", dependencies=[sent_by_these_pages, may_trigger_runs])
+async def prepare_child(request: Request, run: str, views: ViewsDep) -> ChildBody:
+    """Write the manifest of a child run. The page triggers it by Airflow's own API, with the user's own rights."""
+    try:
+        asked = RedoBody.model_validate_json(await _body(request))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise HTTPException(
+            422, f"{field or 'the request'}: {str(first['msg']).removeprefix('Value error, ')}"
+        ) from None
+    return await run_in_threadpool(_prepare_child, views, run, asked)
+
+
+def _prepare_child(views: ViewsDep, run: str, asked: RedoBody) -> ChildBody:
+    view = get_run(run, views)
+    options = RedoOptions(**asked.model_dump(exclude={"ids"}))
+    if not _exporting.acquire(blocking=False):
+        raise HTTPException(503, "another export is being made: try again", {"Retry-After": "10"})
+    try:
+        found = prepare_redo(views.workspace, run, options, set(asked.ids) if asked.ids is not None else None)
+    except ConfigError as error:
+        raise HTTPException(422, str(error)) from None
+    finally:
+        _exporting.release()
+    return ChildBody(run=found.run, rows=found.rows, conf=rerun_conf(view, found.manifest.uri) | {"run": found.run})
+
+
+@router.get("/api/runs/{run}/rows/{row}/redone")
+def redone(view: RunDep, views: ViewsDep, record: RecordDep) -> tuple[RedoneBody, ...]:
+    """The rows of the newest child runs that do this row again."""
+    found = []
+    for child in reversed(children(views.workspace, views.workspace.layout(view.run))[-_CHILDREN_SHOWN:]):
+        seen = views.run(child)
+        if seen is None:
+            continue
+        seen.reviews.refresh()
+        table = seen.records().table
+        positions = {name: at for at, name in enumerate(table.ids)}
+        for name in variant_ids(record.id):
+            if (at := positions.get(name)) is None:
+                continue
+            line, status = int(table.rows[at]), str(table.columns["status"][at].as_py())
+            decision = seen.reviews.decision_of(name, table.attempts[at])
+            found.append(
+                RedoneBody(run=child, id=name, row=line, status=status, mark=decision.verdict, rating=decision.rating)
+            )
+    return tuple(found)
+
+
+def _export(view: RunView, views: ViewsDep, name: str) -> Response:
+    kind, media_type = _EXPORTS[name]
+    if not _exporting.acquire(blocking=False):
+        raise HTTPException(503, "another export is being made: try again", {"Retry-After": "10"})
+    left = Leftovers()
+    kept = Reviews(views.workspace.storage, views.workspace.layout(view.run), left)
+    try:
+        kept.refresh()
+        given = kept.opinions
+        rows = reviewed_rows(views.workspace, view.plan, left)
+        if kind == "final":
+            return _Export(final_lines(views.workspace, view.run, left), media_type, name)
+        lines = export(kind, view.run, ((row, decide(given, row.record.id, row.record.attempt)) for row in rows))
+        return _Export(lines, media_type, name)
+    except BaseException:
+        _exporting.release()
+        raise
+
+
+class _Export(StreamingResponse):
+    """Lines as a file to save; another export may begin once it has been sent, or its reader has gone."""
+
+    def __init__(self, lines: Iterator[bytes], media_type: str, name: str) -> None:
+        super().__init__(
+            lines, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{name}"'}
+        )
+
+    async def __call__(self, *args: object) -> None:
+        try:
+            await super().__call__(*args)  # type: ignore[arg-type]
+        finally:
+            _exporting.release()
+
+
+@router.get("/runs/{run}/reviews.jsonl")
+def reviews_jsonl(view: RunDep, views: ViewsDep) -> Response:
+    """The review of each row, one per line."""
+    return _export(view, views, "reviews.jsonl")
+
+
+@router.get("/runs/{run}/reviews.csv")
+def reviews_csv(view: RunDep, views: ViewsDep) -> Response:
+    """The same as a table."""
+    return _export(view, views, "reviews.csv")
+
+
+@router.get("/runs/{run}/accepted.jsonl")
+def accepted(view: RunDep, views: ViewsDep) -> Response:
+    """A manifest of the rows that were accepted."""
+    return _export(view, views, "accepted.jsonl")
+
+
+@router.get("/runs/{run}/redo.jsonl")
+def redo(view: RunDep, views: ViewsDep) -> Response:
+    """A manifest of the rows that are to be painted again, with other seeds."""
+    return _export(view, views, "redo.jsonl")
+
+
+@router.get("/runs/{run}/final.jsonl")
+def final(view: RunDep, views: ViewsDep) -> Response:
+    """The accepted image of each row, of this run or of a child run that did the row again."""
+    return _export(view, views, "final.jsonl")
