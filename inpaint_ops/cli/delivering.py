@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Literal
 
 import click
 from tqdm import tqdm
@@ -24,6 +25,13 @@ _SHOWN = 20
     "--to", required=True, metavar="PREFIX|FILE.zip", help="A folder, s3://bucket/prefix, or a local ZIP file."
 )
 @click.option("--out", metavar="PREFIX", help="Where runs are [INPAINT_STORE].")
+@click.option(
+    "--only",
+    type=click.Choice(["done", "accepted"]),
+    default="done",
+    show_default=True,
+    help="All rows that are done, or those whose image was accepted in a review.",
+)
 @click.option("--replace", is_flag=True, help="Replace what is there with other bytes.")
 @click.option(
     "--contact-sheet/--no-contact-sheet", default=True, show_default=True, help="Pages of source, mask and result."
@@ -32,13 +40,22 @@ _SHOWN = 20
 @json_option
 @as_command
 def deliver_run(
-    run_name: str, to: str, out: str | None, replace: bool, contact_sheet: bool, allow: tuple[str, ...], as_json: bool
+    run_name: str,
+    to: str,
+    out: str | None,
+    only: Literal["done", "accepted"],
+    replace: bool,
+    contact_sheet: bool,
+    allow: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Hand on the images of RUN: under their names, with a contact sheet and a list of digests (sha256sum -c).
 
     Between prefixes of one S3 store, the store copies them itself. The same command goes on after an interruption.
 
-    Exit code 3 if a row of the run has no image in the delivery.
+    Where a reviewer accepted the image of a child run for a row, that one is delivered (see `inpaint-ops review`).
+
+    Exit code 3 if a row that was to be delivered has no image there.
     """
     settings, place = load_settings(), parse(to)
     workspace = Workspace.open(settings, store=out, also_readable=allow, also_writable=[place])
@@ -51,7 +68,9 @@ def deliver_run(
             bar.total = of
             bar.update(done - bar.n)
 
-        made = deliver(workspace, run_name, place, replace=replace, contact_sheet=contact_sheet, progress=show)
+        made = deliver(
+            workspace, run_name, place, only=only, replace=replace, contact_sheet=contact_sheet, progress=show
+        )
     if as_json:
         say_json(asdict(made) | {"to": place.uri})
     else:
@@ -61,6 +80,10 @@ def deliver_run(
 
 def _print(made: Delivery, place: str) -> None:
     say(f"{made.delivered:,} of {made.rows:,} rows have their image in {place}: {made.bytes:,} bytes, list SHA256SUMS")
+    if made.chosen != made.rows:
+        say(f"  {made.chosen:,} rows have an accepted image")
+    if made.redone:
+        say(f"  {made.redone:,} are of child runs, which were accepted in place of the run's own")
     if made.there:
         say(f"  {made.there:,} were there already, with the same bytes")
     if copied := made.delivered - made.read:

@@ -20,10 +20,26 @@ _OF_A_RETRY = re.compile(r"~[0-9]{1,4}(?=\.[a-z]{2,5}$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """One image that is delivered: its record, where it lies in the run, and its name in the delivery."""
+class Row:
+    """A row of the run, and what is delivered for it: `made` is its own record, or that of the child run's row whose
+    image was accepted in its place; `run` is the name of that child run, else empty.
+    """
 
     record: Record
+    made: Record
+    run: str = ""
+
+    @property
+    def shown(self) -> Record:
+        """What the contact sheet shows: the image that was made, under the row's own id and line."""
+        return self.made.model_copy(update={"id": self.record.id, "row": self.record.row})
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image that is delivered: of which row, where it lies, and its name in the delivery."""
+
+    row: Row
     place: Location
     name: str
     size: int
@@ -43,35 +59,48 @@ def read_results(path: Path, *, max_line: int) -> Iterator[Record]:
             yield parse_model(line, Record, f"line {number} of results.jsonl")
 
 
-def image_to_deliver(record: Record, layout: RunLayout) -> Image | None:
-    """The image of a done row; None for any other row.
+def image_to_deliver(row: Row, layout: RunLayout, made_in: RunLayout) -> Image | None:
+    """The image of a row that has one; None for any other row. `layout` is of the run, `made_in` where it was painted.
 
-    The name is that of its object, without what tells retries apart. Raises DamagedObjectError if the record names an
-    object that is none of the run's images: whoever can write to the store must not choose what is handed on.
+    The name is that of the row's own object, without what tells retries apart, with the ending of what was made.
+    Raises DamagedObjectError if the record names an object that is none of the run's images: whoever can write to the
+    store must not choose what is handed on.
     """
-    if record.output is None:
+    output = row.made.output
+    if output is None:
         return None
-    place = image_of(record, layout)
+    place = image_of(row.made, made_in)
     if place is None:
-        raise DamagedObjectError(f"row {record.row}: its image is not where the run's images lie: it was left out")
-    name = _OF_A_RETRY.sub("", place.key[len(layout.images.key) :])
-    return Image(record, place, name, record.output.bytes, record.output.sha256, record.output.format)
+        raise DamagedObjectError(f"row {row.record.row}: its image is not where the run's images lie: it was left out")
+    name = _OF_A_RETRY.sub("", place.key[len(made_in.images.key) :])
+    if row.run:
+        own = image_of(row.record, layout)
+        stem = row.record.id if own is None else _stem(_OF_A_RETRY.sub("", own.key[len(layout.images.key) :]))
+        name = stem + name[len(_stem(name)) :]
+    return Image(row, place, name, output.bytes, output.sha256, output.format)
 
 
-def line_of(record: Record, name: str | None, why: str | None = None) -> dict[str, Any]:
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def line_of(row: Row, name: str | None, why: str | None = None) -> dict[str, Any]:
     """The row's line in `contents.jsonl`: what whoever gets the images may know, and no place of the store.
 
     `name` is of the delivered file; None where there is none, for the reason `why` where that is not the row's own.
     """
-    line: dict[str, Any] = {"row": record.row, "id": record.id, "status": record.status, "file": name}
+    record, made = row.record, row.made
+    line: dict[str, Any] = {"row": record.row, "id": record.id, "status": made.status, "file": name}
+    if row.run:
+        line["run"] = row.run
     if record.source is not None:
         line["source"] = parse(record.source).name
-    if record.output is not None:
-        line |= record.output.model_dump(mode="json", exclude={"uri"})
-    if record.error is not None:
-        line["error"] = record.error.type
+    if made.output is not None:
+        line |= made.output.model_dump(mode="json", include={"sha256", "bytes", "width", "height", "format"})
+    if made.error is not None:
+        line["error"] = made.error.type
     if why is not None:
         line["error"] = why
-    if record.flags:
-        line["flags"] = list(record.flags)
+    if made.flags:
+        line["flags"] = list(made.flags)
     return line

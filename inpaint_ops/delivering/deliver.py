@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import inpaint_ops
-from inpaint_ops.delivering.contents import Image, image_to_deliver, line_of, read_results
+from inpaint_ops.delivering.contents import Image, Row, image_to_deliver, line_of, read_results
 from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, page_name, render
 from inpaint_ops.delivering.targets import Prefix, Target, ZipFile, check_target
 from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
-from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary
+from inpaint_ops.reviewing import Final, children, finals
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.gallery import RowPictures
-from inpaint_ops.storage.stored import SUMMARY_BYTES, read_model
+from inpaint_ops.storage.stored import SUMMARY_BYTES, Leftovers, read_model
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,11 @@ class Delivery:
     run: str
     verdict: str
     rows: int
+    chosen: int
+    """Rows that were to be delivered: all, or the accepted ones."""
     delivered: int
+    redone: int
+    """Of the delivered images, those of a child run: they were accepted in place of the run's own."""
     there: int
     """Of the delivered images, those that an earlier delivery had put there already."""
     read: int
@@ -51,13 +56,15 @@ class Delivery:
 
     @property
     def is_whole(self) -> bool:
-        """Whether each row of the run has its image in the delivery."""
-        return self.delivered == self.rows
+        """Whether each row that was to be delivered has its image there."""
+        return self.delivered == self.chosen
 
 
 @dataclass(slots=True)
 class _Counts:
+    chosen: int = 0
     delivered: int = 0
+    redone: int = 0
     there: int = 0
     read: int = 0
     bytes: int = 0
@@ -68,12 +75,14 @@ def deliver(
     run: str,
     to: Location,
     *,
+    only: Literal["done", "accepted"] = "done",
     replace: bool = False,
     contact_sheet: bool = True,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Delivery:
-    """Deliver the done rows of a finished run to a prefix, or to a local path that ends in `.zip`.
+    """Deliver the done rows of a finished run to a prefix, or to a local path that ends in `.zip`; or the `accepted`.
 
+    Where a reviewer accepted the image of a child run that redid a row, after that of the run, it is delivered.
     A prefix that holds a part of the same delivery is completed; an image with other bytes is replaced only where
     `replace` says so. `progress` is called with the number of rows that were gone through, and of all.
 
@@ -99,7 +108,7 @@ def deliver(
             _check_ours(target, to, summary)
         results = Path(folder, "results.jsonl")
         storage.download(layout.results, results)
-        work = _Work(workspace, layout, summary, target, Path(folder), results)
+        work = _Work(workspace, summary, target, Path(folder), results, only=only)
         return work.do(contact_sheet=contact_sheet, progress=progress)
 
 
@@ -119,28 +128,46 @@ def _check_ours(target: Target, to: Location, summary: RunSummary) -> None:
         raise ConfigError(f"{to} holds another run's delivery ({NOTE}): choose another place, or add --replace")
 
 
+_Passed = tuple[Row, Image | None, str | None]
+"""A row, its image once that is delivered, and else why it is not, where that is not the row's own error."""
+
+NOT_ACCEPTED = "not accepted"
+
+
 class _Work:
     """One delivery, while it is made."""
 
     def __init__(
-        self, workspace: Workspace, layout: RunLayout, summary: RunSummary, target: Target, folder: Path, results: Path
+        self,
+        workspace: Workspace,
+        summary: RunSummary,
+        target: Target,
+        folder: Path,
+        results: Path,
+        *,
+        only: Literal["done", "accepted"],
     ) -> None:
-        self._workspace, self._layout, self._summary, self._target = workspace, layout, summary, target
+        self._workspace, self._summary, self._target, self._only = workspace, summary, target, only
+        self._layout = workspace.layout(summary.run)
         self._results = results
         self._max_line = row_bytes(workspace.settings) + 2**16
         self._counts, self._left, self._names = _Counts(), list[str](), set[str]()
-        self._contents, self._sums = folder / CONTENTS, folder / SUMS
+        self._unread = Leftovers()
+        self._contents, self._sums, self._shown = folder / CONTENTS, folder / SUMS, folder / "shown.jsonl"
 
     def do(self, *, contact_sheet: bool, progress: Callable[[int, int], None]) -> Delivery:
         counts = self._summary.counts
         rows = counts.done + counts.failed + counts.rejected
         if self._target.resumes:
             self._target.put(NOTE, self._note("under way"), _JSON)
-        with self._contents.open("w") as contents, self._sums.open("w") as sums:
-            for number, (record, image, why) in enumerate(self._delivered(), 1):
-                contents.write(
-                    json.dumps(line_of(record, image.name if image else None, why), ensure_ascii=False) + "\n"
-                )
+        with self._contents.open("w") as contents, self._sums.open("w") as sums, self._shown.open("wb") as shown:
+            for number, (row, image, why) in enumerate(self._delivered(), 1):
+                line = line_of(row, image.name if image else None, why)
+                contents.write(json.dumps(line, ensure_ascii=False) + "\n")
+                if why != NOT_ACCEPTED:
+                    name = image.name if image is not None else ""
+                    shown.write(json.dumps([name, why or ""]).encode() + b"\n")
+                    shown.write(row.shown.model_dump_json().encode() + b"\n")
                 if image is not None:
                     sums.write(f"{image.sha256}  {image.name}\n")
                 progress(number, rows)
@@ -151,67 +178,95 @@ class _Work:
         self._target.put(SUMS, self._sums, _TEXT)
         made = self._counts
         return Delivery(
-            run=self._summary.run, verdict=self._summary.verdict, rows=counts.rows, delivered=made.delivered,
+            run=self._summary.run, verdict=self._summary.verdict, rows=counts.rows,
+            chosen=counts.rows if self._only == "done" else made.chosen, delivered=made.delivered, redone=made.redone,
             there=made.there, read=made.read, failed=counts.failed, rejected=counts.rejected, bytes=made.bytes,
-            left_out=tuple(self._left),
+            left_out=(*self._left, *self._unread.lines()),
         )  # fmt: skip
 
-    def _delivered(self) -> Iterator[tuple[Record, Image | None, str | None]]:
+    def _rows(self) -> Iterator[tuple[Row, bool]]:
+        """Each row of the run, with the image that is final for it, and whether one was accepted."""
+        accepted = self._finals()
+        upcoming = next(accepted, None)
+        for record in read_results(self._results, max_line=self._max_line):
+            while upcoming is not None and upcoming[0].row < record.row:
+                upcoming = next(accepted, None)
+            if upcoming is None or upcoming[0].row != record.row:
+                yield Row(record, record), False
+            elif upcoming[1].run == self._summary.run:
+                yield Row(record, record), True
+            else:
+                yield Row(record, upcoming[1].record, upcoming[1].run), True
+
+    def _finals(self) -> Iterator[tuple[Record, Final]]:
+        """The accepted images; nothing is read for a run that nobody has reviewed."""
+        if self._only == "accepted" or next(iter(children(self._workspace, self._layout)), None) is not None:
+            yield from finals(self._workspace, self._summary.run, self._unread)
+
+    def _delivered(self) -> Iterator[_Passed]:
         """Each row in order, with its image once that is delivered, or with the reason why it is not."""
-        passed: deque[tuple[Record, Image | None, str | None]] = deque()
+        passed: deque[_Passed] = deque()
         for image, outcome in self._target.images(self._chosen(passed)):
             while passed[0][1] is not image:
                 yield passed.popleft()
-            record = passed.popleft()[0]
+            row = passed.popleft()[0]
             if isinstance(outcome, StorageError):
-                yield record, None, self._leave_out(record, outcome)
+                yield row, None, self._leave_out(row, outcome)
                 continue
             self._counts.delivered += 1
+            self._counts.redone += bool(row.run)
             self._counts.there += outcome == "there"
             self._counts.read += outcome != "copied"
             self._counts.bytes += image.size
-            yield record, image, None
+            yield row, image, None
         yield from passed
 
-    def _chosen(self, passed: deque[tuple[Record, Image | None, str | None]]) -> Iterator[Image]:
+    def _chosen(self, passed: deque[_Passed]) -> Iterator[Image]:
         """The images to deliver; each row that is read on the way goes into `passed`."""
-        for record in read_results(self._results, max_line=self._max_line):
+        for row, is_accepted in self._rows():
+            if self._only == "accepted" and not is_accepted:
+                passed.append((row, None, NOT_ACCEPTED if row.made.output else None))
+                continue
+            self._counts.chosen += 1
+            made_in = self._workspace.layout(row.run) if row.run else self._layout
             try:
-                image, why = image_to_deliver(record, self._layout), None
+                image, why = image_to_deliver(row, self._layout, made_in), None
                 if image is not None and image.name.casefold() in self._names:
-                    raise DamagedObjectError(f"row {record.row}: {image.name} is the name of another row's image, too")
+                    raise DamagedObjectError(
+                        f"row {row.record.row}: {image.name} is the name of another row's image, too"
+                    )
             except DamagedObjectError as error:
-                image, why = None, self._leave_out(record, error)
-            passed.append((record, image, why))
+                image, why = None, self._leave_out(row, error)
+            passed.append((row, image, why))
             if image is not None:
                 self._names.add(image.name.casefold())
                 yield image
 
-    def _leave_out(self, record: Record, error: StorageError) -> str:
+    def _leave_out(self, row: Row, error: StorageError) -> str:
         """Note why a done row's image is not delivered. The reason without any place of the store, for `contents`."""
-        self._left.append(f"{record.id}: {error}")
+        self._left.append(f"{row.record.id}: {error}")
         return type(error).__name__
 
     def _put_sheet(self) -> None:
-        """The contact sheet: every row, with pictures where there is an image."""
-        with self._contents.open() as lines:
-            pages = max(1, math.ceil(sum(1 for _ in lines) / PAGE_ROWS))
+        """The contact sheet: every row that was to be delivered, with pictures where there is an image."""
+        with self._shown.open("rb") as lines:
+            pages = max(1, math.ceil(sum(1 for _ in lines) / 2 / PAGE_ROWS))
         with (
-            self._contents.open() as lines,
+            self._shown.open("rb") as lines,
             RowPictures(self._workspace.storage, self._workspace.settings) as pictures,
         ):
-            rows = zip(read_results(self._results, max_line=self._max_line), map(json.loads, lines), strict=True)
             for page in range(1, pages + 1):
-                cards = [Card(record, line["file"], line.get("error", "")) for record, line in islice(rows, PAGE_ROWS)]
-                shown = [card for card in cards if card.name]
+                cards = [
+                    Card(Record.model_validate_json(next(lines)), *json.loads(line))
+                    for line in islice(lines, PAGE_ROWS)
+                ]
+                there = [card for card in cards if card.name]
                 made = dict(
-                    zip((card.record.row for card in shown), pictures.of(card.record for card in shown), strict=True)
+                    zip((card.record.row for card in there), pictures.of(card.record for card in there), strict=True)
                 )
                 cards = [card.showing(made[card.record.row]) if card.record.row in made else card for card in cards]
-                self._put(
-                    page_name(page),
-                    render(cards, self._summary, page=page, pages=pages, delivered=self._counts.delivered), _HTML,
-                )  # fmt: skip
+                body = render(cards, self._summary, page=page, pages=pages, delivered=self._counts.delivered)
+                self._put(page_name(page), body, _HTML)
 
     def _put(self, name: str, data: bytes, content_type: str) -> None:
         """A file beside the images, with its digest."""

@@ -25,7 +25,7 @@ class Card:
     """One row of the sheet: what its delivered file is called, or why there is none, and its pictures."""
 
     record: Record
-    name: str | None
+    name: str
     why: str = ""
     images: tuple[tuple[str, str], ...] = ()
 

@@ -113,9 +113,9 @@ class Prefix:
     def _put_image(self, image: Image, folder: Path) -> Outcome:
         where = self._prefix.join(image.name)
         if image.name in self._there and not self._replace:
-            if self._there[image.name] != image.size or self._digest(where, folder / f"there-{image.record.row}") != (
-                image.sha256
-            ):
+            if self._there[image.name] != image.size or self._digest(
+                where, folder / f"there-{image.row.record.row}"
+            ) != (image.sha256):
                 raise _taken(image, where)
             return "there"
         info = self._storage.stat(image.place)
@@ -180,7 +180,7 @@ class ZipFile:
                 with (
                     got.open("rb") as source,
                     self._zip.open(
-                        self._entry(image.name, image.record.finished_at), "w", force_zip64=image.size > _ZIP64_FROM
+                        self._entry(image.name, image.row.made.finished_at), "w", force_zip64=image.size > _ZIP64_FROM
                     ) as out,
                 ):
                     shutil.copyfileobj(source, out)
@@ -232,25 +232,26 @@ def _or_why(call: Callable[[Image, Path], B], image: Image, folder: Path) -> B |
 
 def _fetched(storage: Storage, image: Image, folder: Path) -> Path:
     """The image as a file in `folder`, its digest compared. Raises StorageError."""
-    path = folder / f"{image.record.row}"
+    path = folder / f"{image.row.record.row}"
     info = storage.download(image.place, path, max_bytes=image.size)
     _check_size(image, info.size)
     if _sha256(path) != image.sha256:
         path.unlink()
-        raise DamagedObjectError(f"row {image.record.row}: {image.place} is not the image that its record names")
+        raise DamagedObjectError(f"row {image.row.record.row}: {image.place} is not the image that its record names")
     return path
 
 
 def _check_size(image: Image, size: int) -> None:
     if size != image.size:
         raise DamagedObjectError(
-            f"row {image.record.row}: {image.place} has {size:,} bytes, and its record says {image.size:,}"
+            f"row {image.row.record.row}: {image.place} has {size:,} bytes, and its record says {image.size:,}"
         )
 
 
 def _taken(image: Image, where: Location) -> ConfigError:
     return ConfigError(
-        f"row {image.record.row}: {where} is there already, with other bytes: choose another place, or add --replace"
+        f"row {image.row.record.row}: {where} is there already, with other bytes: "
+        "choose another place, or add --replace"
     )
 
 

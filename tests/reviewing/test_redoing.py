@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.errors import ConfigError, ObjectExistsError
-from inpaint_ops.reviewing import Mark, Redo, RedoOptions, Reviews, children, finals, prepare_redo, reviewed_rows
+from inpaint_ops.reviewing import RedoOptions, children, finals, prepare_redo
 from inpaint_ops.reviewing.redoing import variant_id
-from inpaint_ops.runs import Workspace, prepare
+from inpaint_ops.runs import prepare
 from inpaint_ops.storage.stored import Leftovers
-from inpaint_ops.supervisor import ShardRun
 from tests.support.bench import Bench
+from tests.support.child_runs import paint, say
 
 
 @pytest.fixture
@@ -20,23 +20,6 @@ def bench(tmp_path: Path) -> Bench:
     found = Bench(tmp_path, ["a", "b", "fail"])
     found.shard_run().run()
     return found
-
-
-def say(workspace: Workspace, run: str, row: str, what: str) -> None:
-    plan = workspace.plan(run)
-    assert plan is not None
-    attempts = {one.record.id: one.record.attempt for one in reviewed_rows(workspace, plan, Leftovers())}
-    mark = Mark(id=row, mark=what, attempt=attempts[row])  # type: ignore[arg-type]
-    Reviews(workspace.storage, workspace.layout(run)).append("ann", [mark])
-
-
-def paint(bench: Bench, redo: Redo) -> None:
-    plan = prepare(bench.workspace, redo.manifest.uri, redo.run, bench.job)
-    rows = bench.workspace.shard_rows(plan, "00000")
-    ShardRun(
-        bench.workspace.storage, bench.workspace.layout(redo.run), "00000", rows, bench.job, bench.settings,
-        worker_command=bench.command(),
-    ).run()  # fmt: skip
 
 
 def final(bench: Bench, run: str = "run") -> dict[str, tuple[str, str]]:
