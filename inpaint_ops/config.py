@@ -27,6 +27,9 @@ DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
 """What a finished image may be written as."""
 
+EXTENSIONS: dict[ImageFormat, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+"""How the names of finished images end."""
+
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
 
@@ -122,6 +125,10 @@ class Settings(BaseSettings):
     )
     grain: Grain = Field(
         default="none", description="A patch's noise is brought up to that of a ring around the mask: none, match."
+    )
+    names: str | None = Field(
+        default=None,
+        description="What images are called, such as `{folder}/{stem}.{ext}`; empty: `{id}.{ext}`.",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 
@@ -267,7 +274,9 @@ class Settings(BaseSettings):
                 raise ValueError(f"this is not JSON: {error}") from None
         return parse_fields(part for part in value.split(",") if part.strip())
 
-    @field_validator("batch_size", "shard_rows", "use_xformers", "model_revision", "vae", "tokenizer", mode="before")
+    @field_validator(
+        "batch_size", "shard_rows", "use_xformers", "model_revision", "vae", "tokenizer", "names", mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

@@ -13,11 +13,22 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import EXTENSIONS, Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
+from inpaint_ops.manifest import (
+    MAX_SEED,
+    STEPS,
+    AcceptedRow,
+    JobTexts,
+    ParsedManifest,
+    Quality,
+    RejectedRow,
+    check_template,
+    fields_of,
+    why_no_name,
+)
 from inpaint_ops.manifest.rows import constructed
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Loras, Model, Moment, check_names, parse_row_lora
 
@@ -54,6 +65,9 @@ class JobOptions(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    names: str | None = Field(
+        default=None, description="What images are called: `{folder}/{stem}.{ext}`, for example; None: `{id}.{ext}`."
+    )
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
@@ -66,6 +80,11 @@ class JobOptions(Model):
         if value is not None:
             fields_of(value)
         return value
+
+    @field_validator("names")
+    @classmethod
+    def _makes_names(cls, value: str | None) -> str | None:
+        return None if value is None else check_template(value)
 
     @field_validator("loras")
     @classmethod
@@ -82,7 +101,7 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "row_limit",
+            "strength", "blend", "match", "grain", "names", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -123,6 +142,7 @@ def job_options(
         "blend": settings.blend,
         "match": settings.match,
         "grain": settings.grain,
+        "names": settings.names,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -266,17 +286,30 @@ class PlannedRow(AcceptedRow):
     """A row as its shard's file holds it: what it is painted with is settled, once, when the run is planned."""
 
     parameters: PaintParameters
+    name: str | None = Field(
+        default=None, description="What its image is called below images/, without its ending; None: its id."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _names_an_image(cls, value: str | None) -> str | None:
+        if value is not None and (why := why_no_name(value + EXTENSIONS["png"])):
+            raise ValueError(f"{value!r} is no name of an image: {why}")
+        return value
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest anywhere would state it: what its author left to the job stays open."""
         return self._fields() | {name: parse(getattr(self, name)).full_uri for name in ("image", "mask")}
 
     def _fields(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"row", "parameters"}, exclude_defaults=True, exclude_none=True)
+        return self.model_dump(
+            mode="json", exclude={"row", "parameters", "name"}, exclude_defaults=True, exclude_none=True
+        )
 
     def as_shard_line(self) -> dict[str, Any]:
         """The row as the shard's file holds it."""
-        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump()}
+        named = {} if self.name is None else {"name": self.name}
+        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump(), **named}
 
 
 def split_rows(
@@ -295,9 +328,9 @@ def split_rows(
     return shards
 
 
-def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
-    """The row with what it will be painted with."""
-    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job)})
+def planned(row: AcceptedRow, job: JobOptions, name: str | None = None) -> PlannedRow:
+    """The row with what it will be painted with, and what its image will be called; None: its id."""
+    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job), "name": name})
 
 
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:

@@ -114,6 +114,11 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(get_args(Grain)),
             help="match: bring patches' noise up to that of a ring around the mask [INPAINT_GRAIN].",
         ),
+        click.option(
+            "--names",
+            metavar="TEMPLATE",
+            help="What images are called, such as '{folder}/{stem}.{ext}'; also {id}, {row}, {k} [INPAINT_NAMES].",
+        ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(
             "--quality", type=click.Choice(["good", "high", "best"]), help="20, 30 or 50 steps; default high."

@@ -13,7 +13,6 @@ network I/O, no torch. What cannot be used is an ImageError or a MaskError, of o
 
 from inpaint_ops.images.compositing import Alpha, composite
 from inpaint_ops.images.encoding import (
-    EXTENSIONS,
     LOSSLESS,
     MEDIA_TYPES,
     Format,

@@ -53,6 +53,10 @@ class Output(Model):
     width: Count
     height: Count
     format: str
+    name: str | None = Field(
+        default=None, max_length=1024, exclude_if=lambda name: name is None,
+        description="Where it lies below images/, if the job names images by a template.",
+    )  # fmt: skip
 
 
 class Thumbnail(Model):

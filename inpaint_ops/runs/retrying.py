@@ -23,13 +23,13 @@ from inpaint_ops.errors import (
 from inpaint_ops.layout import MAX_RETRIES, retry_shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl
+from inpaint_ops.manifest.problems import BadRowError
 from inpaint_ops.planning import (
     JobOptions,
     Plan,
     PlannedRow,
     RetryPlan,
     Shard,
-    planned,
     reject_rows_without_steps,
     split_rows,
 )
@@ -37,6 +37,7 @@ from inpaint_ops.records import Record, now
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRows
 from inpaint_ops.runs.checking import check_loras, check_model
+from inpaint_ops.runs.naming import NamesOfRun, names_of
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
 from inpaint_ops.runs.workspace import Workspace
@@ -227,12 +228,16 @@ def _rows(
     else:
         accepted, errors = _by_id(parsed, {record.id: record.row for record in chosen})
     rows: list[PlannedRow] = []
+    names = NamesOfRun(names_of(job, run.plan.manifest), run.rows.values())
     for record in chosen:
         if is_own and record.status != "rejected":
             rows.append(run.rows[record.row])
         elif record.row in accepted:
             row = accepted[record.row].model_copy(update={"row": record.row, "id": record.id})
-            rows.append(planned(row, job))
+            try:
+                rows.append(names.plan(row, job))
+            except BadRowError as error:
+                run.notes.append(f"{record.id} stays {record.status}: row {row.row}: {error}")
         elif record.row in errors:
             run.notes.append(f"{record.id} stays {record.status}: {errors[record.row]}")
         elif record.id in selection.ids:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import ImageError, WorkerProtocolError
-from inpaint_ops.images import EXTENSIONS, MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
+from inpaint_ops.images import MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
 from inpaint_ops.images.header import FileHeader, read_file_header
 from inpaint_ops.machine.scratch import room_for
 

@@ -197,7 +197,7 @@ class Recorder:
         started = time.monotonic()
         with receive(expected) as image:
             _agrees(event, image, expected)
-            location, is_stored = self._store_image(row.id, image)
+            location, is_stored = self._store_image(row.name or row.id, image)
             digest, size = image.sha256, image.bytes
             if not is_stored:
                 self.faults.add("image_adopted", location.name)
@@ -208,8 +208,9 @@ class Recorder:
         else:
             thumbnails, problem = (), "the image is an earlier attempt's"
         output = Output(
-            uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format
-        )
+            uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format,
+            name=None if row.name is None else location.key.removeprefix(self.layout.images.key),
+        )  # fmt: skip
         record = self._record(
             row,
             "done",
@@ -230,14 +231,14 @@ class Recorder:
         self._commit(record)
         return record
 
-    def _store_image(self, row_id: str, image: Received) -> tuple[Location, bool]:
+    def _store_image(self, name: str, image: Received) -> tuple[Location, bool]:
         """Where the image is, and whether this call has put it there: else a dead attempt of this retry left one.
 
         A retry takes the plain name where it is free. Where it is not, an earlier attempt's image stays as it is.
         """
-        names = [self.layout.image(row_id, image.extension)]
+        names = [self.layout.image(name, image.extension)]
         if retry := retry_of(self.shard):
-            names.append(self.layout.image(row_id, image.extension, retry))
+            names.append(self.layout.image(name, image.extension, retry))
         for location in names:
             try:
                 self.storage.put(location, image.path, if_absent=True, content_type=image.media_type)
@@ -254,7 +255,7 @@ class Recorder:
         stored, problem = [], event.thumbnail_problem
         for size in dict.fromkeys(one for one in event.thumbnail_sizes if one in THUMBNAIL_SIZES):
             try:
-                data, place = receive_thumbnail(expected, size), self.layout.thumbnail(image.name, size)
+                data, place = receive_thumbnail(expected, size), self.layout.thumbnail(image, size)
                 self.storage.put(place, data, content_type="image/webp")
             except (InpaintOpsError, OSError) as error:
                 problem = str(error)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from inpaint_ops import __version__, images
+from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, text_of
@@ -264,7 +265,7 @@ class WorkLoop:
                 height=row.source.height,
                 format=item.format,
                 media_type=images.MEDIA_TYPES[item.format],
-                extension=images.EXTENSIONS[item.format],
+                extension=EXTENSIONS[item.format],
                 steps=result.steps,
                 working_size=row.parts[0].placement.working,
                 conversions=(

@@ -208,11 +208,12 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
             assert schema["values_display"] == {"null": "no" if name == "few_step" else "as the settings say"}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
-            "blend": "poisson", "match": "mean", "grain": "match"}  # fmt: skip
+            "blend": "poisson", "match": "mean", "grain": "match", "names": "{folder}/{stem}.{ext}"}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain) == ("poisson", "mean", "match")
+    assert job.names == "{folder}/{stem}.{ext}"
     conf = {
         **GOOD,
         "model": "/m/a.safetensors",
