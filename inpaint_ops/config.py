@@ -168,6 +168,14 @@ class Settings(BaseSettings):
         default="full",
         description="What images say of their making: full; mark: no prompt, seed or steps; off: nothing.",
     )
+    c2pa_certificate: Path | None = Field(
+        default=None,
+        description="A PEM file: the certificate that images are signed with (C2PA), then those of its issuers.",
+    )
+    c2pa_key: Path | None = Field(default=None, description="A PEM file: that certificate's private key, unencrypted.")
+    c2pa_timestamps: str = Field(
+        default="", description="The URL of a timestamp authority (RFC 3161) that stamps signatures; empty: none."
+    )
     metadata: Literal["safe", "keep", "strip"] = Field(
         default="safe",
         description="Of texts, EXIF and XMP: safe keeps all but location, serial numbers and thumbnails; keep; strip.",
@@ -275,7 +283,16 @@ class Settings(BaseSettings):
         return parse_fields(part for part in value.split(",") if part.strip())
 
     @field_validator(
-        "batch_size", "shard_rows", "use_xformers", "model_revision", "vae", "tokenizer", "names", mode="before"
+        "batch_size",
+        "shard_rows",
+        "use_xformers",
+        "model_revision",
+        "vae",
+        "tokenizer",
+        "names",
+        "c2pa_certificate",
+        "c2pa_key",
+        mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:

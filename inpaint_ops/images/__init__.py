@@ -26,7 +26,7 @@ from inpaint_ops.images.joining import Joined, JoinOptions, join
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.measures import measure
-from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
+from inpaint_ops.images.outcome import alpha_conversions, check_changed, mask_area, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
 from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
@@ -62,6 +62,7 @@ __all__ = [
     "fits_the_canvas",
     "join",
     "marked",
+    "mask_area",
     "measure",
     "output_conversions",
     "place",

@@ -57,6 +57,9 @@ class Output(Model):
         default=None, max_length=1024, exclude_if=lambda name: name is None,
         description="Where it lies below images/, if the job names images by a template.",
     )  # fmt: skip
+    c2pa: str = Field(
+        default="", max_length=256, exclude_if=operator.not_, description="The manifest it was signed with, if it was."
+    )
 
 
 class Thumbnail(Model):
@@ -181,6 +184,13 @@ class PaintedRegion(Model):
     joining: Joining = Joining()
 
 
+class MaskArea(Model):
+    """What of an image was painted: the bounding box of all pixels that the mask weighs, and their share of all."""
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(description="x0, y0, x1, y1 in pixels of the image.")
+    share: Annotated[float, Field(ge=0, le=1)]
+
+
 class Measured(Model):
     """What a worker measures of every row: part of its event and of the row's record."""
 
@@ -207,6 +217,9 @@ class Painted(Measured):
     )
     joining: Joining | None = Field(
         default=None, exclude_if=operator.not_, description="How the patch was joined to the source."
+    )
+    mask_area: MaskArea | None = Field(
+        default=None, exclude_if=operator.not_, description="What of the image was painted."
     )
     measures: Measures | None = Field(
         default=None, exclude_if=operator.not_, description="How the painted patch fits its surroundings."

@@ -41,6 +41,7 @@ from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forec
 from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
 from inpaint_ops.tuning import check_choices
@@ -150,6 +151,8 @@ def prepare(
         return _resumed(standing, plan)
     storage = workspace.storage
     notes = [*_about_missing(storage, parsed)]
+    if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
+        signing.check()
     if find_model is not None:
         about_model = check_model(
             job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer

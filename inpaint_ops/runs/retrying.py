@@ -41,6 +41,7 @@ from inpaint_ops.runs.naming import NamesOfRun, names_of
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
 from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.signing import signing_of
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops.tuning import check_choices
 
@@ -108,6 +109,8 @@ def prepare_retry(
     check_choices(job.tuning, job.tuning_overrides)
     about_model = None
     about_loras: list[str] = []
+    if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
+        signing.check()
     if find_model is not None:
         about_model = check_model(
             job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
