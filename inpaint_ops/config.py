@@ -63,6 +63,9 @@ Match = Literal["none", "mean", "histogram"]
 Grain = Literal["none", "match"]
 """Whether the noise of a patch is brought up to that of its surroundings."""
 
+Sharpen = Literal["none", "match"]
+"""Whether a patch is sharpened to the detail of its surroundings."""
+
 
 class Settings(BaseSettings):
     """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
@@ -125,6 +128,9 @@ class Settings(BaseSettings):
     )
     grain: Grain = Field(
         default="none", description="A patch's noise is brought up to that of a ring around the mask: none, match."
+    )
+    sharpen: Sharpen = Field(
+        default="none", description="A patch that is softer than a ring around the mask is sharpened: none, match."
     )
     names: str | None = Field(
         default=None,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import EXTENSIONS, Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import EXTENSIONS, Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, Sharpen
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
@@ -65,6 +65,7 @@ class JobOptions(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    sharpen: Sharpen = "none"
     names: str | None = Field(
         default=None, description="What images are called: `{folder}/{stem}.{ext}`, for example; None: `{id}.{ext}`."
     )
@@ -101,7 +102,7 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "names", "row_limit",
+            "strength", "blend", "match", "grain", "sharpen", "names", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -142,6 +143,7 @@ def job_options(
         "blend": settings.blend,
         "match": settings.match,
         "grain": settings.grain,
+        "sharpen": settings.sharpen,
         "names": settings.names,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
@@ -277,6 +279,7 @@ class PaintParameters(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    sharpen: Sharpen = "none"
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
     )
@@ -347,6 +350,7 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         blend=row.blend or ("feather" if row.mask_blur else job.blend),
         match=row.match or job.match,
         grain=row.grain or job.grain,
+        sharpen=row.sharpen or job.sharpen,
         loras=_loras(row, job),
     )
 

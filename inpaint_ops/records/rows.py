@@ -167,6 +167,12 @@ class Joining(Model):
     grain_added: Levels | None = Field(
         default=None, description="The standard deviation of the noise that was added, in 8-bit levels."
     )
+    sharpen: str = Field(default="none", exclude_if=lambda how: how == "none")
+    sharpened: Annotated[float, Field(ge=0, le=16)] | None = Field(
+        default=None,
+        exclude_if=lambda amount: amount is None,
+        description="How many times the patch's own fine detail was added.",
+    )
 
 
 Pixel = Annotated[int, Field(ge=0, le=2**31 - 1)]
