@@ -289,16 +289,22 @@ class PlannedRow(AcceptedRow):
     """A row as its shard's file holds it: what it is painted with is settled, once, when the run is planned."""
 
     parameters: PaintParameters
-    name: str | None = Field(
-        default=None, description="What its image is called below images/, without its ending; None: its id."
+    names: tuple[str, ...] = Field(
+        default=(), description="What its images are called below images/, without their endings; empty: by its id."
     )
 
-    @field_validator("name")
+    @field_validator("names")
     @classmethod
-    def _names_an_image(cls, value: str | None) -> str | None:
-        if value is not None and (why := why_no_name(value + EXTENSIONS["png"])):
-            raise ValueError(f"{value!r} is no name of an image: {why}")
+    def _name_images(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if why := why_no_name(name + EXTENSIONS["png"]):
+                raise ValueError(f"{name!r} is no name of an image: {why}")
         return value
+
+    @property
+    def name(self) -> str:
+        """What its image is called below images/, without its ending."""
+        return self.names[0] if self.names else self.id
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest anywhere would state it: what its author left to the job stays open."""
@@ -306,12 +312,12 @@ class PlannedRow(AcceptedRow):
 
     def _fields(self) -> dict[str, Any]:
         return self.model_dump(
-            mode="json", exclude={"row", "parameters", "name"}, exclude_defaults=True, exclude_none=True
+            mode="json", exclude={"row", "parameters", "names"}, exclude_defaults=True, exclude_none=True
         )
 
     def as_shard_line(self) -> dict[str, Any]:
         """The row as the shard's file holds it."""
-        named = {} if self.name is None else {"name": self.name}
+        named = {"names": self.names} if self.names else {}
         return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump(), **named}
 
 
@@ -331,9 +337,9 @@ def split_rows(
     return shards
 
 
-def planned(row: AcceptedRow, job: JobOptions, name: str | None = None) -> PlannedRow:
-    """The row with what it will be painted with, and what its image will be called; None: its id."""
-    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job), "name": name})
+def planned(row: AcceptedRow, job: JobOptions, names: tuple[str, ...] = ()) -> PlannedRow:
+    """The row with what it will be painted with, and what its images will be called; empty: by its id."""
+    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job), "names": names})
 
 
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:

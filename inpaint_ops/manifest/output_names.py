@@ -122,8 +122,15 @@ class OutputNames:
                 parts.append(part.format_map(values))
         return unicodedata.normalize("NFC", "/".join(parts))
 
-    def name(self, row: AcceptedRow, k: int = 0) -> str:
-        """The name of the row's image, or of its variant `k`, without its ending. Raises BadRowError."""
+    def names(self, row: AcceptedRow, variants: int = 1) -> tuple[str, ...]:
+        """The names of the row's images, one for each variant, without their endings. Raises BadRowError.
+
+        Where a row has several and the template no `{k}`, names end in `.0`, `.1` and so on.
+        """
+        return tuple(self.name(row, k, several=variants > 1) for k in range(variants))
+
+    def name(self, row: AcceptedRow, k: int = 0, *, several: bool = False) -> str:
+        """The name of the row's image, or of its variant `k` of several, without its ending. Raises BadRowError."""
         source, ending = parse(row.image), EXTENSIONS[row.format]
         below = self.folder.as_prefix().key
         is_below = self.folder.contains(source)
@@ -132,6 +139,8 @@ class OutputNames:
             id=row.id, stem=posixpath.splitext(source.name)[0], folder=posixpath.dirname(key), k=k, row=row.row,
             ext=ending.removeprefix("."),
         )  # fmt: skip
+        if several and "{k}" not in self.template:
+            name += f".{k}"
         if why := why_no_name(name + ending):
             is_of_source = "{stem}" in self.template or "{folder}" in self.template
             raise BadRowError(

@@ -11,7 +11,8 @@ import re
 from inpaint_ops.errors import StorageError
 from inpaint_ops.layout import REJECTED, RunLayout, retry_of
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest import AcceptedRow, why_no_name
+from inpaint_ops.manifest import why_no_name
+from inpaint_ops.planning import PlannedRow
 from inpaint_ops.records import Output, Record
 from inpaint_ops.storage import Storage
 
@@ -21,9 +22,7 @@ _ENDING = re.compile(r"(?:~[0-9]{1,4})?\.[a-z]{2,5}")
 _ENDING_OF_RETRY = re.compile(r"~[0-9]{1,4}(?=\.[a-z]{2,5}$)")
 
 
-def why_not(
-    record: Record, *, shard: str, number: int, row: AcceptedRow | None, layout: RunLayout | None
-) -> str | None:
+def why_not(record: Record, *, shard: str, number: int, row: PlannedRow | None, layout: RunLayout | None) -> str | None:
     """Why the record does not stand for its row, as far as the record itself shows; None if it does.
 
     `shard` and `number` are of its key, and `row` is the frozen row where that is known. With a `layout`, the image
@@ -62,12 +61,13 @@ def image_of(record: Record, layout: RunLayout) -> Location | None:
     return Location(stem.bucket, stem.key + ending) if _ENDING.fullmatch(ending) else None
 
 
-def _is_named(output: Output, row: AcceptedRow) -> bool:
+def _is_named(output: Output, row: PlannedRow) -> bool:
     """Whether the image has the name that its row was planned with; by its id, `image_of` has looked."""
-    planned = getattr(row, "name", None)
-    if planned is None or output.name is None:
-        return planned is output.name
-    return output.name.startswith(planned) and _ENDING.fullmatch(output.name[len(planned) :]) is not None
+    if not row.names or output.name is None:
+        return not row.names and output.name is None
+    return any(
+        output.name.startswith(name) and _ENDING.fullmatch(output.name[len(name) :]) is not None for name in row.names
+    )
 
 
 def check_image(storage: Storage, record: Record, layout: RunLayout) -> None:

@@ -48,12 +48,12 @@ def reject_rows_without_names(parsed: ParsedManifest, job: JobOptions, manifest:
 
 def named(row: AcceptedRow, job: JobOptions, names: OutputNames | None) -> PlannedRow:
     """The row as it is planned. Raises BadRowError, for a row that `reject_rows_without_names` has not seen."""
-    return planned(row, job, names.name(row) if names else None)
+    return planned(row, job, names.names(row) if names else ())
 
 
 def _rejected(row: AcceptedRow, job: JobOptions, names: OutputNames) -> RejectedRow | None:
     try:
-        names.name(row)
+        names.names(row)
     except BadRowError as error:
         message = f"row {row.row}: {error}"
         info = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=error.field)
@@ -69,7 +69,7 @@ class _Named:
     names: OutputNames
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return ((row.row, self.names.name(row) + EXTENSIONS[row.format]) for row in self.rows)
+        return ((row.row, name + EXTENSIONS[row.format]) for row in self.rows for name in self.names.names(row))
 
 
 class NamesOfRun:
@@ -77,12 +77,12 @@ class NamesOfRun:
 
     def __init__(self, names: OutputNames | None, rows: Iterable[PlannedRow]) -> None:
         self._names = names
-        self._by_row: dict[int, str] = {}
+        self._by_row: dict[int, tuple[str, ...]] = {}
         self._taken = TakenNames()
         for row in rows if names else ():
-            if row.name is not None:
-                self._by_row[row.row] = row.name
-                self._taken.claim(row.name + EXTENSIONS[row.format], row.row)
+            self._by_row[row.row] = row.names
+            for name in row.names:
+                self._taken.claim(name + EXTENSIONS[row.format], row.row)
 
     def plan(self, row: AcceptedRow, job: JobOptions) -> PlannedRow:
         """The row as it is planned; one that was planned before keeps its name.
@@ -91,11 +91,12 @@ class NamesOfRun:
         """
         if self._names is None:
             return planned(row, job)
-        name = self._by_row.get(row.row) or self._names.name(row)
-        whole = name + EXTENSIONS[row.format]
-        if (other := self._taken.claim(whole, row.row)) is not None:
-            raise BadRowError(
-                f"{whole!r} is the name of row {other}'s image ({self._names.template}): give the row another source",
-                "image",
-            )
-        return planned(row, job, name)
+        names = self._by_row.get(row.row) or self._names.names(row)
+        for whole in (name + EXTENSIONS[row.format] for name in names):
+            if (other := self._taken.claim(whole, row.row)) is not None:
+                raise BadRowError(
+                    f"{whole!r} is the name of row {other}'s image ({self._names.template}): give the row another "
+                    "source",
+                    "image",
+                )
+        return planned(row, job, names)

@@ -202,7 +202,7 @@ class Recorder:
         """
         started = time.monotonic()
         with receive(expected) as received, self._signed(received, row, event, expected) as (image, credentials):
-            location, is_stored = self._store_image(row.name or row.id, image)
+            location, is_stored = self._store_image(row.name, image)
             digest, size = image.sha256, image.bytes
             if not is_stored:
                 self.faults.add("image_adopted", location.name)
@@ -218,7 +218,7 @@ class Recorder:
         output = Output(
             uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format,
             c2pa=credentials.label if digest == image.sha256 else "",
-            name=None if row.name is None else location.key.removeprefix(self.layout.images.key),
+            name=None if not row.names else location.key.removeprefix(self.layout.images.key),
         )  # fmt: skip
         record = self._record(
             row,

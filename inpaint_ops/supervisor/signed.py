@@ -48,7 +48,7 @@ def signed(
         claim = Claim(
             tool="inpaint-ops",
             version=__version__,
-            title=f"{row.name or row.id}{image.extension}" if is_named else "image",
+            title=f"{row.name}{image.extension}" if is_named else "image",
             media_type=image.media_type,
             source_title=PurePosixPath(row.image).name if is_named else "source",
             source_media_type=f"image/{kind}",

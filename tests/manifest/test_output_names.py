@@ -180,3 +180,9 @@ def test_whatever_sources_are_called_names_are_plain_keys_that_no_two_rows_share
             assert not any(folded == other or folded.startswith(other + "/") for other in kept)
             assert not any(other.startswith(folded + "/") for other in kept)
             kept.add(folded)
+
+
+def test_several_images_of_a_row_have_a_name_each() -> None:
+    assert OutputNames("{stem}-{k}.{ext}", HERE).names(row(), 3) == ("sofa-0", "sofa-1", "sofa-2")
+    assert OutputNames("{stem}.{ext}", HERE).names(row(), 2) == ("sofa.0", "sofa.1")
+    assert OutputNames("{stem}.{ext}", HERE).names(row()) == ("sofa",)

@@ -70,7 +70,7 @@ def test_without_a_template_names_and_records_are_as_they_were(make: Callable[..
     assert images(bench) == {"sofa.png", "sofa-2.png"}
     body = json.loads(bench.workspace.storage.get(bench.layout.record("00000", 1)))
     assert "name" not in body["output"]
-    assert b'"name"' not in bench.workspace.storage.get(bench.layout.shard("00000"))
+    assert b'"names"' not in bench.workspace.storage.get(bench.layout.shard("00000"))
 
 
 def test_a_retry_keeps_the_name_and_lies_beside_what_is_there(make: Callable[..., Bench]) -> None:
@@ -85,7 +85,7 @@ def test_a_retry_keeps_the_name_and_lies_beside_what_is_there(make: Callable[...
     assert again.retry is not None, again.notes
     (shard,) = again.retry.shards
     rows = bench.workspace.shard_rows(bench.plan, shard.name)
-    assert [row.name for row in rows] == ["a/one", "b/two"]
+    assert [row.names for row in rows] == [("a/one",), ("b/two",)]
     run = ShardRun(
         bench.workspace.storage, bench.layout, shard.name, rows, bench.job, bench.settings,
         worker_command=bench.command(),
@@ -138,6 +138,17 @@ def test_a_record_that_names_another_rows_image_does_not_count(tmp_path: Path) -
         bench.workspace.storage.put(place, forged.model_dump_json().encode())
         summary = finish(bench.workspace, "run")
         assert (summary.counts.done, summary.verdict) == (1, "INVALID")
+
+
+def test_a_delivery_has_the_folders_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, ["ok", "ok"], sources=["a/one.png", "b/two.png"], names=KEPT)
+    bench.shard_run().run()
+    finish(bench.workspace, "run")
+    command = ["deliver", "run", "--out", str(tmp_path / "out"), "--to", str(tmp_path / "given"), "--no-contact-sheet"]
+    delivered = CliRunner().invoke(main, command)
+    assert delivered.exit_code == 0, delivered.output
+    found = {str(path.relative_to(tmp_path / "given")) for path in (tmp_path / "given").rglob("*.png")}
+    assert found == {"a/one.png", "b/two.png"}
 
 
 def test_the_command_says_it_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
