@@ -1,9 +1,11 @@
 """Makes the table and the picture of docs/parity.md: ten photos through this program, and through diffusers' own call.
 
-    .venv/bin/python -m docs.parity.make
+    .venv/bin/python -m docs.parity.make [PYTHON]
 
-Both paint with the demo's model, the same masks, seeds, steps and padding around the mask. Diffusers is called as its
-documentation shows: `load_image`, the pipeline with `padding_mask_crop`, `save`. This program is called by its command.
+All paint with the demo's model, the same masks, seeds and steps. Diffusers is called as its documentation shows:
+`load_image`, the pipeline with `padding_mask_crop`, `save`. This program is called by its command. PYTHON is an
+interpreter that has IOPaint (1.6.0; it asks for versions of its own of nearly everything): without it, what the page
+says of IOPaint is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER.with_suffix(".md")
 STEPS, PADDING, SEED = 2, 32, 7
 LARGE = 10**8
-OURS, THEIRS = "this program", "diffusers"
+OURS, THEIRS, OTHERS = "this program", "diffusers", "IOPaint"
 COLUMNS = (
     "outside: pixels changed", "by at most", "seam contrast", "size", "upright", "alpha", "bits", "ICC profile",
     "copyright in EXIF",
@@ -132,8 +134,25 @@ def by_diffusers(given: list[Case], folder: Path) -> dict[str, bytes]:
     return made
 
 
-def found(case: Case, data: bytes) -> dict[str, str]:
+def by_iopaint(given: list[Case], folder: Path, python: str) -> dict[str, bytes]:
+    """IOPaint's batch command: the image files of those that it reads."""
+    for name in ("in", "mask"):
+        (folder / name).mkdir()
+    for case in given:
+        (folder / "in" / case.name).write_bytes(case.image)
+        (folder / "mask" / f"{Path(case.name).stem}.png").write_bytes(case.mask)
+    wishes = {"prompt": "", "sd_steps": STEPS, "sd_seed": SEED, "sd_strength": 1.0, "sd_guidance_scale": 1.0}
+    (folder / "config.json").write_text(json.dumps(wishes))
+    script = FOLDER / "by_iopaint.py"
+    subprocess.run([python, script, demo_folder(), folder], check=True, capture_output=True, text=True)
+    made = {case.name: folder / "out" / f"{Path(case.name).stem}.png" for case in given}
+    return {name: path.read_bytes() for name, path in made.items() if path.exists()}
+
+
+def found(case: Case, data: bytes | None) -> dict[str, str]:
     """What became of a photo, by `COLUMNS`."""
+    if data is None:
+        return dict.fromkeys(COLUMNS, "") | {COLUMNS[0]: "not read"}
     source, result = case.source, images.decode_source(data, max_pixels=LARGE, metadata="keep")
     row = dict.fromkeys(COLUMNS, "") | {
         "size": f"{result.width}x{result.height}" if result.size != source.size else "kept",
@@ -177,7 +196,7 @@ def table(given: list[Case], made: dict[str, dict[str, bytes]]) -> Iterator[str]
     yield "|---|---|" + "---|" * len(COLUMNS)
     for case in given:
         for way, files in made.items():
-            row = found(case, files[case.name])
+            row = found(case, files.get(case.name))
             yield f"| {case.name} | {way} | " + " | ".join(row[name] for name in COLUMNS) + " |"
 
 
@@ -194,10 +213,14 @@ def picture(given: list[Case], made: dict[str, dict[str, bytes]]) -> Image.Image
         outline = case.source.rgb.copy()
         edges = cv2.findContours(cv2.inRange(case.weights, 1, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(outline, edges, -1, (255, 0, 0), max(1, side // 100))
-        pictures = [case.source.rgb, outline] + [
-            images.decode_source(files[case.name], max_pixels=LARGE).rgb for files in made.values()
-        ]
+        pictures = [case.source.rgb, outline]
+        for files in made.values():
+            data = files.get(case.name)
+            pictures.append(images.decode_source(data, max_pixels=LARGE).rgb if data else np.full_like(outline, 255))
         for number, (name, pixels) in enumerate(zip(shown, pictures, strict=True)):
+            if pixels.shape != outline.shape:  # turned, or of another size: the whole of it
+                out.paste(Image.fromarray(pixels).resize((size, size)), (left + number * size, top))
+                continue
             part = Image.fromarray(np.ascontiguousarray(pixels[y0 : y0 + side, x0 : x0 + side]))
             out.paste(part.resize((size, size), Image.Resampling.LANCZOS), (left + number * size, top))
             if at < 2:
@@ -205,16 +228,22 @@ def picture(given: list[Case], made: dict[str, dict[str, bytes]]) -> Image.Image
     return out
 
 
-def make() -> tuple[list[Case], dict[str, dict[str, bytes]]]:
-    """The photos, and each one's image file by each way."""
+def make(iopaint: str | None = None) -> tuple[list[Case], dict[str, dict[str, bytes]]]:
+    """The photos, and each one's image file by each way; `iopaint` is an interpreter that has IOPaint."""
     given = list(cases())
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        return given, {OURS: by_this_program(given, Path(one)), THEIRS: by_diffusers(given, Path(other))}
+    with tempfile.TemporaryDirectory() as folder:
+        one, two, three = (Path(folder, name) for name in "abc")
+        for path in (one, two, three):
+            path.mkdir()
+        made = {OURS: by_this_program(given, one), THEIRS: by_diffusers(given, two)}
+        if iopaint is not None:
+            made[OTHERS] = by_iopaint(given, three, iopaint)
+        return given, made
 
 
 def main() -> None:
     """Write the picture, and the table into the page between its two marks."""
-    given, made = make()
+    given, made = make(*sys.argv[1:2])
     lines = "\n".join(table(given, made))
     print(lines)
     picture(given, made).save(FOLDER / "parity.jpg", quality=88)

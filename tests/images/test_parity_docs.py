@@ -29,9 +29,10 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_table_of_the_page_is_what_the_script_finds(made: tuple[list[Any], dict[str, dict[str, bytes]]]) -> None:
-    """Seam contrasts depend on how a processor rounds, and are not compared."""
+    """Seam contrasts depend on how a processor rounds, and are not compared; what IOPaint does is not tried here."""
     page = parity.PAGE.read_text().split("<!-- made by docs/parity/make.py -->\n")[1].split("<!-- until here -->")[0]
-    shown, found = page.splitlines(), list(parity.table(*made))
+    shown = [line for line in page.splitlines() if f"| {parity.OTHERS} |" not in line]
+    found = list(parity.table(*made))
     seam = cells(found[0]).index("seam contrast")
     assert len(shown) == len(found) == 2 + 2 * 10
     for one, other in zip(shown, found, strict=True):
