@@ -279,7 +279,7 @@ class PaintParameters(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
-    sharpen: Sharpen = "none"
+    sharpen: Sharpen = Field(default="none", exclude_if=lambda sharpen: sharpen == "none")
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
     )

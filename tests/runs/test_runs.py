@@ -168,7 +168,7 @@ def test_a_shard_says_what_its_rows_are_painted_with(workspace: Workspace) -> No
     lines = [json.loads(line) for line in objects(workspace)["shards/00000.jsonl"].splitlines()]
     assert lines[0]["parameters"] == {
         "seed": 7, "steps": 50, "guidance_scale": 3.0, "strength": 0.9999,
-        "blend": "hard", "match": "none", "grain": "none", "sharpen": "none",
+        "blend": "hard", "match": "none", "grain": "none",
     }  # fmt: skip
     assert (lines[1]["parameters"]["steps"], lines[1]["parameters"]["strength"]) == (9, 0.5)
     frozen = workspace.shard_rows(plan.model_copy(update={"job": JobOptions(model="other")}), "00000")
