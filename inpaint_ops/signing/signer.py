@@ -30,7 +30,7 @@ _URL = re.compile(r"https?://[^\s@?#]+")
 
 
 class Claim(Model):
-    """What is said of one image. `box` is x0, y0, x1, y1 of what was painted, in pixels; `share` of all pixels."""
+    """What a manifest states of one image. `box` is x0, y0, x1, y1 of what was painted, in pixels; `share` of all pixels."""
 
     tool: str
     version: str
@@ -68,7 +68,7 @@ class Reply(Model):
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What was written: the manifest's label, whether an authority stamped its time, and what could not be said."""
+    """What was written: the manifest's label, whether an authority stamped its time, and what could not be stated."""
 
     label: str
     timestamped: bool

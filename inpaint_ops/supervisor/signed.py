@@ -29,7 +29,7 @@ _CHUNK = 2**20
 def signed(
     image: Received, row: PlannedRow, area: MaskArea | None, expected: Expected, signing: Signing, how: Provenance
 ) -> Iterator[tuple[Received, Signed]]:
-    """The image, signed, for as long as the block lasts, and what was said of it.
+    """The image, signed, for as long as the block lasts, and what its manifest is called.
 
     With `how` other than `full` the manifest names no file. Raises SigningError, SigningUnavailableError,
     ScratchFullError.

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_inspect_prints_the_manifest_and_its_state(made: Signing, tmp_path: Path
 
 
 def test_the_process_ends_where_it_has_no_parent_to_answer() -> None:
-    command = ["python", "-m", "inpaint_ops.signing.process", str(os.getpid() + 1)]
+    command = [sys.executable, "-m", "inpaint_ops.signing.process", str(os.getpid() + 1)]
     ended = subprocess.run(command, input=b"", capture_output=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, b"")
 
