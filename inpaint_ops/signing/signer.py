@@ -30,7 +30,10 @@ _URL = re.compile(r"https?://[^\s@?#]+")
 
 
 class Claim(Model):
-    """What a manifest states of one image. `box` is x0, y0, x1, y1 of what was painted, in pixels; `share` of all pixels."""
+    """What a manifest states of one image.
+
+    `box` is x0, y0, x1, y1 of what was painted, in pixels, and `share` how much of all pixels that is.
+    """
 
     tool: str
     version: str
