@@ -30,6 +30,7 @@ WAYS = {
     "auto": images.JoinOptions(blend="auto"),
     "match mean": images.JoinOptions(match="mean"),
     "match histogram": images.JoinOptions(match="histogram"),
+    "sharpen match": images.JoinOptions(sharpen="match"),
     "grain match": images.JoinOptions(grain="match"),
 }
 

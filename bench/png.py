@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage
 from PIL import Image
 
+from demo.photos import photo
 from inpaint_ops.images import png
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg", "ihc.png")
@@ -23,10 +22,10 @@ MEGAPIXELS = 12
 
 
 def photos() -> Iterator[np.ndarray]:
-    """(H, W, 3) uint8 each. The files are read: `skimage.data` needs scipy, which is not installed."""
+    """(H, W, 3) uint8 each."""
     for name in PHOTOS:
-        with Image.open(Path(skimage.__file__).parent / "data" / name) as photo:
-            yield np.asarray(photo.convert("RGB"))
+        with photo(name) as picture:
+            yield np.asarray(picture.convert("RGB"))
 
 
 def _pillow(level: int) -> Callable[[np.ndarray], bytes]:

@@ -109,7 +109,7 @@ def pictures(workspace: Workspace, size: tuple[int, int], rounds: int) -> None:
         )
         named = []
         for longest, data in small:
-            place = layout.thumbnail(image.name, longest)
+            place = layout.thumbnail(image, longest)
             put(place, data)
             named.append(Thumbnail(size=longest, uri=place.uri, sha256=sha256(data).hexdigest(), bytes=len(data)))
         rows["without"].append(record.model_copy(update={"output": output}))

@@ -175,6 +175,20 @@ PARAMS = {
         title="Grain",
         description="match: bring patches' noise up to the ring's. Empty: as the settings say (none).",
     ),
+    "sharpen": Param(
+        default=None,
+        enum=[None, "none", "match"],
+        values_display={"null": "as the settings say"},
+        title="Sharpness",
+        description="match: sharpen patches to the ring's detail. Empty: as the settings say (none).",
+    ),
+    "names": Param(
+        default=None,
+        type=["null", "string"],
+        title="Names of images",
+        description="A template such as {folder}/{stem}.{ext}; also {id}, {row}, {k}. Empty: as the settings say "
+        "({id}.{ext}).",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw
 _DATA = Path(skimage.__file__).parent / "data"
 
 
-def _photo(name: str) -> Image.Image:
+def photo(name: str) -> Image.Image:
+    """One of the photos by its file's name. The files are read: `skimage.data` needs scipy, which is not installed."""
     return Image.open(_DATA / name)
 
 
@@ -46,23 +47,23 @@ def _mask(size: tuple[int, int], shape: str, box: tuple[float, float, float, flo
 
 
 def _rgba() -> Image.Image:
-    photo = _photo("chelsea.png").convert("RGBA")
-    alpha = Image.new("L", photo.size, 255)
-    ImageDraw.Draw(alpha).rectangle((0, 0, photo.width, photo.height // 8), fill=64)
-    photo.putalpha(alpha)
-    return photo
+    cat = photo("chelsea.png").convert("RGBA")
+    alpha = Image.new("L", cat.size, 255)
+    ImageDraw.Draw(alpha).rectangle((0, 0, cat.width, cat.height // 8), fill=64)
+    cat.putalpha(alpha)
+    return cat
 
 
 def _sixteen_bit() -> Image.Image:
-    return Image.fromarray(np.asarray(_photo("brick.png").convert("L")).astype(np.uint16) * 257)
+    return Image.fromarray(np.asarray(photo("brick.png").convert("L")).astype(np.uint16) * 257)
 
 
 def _rotated() -> bytes:
     """A portrait shot as a camera stores it: the pixels lie on their side, marked by EXIF orientation 6."""
-    photo = _photo("rocket.jpg").convert("RGB").crop((100, 0, 400, 427))
+    upright = photo("rocket.jpg").convert("RGB").crop((100, 0, 400, 427))
     exif = Image.Exif()
     exif[0x0112] = 6
-    return _bytes(photo.rotate(90, expand=True), "JPEG", exif=exif)
+    return _bytes(upright.rotate(90, expand=True), "JPEG", exif=exif)
 
 
 def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7, **defaults: Any) -> bytes:
@@ -72,8 +73,8 @@ def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7, **defaults:
     that work (landscape, portrait, EXIF-rotated, RGBA, grayscale, 16-bit), one that must be rejected (an unknown
     field), and one whose image is missing. `defaults` are fields of those that work and name no quality.
     """
-    astronaut, coffee = _photo("astronaut.png"), _photo("coffee.png")
-    hubble, camera, grass = _photo("hubble_deep_field.jpg"), _photo("camera.png"), _photo("grass.png")
+    astronaut, coffee = photo("astronaut.png"), photo("coffee.png")
+    hubble, camera, grass = photo("hubble_deep_field.jpg"), photo("camera.png"), photo("grass.png")
     portrait = astronaut.crop((80, 0, 400, 512))
     cat = _rgba()
     photos: list[tuple[str, bytes, tuple[int, int], tuple[Any, ...], dict[str, Any]]] = [
@@ -106,3 +107,12 @@ def make_demo(put: Callable[[str, bytes], object], *, seed: int = 7, **defaults:
     rows.append({"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "promt": "a typo that must be rejected"})
     rows.append({"image": "photos/nowhere.png", "mask": "masks/coffee.png", "prompt": "an image that is missing"})
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def working_rows() -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
+    """The demo's eight rows that work: each with the bytes of its image and of its mask."""
+    files: dict[str, bytes] = {}
+    for line in make_demo(files.__setitem__).splitlines():
+        row = json.loads(line)
+        if row["image"] in files and "prompt" in row:
+            yield row, files[row["image"]], files[row["mask"]]

@@ -27,6 +27,9 @@ DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
 """What a finished image may be written as."""
 
+EXTENSIONS: dict[ImageFormat, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+"""How the names of finished images end."""
+
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
 
@@ -59,6 +62,9 @@ Match = Literal["none", "mean", "histogram"]
 
 Grain = Literal["none", "match"]
 """Whether the noise of a patch is brought up to that of its surroundings."""
+
+Sharpen = Literal["none", "match"]
+"""Whether a patch is sharpened to the detail of its surroundings."""
 
 
 class Settings(BaseSettings):
@@ -123,6 +129,13 @@ class Settings(BaseSettings):
     grain: Grain = Field(
         default="none", description="A patch's noise is brought up to that of a ring around the mask: none, match."
     )
+    sharpen: Sharpen = Field(
+        default="none", description="A patch that is softer than a ring around the mask is sharpened: none, match."
+    )
+    names: str | None = Field(
+        default=None,
+        description="What images are called, such as `{folder}/{stem}.{ext}`; empty: `{id}.{ext}`.",
+    )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 
     shard_rows: int | None = Field(
@@ -160,6 +173,14 @@ class Settings(BaseSettings):
     provenance: Provenance = Field(
         default="full",
         description="What images say of their making: full; mark: no prompt, seed or steps; off: nothing.",
+    )
+    c2pa_certificate: Path | None = Field(
+        default=None,
+        description="A PEM file: the certificate that images are signed with (C2PA), then those of its issuers.",
+    )
+    c2pa_key: Path | None = Field(default=None, description="A PEM file: that certificate's private key, unencrypted.")
+    c2pa_timestamps: str = Field(
+        default="", description="The URL of a timestamp authority (RFC 3161) that stamps signatures; empty: none."
     )
     metadata: Literal["safe", "keep", "strip"] = Field(
         default="safe",
@@ -267,7 +288,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"this is not JSON: {error}") from None
         return parse_fields(part for part in value.split(",") if part.strip())
 
-    @field_validator("batch_size", "shard_rows", "use_xformers", "model_revision", "vae", "tokenizer", mode="before")
+    @field_validator(
+        "batch_size",
+        "shard_rows",
+        "use_xformers",
+        "model_revision",
+        "vae",
+        "tokenizer",
+        "names",
+        "c2pa_certificate",
+        "c2pa_key",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

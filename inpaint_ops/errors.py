@@ -9,6 +9,7 @@ retried. A *transient* one may pass (marked ~): it is retried, first here, then 
       ModelError  PromptError  NonFiniteImageError
       StorageError -> ForbiddenLocationError  ObjectNotFoundError  ObjectExistsError  ObjectChangedError
                       AccessDeniedError  ObjectTooLargeError  ~StorageUnavailableError -> ~CredentialsExpiredError
+      SigningError -> ~SigningUnavailableError
       ~ScratchFullError
       ~DeviceError -> ~DeviceBusyError  ~DeviceLostError  DeviceOutOfMemoryError
       ~WorkerError -> ~WorkerDiedError  ~WorkerStalledError  ~DrainedError  ~ShardTimeoutError  ~ShardIncompleteError
@@ -196,6 +197,19 @@ class StorageUnavailableError(StorageError):
 
 class CredentialsExpiredError(StorageUnavailableError):
     """The session's token has expired: new credentials may be there already, for a client that is made anew."""
+
+
+class SigningError(InpaintOpsError):
+    """An image could not be given its Content Credentials."""
+
+    cure = "Read the message: it names what cannot be signed; then run failed.jsonl."
+
+
+class SigningUnavailableError(SigningError):
+    """A signature could not be had now: the timestamp authority did not answer."""
+
+    permanent = False
+    cure = "Look at the timestamp authority (INPAINT_C2PA_TIMESTAMPS), or leave it out; then run failed.jsonl."
 
 
 class ScratchFullError(InpaintOpsError):

@@ -170,22 +170,28 @@ class RunLayout:
         """The plan of one retry, from 1; put if absent. It lies beside the shards: whoever paints may read it."""
         return self._at(f"shards/retry-{number:04d}.json")
 
-    def image(self, row_id: str, extension: str, retry: int = 0) -> Location:
-        """A finished image; `extension` has its dot. Ids are checked when a manifest is read: they hold no slash.
+    def image(self, name: str, extension: str, retry: int = 0) -> Location:
+        """A finished image; `extension` has its dot. `name` is its row's id, or what the job's template made of it.
 
-        With `retry`, the name that an image of that retry has where an earlier attempt's has the plain one: no id holds
-        a `~`.
+        Both are checked when a run is planned: no part of the key is `..`, and an id holds no slash.
+        With `retry`, the name that an image of that retry has where an earlier attempt's has the plain one: no name
+        ends with `~` and digits.
         """
-        return self._at(f"images/{row_id}{f'~{retry}' if retry else ''}{extension}")
+        return self._at(f"images/{name}{f'~{retry}' if retry else ''}{extension}")
 
     @property
     def images(self) -> Location:
         """The prefix of the finished images."""
         return self._at("images/")
 
-    def thumbnail(self, image: str, size: int) -> Location:
-        """A small picture of a finished image; `image` is the name of the image's object, its ending included."""
-        return self._at(f"thumbnails/{image}.{size}.webp")
+    def thumbnail(self, image: Location, size: int) -> Location:
+        """A small picture of a finished image, which has the image's whole name below `images/` before its own ending.
+
+        Raises ValueError for what does not lie there.
+        """
+        if not _is_below(image, self.images):
+            raise ValueError(f"{image} is no image of this run")
+        return self._at(f"thumbnails/{image.key[len(self.images.key) :]}.{size}.webp")
 
     @property
     def records(self) -> Location:

@@ -13,11 +13,22 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import EXTENSIONS, Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, Sharpen
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
+from inpaint_ops.manifest import (
+    MAX_SEED,
+    STEPS,
+    AcceptedRow,
+    JobTexts,
+    ParsedManifest,
+    Quality,
+    RejectedRow,
+    check_template,
+    fields_of,
+    why_no_name,
+)
 from inpaint_ops.manifest.rows import constructed
 from inpaint_ops.records import Count, ErrorInfo, Forecast, Loras, Model, Moment, check_names, parse_row_lora
 
@@ -54,6 +65,10 @@ class JobOptions(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    sharpen: Sharpen = "none"
+    names: str | None = Field(
+        default=None, description="What images are called: `{folder}/{stem}.{ext}`, for example; None: `{id}.{ext}`."
+    )
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
@@ -66,6 +81,11 @@ class JobOptions(Model):
         if value is not None:
             fields_of(value)
         return value
+
+    @field_validator("names")
+    @classmethod
+    def _makes_names(cls, value: str | None) -> str | None:
+        return None if value is None else check_template(value)
 
     @field_validator("loras")
     @classmethod
@@ -82,7 +102,7 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "row_limit",
+            "strength", "blend", "match", "grain", "sharpen", "names", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -123,6 +143,8 @@ def job_options(
         "blend": settings.blend,
         "match": settings.match,
         "grain": settings.grain,
+        "sharpen": settings.sharpen,
+        "names": settings.names,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -257,6 +279,7 @@ class PaintParameters(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    sharpen: Sharpen = Field(default="none", exclude_if=lambda sharpen: sharpen == "none")
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
     )
@@ -266,17 +289,36 @@ class PlannedRow(AcceptedRow):
     """A row as its shard's file holds it: what it is painted with is settled, once, when the run is planned."""
 
     parameters: PaintParameters
+    names: tuple[str, ...] = Field(
+        default=(), description="What its images are called below images/, without their endings; empty: by its id."
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _name_images(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if why := why_no_name(name + EXTENSIONS["png"]):
+                raise ValueError(f"{name!r} is no name of an image: {why}")
+        return value
+
+    @property
+    def name(self) -> str:
+        """What its image is called below images/, without its ending."""
+        return self.names[0] if self.names else self.id
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest anywhere would state it: what its author left to the job stays open."""
         return self._fields() | {name: parse(getattr(self, name)).full_uri for name in ("image", "mask")}
 
     def _fields(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"row", "parameters"}, exclude_defaults=True, exclude_none=True)
+        return self.model_dump(
+            mode="json", exclude={"row", "parameters", "names"}, exclude_defaults=True, exclude_none=True
+        )
 
     def as_shard_line(self) -> dict[str, Any]:
         """The row as the shard's file holds it."""
-        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump()}
+        named = {"names": self.names} if self.names else {}
+        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump(), **named}
 
 
 def split_rows(
@@ -295,9 +337,9 @@ def split_rows(
     return shards
 
 
-def planned(row: AcceptedRow, job: JobOptions) -> PlannedRow:
-    """The row with what it will be painted with."""
-    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job)})
+def planned(row: AcceptedRow, job: JobOptions, names: tuple[str, ...] = ()) -> PlannedRow:
+    """The row with what it will be painted with, and what its images will be called; empty: by its id."""
+    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job), "names": names})
 
 
 def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
@@ -314,6 +356,7 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         blend=row.blend or ("feather" if row.mask_blur else job.blend),
         match=row.match or job.match,
         grain=row.grain or job.grain,
+        sharpen=row.sharpen or job.sharpen,
         loras=_loras(row, job),
     )
 

@@ -22,6 +22,7 @@ from inpaint_ops.config import (
     PromptSyntax,
     Provenance,
     Scheduler,
+    Sharpen,
 )
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
@@ -125,6 +126,7 @@ class Item(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    sharpen: Sharpen = "none"
     format: ImageFormat = "png"
 
 

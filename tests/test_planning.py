@@ -58,16 +58,16 @@ def test_a_row_wins_over_the_job_and_steps_over_quality() -> None:
 
 
 def test_the_edge_is_the_rows_then_its_feather_then_the_jobs() -> None:
-    job = JobOptions(model="m", blend="poisson", match="mean", grain="match")
+    job = JobOptions(model="m", blend="poisson", match="mean", grain="match", sharpen="match")
     settled = parameters(row(), job)
-    assert (settled.blend, settled.match, settled.grain) == ("poisson", "mean", "match")
-    settled = parameters(row(blend="hard", match="none", grain="none"), job)
-    assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none")
+    assert (settled.blend, settled.match, settled.grain, settled.sharpen) == ("poisson", "mean", "match", "match")
+    settled = parameters(row(blend="hard", match="none", grain="none", sharpen="none"), job)
+    assert (settled.blend, settled.match, settled.grain, settled.sharpen) == ("hard", "none", "none", "none")
     assert parameters(row(mask_blur=2.0), job).blend == "feather", "a row's own field wins over the job's"
     assert parameters(row(mask_blur=2.0, blend="auto"), job).blend == "auto"
     settled = parameters(row(), JobOptions(model="m"))
     assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none"), "as it was before"
-    assert {"blend", "match", "grain"} <= set(job.identity())
+    assert {"blend", "match", "grain", "sharpen", "names"} <= set(job.identity())
 
 
 def test_a_row_without_a_seed_gets_the_same_one_every_time() -> None:

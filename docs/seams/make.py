@@ -1,13 +1,12 @@
 """Makes the tables and pictures of docs/seams.md: the demo's photos, painted by the demo's model, joined in each way.
 
-    .venv/bin/python docs/seams/make.py
+    .venv/bin/python -m docs.seams.make
 
 The photos are scikit-image's. What was painted is the same in each row; only how it is joined differs.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.photos import make_demo
+from demo.photos import working_rows
 from inpaint_ops import images
 from inpaint_ops.model.own_models import demo_folder
 
@@ -32,8 +31,10 @@ WAYS = {
     "match mean": images.JoinOptions(match="mean"),
     "match histogram": images.JoinOptions(match="histogram"),
     "grain": images.JoinOptions(grain="match", seed=7),
+    "sharpen": images.JoinOptions(sharpen="match"),
     "poisson, grain": images.JoinOptions(blend="poisson", grain="match", seed=7),
     "auto, match mean, grain": images.JoinOptions(blend="auto", match="mean", grain="match", seed=7),
+    "poisson, sharpen, grain": images.JoinOptions(blend="poisson", sharpen="match", grain="match", seed=7),
 }
 SHOWN = ("hard", "feather", "poisson", "match mean", "poisson, grain")
 PICTURES = ("coffee", "rocket", "camera")
@@ -72,15 +73,9 @@ def paint_demo() -> Iterator[Painted]:
         str(demo_folder()), variant="fp16", torch_dtype=torch.float32, local_files_only=True
     )
     pipe.set_progress_bar_config(disable=True)
-    files: dict[str, bytes] = {}
-    for line in make_demo(files.__setitem__).splitlines():
-        row = json.loads(line)
-        if row["image"] not in files or "promt" in row:
-            continue
-        source = images.decode_source(files[row["image"]], max_pixels=10**8)
-        mask = images.decode_mask(
-            files[row["mask"]], size=source.size, max_pixels=10**8, dilate=row.get("mask_dilate", 0)
-        )
+    for row, image, drawn in working_rows():
+        source = images.decode_source(image, max_pixels=10**8)
+        mask = images.decode_mask(drawn, size=source.size, max_pixels=10**8, dilate=row.get("mask_dilate", 0))
         placement = images.place(source.size, mask, native=NATIVE, crop=row.get("crop", "none"))
         rgb, working = images.to_working(source, mask, placement)
         width, height = placement.working

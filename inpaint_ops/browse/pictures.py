@@ -194,7 +194,7 @@ class Pictures:
         image, longest = image_of(record, layout), max(record.output.width, record.output.height)
         for one in sorted(record.thumbnails, key=lambda one: one.size):
             if one.size in THUMBNAIL_BYTES and (one.size == size or longest <= one.size <= size):
-                place = layout.thumbnail(image.name, one.size) if image is not None else None
+                place = layout.thumbnail(image, one.size) if image is not None else None
                 return (place, one) if place is not None and place.uri == one.uri else None
         return None
 

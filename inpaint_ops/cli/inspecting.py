@@ -12,6 +12,7 @@ from inpaint_ops.cli.options import as_command, json_option
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import load_settings
 from inpaint_ops.errors import one_line
+from inpaint_ops.signing import read_credentials
 
 _CHANNELS = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGBA"}
 
@@ -25,7 +26,10 @@ def inspect(image: Path, as_json: bool) -> None:
 
     Exit code 1 if it cannot be read.
     """
-    found = look(image.read_bytes(), load_settings().max_pixels)
+    data = image.read_bytes()
+    found = look(data, load_settings().max_pixels)
+    credentials = read_credentials(data, f"image/{found['format']}")
+    found["c2pa"] = credentials or "no Content Credentials"
     if as_json:
         say_json(found)
         return

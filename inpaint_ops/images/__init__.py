@@ -13,7 +13,6 @@ network I/O, no torch. What cannot be used is an ImageError or a MaskError, of o
 
 from inpaint_ops.images.compositing import Alpha, composite
 from inpaint_ops.images.encoding import (
-    EXTENSIONS,
     LOSSLESS,
     MEDIA_TYPES,
     Format,
@@ -27,7 +26,7 @@ from inpaint_ops.images.joining import Joined, JoinOptions, join
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.measures import measure
-from inpaint_ops.images.outcome import alpha_conversions, check_changed, visible_change
+from inpaint_ops.images.outcome import alpha_conversions, check_changed, mask_area, visible_change
 from inpaint_ops.images.placing import Crop, Placement, place, to_working, working_size, working_sizes
 from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
@@ -63,6 +62,7 @@ __all__ = [
     "fits_the_canvas",
     "join",
     "marked",
+    "mask_area",
     "measure",
     "output_conversions",
     "place",

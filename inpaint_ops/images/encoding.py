@@ -21,7 +21,6 @@ from inpaint_ops.images.reading import Source, read_pixels, to_8_bit, to_rgb
 Format = ImageFormat
 """What we write. png, webp (in its lossless mode) and tiff are lossless."""
 
-EXTENSIONS: Final[dict[Format, str]] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "png": "image/png",
     "webp": "image/webp",

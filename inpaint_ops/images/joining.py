@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from inpaint_ops.config import Blend, Grain, Match
+from inpaint_ops.config import Blend, Grain, Match, Sharpen
 from inpaint_ops.images.compositing import Alpha, enlarged_patch, lay, patch_box
 from inpaint_ops.images.grain import MOST_GRAIN, missing_grain, with_grain
 from inpaint_ops.images.masks import feathered, mask_bounds
@@ -16,6 +16,7 @@ from inpaint_ops.images.measures import RING, seam_contrast
 from inpaint_ops.images.membrane import membrane
 from inpaint_ops.images.placing import Box, Placement
 from inpaint_ops.images.reading import Source
+from inpaint_ops.images.sharpening import MOST_AMOUNT, sharpening
 from inpaint_ops.records import Joining
 
 UNSEEN = 1.25
@@ -36,6 +37,7 @@ class JoinOptions:
         grain: `match` adds noise to the patch where it has less than the ring.
         seed: of the grain.
         alpha: see `composite`.
+        sharpen: `match` sharpens the patch where its gradients are smaller than the ring's.
     """
 
     blend: Blend = "hard"
@@ -44,6 +46,7 @@ class JoinOptions:
     grain: Grain = "none"
     seed: int = 0
     alpha: Alpha = "fill"
+    sharpen: Sharpen = "none"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +96,8 @@ class _Window:
 def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.ndarray, options: JoinOptions) -> Joined:
     """Put what was painted into the source: `composite`, with what `options` asks for.
 
-    The order is: match, blend, grain. The same arguments give the same pixels. Raises ValueError as `composite`.
+    The order is: match, sharpen, blend, grain. The same arguments give the same pixels. Raises ValueError as
+    `composite`.
     """
     patch_box(source, mask, placement, painted)  # checks that they belong together
     pixels, whole = source.pixels.copy(), mask
@@ -101,7 +105,7 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
         return Joined(pixels, mask, Joining())
     place, window = _window(source, mask, placement, painted)
     at = slice(place[1], place[3]), slice(place[0], place[2])
-    how, notes = Joining(match=options.match, grain=options.grain), []
+    how, notes = Joining(match=options.match, grain=options.grain, sharpen=options.sharpen), []
 
     if options.match != "none":
         found = shifts(options.match, window.colours[window.ring > 0], window.patch[window.band > 0])
@@ -112,6 +116,18 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
             how = how.model_copy(update={"shift": found.mean})
             if found.is_limited:
                 notes.append(f"match {options.match} was limited to {MOST_SHIFT:g} levels of 255")
+
+    if options.sharpen == "match":
+        enlargement = placement.box_size[0] / placement.inner_size[0]
+        inside = cv2.inRange(window.weights, 1, 255)
+        needed = sharpening(window.colours, window.patch, window.ring, inside, enlargement)
+        if needed is None:
+            notes.append("sharpen match was left out: the mask or its ring has too few pixels to measure detail")
+        else:
+            window = replace(window, patch=needed.apply(window.patch))
+            how = how.model_copy(update={"sharpened": needed.amount})
+            if needed.is_limited:
+                notes.append(f"sharpen match was limited to {MOST_AMOUNT:g} times the patch's own fine detail")
 
     blend, sigma = options.blend, options.feather
     seams: dict[str, float] = {}

@@ -41,6 +41,15 @@ def visible_change(before: np.ndarray, after: np.ndarray, weights: np.ndarray) -
     return (largest if count < _FEW else total / count) / level
 
 
+def mask_area(weights: np.ndarray) -> tuple[tuple[int, int, int, int], float]:
+    """The bounding box (x0, y0, x1, y1) of the pixels that a mask weighs, and their share of all, above 0.
+
+    Args:
+        weights: (H, W) uint8 of the mask, not all 0.
+    """
+    return mask_bounds(weights), cv2.countNonZero(weights) / weights.size
+
+
 def check_changed(change: float, threshold: float) -> None:
     """Raise UnchangedError where a row's `visible_change` is below the threshold, in levels; 0 lets everything pass."""
     if change < threshold:

@@ -14,6 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,9 +32,17 @@ def environment() -> dict[str, str]:
 
 
 def start(
-    module: str, *arguments: str, stdin: IO[bytes] | int, stdout: IO[bytes] | int, stderr: IO[bytes] | int
+    module: str,
+    *arguments: str,
+    stdin: IO[bytes] | int,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m MODULE ARGUMENTS` in a session of its own, so that it can be ended with all its children."""
+    """Start `python -m MODULE ARGUMENTS` in a session of its own, so that it can be ended with all its children.
+
+    It has no open file but its standard three and `pass_fds`.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=stdin,
@@ -41,6 +50,7 @@ def start(
         stderr=stderr,
         env=environment(),
         close_fds=True,
+        pass_fds=pass_fds,
         start_new_session=True,
     )
 

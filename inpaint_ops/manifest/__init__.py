@@ -9,6 +9,14 @@ from inpaint_ops.manifest.formats import (
     ManifestLimits,
     manifest_ending,
 )
+from inpaint_ops.manifest.output_names import (
+    OutputNames,
+    TakenNames,
+    check_apart,
+    check_template,
+    folder_of,
+    why_no_name,
+)
 from inpaint_ops.manifest.reading import (
     read_manifest,
     read_parts,
@@ -34,15 +42,21 @@ __all__ = [
     "AcceptedRow",
     "JobTexts",
     "ManifestLimits",
+    "OutputNames",
     "ParsedManifest",
     "Quality",
     "RejectedRow",
     "Row",
+    "TakenNames",
+    "check_apart",
+    "check_template",
     "fields_of",
+    "folder_of",
     "is_valid_id",
     "manifest_ending",
     "read_manifest",
     "read_parts",
     "to_jsonl",
+    "why_no_name",
     "write_jsonl",
 ]

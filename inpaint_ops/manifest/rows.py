@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json, to_jsonable_python
 
-from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match
+from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match, Sharpen
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import ErrorInfo, read_row_loras
 
@@ -32,7 +32,8 @@ TEXTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 MAX_SEED = 2**63 - 1
 _ID = re.compile(r"\w[\w.+@=() -]{0,119}")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|(com|lpt)[\d¹²³])( *\..*)?")
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|(com|lpt)[\d¹²³])( *\..*)?")
+"""Names of devices on Windows, with any ending."""
 _ID_BYTES = 200
 MAX_EXTRA_DEPTH = 32
 """Objects and lists inside each other in `extra`, at most: pydantic writes no more than 255, and JSON readers vary."""
@@ -69,6 +70,7 @@ class Row(BaseModel):
     blend: Blend | None = Field(default=None, description="How the patch meets the source.")
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
+    sharpen: Sharpen | None = Field(default=None, description="Whether it is sharpened to the ring's detail.")
     format: ImageFormat = "png"
     loras: list[str] | None = Field(
         default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."
@@ -161,7 +163,7 @@ _PLAIN = {str, int, bool, type(None)}
 
 def is_valid_id(text: str) -> bool:
     """Whether `text` can name an output object on every store: no slash, no markup, no reserved name, 200 bytes."""
-    if not _ID.fullmatch(text) or ".." in text or text != text.strip(" .") or _RESERVED.fullmatch(text):
+    if not _ID.fullmatch(text) or ".." in text or text != text.strip(" .") or RESERVED.fullmatch(text):
         return False
     return len(text.encode()) <= _ID_BYTES
 

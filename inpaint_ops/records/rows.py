@@ -53,6 +53,13 @@ class Output(Model):
     width: Count
     height: Count
     format: str
+    name: str | None = Field(
+        default=None, max_length=1024, exclude_if=lambda name: name is None,
+        description="Where it lies below images/, if the job names images by a template.",
+    )  # fmt: skip
+    c2pa: str = Field(
+        default="", max_length=256, exclude_if=operator.not_, description="The manifest it was signed with, if it was."
+    )
 
 
 class Thumbnail(Model):
@@ -160,6 +167,12 @@ class Joining(Model):
     grain_added: Levels | None = Field(
         default=None, description="The standard deviation of the noise that was added, in 8-bit levels."
     )
+    sharpen: str = Field(default="none", exclude_if=lambda how: how == "none")
+    sharpened: Annotated[float, Field(ge=0, le=16)] | None = Field(
+        default=None,
+        exclude_if=lambda amount: amount is None,
+        description="How many times the patch's own fine detail was added.",
+    )
 
 
 Pixel = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -175,6 +188,13 @@ class PaintedRegion(Model):
     batch: Batch | None = Field(default=None, description="By the worker's own number. Regions of one shape share it.")
     timings: Timings = Field(default=Timings(), description="The batch's, in full.")
     joining: Joining = Joining()
+
+
+class MaskArea(Model):
+    """What of an image was painted: the bounding box of all pixels that the mask weighs, and their share of all."""
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(description="x0, y0, x1, y1 in pixels of the image.")
+    share: Annotated[float, Field(ge=0, le=1)]
 
 
 class Measured(Model):
@@ -203,6 +223,9 @@ class Painted(Measured):
     )
     joining: Joining | None = Field(
         default=None, exclude_if=operator.not_, description="How the patch was joined to the source."
+    )
+    mask_area: MaskArea | None = Field(
+        default=None, exclude_if=operator.not_, description="What of the image was painted."
     )
     measures: Measures | None = Field(
         default=None, exclude_if=operator.not_, description="How the painted patch fits its surroundings."

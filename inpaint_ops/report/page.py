@@ -184,7 +184,9 @@ def _measured_together(ledger: Sequence[LedgerEntry]) -> dict[str, float]:
 
 def _link(record: Record) -> str:
     """Where the finished image lies beside the page."""
-    return "images/" + quote(record.output.uri.rsplit("/", 1)[-1], safe="") if record.output else ""
+    if record.output is None:
+        return ""
+    return "images/" + quote(record.output.name or record.output.uri.rsplit("/", 1)[-1], safe="/")
 
 
 @lru_cache(maxsize=1)

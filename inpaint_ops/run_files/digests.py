@@ -68,7 +68,7 @@ def compare_digests(
         for at in chosen:
             record = find(named.rows[at])
             uri, some = list(_by_image(record).items())[named.places[at]]
-            place = layout.image(record.id, uri.removeprefix(layout.image(record.id, "").uri))
+            place = Location(layout.images.bucket, layout.images.key + uri.removeprefix(layout.images.uri))
             stated = tuple((one.retry, one.output.sha256) for one in some if one.output)
             waiting.append(_Image(record.row, place, named.sizes[at], stated))
             yield waiting[-1]

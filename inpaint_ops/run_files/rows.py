@@ -298,4 +298,7 @@ def _up_to(compacted: Iterator[tuple[int, KeptRecord]], last: int) -> Iterator[t
 
 def _weight(row: PlannedRow) -> int:
     """What the row brings into its record, in bytes, and no less."""
-    return 6 * (len(row.prompt) + len(row.image) + len(row.mask)) + (len(row.model_dump_json()) if row.extra else 0)
+    named = 4 * len(row.name)  # the image's and its thumbnails' URIs, and the name itself
+    return 6 * (len(row.prompt) + len(row.image) + len(row.mask) + named) + (
+        len(row.model_dump_json()) if row.extra else 0
+    )

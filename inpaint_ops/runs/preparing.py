@@ -27,7 +27,6 @@ from inpaint_ops.planning import (
     JobOptions,
     Plan,
     Shard,
-    planned,
     reject_rows_without_steps,
     split_rows,
 )
@@ -39,8 +38,10 @@ from inpaint_ops.records import (
 )
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
+from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
 from inpaint_ops.tuning import check_choices
@@ -61,7 +62,7 @@ def make_plan(
     """
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
-    parsed, steps = reject_rows_without_steps(parsed, job)
+    parsed, steps = reject_rows_without_steps(reject_rows_without_names(parsed, job, manifest), job)
     history = _history(workspace, job)
     size = shard_size(job, steps, history, workspace.settings, card=card, devices=devices)
     job = job.model_copy(update={"shard_rows": size.rows})
@@ -150,6 +151,8 @@ def prepare(
         return _resumed(standing, plan)
     storage = workspace.storage
     notes = [*_about_missing(storage, parsed)]
+    if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
+        signing.check()
     if find_model is not None:
         about_model = check_model(
             job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
@@ -186,11 +189,11 @@ def prepare(
 
 def _put_shards(workspace: Workspace, plan: Plan, parsed: ParsedManifest, *, manifest: IO[bytes] | None = None) -> None:
     """Write the plan's shards and, into an open file, the rows as a manifest has them; each row is made once."""
-    layout, first = workspace.layout(plan.run), 0
+    layout, first, names = workspace.layout(plan.run), 0, names_of(plan.job, plan.manifest)
     for shard in plan.shards:
         body = io.BytesIO()
         for row in parsed.accepted[first : first + shard.rows]:
-            settled = planned(row, plan.job)
+            settled = named(row, plan.job, names)
             write_jsonl([settled.as_shard_line()], body)
             if manifest is not None:
                 write_jsonl([settled.as_manifest_row()], manifest)

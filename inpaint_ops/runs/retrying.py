@@ -23,13 +23,13 @@ from inpaint_ops.errors import (
 from inpaint_ops.layout import MAX_RETRIES, retry_shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl
+from inpaint_ops.manifest.problems import BadRowError
 from inpaint_ops.planning import (
     JobOptions,
     Plan,
     PlannedRow,
     RetryPlan,
     Shard,
-    planned,
     reject_rows_without_steps,
     split_rows,
 )
@@ -37,9 +37,11 @@ from inpaint_ops.records import Record, now
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRows
 from inpaint_ops.runs.checking import check_loras, check_model
+from inpaint_ops.runs.naming import NamesOfRun, names_of
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
 from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.signing import signing_of
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops.tuning import check_choices
 
@@ -107,6 +109,8 @@ def prepare_retry(
     check_choices(job.tuning, job.tuning_overrides)
     about_model = None
     about_loras: list[str] = []
+    if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
+        signing.check()
     if find_model is not None:
         about_model = check_model(
             job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
@@ -227,12 +231,16 @@ def _rows(
     else:
         accepted, errors = _by_id(parsed, {record.id: record.row for record in chosen})
     rows: list[PlannedRow] = []
+    names = NamesOfRun(names_of(job, run.plan.manifest), run.rows.values())
     for record in chosen:
         if is_own and record.status != "rejected":
             rows.append(run.rows[record.row])
         elif record.row in accepted:
             row = accepted[record.row].model_copy(update={"row": record.row, "id": record.id})
-            rows.append(planned(row, job))
+            try:
+                rows.append(names.plan(row, job))
+            except BadRowError as error:
+                run.notes.append(f"{record.id} stays {record.status}: row {row.row}: {error}")
         elif record.row in errors:
             run.notes.append(f"{record.id} stays {record.status}: {errors[record.row]}")
         elif record.id in selection.ids:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import ImageError, WorkerProtocolError
-from inpaint_ops.images import EXTENSIONS, MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
+from inpaint_ops.images import MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
 from inpaint_ops.images.header import FileHeader, read_file_header
 from inpaint_ops.machine.scratch import room_for
 
@@ -82,7 +83,7 @@ class Received:
 def source_size(image: Path) -> tuple[int, int] | None:
     """Width and height as a source's header says; None where they cannot be read: its decoder will say why."""
     try:
-        with _regular(image.parent, image.name) as file:
+        with regular(image.parent, image.name) as file:
             header = read_file_header(file)
     except (ImageError, OSError):
         return None
@@ -136,7 +137,7 @@ def receive_thumbnail(expected: Expected, size: int) -> bytes:
 def _opened(expected: Expected, name: str, max_bytes: int) -> Iterator[BinaryIO]:
     """A file of the row's, opened once: what is checked is what is read, whatever names are moved meanwhile."""
     try:
-        with _regular(expected.folder, name) as file:
+        with regular(expected.folder, name) as file:
             status = os.fstat(file.fileno())
             if status.st_uid != expected.owner:
                 raise _refused(f"it belongs to the user {status.st_uid}")
@@ -152,7 +153,7 @@ def _opened(expected: Expected, name: str, max_bytes: int) -> Iterator[BinaryIO]
 
 
 @contextlib.contextmanager
-def _regular(folder: Path, name: str) -> Iterator[BinaryIO]:
+def regular(folder: Path, name: str) -> Iterator[BinaryIO]:
     """A regular file directly in `folder`, for reading. No link is followed, and no pipe or device is waited for.
 
     Raises OSError.

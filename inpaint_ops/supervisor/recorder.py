@@ -7,13 +7,14 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any
 
+from inpaint_ops.config import Provenance
 from inpaint_ops.errors import (
     DamagedObjectError,
     InpaintOpsError,
@@ -47,10 +48,12 @@ from inpaint_ops.records import (
 )
 from inpaint_ops.run_files.compacted import read_shard_compacted
 from inpaint_ops.run_files.counted import check_image, why_not
+from inpaint_ops.signing import Signed, Signing
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
 from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive, receive_thumbnail
+from inpaint_ops.supervisor.signed import signed
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,9 @@ class Recorder:
     """The shard's frozen rows by line; where there are none, records are checked against their own names only."""
     record_bytes: int = 2**23
     """Of one record, at most."""
+    signing: Signing | None = None
+    """Whose Content Credentials images get."""
+    provenance: Provenance = "full"
     _stored_faults: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
     _accepted: dict[int, str] = field(default_factory=dict)
     """Rows whose record was checked, and its ETag then."""
@@ -195,21 +201,25 @@ class Recorder:
         that another attempt replaced. Raises StorageError, WorkerProtocolError, ScratchFullError.
         """
         started = time.monotonic()
-        with receive(expected) as image:
-            _agrees(event, image, expected)
-            location, is_stored = self._store_image(row.id, image)
+        with receive(expected) as received, self._signed(received, row, event, expected) as (image, credentials):
+            location, is_stored = self._store_image(row.name, image)
             digest, size = image.sha256, image.bytes
             if not is_stored:
                 self.faults.add("image_adopted", location.name)
                 present = self.storage.get(location)
                 digest, size = hashlib.sha256(present).hexdigest(), len(present)
+        conversions = event.conversions
         if digest == image.sha256:
+            if credentials.note:
+                conversions += (one_line(credentials.note),)
             thumbnails, problem = self._store_thumbnails(location, event, expected)
         else:
             thumbnails, problem = (), "the image is an earlier attempt's"
         output = Output(
-            uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format
-        )
+            uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format,
+            c2pa=credentials.label if digest == image.sha256 else "",
+            name=None if not row.names else location.key.removeprefix(self.layout.images.key),
+        )  # fmt: skip
         record = self._record(
             row,
             "done",
@@ -219,6 +229,7 @@ class Recorder:
             measured=event.model_copy(
                 update={
                     "thumbnail_problem": problem,
+                    "conversions": conversions,
                     "batch": event.batch.model_copy(update={"id": batch_id}),
                     "timings": event.timings.model_copy(
                         update={"download": download, "upload": time.monotonic() - started}
@@ -230,14 +241,26 @@ class Recorder:
         self._commit(record)
         return record
 
-    def _store_image(self, row_id: str, image: Received) -> tuple[Location, bool]:
+    @contextlib.contextmanager
+    def _signed(
+        self, received: Received, row: PlannedRow, event: Done, expected: Expected
+    ) -> Iterator[tuple[Received, Signed]]:
+        """What is stored of a received image that is the one that its worker reported: signed, where that is asked."""
+        _agrees(event, received, expected)
+        if self.signing is None:
+            yield received, Signed("", timestamped=False)
+            return
+        with signed(received, row, event.mask_area, expected, self.signing, self.provenance) as made:
+            yield made
+
+    def _store_image(self, name: str, image: Received) -> tuple[Location, bool]:
         """Where the image is, and whether this call has put it there: else a dead attempt of this retry left one.
 
         A retry takes the plain name where it is free. Where it is not, an earlier attempt's image stays as it is.
         """
-        names = [self.layout.image(row_id, image.extension)]
+        names = [self.layout.image(name, image.extension)]
         if retry := retry_of(self.shard):
-            names.append(self.layout.image(row_id, image.extension, retry))
+            names.append(self.layout.image(name, image.extension, retry))
         for location in names:
             try:
                 self.storage.put(location, image.path, if_absent=True, content_type=image.media_type)
@@ -254,7 +277,7 @@ class Recorder:
         stored, problem = [], event.thumbnail_problem
         for size in dict.fromkeys(one for one in event.thumbnail_sizes if one in THUMBNAIL_SIZES):
             try:
-                data, place = receive_thumbnail(expected, size), self.layout.thumbnail(image.name, size)
+                data, place = receive_thumbnail(expected, size), self.layout.thumbnail(image, size)
                 self.storage.put(place, data, content_type="image/webp")
             except (InpaintOpsError, OSError) as error:
                 problem = str(error)

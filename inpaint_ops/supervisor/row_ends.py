@@ -6,12 +6,13 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-from inpaint_ops.errors import InpaintOpsError, WorkerProtocolError
+from inpaint_ops.errors import InpaintOpsError, SigningError, WorkerProtocolError
 from inpaint_ops.protocol import Done, Failed
-from inpaint_ops.records import ErrorInfo
+from inpaint_ops.records import ErrorInfo, Record, WorkerInfo
 from inpaint_ops.supervisor.attempt import Attempt
 from inpaint_ops.supervisor.commands import expected_output
-from inpaint_ops.supervisor.messages import Recorded
+from inpaint_ops.supervisor.messages import Recorded, RowFiles
+from inpaint_ops.supervisor.received import Expected
 from inpaint_ops.supervisor.session import WorkerSession
 
 log = logging.getLogger(__name__)
@@ -32,16 +33,24 @@ class RowEnds:
         session.painted += 1
         files = attempt.files[event.row]
         files.painted_by = session.number
-        write = partial(
-            attempt.recorder.store_done,
-            files.row,
-            event,
-            session.ready.worker,
-            expected_output(files, attempt.settings, session.process.user),
-            batch_id=f"{attempt.name}-{session.number}-{event.batch.id}",
-            download=files.download,
-        )
+        expected = expected_output(files, attempt.settings, session.process.user)
+        batch_id = f"{attempt.name}-{session.number}-{event.batch.id}"
+        write = partial(self._store_done, files, event, session.ready.worker, expected, batch_id)
         attempt.transfers.record(files, write)
+
+    def _store_done(
+        self, files: RowFiles, event: Done, worker: WorkerInfo, expected: Expected, batch_id: str
+    ) -> Record:
+        """The row's record: done, or failed where its image cannot be signed, now or on the last attempt."""
+        recorder, row = self.attempt.recorder, files.row
+        try:
+            return recorder.store_done(row, event, worker, expected, batch_id=batch_id, download=files.download)
+        except SigningError as error:
+            if not error.permanent and not self.attempt.is_final:
+                raise
+            log.warning("row %d (%s) failed at encode: %s", row.row, row.id, error)
+            info = ErrorInfo.of(error, "encode")
+            return recorder.store_failed(row, info, None, worker, download=files.download)
 
     def failed(self, number: int, error: ErrorInfo, session: WorkerSession | None, event: Failed | None = None) -> None:
         """The row has no image; `event` is what the worker of `session` reported, where it was the worker's failure.

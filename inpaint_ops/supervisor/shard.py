@@ -24,6 +24,7 @@ from inpaint_ops.machine.scratch import scratch_folder, sweep
 from inpaint_ops.planning import JobOptions, PlannedRow
 from inpaint_ops.records import ErrorInfo, ShardProgress
 from inpaint_ops.run_files.frozen import row_bytes
+from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.ahead import RowsAhead, in_order, limits
 from inpaint_ops.supervisor.attempt import Attempt, Drain
@@ -65,6 +66,7 @@ class ShardRun:
         recorder = Recorder(
             self.storage, self.layout, self.shard, name, repeated_before=self.storage.repeated,
             rows={row.row: row for row in self.rows}, record_bytes=row_bytes(self.settings),
+            signing=signing_of(self.settings), provenance=self.settings.provenance,
         )  # fmt: skip
         self._identity = identity(self.settings.worker_user)
         self._attempt = Attempt(
@@ -118,6 +120,8 @@ class ShardRun:
 
     def _paint(self, missing: Sequence[PlannedRow]) -> None:
         attempt = self._attempt
+        if attempt.recorder.signing is not None:
+            attempt.recorder.signing.check()
         with scratch_folder(self.settings.scratch, f"{self.layout.run}-{attempt.name}") as scratch:
             workers = self._set_up(missing, scratch)
             try:

@@ -13,7 +13,7 @@ def feather_when_read(item: Item) -> float:
 
 def join_options(item: Item, alpha: images.Alpha) -> images.JoinOptions:
     """How the row's patch shall be joined; its grain is seeded by the row's seed."""
-    return images.JoinOptions(item.blend, item.mask_blur, item.match, item.grain, item.seed, alpha)
+    return images.JoinOptions(item.blend, item.mask_blur, item.match, item.grain, item.seed, alpha, item.sharpen)
 
 
 def jpeg_options(job: Job) -> images.JpegOptions:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from inpaint_ops import __version__, images
+from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, text_of
-from inpaint_ops.records import ErrorInfo, Model, ModelIdentity, Stage, Timings, now
+from inpaint_ops.records import ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.setup import WorkerSetup
@@ -264,7 +265,7 @@ class WorkLoop:
                 height=row.source.height,
                 format=item.format,
                 media_type=images.MEDIA_TYPES[item.format],
-                extension=images.EXTENSIONS[item.format],
+                extension=EXTENSIONS[item.format],
                 steps=result.steps,
                 working_size=row.parts[0].placement.working,
                 conversions=(
@@ -280,6 +281,7 @@ class WorkLoop:
                 change=change,
                 joining=joined.joining,
                 regions=joined.regions,
+                mask_area=_area(joined.weights),
                 measures=measures,
                 batch=result.batch,
                 timings=_joined(
@@ -342,6 +344,11 @@ class WorkLoop:
                 finished_at=now(),
             )
         )
+
+
+def _area(weights: np.ndarray) -> MaskArea:
+    box, share = images.mask_area(weights)
+    return MaskArea(box=box, share=share)
 
 
 def _both(first: str, second: str | None) -> str:

@@ -165,7 +165,7 @@ def report(view: RunDep, views: ViewsDep) -> Response:
     return HTMLResponse(body, headers={"Content-Security-Policy": _REPORT_POLICY})
 
 
-@router.get("/runs/{run}/images/{name}")
+@router.get("/runs/{run}/images/{name:path}")
 def image_beside_the_page(name: str, views: ViewsDep, view: RunDep) -> Response:
     """A finished image, to save: the links in report.html lead here."""
     return download(views.workspace.storage, views.workspace.layout(view.run).images.join(name).uri)

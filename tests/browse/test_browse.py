@@ -321,7 +321,7 @@ class TestPictures:
         image = workspace.storage.put(layout.image(row.id, ".png"), self.png(size)).location
         named = []
         for longest, data in thumbnails(np.zeros((size[1], size[0], 3), np.uint8)):
-            place = layout.thumbnail(image.name, longest)
+            place = layout.thumbnail(image, longest)
             workspace.storage.put(place, data)
             digest = hashlib.sha256(data).hexdigest()
             named.append(Thumbnail(size=longest, uri=place.uri, sha256=digest, bytes=len(data)))
@@ -348,7 +348,7 @@ class TestPictures:
     def test_a_thumbnail_that_is_not_the_rows_own_is_not_shown(self, workspace: Workspace, wrong: str) -> None:
         row = self.with_thumbnails(workspace)
         first = row.thumbnails[0]
-        place = workspace.layout("night").thumbnail("row-00001.png", 256)
+        place = workspace.layout("night").thumbnail(workspace.layout("night").image("row-00001", ".png"), 256)
         match wrong:
             case "gone":
                 workspace.storage.delete(place)
@@ -365,7 +365,13 @@ class TestPictures:
             case "elsewhere":
                 first = first.model_copy(update={"uri": row.thumbnails[1].uri})
             case "another run's":
-                first = first.model_copy(update={"uri": workspace.layout("day").thumbnail("row-00001.png", 256).uri})
+                first = first.model_copy(
+                    update={
+                        "uri": workspace.layout("day")
+                        .thumbnail(workspace.layout("day").image("row-00001", ".png"), 256)
+                        .uri
+                    }
+                )
         row = row.model_copy(update={"thumbnails": (first, *row.thumbnails[1:])})
         data = RunViews(workspace, keep=False).pictures.picture(row, "result", 256, run="night")
         with Image.open(io.BytesIO(data)) as small:

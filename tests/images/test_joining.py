@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inpaint_ops import images
-from inpaint_ops.images import JoinOptions, Source, composite, join, measure, place
+from inpaint_ops.images import JoinOptions, composite, join, measure, place
 from inpaint_ops.images.grain import MOST_GRAIN, with_grain
 from inpaint_ops.images.joining import UNSEEN, feather_of
 from inpaint_ops.images.matching import MOST_SHIFT
-from inpaint_ops.images.reading import to_rgb
+from tests.support.patches import BOX, boxed, joined, photo, source_of
 from tests.support.pictures import Array, noise
 
-BOX = (slice(60, 150), slice(50, 160))
 WAYS = st.builds(
     JoinOptions,
     blend=st.sampled_from(["hard", "feather", "poisson", "auto"]),
@@ -27,33 +24,12 @@ WAYS = st.builds(
     grain=st.sampled_from(["none", "match"]),
     seed=st.integers(0, 2**63 - 1),
     alpha=st.sampled_from(["fill", "keep"]),
+    sharpen=st.sampled_from(["none", "match"]),
 )  # fmt: skip
-
-
-def source_of(pixels: Array) -> Source:
-    return Source(pixels, to_rgb(pixels), None, "png", ())
-
-
-def photo(grain: float = 3.0, seed: int = 0, side: int = 224) -> Array:
-    dice = np.random.default_rng(seed)
-    shapes = cv2.resize(dice.uniform(80, 170, (8, 8, 3)), (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip(shapes + dice.normal(0, grain, shapes.shape), 50, 205).astype(np.uint8)
 
 
 def shifted(pixels: Array, *levels: int) -> Array:
     return np.clip(pixels.astype(int) + np.array(levels), 0, 255).astype(np.uint8)
-
-
-def boxed(side: int = 224) -> Array:
-    mask = np.zeros((side, side), np.uint8)
-    mask[BOX] = 255
-    return mask
-
-
-def joined(pixels: Array, mask: Array, painted: Array, options: JoinOptions) -> images.Joined:
-    """Painted is at the size of the whole source, as a canvas of that size."""
-    placement = images.Placement((0, 0, *mask.shape[::-1]), mask.shape[::-1], (0, 0, *mask.shape[::-1]))
-    return join(source_of(pixels), mask, placement, painted, options)
 
 
 @st.composite

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from inpaint_ops import images
-from inpaint_ops.images import EXTENSIONS, Format, Making
+from inpaint_ops.config import EXTENSIONS
+from inpaint_ops.images import Format, Making
 from inpaint_ops.images.metadata import NOTHING, Metadata
 from inpaint_ops.images.provenance import SOURCE_TYPE, parameters
 

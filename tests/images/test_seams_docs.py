@@ -78,3 +78,14 @@ def test_the_page_names_each_way_that_is_shown(make: ModuleType) -> None:
     page = (DOCS / "seams.md").read_text()
     assert all(f"| {name} |" in page for name in make.WAYS)
     assert all((DOCS / f"seams/{name}.jpg").exists() and f"seams/{name}.jpg" in page for name in make.PICTURES)
+
+
+def test_sharpening_brings_the_detail_nearer_to_the_ring_s_on_each_photo(painted: list[Any]) -> None:
+    for row in painted:
+        before, after = row.joined(JoinOptions()), row.joined(JoinOptions(sharpen="match"))
+        assert np.array_equal(after.pixels[row.mask == 0], row.source.pixels[row.mask == 0])
+        soft = images.measure(before.pixels, before.weights).sharpness_ratio
+        assert soft < images.measure(after.pixels, after.weights).sharpness_ratio <= 1.1, row.name
+    assert median(painted, JoinOptions(sharpen="match"), "sharpness_ratio") > 1.15 * median(
+        painted, JoinOptions(), "sharpness_ratio"
+    )

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import (
-    EXTENSIONS,
     LOSSLESS,
     MEDIA_TYPES,
     Format,

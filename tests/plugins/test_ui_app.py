@@ -248,8 +248,15 @@ class TestPages:
         reply = client.get("/runs/night/images/row%2000001%2Ba.png")
         assert (reply.status_code, reply.content) == (200, b"the image")
         assert reply.headers["content-disposition"].startswith("attachment")
+        workspace.storage.put(layout.image("a b/one", ".png"), b"in a folder")
+        assert client.get("/runs/night/images/a%20b/one.png").content == b"in a folder"
         assert client.get("/runs/night/images/none.png").status_code == 404
-        for climbing in ("..%2Fplan.json.secret", "%2e%2e%2Fplan.json.secret", "..%5Cplan.json.secret"):
+        for climbing in (
+            "..%2Fplan.json.secret",
+            "%2e%2e%2Fplan.json.secret",
+            "..%5Cplan.json.secret",
+            "a%20b/%2e%2e/%2e%2e/plan.json.secret",
+        ):
             found = client.get(f"/runs/night/images/{climbing}")
             assert found.status_code in (403, 404)
             assert found.content != b"no image"

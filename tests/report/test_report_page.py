@@ -215,6 +215,10 @@ def test_what_users_wrote_stays_text() -> None:
     assert [a["href"] for a in page.all("a") if (a["href"] or "").startswith("images/")] == [
         "images/javascript%3Aalert%281%29"
     ]
+    assert evil.output is not None
+    named = evil.model_copy(update={"output": evil.output.model_copy(update={"name": 'a b/"x".png'})})
+    page = page_of(run, [GalleryItem(named, thumbnail(), thumbnail(), thumbnail())])
+    assert "images/a%20b/%22x%22.png" in [a["href"] for a in page.all("a")], "below the folders that are kept"
     assert all("onerror" not in attributes for attributes in page.all("img"))
 
 

@@ -18,7 +18,7 @@ def test_a_record_names_the_thumbnails_that_are_there(tmp_path: Path) -> None:
     found = records[1].thumbnails
     assert [one.size for one in found] == [256, 1600]
     for one, data in zip(found, (webp(200, 100), webp(1600, 800)), strict=True):
-        place = bench.layout.thumbnail("0.png", one.size)
+        place = bench.layout.thumbnail(bench.layout.images.join("0.png"), one.size)
         assert one.uri == place.uri
         assert bench.workspace.storage.get(place) == data
         assert (one.sha256, one.bytes) == (hashlib.sha256(data).hexdigest(), len(data))

@@ -46,14 +46,18 @@ class Bench:
         shard_rows: int | None = None,
         store: str = "",
         s3_client: Callable[[], Any] | None = None,
+        sources: list[str] | None = None,
+        names: str | None = None,
         **settings: Any,
     ) -> None:
         (tmp_path / "in").mkdir(exist_ok=True)
         self.tmp_path = tmp_path
         self.journal = tmp_path / "journal"
-        for index in range(len(prompts)):
-            (tmp_path / "in" / f"{index}.png").write_bytes(f"pixels {index}".encode())
-        lines = [{"image": f"{i}.png", "mask": f"{i}.png", "prompt": text} for i, text in enumerate(prompts)]
+        sources = sources or [f"{index}.png" for index in range(len(prompts))]
+        for index, source in enumerate(sources):
+            (tmp_path / "in" / source).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / source).write_bytes(f"pixels {index}".encode())
+        lines = [{"image": name, "mask": name, "prompt": text} for name, text in zip(sources, prompts, strict=True)]
         manifest = tmp_path / "in" / "m.jsonl"
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self.settings = Settings(**{"scratch": tmp_path / "scratch", "prefetch": 4, "patience": 0, **settings})
@@ -63,7 +67,7 @@ class Bench:
             also_readable=[str(tmp_path / "in")],
             s3_client=s3_client,
         )
-        self.job = JobOptions(model=model, shard_rows=shard_rows)
+        self.job = JobOptions(model=model, shard_rows=shard_rows, names=names)
         self.plan = prepare(self.workspace, str(manifest), "run", self.job)
         self.layout = self.workspace.layout("run")
 

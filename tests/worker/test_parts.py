@@ -61,6 +61,10 @@ def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(
     before, after = pixels(rows[0].image), pixels(one.output)
     masked = pixels(rows[0].mask) > 0
     assert np.array_equal(before[~masked], after[~masked])
+    ys, xs = np.nonzero(masked)
+    assert one.mask_area is not None
+    assert one.mask_area.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert one.mask_area.share == pytest.approx(masked.mean())
     for x0, y0, x1, y1 in FAR:
         assert (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=2).mean() > 0.9
 

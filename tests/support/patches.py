@@ -1,0 +1,35 @@
+"""A picture, a mask on it, and what was painted, joined: for tests of how a patch meets its source."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from inpaint_ops import images
+from inpaint_ops.images import JoinOptions, Source, join
+from inpaint_ops.images.reading import to_rgb
+from tests.support.pictures import Array
+
+BOX = (slice(60, 150), slice(50, 160))
+
+
+def source_of(pixels: Array) -> Source:
+    return Source(pixels, to_rgb(pixels), None, "png", ())
+
+
+def photo(grain: float = 3.0, seed: int = 0, side: int = 224) -> Array:
+    dice = np.random.default_rng(seed)
+    shapes = cv2.resize(dice.uniform(80, 170, (8, 8, 3)), (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.clip(shapes + dice.normal(0, grain, shapes.shape), 50, 205).astype(np.uint8)
+
+
+def boxed(side: int = 224) -> Array:
+    mask = np.zeros((side, side), np.uint8)
+    mask[BOX] = 255
+    return mask
+
+
+def joined(pixels: Array, mask: Array, painted: Array, options: JoinOptions) -> images.Joined:
+    """Painted is at the size of the whole source, as a canvas of that size."""
+    placement = images.Placement((0, 0, *mask.shape[::-1]), mask.shape[::-1], (0, 0, *mask.shape[::-1]))
+    return join(source_of(pixels), mask, placement, painted, options)
