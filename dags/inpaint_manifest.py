@@ -175,6 +175,14 @@ PARAMS = {
         title="Grain",
         description="match: bring patches' noise up to the ring's. Empty: as the settings say (none).",
     ),
+    "fill": Param(
+        default=None,
+        enum=[None, "original", "noise", "mean", "telea"],
+        values_display={"null": "as the settings say"},
+        title="Fill",
+        description="What the masked area holds before it is encoded; matters at a strength below 1. Empty: as the "
+        "settings say (original).",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],

@@ -60,6 +60,9 @@ Match = Literal["none", "mean", "histogram"]
 Grain = Literal["none", "match"]
 """Whether the noise of a patch is brought up to that of its surroundings."""
 
+Fill = Literal["original", "noise", "mean", "telea"]
+"""What the masked area holds before it is encoded."""
+
 
 class Settings(BaseSettings):
     """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
@@ -122,6 +125,11 @@ class Settings(BaseSettings):
     )
     grain: Grain = Field(
         default="none", description="A patch's noise is brought up to that of a ring around the mask: none, match."
+    )
+    fill: Fill = Field(
+        default="original",
+        description="What the masked area holds before it is painted over, which matters at a strength below 1: its "
+        "own pixels (original), noise, the mean colour around it, or its surroundings carried on (telea).",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings
+from inpaint_ops.config import Blend, FewStep, Fill, Grain, Match, PromptSyntax, Scheduler, Settings
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
@@ -54,6 +54,7 @@ class JobOptions(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    fill: Fill = "original"
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
@@ -82,7 +83,7 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "row_limit",
+            "strength", "blend", "match", "grain", "fill", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -123,6 +124,7 @@ def job_options(
         "blend": settings.blend,
         "match": settings.match,
         "grain": settings.grain,
+        "fill": settings.fill,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -257,6 +259,7 @@ class PaintParameters(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    fill: Fill = Field(default="original", exclude_if=lambda fill: fill == "original")
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
     )
@@ -314,6 +317,7 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         blend=row.blend or ("feather" if row.mask_blur else job.blend),
         match=row.match or job.match,
         grain=row.grain or job.grain,
+        fill=row.fill or job.fill,
         loras=_loras(row, job),
     )
 

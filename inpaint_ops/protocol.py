@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Type
 
 from inpaint_ops.config import (
     Blend,
+    Fill,
     Grain,
     ImageFormat,
     JpegChroma,
@@ -125,6 +126,7 @@ class Item(Model):
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
+    fill: Fill = "original"
     format: ImageFormat = "png"
 
 

@@ -58,16 +58,17 @@ def test_a_row_wins_over_the_job_and_steps_over_quality() -> None:
 
 
 def test_the_edge_is_the_rows_then_its_feather_then_the_jobs() -> None:
-    job = JobOptions(model="m", blend="poisson", match="mean", grain="match")
+    job = JobOptions(model="m", blend="poisson", match="mean", grain="match", fill="telea")
     settled = parameters(row(), job)
-    assert (settled.blend, settled.match, settled.grain) == ("poisson", "mean", "match")
-    settled = parameters(row(blend="hard", match="none", grain="none"), job)
-    assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none")
+    assert (settled.blend, settled.match, settled.grain, settled.fill) == ("poisson", "mean", "match", "telea")
+    settled = parameters(row(blend="hard", match="none", grain="none", fill="original"), job)
+    assert (settled.blend, settled.match, settled.grain, settled.fill) == ("hard", "none", "none", "original")
     assert parameters(row(mask_blur=2.0), job).blend == "feather", "a row's own field wins over the job's"
     assert parameters(row(mask_blur=2.0, blend="auto"), job).blend == "auto"
     settled = parameters(row(), JobOptions(model="m"))
     assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none"), "as it was before"
-    assert {"blend", "match", "grain"} <= set(job.identity())
+    assert settled.fill == "original" and "fill" not in settled.model_dump()
+    assert {"blend", "match", "grain", "fill"} <= set(job.identity())
 
 
 def test_a_row_without_a_seed_gets_the_same_one_every_time() -> None:
@@ -223,9 +224,9 @@ def test_the_scheduler_is_the_jobs_and_a_part_of_its_identity(environment: Calla
 
 
 def test_the_edge_of_a_job_is_the_settings_unless_it_is_chosen(environment: Callable[..., Settings]) -> None:
-    settings = environment(INPAINT_BLEND="auto", INPAINT_MATCH="mean", INPAINT_GRAIN="match")
+    settings = environment(INPAINT_BLEND="auto", INPAINT_MATCH="mean", INPAINT_GRAIN="match", INPAINT_FILL="mean")
     job = job_options(settings)
-    assert (job.blend, job.match, job.grain) == ("auto", "mean", "match")
+    assert (job.blend, job.match, job.grain, job.fill) == ("auto", "mean", "match", "mean")
     assert job_options(settings, blend="hard").blend == "hard"
     with pytest.raises(ConfigError, match="blend"):
         job_options(settings, blend="soft")

@@ -13,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
+from inpaint_ops.config import Blend, FewStep, Fill, Grain, Match, PromptSyntax, Scheduler, Settings, parse_fields
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
@@ -113,6 +113,11 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--grain",
             type=click.Choice(get_args(Grain)),
             help="match: bring patches' noise up to that of a ring around the mask [INPAINT_GRAIN].",
+        ),
+        click.option(
+            "--fill",
+            type=click.Choice(get_args(Fill)),
+            help="What the masked area holds before it is encoded; matters at a strength below 1 [INPAINT_FILL].",
         ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json, to_jsonable_python
 
-from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match
+from inpaint_ops.config import Blend, Fill, Grain, ImageFormat, MaskChannel, Match
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import ErrorInfo, read_row_loras
 
@@ -69,6 +69,7 @@ class Row(BaseModel):
     blend: Blend | None = Field(default=None, description="How the patch meets the source.")
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
+    fill: Fill | None = Field(default=None, description="What the masked area holds before it is encoded.")
     format: ImageFormat = "png"
     loras: list[str] | None = Field(
         default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."

@@ -34,6 +34,7 @@ from inpaint_ops.records.rows import (
 )
 from inpaint_ops.records.summary import Counts, Forecast, MeasureSpread, Pace, RetryCounts, RunSummary, StageStats
 from inpaint_ops.records.workers import (
+    MASKED_LATENTS,
     AttemptFaults,
     ColdStart,
     DeviceInfo,
@@ -50,6 +51,7 @@ from inpaint_ops.records.workers import (
 
 __all__ = [
     "BATCH_STAGES",
+    "MASKED_LATENTS",
     "STAGES",
     "Amount",
     "AttemptFaults",

@@ -265,6 +265,11 @@ class Record(Painted, MaskMeaning):
     steps_requested: Count | None = None
     guidance_scale: Number | None = None
     strength: Number | None = None
+    fill: str = Field(
+        default="original",
+        exclude_if=lambda fill: fill == "original",
+        description="What the masked area held before it was encoded.",
+    )
     loras: dict[str, Number] = Field(
         default_factory=dict, exclude_if=operator.not_, description="What the row was painted with, and how strongly."
     )

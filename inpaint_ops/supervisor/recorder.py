@@ -350,6 +350,7 @@ class Recorder:
             steps_requested=chosen.steps,
             guidance_scale=chosen.guidance_scale,
             strength=chosen.strength,
+            fill=chosen.fill,
             loras=chosen.loras,
             source=row.image,
             mask=row.mask,

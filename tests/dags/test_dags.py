@@ -208,11 +208,11 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
             assert schema["values_display"] == {"null": "no" if name == "few_step" else "as the settings say"}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
-            "blend": "poisson", "match": "mean", "grain": "match"}  # fmt: skip
+            "blend": "poisson", "match": "mean", "grain": "match", "fill": "noise"}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
-    assert (job.blend, job.match, job.grain) == ("poisson", "mean", "match")
+    assert (job.blend, job.match, job.grain, job.fill) == ("poisson", "mean", "match", "noise")
     conf = {
         **GOOD,
         "model": "/m/a.safetensors",
@@ -416,7 +416,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     """The DAG's file is parsed often, so it imports nothing of the package: what it repeats is compared here."""
     import inpaint_manifest
 
-    from inpaint_ops.config import Blend, Grain, Match, Scheduler, Settings
+    from inpaint_ops.config import Blend, Fill, Grain, Match, Scheduler, Settings
     from inpaint_ops.manifest import Quality
     from inpaint_ops.planning import JobOptions
     from inpaint_ops.tuning import Preset
@@ -424,7 +424,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     forms = {name: manifest_dag.params.get_param(name).schema for name in manifest_dag.params}
     assert forms["quality"]["enum"] == list(get_args(Quality))
     assert forms["scheduler"]["enum"] == [None, *get_args(Scheduler)]
-    for name, choices in (("blend", Blend), ("match", Match), ("grain", Grain)):
+    for name, choices in (("blend", Blend), ("match", Match), ("grain", Grain), ("fill", Fill)):
         assert forms[name]["enum"] == [None, *get_args(choices)]
     assert forms["tuning"]["enum"] == [None, *get_args(Preset)]
     patterns = [name for name, form in forms.items() if "pattern" in form]

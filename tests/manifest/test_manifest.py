@@ -50,6 +50,7 @@ def nested(depth: int) -> Any:
         ({**GOOD, "blend": "soft"}, ["blend", "poisson"]),
         ({**GOOD, "match": True}, ["match", "histogram"]),
         ({**GOOD, "grain": "film"}, ["grain", "match"]),
+        ({**GOOD, "fill": "lama"}, ["fill", "telea"]),
         ({**GOOD, "crop": -4}, ["crop", "0 to 4096"]),
         ({**GOOD, "format": "gif"}, ["format", "png"]),
         ({**GOOD, "prompt": "bell \a"}, ["prompt", "control characters"]),

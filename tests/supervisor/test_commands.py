@@ -24,7 +24,14 @@ ELSEWHERE = {
 
 def test_a_worker_gets_every_option_of_a_row_by_its_own_name() -> None:
     parameters = PaintParameters(
-        seed=5, steps=7, guidance_scale=3.0, strength=0.5, blend="auto", match="mean", grain="match"
+        seed=5,
+        steps=7,
+        guidance_scale=3.0,
+        strength=0.5,
+        blend="auto",
+        match="mean",
+        grain="match",
+        fill="noise",
     )
     row = PlannedRow(
         row=2, id="a", image="s3://b/a.jpg", mask="s3://b/a.png", prompt="a boat", negative_prompt="fog",
