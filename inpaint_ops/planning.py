@@ -9,7 +9,8 @@ import operator
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from itertools import compress
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -19,7 +20,17 @@ from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import MAX_SEED, STEPS, AcceptedRow, JobTexts, ParsedManifest, Quality, RejectedRow, fields_of
 from inpaint_ops.manifest.rows import constructed
-from inpaint_ops.records import Count, ErrorInfo, Forecast, Loras, Model, Moment, check_names, parse_row_lora
+from inpaint_ops.records import (
+    MAX_VARIANTS,
+    Count,
+    ErrorInfo,
+    Forecast,
+    Loras,
+    Model,
+    Moment,
+    check_names,
+    parse_row_lora,
+)
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -55,6 +66,8 @@ class JobOptions(Model):
     match: Match = "none"
     grain: Grain = "none"
     fill: Fill = "original"
+    variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
+    pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
@@ -83,7 +96,8 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "fill", "row_limit",
+            "strength", "blend", "match", "grain", "fill", "variants", "pick",
+            "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -260,6 +274,7 @@ class PaintParameters(Model):
     match: Match = "none"
     grain: Grain = "none"
     fill: Fill = Field(default="original", exclude_if=lambda fill: fill == "original")
+    variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, exclude_if=lambda variants: variants == 1)
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
     )
@@ -318,6 +333,7 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         match=row.match or job.match,
         grain=row.grain or job.grain,
         fill=row.fill or job.fill,
+        variants=row.variants or job.variants,
         loras=_loras(row, job),
     )
 
@@ -350,9 +366,22 @@ def _strength(row: AcceptedRow, job: JobOptions) -> float:
     return row.strength if row.strength is not None else job.strength
 
 
-def row_steps(rows: Iterable[AcceptedRow], job: JobOptions) -> array[int]:
-    """The denoising steps of each row that will really run, in the order of the rows; 0 where it cannot be painted."""
-    return array("H", (_steps_to_run(row, job) for row in rows))
+class RowWork(NamedTuple):
+    """What each row of a manifest has to do, in the order of the rows."""
+
+    steps: array[int]
+    """Denoising steps of one image that will really run; 0 where the row cannot be painted."""
+    images: array[int]
+    """Its variants."""
+
+
+def row_work(rows: Iterable[AcceptedRow], job: JobOptions) -> RowWork:
+    """What the rows have to do; each is unpacked once."""
+    work = RowWork(array("H"), array("B"))
+    for row in rows:
+        work.steps.append(_steps_to_run(row, job))
+        work.images.append(row.variants or job.variants)
+    return work
 
 
 def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
@@ -368,22 +397,33 @@ def steps_that_run(steps: int, strength: float) -> int:
     return min(int(steps * strength), steps)
 
 
-def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, array[int]]:
+def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, RowWork]:
     """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise, or
     which name a LoRA that the job does not have.
 
-    Beside it the steps of each accepted row, as `row_steps` gives them: the rows are unpacked once for both.
+    Beside it what each accepted row has to do, as `row_work` gives it: the rows are unpacked once for both.
     """
-    steps = row_steps(parsed.accepted, job)
-    if all(steps):
-        return parsed, steps
+    work = row_work(parsed.accepted, job)
+    if all(work.steps):
+        return parsed, work
     without = (_unpaintable(row, job) for row in parsed.accepted if not _steps_to_run(row, job))
-    kept = ParsedManifest.packed(
-        (row for row in parsed.accepted if _steps_to_run(row, job)),
-        heapq.merge(parsed.rejected, without, key=lambda row: row.row),
-        parsed.notes,
+    kept = with_rejected(parsed, (row for row in parsed.accepted if _steps_to_run(row, job)), without)
+    return kept, kept_work(work, map(bool, work.steps))
+
+
+def kept_work(work: RowWork, kept: Iterable[bool]) -> RowWork:
+    """That of the kept rows alone."""
+    marks = list(kept)
+    return RowWork(array("H", compress(work.steps, marks)), array("B", compress(work.images, marks)))
+
+
+def with_rejected(
+    parsed: ParsedManifest, accepted: Iterable[AcceptedRow], rejected: Iterable[RejectedRow]
+) -> ParsedManifest:
+    """A manifest of these accepted rows, with further rejected ones, which are in order too."""
+    return ParsedManifest.packed(
+        accepted, heapq.merge(parsed.rejected, rejected, key=lambda row: row.row), parsed.notes
     )
-    return kept, array("H", filter(None, steps))
 
 
 def _asks_for_quality(row: AcceptedRow, job: JobOptions) -> bool:

@@ -54,6 +54,21 @@ def text_of(first: str | None, second: str | None) -> Text | None:
     return first or "", second
 
 
+_VARIANT = 10**10
+"""Beyond the number of any row."""
+
+
+def unit_number(row: int, variant: int | None) -> int:
+    """The number by which a worker knows what it paints: the row's own, and for its further variants a higher one."""
+    return row + (variant or 0) * _VARIANT
+
+
+def unit_name(number: int) -> str:
+    """How people know it: `7`, or `7.2` for a further variant of row 7."""
+    variant, row = divmod(number, _VARIANT)
+    return f"{row}.{variant}" if variant else str(row)
+
+
 class Job(Model):
     """The first command: what to load, and how."""
 
@@ -103,7 +118,7 @@ class Item(Model):
     """One row to paint. `image`, `mask` and `output` are local paths; the output's folder exists."""
 
     kind: Literal["item"] = "item"
-    row: int
+    row: int = Field(description="See `unit_number`.")
     id: str
     image: str
     mask: str

@@ -22,7 +22,7 @@ from inpaint_ops.planning import (
     job_options,
     parameters,
     reject_rows_without_steps,
-    row_steps,
+    row_work,
     split_rows,
     steps_that_run,
 )
@@ -132,8 +132,8 @@ def test_a_row_that_no_step_is_left_for_is_rejected_when_the_run_is_planned() ->
         AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=1, strength=1.0),
         AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
     ]
-    kept, steps = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
-    assert list(steps) == list(row_steps(kept.accepted, JobOptions(model="m")))
+    kept, work = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
+    assert work == row_work(kept.accepted, JobOptions(model="m")) and list(work.steps) == [1, 29]
     assert [row.row for row in kept.accepted] == [2, 3]
     (bad,) = kept.rejected
     assert bad.error.message.startswith("row 1: steps: 1 at a strength of 0.9999 leave no denoising step: ask for")
@@ -297,7 +297,7 @@ def test_what_few_steps_cannot_have_is_refused() -> None:
         AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=6),
         AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
     ]
-    kept, steps = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), job)
-    assert ([row.id for row in kept.accepted], list(steps)) == (["b", "c"], [6, 4])
+    kept, work = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), job)
+    assert ([row.id for row in kept.accepted], list(work.steps)) == (["b", "c"], [6, 4])
     (bad,) = kept.rejected
     assert bad.error.field == "quality" and "good means 20 steps, and the job paints in few (lcm)" in bad.error.message

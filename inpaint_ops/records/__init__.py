@@ -13,6 +13,7 @@ from inpaint_ops.records.loras import (
 from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
+    MAX_VARIANTS,
     STAGES,
     Batch,
     EarlierAttempt,
@@ -25,14 +26,18 @@ from inpaint_ops.records.rows import (
     Output,
     Painted,
     PaintedRegion,
+    Pick,
+    PickedBy,
     Record,
     Stage,
     Status,
     Thumbnail,
     Timings,
+    Variant,
     WorkerInfo,
 )
 from inpaint_ops.records.summary import Counts, Forecast, MeasureSpread, Pace, RetryCounts, RunSummary, StageStats
+from inpaint_ops.records.variants import fit_score, pick_of, row_record
 from inpaint_ops.records.workers import (
     MASKED_LATENTS,
     AttemptFaults,
@@ -52,6 +57,7 @@ from inpaint_ops.records.workers import (
 __all__ = [
     "BATCH_STAGES",
     "MASKED_LATENTS",
+    "MAX_VARIANTS",
     "STAGES",
     "Amount",
     "AttemptFaults",
@@ -85,6 +91,8 @@ __all__ = [
     "Pace",
     "Painted",
     "PaintedRegion",
+    "Pick",
+    "PickedBy",
     "Record",
     "Refusal",
     "RetryCounts",
@@ -96,13 +104,17 @@ __all__ = [
     "Status",
     "Thumbnail",
     "Timings",
+    "Variant",
     "WorkerInfo",
     "WorkerReport",
     "WorkerSetup",
     "check_names",
     "cost_of",
     "duration_in_words",
+    "fit_score",
     "now",
     "parse_row_lora",
+    "pick_of",
     "read_row_loras",
+    "row_record",
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from inpaint_ops.config import DEFAULT_MODEL
-from inpaint_ops.planning import JobOptions
+from inpaint_ops.planning import JobOptions, RowWork
 from inpaint_ops.records import Amount, Bytes, Forecast, Model, Moment, Pace, RunSummary
 
 SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
@@ -33,10 +34,16 @@ SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one shard has to do: its rows, and the denoising steps of all of them that will really run."""
+    """What one shard has to do: its images, and the denoising steps of all of them that will really run."""
 
     rows: int
+    """Images: each variant of a row counts."""
     steps: int
+
+
+def work_of(rows: RowWork) -> Work:
+    """What these rows have to do together."""
+    return Work(sum(rows.images), sum(map(operator.mul, rows.steps, rows.images)))
 
 
 class Experience(Model):
@@ -93,7 +100,7 @@ def benchmark_table() -> BenchmarkTable:
 _IRRELEVANT = {
     "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "blend", "match", "grain",
-    "fill", "tokenizer", "few_step",
+    "fill", "tokenizer", "few_step", "variants", "pick",
 }  # fmt: skip
 """Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
 

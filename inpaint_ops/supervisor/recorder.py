@@ -7,7 +7,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -24,10 +24,10 @@ from inpaint_ops.errors import (
     one_line,
 )
 from inpaint_ops.images import THUMBNAIL_SIZES
-from inpaint_ops.layout import RunLayout, retry_of
+from inpaint_ops.layout import RunLayout, retry_of, variant_name
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import PlannedRow
-from inpaint_ops.protocol import Done, Failed
+from inpaint_ops.protocol import Done, Failed, unit_number
 from inpaint_ops.records import (
     AttemptFaults,
     ErrorInfo,
@@ -37,6 +37,7 @@ from inpaint_ops.records import (
     Measured,
     Output,
     Painted,
+    PickedBy,
     Record,
     ShardProgress,
     Status,
@@ -51,6 +52,7 @@ from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
 from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive, receive_thumbnail
+from inpaint_ops.supervisor.variants import VariantRecords
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +94,36 @@ class Recorder:
     """The shard's frozen rows by line; where there are none, records are checked against their own names only."""
     record_bytes: int = 2**23
     """Of one record, at most."""
+    pick: PickedBy = "first"
+    """What chooses a row's image among its variants."""
+    variants: VariantRecords = field(init=False)
     _stored_faults: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
     _accepted: dict[int, str] = field(default_factory=dict)
     """Rows whose record was checked, and its ETag then."""
     _kept: KeptRecords = field(default_factory=KeptRecords)
     _refused: set[int] = field(default_factory=set)
     """Rows whose key is taken by something that does not count: this attempt's own record replaces it."""
+
+    def __post_init__(self) -> None:
+        found = VariantRecords(self.storage, self.layout, self.shard, self.rows, self.pick, self.record_bytes)
+        object.__setattr__(self, "variants", found)
+
+    def recorded_units(self) -> set[int]:
+        """What needs no painting, by `Unit.number`: the rows that have ended (see `recorded_rows`), and those variants
+        of others that have. A row whose variants have all ended, and which has no record yet, gets it here.
+
+        Raises StorageError.
+        """
+        rows = self.recorded_rows()
+        several = {number: row.parameters.variants for number, row in self.rows.items() if row.parameters.variants > 1}
+        ended: dict[int, Collection[int]] = {number: range(several.get(number, 1)) for number in rows}
+        if unfinished := several.keys() - rows:
+            found = self.variants.read(unfinished)
+            for number in found:
+                if (whole := self.variants.complete(number)) is not None:
+                    self._commit(whole)
+            ended |= found
+        return {unit_number(number, variant) for number, variants in ended.items() for variant in variants}
 
     def recorded_rows(self) -> set[int]:
         """The rows of the shard that have ended, by whichever attempt.
@@ -187,8 +213,10 @@ class Recorder:
         *,
         batch_id: str,
         download: float | None,
+        variant: int | None = None,
     ) -> Record:
-        """Upload the image, then commit its record.
+        """Upload the image, then commit its record: that of the row or, where `row` is one of its variants, of that.
+        The row's own follows the last one's. Returns the record that was written last.
 
         What is stored is measured here, on the copy that is uploaded; the worker's figures must agree. An image
         is written once: one that a dead attempt left behind is kept as it is, so that a record never names a digest
@@ -197,7 +225,7 @@ class Recorder:
         started = time.monotonic()
         with receive(expected) as image:
             _agrees(event, image, expected)
-            location, is_stored = self._store_image(row.id, image)
+            location, is_stored = self._store_image(variant_name(row.id, variant), image)
             digest, size = image.sha256, image.bytes
             if not is_stored:
                 self.faults.add("image_adopted", location.name)
@@ -226,9 +254,9 @@ class Recorder:
                 }
             ),
             worker=worker,
+            variant=variant,
         )
-        self._commit(record)
-        return record
+        return self._end(record)
 
     def _store_image(self, row_id: str, image: Received) -> tuple[Location, bool]:
         """Where the image is, and whether this call has put it there: else a dead attempt of this retry left one.
@@ -273,8 +301,12 @@ class Recorder:
         worker: WorkerInfo | None,
         *,
         download: float | None,
+        variant: int | None = None,
     ) -> Record:
-        """Commit the record of a row that has no image. Raises StorageError."""
+        """Commit the record of a row, or of one of its variants, that has no image, as `store_done` does.
+
+        Raises StorageError.
+        """
         measured = Measured(change=event.change, timings=event.timings) if event else Measured()
         timings = measured.timings.model_copy(update={"download": download})
         record = self._record(
@@ -284,8 +316,15 @@ class Recorder:
             measured=measured.model_copy(update={"timings": timings}),
             error=error,
             worker=worker,
+            variant=variant,
         )
-        self._commit(record)
+        return self._end(record)
+
+    def _end(self, record: Record) -> Record:
+        if record.variant is not None:
+            record = self.variants.commit(record)
+        if record.variant is None:
+            self._commit(record)
         return record
 
     def store_worker(self, name: str, report: WorkerReport) -> None:

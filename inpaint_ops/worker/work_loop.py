@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from inpaint_ops import __version__, images
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
-from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of
+from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of, unit_name
 from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
@@ -349,7 +349,7 @@ class WorkLoop:
 
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:
         if not isinstance(error, InpaintOpsError):
-            log.error("row %d: %s failed", item.row, stage, exc_info=error)
+            log.error("row %s: %s failed", unit_name(item.row), stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
         self._send(
             Failed(

@@ -205,14 +205,17 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     for name in manifest_dag.params:
         schema = manifest_dag.params.get_param(name).schema
         if None in schema.get("enum", ()):  # Airflow's form would show the choice as "null"
-            assert schema["values_display"] == {"null": "no" if name == "few_step" else "as the settings say"}, name
+            shown = {"few_step": "no", "pick": "the first"}.get(name, "as the settings say")
+            assert schema["values_display"] == {"null": shown}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
-            "blend": "poisson", "match": "mean", "grain": "match", "fill": "noise"}  # fmt: skip
+            "blend": "poisson", "match": "mean", "grain": "match", "fill": "noise",
+            "variants": 4, "pick": "best"}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain, job.fill) == ("poisson", "mean", "match", "noise")
+    assert (job.variants, job.pick) == (4, "best")
     conf = {
         **GOOD,
         "model": "/m/a.safetensors",
@@ -430,7 +433,12 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     patterns = [name for name, form in forms.items() if "pattern" in form]
     assert not patterns, "Airflow's form says no more than Bad Request of one that is missed: the task refuses in words"
     bounds = JobOptions.model_json_schema()["properties"]
-    for name, low, high in (("steps", 1, 500), ("failure_threshold", 0, 1), ("shard_rows", 1, None)):
+    for name, low, high in (
+        ("steps", 1, 500),
+        ("failure_threshold", 0, 1),
+        ("shard_rows", 1, None),
+        ("variants", 1, 16),
+    ):
         inner = next(one for one in bounds[name].get("anyOf", [bounds[name]]) if one.get("type") != "null")
         assert (forms[name].get("minimum"), forms[name].get("maximum")) == (low, high)
         assert (inner.get("minimum"), inner.get("maximum")) == (low, high)
