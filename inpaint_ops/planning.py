@@ -9,7 +9,7 @@ import operator
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
+from itertools import compress, islice
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -373,15 +373,38 @@ class RowWork(NamedTuple):
     """Denoising steps of one image that will really run; 0 where the row cannot be painted."""
     images: array[int]
     """Its variants."""
+    texts: array[int]
+    """A number for its prompt: equal ones are one text."""
+    chunks: array[int]
+    """Chunks that its prompt has, by an estimate."""
+
+    def part(self, which: slice) -> RowWork:
+        """That of some of the rows."""
+        return RowWork(*(column[which] for column in self))
 
 
 def row_work(rows: Iterable[AcceptedRow], job: JobOptions) -> RowWork:
     """What the rows have to do; each is unpacked once."""
-    work = RowWork(array("H"), array("B"))
+    work = RowWork(array("H"), array("B"), array("q"), array("B"))
     for row in rows:
         work.steps.append(_steps_to_run(row, job))
         work.images.append(row.variants or job.variants)
+        work.texts.append(hash((row.prompt, row.prompt_2)))
+        work.chunks.append(max(chunks_estimated(row.prompt), chunks_estimated(row.prompt_2 or "")))
     return work
+
+
+_TOKENS = re.compile(r"[^\W\d_]{1,8}|\d|[^\w\s]|_")
+"""Pieces of about a token each: CLIP's tokenizer takes words, digits and signs apart, and long words too."""
+_CHUNK_TOKENS, _MOST_CHUNKS = 75, 4
+
+
+def chunks_estimated(text: str) -> int:
+    """Chunks of 77 tokens that a text probably has: no tokenizer is at hand where a run is planned. At least 1."""
+    if len(text) <= _CHUNK_TOKENS:  # a token has a character at least
+        return 1
+    tokens = sum(1 for _ in islice(_TOKENS.finditer(text), _MOST_CHUNKS * _CHUNK_TOKENS))
+    return max(1, math.ceil(tokens / _CHUNK_TOKENS))
 
 
 def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
@@ -414,7 +437,7 @@ def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[
 def kept_work(work: RowWork, kept: Iterable[bool]) -> RowWork:
     """That of the kept rows alone."""
     marks = list(kept)
-    return RowWork(array("H", compress(work.steps, marks)), array("B", compress(work.images, marks)))
+    return RowWork(*(array(column.typecode, compress(column, marks)) for column in work))
 
 
 def with_rejected(

@@ -36,7 +36,16 @@ from inpaint_ops.records.rows import (
     Variant,
     WorkerInfo,
 )
-from inpaint_ops.records.summary import Counts, Forecast, MeasureSpread, Pace, RetryCounts, RunSummary, StageStats
+from inpaint_ops.records.summary import (
+    ChoiceCost,
+    Counts,
+    Forecast,
+    MeasureSpread,
+    Pace,
+    RetryCounts,
+    RunSummary,
+    StageStats,
+)
 from inpaint_ops.records.variants import fit_score, pick_of, row_record
 from inpaint_ops.records.workers import (
     MASKED_LATENTS,
@@ -63,6 +72,7 @@ __all__ = [
     "AttemptFaults",
     "Batch",
     "Bytes",
+    "ChoiceCost",
     "ColdStart",
     "Count",
     "Counts",

@@ -59,6 +59,20 @@ class RetryCounts(Model):
     created_at: Moment
 
 
+class ChoiceCost(Model):
+    """What a choice of the job cost."""
+
+    choice: Literal["loras", "prompts", "variants"]
+    count: Count = Field(description="Of what `what` names.")
+    seconds: Amount | None = Field(description="Of all workers together; None: not known.")
+    what: str = Field(description="What was counted.")
+
+    def in_words(self) -> str:
+        """One line, for a log or a terminal."""
+        took = "" if self.seconds is None else f": {duration_in_words(self.seconds)} of all workers"
+        return f"{self.count:,} {self.what}{took}"
+
+
 class Pace(Model):
     """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
 
@@ -143,6 +157,9 @@ class RunSummary(Model):
     flagged: Count = Field(default=0, description="Done rows that are an outlier in anything.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
+    choices: tuple[ChoiceCost, ...] = Field(
+        default=(), description="What LoRAs, prompts and variants cost, where the run has them."
+    )
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     trace_rows: Count | None = Field(
         default=None, description="Rows that `trace.json` shows, where that is not all of them."

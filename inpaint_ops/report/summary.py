@@ -27,6 +27,7 @@ from inpaint_ops.records import (
     cost_of,
 )
 from inpaint_ops.report.accounting import Accounting, account, kept_records
+from inpaint_ops.report.choices import choices_of
 from inpaint_ops.report.faults import faults_in_words, merge_faults
 from inpaint_ops.report.slow import slow_stages
 from inpaint_ops.report.tally import Tally, find_among, higher
@@ -135,6 +136,7 @@ def summary_of(
     recovered_faults = merge_faults(faults)
     fault_sentences = faults_in_words(recovered_faults, recovered=not reasons)
     slow = slow_stages(tally, stages, find)
+    pace = _pace(tally, stage_seconds, total)
     return RunSummary(
         run=run,
         verdict="INVALID" if reasons else "VALID",
@@ -170,7 +172,8 @@ def summary_of(
         measures={one.measure.name: found for one in tally.spreads if (found := one.summary()) is not None},
         flags=dict(tally.flags.most_common()),
         flagged=tally.flagged,
-        pace=_pace(tally, stage_seconds, total),
+        pace=pace,
+        choices=choices_of(tally, workers, stage_seconds, pace),
         forecast=forecast,
         shard_basis=shard_basis,
         trace_rows=trace_rows,

@@ -108,6 +108,8 @@ class Tally:
         self.steps = 0
         """Of the images, that ran."""
         self.rows_with_variants = 0
+        self.further_images = 0
+        """Of them, beyond each row's first."""
         self.failed_variants = 0
         """Of done rows."""
         self.rows_with_failed_variants = 0
@@ -169,9 +171,9 @@ class Tally:
         if record.conversions:
             self.converted += 1
             self.conversions.update(record.conversions)
-        if record.memory is not None:
-            self.peak = higher(self.peak, record.memory)
         for painting in paintings:
+            if painting.memory is not None:
+                self.peak = higher(self.peak, painting.memory)
             self._add_times(painting)
             if painting.batch is not None:
                 see(self._open[shard], painting)
@@ -275,6 +277,7 @@ class Tally:
                 self.steps += painting.steps
         if record.variants:
             self.rows_with_variants += 1
+            self.further_images += max(0, len(done) - 1)
             failed = len(paintings) - len(done)
             if done and failed:
                 self.failed_variants += failed

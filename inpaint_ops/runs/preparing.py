@@ -101,8 +101,7 @@ def _work(shards: Iterable[Shard], rows: RowWork) -> list[Work]:
     """What each shard has to do; `rows` are the run's, in their order."""
     found, start = [], 0
     for shard in shards:
-        part = slice(start, start + shard.rows)
-        found.append(work_of(RowWork(rows.steps[part], rows.images[part])))
+        found.append(work_of(rows.part(slice(start, start + shard.rows))))
         start += shard.rows
     return found
 

@@ -81,7 +81,7 @@ def _by_time(
     card: str | None,
     table: BenchmarkTable | None,
 ) -> ShardSize:
-    all_rows = work_of(work)
+    all_rows = work_of(work, texts=False)  # which of them a shard has is not known yet
     known = forecast(job, [all_rows], history, card=card, table=table)
     if not known.seconds_per_image or not known.cold_start:
         why = f"seconds per image or of a worker's start are not known ({known.basis})"

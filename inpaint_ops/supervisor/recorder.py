@@ -122,6 +122,7 @@ class Recorder:
             for number in found:
                 if (whole := self.variants.complete(number)) is not None:
                     self._commit(whole)
+                    self.variants.forget(number)
             ended |= found
         return {unit_number(number, variant) for number, variants in ended.items() for variant in variants}
 
@@ -325,6 +326,7 @@ class Recorder:
             record = self.variants.commit(record)
         if record.variant is None:
             self._commit(record)
+            self.variants.forget(record.row)
         return record
 
     def store_worker(self, name: str, report: WorkerReport) -> None:

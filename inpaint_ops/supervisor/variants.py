@@ -81,6 +81,11 @@ class VariantRecords:
             return None
         return row_record([ended[variant] for variant in sorted(ended)], self.pick)
 
+    def forget(self, row: int) -> None:
+        """The row has its record: those of its variants are needed no more."""
+        with self._lock:
+            self._ended.pop(row, None)
+
     def _standing(self, place: Location, record: Record, body: bytes) -> Record:
         """The record that stands there; ours, in its place, where that is none."""
         try:

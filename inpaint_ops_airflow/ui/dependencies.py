@@ -42,9 +42,7 @@ def get_run(run: str, views: ViewsDep) -> RunView:
 RunDep = Annotated[RunView, Depends(get_run)]
 
 
-def get_record(
-    row: int, view: RunDep, variant: Annotated[int | None, Query(ge=0, lt=MAX_VARIANTS)] = None
-) -> Record:
+def get_record(row: int, view: RunDep, variant: Annotated[int | None, Query(ge=0, lt=MAX_VARIANTS)] = None) -> Record:
     """The record of the path's row, or of one of its variants; 404 where it has none yet, or no such variant."""
     found = view.record(row)
     if found is None:

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from inpaint_ops.config import Settings
+from inpaint_ops.delivering.contents import image_to_deliver
 from inpaint_ops.errors import ConfigError, RunConflictError
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Record, RunSummary, WorkerReport, fit_score
 from inpaint_ops.runs import Workspace, finish, paint, prepare, prepare_retry
+from inpaint_ops.runs.finishing import summary_lines
 from inpaint_ops.variants import seed_of_variant
 from tests.support.pictures import file_of, mask_file, smooth
 
@@ -77,6 +79,8 @@ def test_a_row_with_variants_is_one_row_with_several_images(workspace: Workspace
     assert [one.variant for one in three.variants] == [0, 1, 2]
     assert [one.seed for one in three.variants] == [seed_of_variant(1, k) for k in range(3)] and three.seed == 1
     assert three.pick is not None and (three.pick.variant, three.pick.by) == (0, "first")
+    delivered = image_to_deliver(three, workspace.layout("run"))
+    assert delivered is not None and delivered.name == "three.0.png"
     assert three.output == three.variants[0].output and three.measures == three.variants[0].measures
     pictures = [pixels(one.output.uri) for one in three.variants if one.output]
     assert np.array_equal(pictures[0], pixels(found["one"].output.uri)), "variant 0 is what the row is without"
@@ -205,8 +209,28 @@ def test_the_forecast_counts_variants(workspace: Workspace) -> None:
     four = prepare(workspace, manifest(workspace, {"id": "a", "variants": 4}, {"id": "b", "variants": 4}), "four", JOB)
     assert one is not None and four.forecast is not None
     assert one.gpu_seconds and four.forecast.gpu_seconds and one.cold_start is not None
+    assert one.cold_start == four.forecast.cold_start, "the same texts"
     assert four.forecast.gpu_seconds - one.cold_start == pytest.approx(4 * (one.gpu_seconds - one.cold_start))
     assert sum(shard.rows for shard in four.shards) == 2
+
+
+def test_a_run_says_what_its_variants_and_texts_cost(workspace: Workspace) -> None:
+    long = "a wide room with a small lamp and " * 20
+    summary = run(workspace, [{"id": "a", "variants": 3}, {"id": "b", "prompt": long}], JOB)
+    found = {one.choice: one for one in summary.choices}
+    assert set(found) == {"prompts", "variants"}
+    assert (found["variants"].count, summary.pace is not None) == (2, True)
+    assert summary.pace is not None and found["variants"].seconds == pytest.approx(
+        2 * (summary.pace.steps * summary.pace.step_seconds + summary.pace.other_seconds)
+    )
+    assert found["prompts"].count == 6, "x, the empty text, and four chunks of the tiny model's own tokenizer"
+    assert found["prompts"].seconds and found["prompts"].seconds > 0
+    lines = summary_lines(workspace, summary)
+    assert any("4 images of 2 rows" in line for line in lines)
+    assert any("2 images beyond the first, of 1 row with variants" in line for line in lines)
+    assert any("6 chunks of 77 tokens encoded, of 3 texts: " in line for line in lines)
+    page = workspace.storage.get(workspace.layout("run").report).decode()
+    assert "What the choices cost" in page and "images beyond the first" in page
 
 
 def test_workers_report_images(workspace: Workspace) -> None:
@@ -214,3 +238,34 @@ def test_workers_report_images(workspace: Workspace) -> None:
     [name] = keys(workspace, "workers/")
     body = workspace.storage.get(workspace.layout("run").root.join(f"workers/{name}"))
     assert WorkerReport.model_validate_json(body).painted == 3
+
+
+def test_a_row_counts_as_done_only_with_all_images_that_its_record_names(workspace: Workspace) -> None:
+    run(workspace, [{"id": "a", "variants": 2}, {"id": "b"}], JOB)
+    layout, storage = workspace.layout("run"), workspace.storage
+    place = layout.record("00000", 1)
+    body = storage.get(place)
+    stolen = json.loads(body)
+    stolen["variants"][1]["output"]["uri"] = layout.image("b", ".png").uri
+    fewer = json.loads(body)
+    fewer["variants"] = fewer["variants"][:1]
+    for forged, why in (
+        (stolen, "its image is not where the run's images lie"),
+        (fewer, "it lists 1 variants, and the row has 2"),
+    ):
+        storage.put(place, json.dumps(forged).encode())
+        summary = finish(workspace, "run")
+        assert (summary.counts.done, summary.counts.missing) == (1, 1)
+        assert any(why in line for line in summary.warnings), summary.warnings
+    storage.put(place, body)
+    assert finish(workspace, "run").verdict == "VALID"
+
+    image = layout.image("a.1", ".png")
+    kept = storage.get(image)
+    storage.put(image, kept[:-1] + b"?")
+    summary = finish(workspace, "run")
+    assert any("row 1 does not count as done: its image is not the one of its record" in x for x in summary.warnings)
+    storage.put(image, kept + b"more")
+    assert any("its image has" in line for line in finish(workspace, "run").warnings)
+    result = paint(workspace, "run", "00000")
+    assert (result.done, result.skipped) == (1, 1), "an attempt paints what is not what its record says"
