@@ -10,17 +10,10 @@ from dataclasses import dataclass
 
 from inpaint_ops.layout import variant_name
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, RejectedRow
-from inpaint_ops.planning import (
-    JobOptions,
-    PlannedRow,
-    RowWork,
-    kept_work,
-    planned,
-    reject_rows_without_steps,
-    with_rejected,
-)
+from inpaint_ops.planning import JobOptions, PlannedRow, planned
 from inpaint_ops.protocol import unit_number
 from inpaint_ops.records import ErrorInfo
+from inpaint_ops.row_work import RowWork, kept_work, reject_rows_without_steps, with_rejected
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,11 @@ from inpaint_ops.planning import (
     JobOptions,
     job_options,
     parameters,
-    reject_rows_without_steps,
-    row_work,
     split_rows,
     steps_that_run,
 )
 from inpaint_ops.records import DeviceInfo
+from inpaint_ops.row_work import reject_rows_without_steps, row_work
 from inpaint_ops.tuning import Tuning, check_choices, choose
 
 

@@ -26,8 +26,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from inpaint_ops.config import DEFAULT_MODEL
-from inpaint_ops.planning import JobOptions, RowWork
+from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Amount, Bytes, Forecast, Model, Moment, Pace, RunSummary
+from inpaint_ops.row_work import RowWork
 
 SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 """Models whose speed and memory were measured with random weights of the same layer sizes (model/random_weights.py)."""

@@ -26,7 +26,6 @@ from inpaint_ops.manifest.rows import TEXT_FIELD
 from inpaint_ops.planning import (
     JobOptions,
     Plan,
-    RowWork,
     Shard,
     planned,
     split_rows,
@@ -37,6 +36,7 @@ from inpaint_ops.records import (
     cost_of,
     now,
 )
+from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
 from inpaint_ops.runs.shard_size import shard_size

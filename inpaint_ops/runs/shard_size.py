@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.config import Settings
-from inpaint_ops.planning import JobOptions, RowWork
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.forecasting import BenchmarkTable, Experience, forecast, work_of
 
 START_SHARE = 0.05

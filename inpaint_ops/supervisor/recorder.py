@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +31,6 @@ from inpaint_ops.records import (
     AttemptFaults,
     ErrorInfo,
     Fault,
-    FaultKind,
     MaskMeaning,
     Measured,
     Output,
@@ -51,6 +49,7 @@ from inpaint_ops.run_files.counted import check_image, why_not
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
 from inpaint_ops.supervisor.compacting import KeptRecords
+from inpaint_ops.supervisor.fault_tally import FaultTally
 from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive, receive_thumbnail
 from inpaint_ops.supervisor.variants import VariantRecords
 
@@ -58,25 +57,6 @@ log = logging.getLogger(__name__)
 
 CHECKED_RECORDS = 10_000
 """Records of a shard whose content an attempt checks before it counts them; of further ones the name and the size."""
-
-
-class FaultTally:
-    """The faults that an attempt has recovered from so far. Threads may share it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._faults: dict[FaultKind, Fault] = {}
-
-    def add(self, kind: FaultKind, what: str = "") -> None:
-        """Count one more; `what` describes it."""
-        with self._lock:
-            count = self._faults[kind].count if kind in self._faults else 0
-            self._faults[kind] = Fault(kind=kind, count=count + 1, what=one_line(what)[:500])
-
-    def all(self) -> tuple[Fault, ...]:
-        """Each kind that occurred, once."""
-        with self._lock:
-            return tuple(self._faults.values())
 
 
 @dataclass(frozen=True, slots=True)

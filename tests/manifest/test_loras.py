@@ -10,8 +10,9 @@ import pytest
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.manifest.rows import AcceptedRow
-from inpaint_ops.planning import JobOptions, job_options, planned, reject_rows_without_steps
+from inpaint_ops.planning import JobOptions, job_options, planned
 from inpaint_ops.records import LoraChoice
+from inpaint_ops.row_work import reject_rows_without_steps
 from tests.support.manifests import only_rejection, parquet, read
 
 ROW = {"image": "a.png", "mask": "m.png", "prompt": "x"}

@@ -10,9 +10,10 @@ import pytest
 from inpaint_ops.config import DEFAULT_MODEL, Settings
 from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
-from inpaint_ops.planning import JobOptions, chunks_estimated, row_work
+from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import DeviceInfo, Forecast, Pace
 from inpaint_ops.report import compared, render_page
+from inpaint_ops.row_work import chunks_estimated, row_work
 from inpaint_ops.runs import Workspace, finish, make_plan, prepare
 from inpaint_ops.runs.forecasting import (
     Benchmark,

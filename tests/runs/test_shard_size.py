@@ -11,8 +11,9 @@ import pytest
 
 from inpaint_ops.config import Settings
 from inpaint_ops.locations import Location
-from inpaint_ops.planning import JobOptions, Plan, RowWork, job_options
+from inpaint_ops.planning import JobOptions, Plan, job_options
 from inpaint_ops.records import Pace
+from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs import Workspace, finish, make_plan, prepare
 from inpaint_ops.runs.forecasting import Benchmark, BenchmarkTable, Experience, experience_key
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS, START_SHARE, TASK_SECONDS, shard_size
