@@ -62,7 +62,7 @@ class RetryCounts(Model):
 class ChoiceCost(Model):
     """What a choice of the job cost."""
 
-    choice: Literal["loras", "prompts", "variants"]
+    choice: Literal["loras", "prompts", "fill", "variants"]
     count: Count = Field(description="Of what `what` names.")
     seconds: Amount | None = Field(description="Of all workers together; None: not known.")
     what: str = Field(description="What was counted.")
@@ -158,7 +158,7 @@ class RunSummary(Model):
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
     choices: tuple[ChoiceCost, ...] = Field(
-        default=(), description="What LoRAs, prompts and variants cost, where the run has them."
+        default=(), description="What LoRAs, prompts, fills and variants cost, where the run has them."
     )
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     trace_rows: Count | None = Field(

@@ -15,7 +15,7 @@ def choices_of(
     tally: Tally, workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float], pace: Pace | None
 ) -> tuple[ChoiceCost, ...]:
     """One for each choice that the run made; seconds are those of all workers together."""
-    return (*_loras(workers), *_prompts(workers, stage_seconds), *_variants(tally, pace))
+    return (*_loras(workers), *_prompts(workers, stage_seconds), *_fills(tally), *_variants(tally, pace))
 
 
 def _loras(workers: Sequence[WorkerReport]) -> Iterator[ChoiceCost]:
@@ -49,6 +49,13 @@ def _prompts(workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float]
 def measured(ledger: Sequence[LedgerEntry], name: str) -> float:
     """What a worker's ledger has measured under `name`, in whichever entry; 0 where nothing."""
     return next((entry.measured[name] for entry in ledger if name in entry.measured), 0.0)
+
+
+def _fills(tally: Tally) -> Iterator[ChoiceCost]:
+    if tally.fills:
+        kinds = ", ".join(f"{fill} {count:,}" for fill, count in tally.fills.most_common())
+        what = f"rows whose masked area was filled before it was encoded ({kinds})"
+        yield ChoiceCost(choice="fill", count=tally.fills.total(), seconds=None, what=what)
 
 
 def _variants(tally: Tally, pace: Pace | None) -> Iterator[ChoiceCost]:

@@ -102,6 +102,8 @@ class Tally:
         """Of a row."""
         self.finished: datetime | None = None
         self.peak: Memory | None = None
+        self.fills: Counter[str] = Counter()
+        """Done rows whose masked area was filled, by what."""
         self.images = 0
         """Of done rows: those of all variants."""
         self.images_with_steps = 0
@@ -271,6 +273,8 @@ class Tally:
     def _add_images(self, record: Record, paintings: Sequence[Record]) -> None:
         done = [one for one in paintings if one.status == "done"]
         self.images += len(done)
+        if done and record.fill != "original":
+            self.fills[record.fill] += 1
         for painting in done:
             if painting.steps:
                 self.images_with_steps += 1

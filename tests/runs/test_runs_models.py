@@ -252,5 +252,7 @@ def test_what_a_row_is_filled_with_stands_in_its_record_and_where_it_has_no_effe
     }
     assert any("fill mean had no effect" in sentence for sentence in records["in vain"].conversions)
     assert [line for line in summary.warnings if "fill mean had no effect on some rows" in line]
+    [fill] = [one for one in summary.choices if one.choice == "fill"]
+    assert (fill.count, fill.seconds) == (3, None) and fill.what.endswith("(mean 2, noise 1)")
     with pytest.raises(RunConflictError, match="fill"):
         prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill": "telea"}))
