@@ -69,6 +69,8 @@ def settle(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, Row
     if max(work.images, default=1) == 1:
         return parsed, work
     singles = names_like_variants(row for row, images in zip(parsed.accepted, work.images, strict=True) if images == 1)
+    if not singles:
+        return parsed, work
     taken = {row.row: found for row in parsed.accepted if (found := taken_name(row, job, singles)) is not None}
     if not taken:
         return parsed, work
