@@ -189,6 +189,29 @@ PARAMS = {
         description="A template such as {folder}/{stem}.{ext}; also {id}, {row}, {k}. Empty: as the settings say "
         "({id}.{ext}).",
     ),
+    "fill": Param(
+        default=None,
+        enum=[None, "original", "noise", "mean", "telea"],
+        values_display={"null": "as the settings say"},
+        title="Fill",
+        description="What the masked area holds before it is encoded; matters at a strength below 1. Empty: as the "
+        "settings say (original).",
+    ),
+    "variants": Param(
+        default=None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=16,
+        title="Variants",
+        description="Images of each row that names no number, each with a seed of its own. Empty: 1.",
+    ),
+    "pick": Param(
+        default=None,
+        enum=[None, "first", "best"],
+        values_display={"null": "the first"},
+        title="Pick",
+        description="Which variant is its row's image. best: that which fits its surroundings best, by measures.",
+    ),
     "model": Param(
         default=None,
         type=["null", "string"],

@@ -66,6 +66,9 @@ Grain = Literal["none", "match"]
 Sharpen = Literal["none", "match"]
 """Whether a patch is sharpened to the detail of its surroundings."""
 
+Fill = Literal["original", "noise", "mean", "telea"]
+"""What the masked area holds before it is encoded."""
+
 
 class Settings(BaseSettings):
     """What the environment says. Each field is read from `INPAINT_<FIELD>`, unless it names another variable."""
@@ -135,6 +138,11 @@ class Settings(BaseSettings):
     names: str | None = Field(
         default=None,
         description="What images are called, such as `{folder}/{stem}.{ext}`; empty: `{id}.{ext}`.",
+    )
+    fill: Fill = Field(
+        default="original",
+        description="What the masked area holds before it is painted over, which matters at a strength below 1: its "
+        "own pixels (original), noise, the mean colour around it, or its surroundings carried on (telea).",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 

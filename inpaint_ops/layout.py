@@ -32,6 +32,7 @@ SHARD_NAME = r"[0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?"
 MAX_RETRIES = 999
 """Of a run; what a report looks at is bounded by it."""
 _RETRY_SHARD = re.compile(r"[0-9]{5,9}r([0-9]{4})_[0-9a-f]{8}")
+_VARIANT = re.compile(r"([0-9]{7,10})\.([0-9]{1,2})\.json")
 _RECORD = re.compile(rf"({SHARD_NAME}|rejected)/([0-9]{{7,10}})\.json")
 
 
@@ -175,7 +176,8 @@ class RunLayout:
 
         Both are checked when a run is planned: no part of the key is `..`, and an id holds no slash.
         With `retry`, the name that an image of that retry has where an earlier attempt's has the plain one: no name
-        ends with `~` and digits.
+        ends with `~` and digits. Those of a
+        row's variants are called by `variant_name` in the name's place.
         """
         return self._at(f"images/{name}{f'~{retry}' if retry else ''}{extension}")
 
@@ -205,6 +207,22 @@ class RunLayout:
     def record(self, shard: str, row: int) -> Location:
         """The one record of one row; each retry of the row has one more, in a shard of its own."""
         return self._at(f"records/{shard}/{row:07d}.json")
+
+    def shard_variants(self, shard: str) -> Location:
+        """The prefix of the records of the variants of one shard's rows."""
+        return self._at(f"variants/{shard}/")
+
+    def variant_record(self, shard: str, row: int, variant: int) -> Location:
+        """The record of one variant of a row: how far the row is, until it has its own record."""
+        return self._at(f"variants/{shard}/{row:07d}.{variant}.json")
+
+    def row_and_variant(self, record: Location) -> tuple[int, int] | None:
+        """The row and the variant whose record lies there: the reverse of `variant_record`; None for anything else."""
+        found = _VARIANT.fullmatch(record.name)
+        if found is None:
+            return None
+        row, variant = int(found[1]), int(found[2])
+        return (row, variant) if record.name == f"{row:07d}.{variant}.json" else None
 
     def shard_and_row(self, record: Location) -> tuple[str, int] | None:
         """The shard and the row whose record lies there: the reverse of `record`; None for any other object."""
@@ -311,6 +329,11 @@ class RunLayout:
     def report(self) -> Location:
         """The report, an HTML page."""
         return self._at("report.html")
+
+
+def variant_name(name: str, variant: int | None) -> str:
+    """What one of a row's variants is called: `chair.2`. None: the row has no variants, and its own name."""
+    return name if variant is None else f"{name}.{variant}"
 
 
 REJECTED = "rejected"

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
 import operator
 import re
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from inpaint_ops.config import EXTENSIONS, Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, Sharpen
+from inpaint_ops.config import (
+    EXTENSIONS,
+    Blend,
+    FewStep,
+    Fill,
+    Grain,
+    Match,
+    PromptSyntax,
+    Scheduler,
+    Settings,
+    Sharpen,
+)
 from inpaint_ops.errors import ConfigError, did_you_mean
-from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name
+from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name, variant_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import (
     MAX_SEED,
     STEPS,
     AcceptedRow,
     JobTexts,
-    ParsedManifest,
     Quality,
-    RejectedRow,
     check_template,
     fields_of,
     why_no_name,
 )
 from inpaint_ops.manifest.rows import constructed
-from inpaint_ops.records import Count, ErrorInfo, Forecast, Loras, Model, Moment, check_names, parse_row_lora
+from inpaint_ops.records import (
+    MAX_VARIANTS,
+    Count,
+    Forecast,
+    Loras,
+    Model,
+    Moment,
+    check_names,
+    parse_row_lora,
+)
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
@@ -69,6 +85,9 @@ class JobOptions(Model):
     names: str | None = Field(
         default=None, description="What images are called: `{folder}/{stem}.{ext}`, for example; None: `{id}.{ext}`."
     )
+    fill: Fill = "original"
+    variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
+    pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
     row_limit: int | None = Field(default=None, ge=1)
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
@@ -102,7 +121,7 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "sharpen", "names", "row_limit",
+            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "variants", "pick", "row_limit",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -145,6 +164,7 @@ def job_options(
         "grain": settings.grain,
         "sharpen": settings.sharpen,
         "names": settings.names,
+        "fill": settings.fill,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -280,6 +300,8 @@ class PaintParameters(Model):
     match: Match = "none"
     grain: Grain = "none"
     sharpen: Sharpen = Field(default="none", exclude_if=lambda sharpen: sharpen == "none")
+    fill: Fill = Field(default="original", exclude_if=lambda fill: fill == "original")
+    variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, exclude_if=lambda variants: variants == 1)
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
     )
@@ -301,10 +323,9 @@ class PlannedRow(AcceptedRow):
                 raise ValueError(f"{name!r} is no name of an image: {why}")
         return value
 
-    @property
-    def name(self) -> str:
-        """What its image is called below images/, without its ending."""
-        return self.names[0] if self.names else self.id
+    def image_name(self, variant: int | None = None) -> str:
+        """What its image, or that of one of its variants, is called below images/, without its ending."""
+        return self.names[variant or 0] if self.names else variant_name(self.id, variant)
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest anywhere would state it: what its author left to the job stays open."""
@@ -350,13 +371,15 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
     """
     return PaintParameters(
         seed=row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
-        steps=_steps(row, job),
+        steps=steps_of(row, job),
         guidance_scale=row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
-        strength=_strength(row, job),
+        strength=strength_of(row, job),
         blend=row.blend or ("feather" if row.mask_blur else job.blend),
         match=row.match or job.match,
         grain=row.grain or job.grain,
         sharpen=row.sharpen or job.sharpen,
+        fill=row.fill or job.fill,
+        variants=row.variants or job.variants,
         loras=_loras(row, job),
     )
 
@@ -369,15 +392,8 @@ def _loras(row: AcceptedRow, job: JobOptions) -> dict[str, float]:
     return {name: weights.get(name, 0.0) if weight is None else weight for name, weight in named}
 
 
-def _unknown_loras(row: AcceptedRow, job: JobOptions) -> list[str]:
-    """Names of LoRAs that the row asks for and the job does not have."""
-    if not row.loras:
-        return []
-    known = {one.name for one in job.loras}
-    return [name for name, _ in map(parse_row_lora, row.loras) if name not in known]
-
-
-def _steps(row: AcceptedRow, job: JobOptions) -> int:
+def steps_of(row: AcceptedRow, job: JobOptions) -> int:
+    """The denoising steps that are asked for: the row's own, else the job's."""
     if row.steps is not None:
         return row.steps
     if row.quality is not None:
@@ -385,69 +401,11 @@ def _steps(row: AcceptedRow, job: JobOptions) -> int:
     return job.steps if job.steps is not None else STEPS[job.quality]
 
 
-def _strength(row: AcceptedRow, job: JobOptions) -> float:
+def strength_of(row: AcceptedRow, job: JobOptions) -> float:
+    """The row's own, else the job's."""
     return row.strength if row.strength is not None else job.strength
-
-
-def row_steps(rows: Iterable[AcceptedRow], job: JobOptions) -> array[int]:
-    """The denoising steps of each row that will really run, in the order of the rows; 0 where it cannot be painted."""
-    return array("H", (_steps_to_run(row, job) for row in rows))
-
-
-def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
-    return (
-        0
-        if _unknown_loras(row, job) or _asks_for_quality(row, job)
-        else steps_that_run(_steps(row, job), _strength(row, job))
-    )
 
 
 def steps_that_run(steps: int, strength: float) -> int:
     """The steps left of `steps` at `strength`: StableDiffusionXLInpaintPipeline.get_timesteps, diffusers 0.42.1."""
     return min(int(steps * strength), steps)
-
-
-def reject_rows_without_steps(parsed: ParsedManifest, job: JobOptions) -> tuple[ParsedManifest, array[int]]:
-    """The manifest with those rows rejected whose steps and strength, theirs or the job's, leave nothing to denoise, or
-    which name a LoRA that the job does not have.
-
-    Beside it the steps of each accepted row, as `row_steps` gives them: the rows are unpacked once for both.
-    """
-    steps = row_steps(parsed.accepted, job)
-    if all(steps):
-        return parsed, steps
-    without = (_unpaintable(row, job) for row in parsed.accepted if not _steps_to_run(row, job))
-    kept = ParsedManifest.packed(
-        (row for row in parsed.accepted if _steps_to_run(row, job)),
-        heapq.merge(parsed.rejected, without, key=lambda row: row.row),
-        parsed.notes,
-    )
-    return kept, array("H", filter(None, steps))
-
-
-def _asks_for_quality(row: AcceptedRow, job: JobOptions) -> bool:
-    """Whether the row names a number of steps by its quality, which a job of few steps has another meaning for."""
-    return job.few_step is not None and row.quality is not None
-
-
-def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
-    settled, field = parameters(row, job), "steps"
-    message = (
-        f"row {row.row}: steps: {settled.steps} at a strength of {settled.strength:g} leave no denoising step: "
-        "ask for more steps, or a strength of 1"
-    )
-    if unknown := _unknown_loras(row, job):
-        known = ", ".join(one.name for one in job.loras) or "none"
-        message = (
-            f"row {row.row}: loras: the job has no LoRA called {unknown[0][:60]!r} (it has: {known}): "
-            f"give it with --lora {unknown[0][:60]}=PATH, or correct the row"
-        )
-        field = "loras"
-    elif _asks_for_quality(row, job):
-        message = (
-            f"row {row.row}: quality: {row.quality} means {STEPS[str(row.quality)]} steps, and the job paints in few "
-            f"({job.few_step}): leave it out, or give steps"
-        )
-        field = "quality"
-    error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=field)
-    return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

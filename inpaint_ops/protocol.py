@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Type
 
 from inpaint_ops.config import (
     Blend,
+    Fill,
     Grain,
     ImageFormat,
     JpegChroma,
@@ -52,6 +53,21 @@ def text_of(first: str | None, second: str | None) -> Text | None:
     if second is None or second == first:
         return first
     return first or "", second
+
+
+_VARIANT = 10**10
+"""Beyond the number of any row."""
+
+
+def unit_number(row: int, variant: int | None) -> int:
+    """The number by which a worker knows what it paints: the row's own, and for its further variants a higher one."""
+    return row + (variant or 0) * _VARIANT
+
+
+def unit_name(number: int) -> str:
+    """How people know it: `7`, or `7.2` for a further variant of row 7."""
+    variant, row = divmod(number, _VARIANT)
+    return f"{row}.{variant}" if variant else str(row)
 
 
 class Job(Model):
@@ -103,7 +119,7 @@ class Item(Model):
     """One row to paint. `image`, `mask` and `output` are local paths; the output's folder exists."""
 
     kind: Literal["item"] = "item"
-    row: int
+    row: int = Field(description="See `unit_number`.")
     id: str
     image: str
     mask: str
@@ -127,6 +143,7 @@ class Item(Model):
     match: Match = "none"
     grain: Grain = "none"
     sharpen: Sharpen = "none"
+    fill: Fill = "original"
     format: ImageFormat = "png"
 
 

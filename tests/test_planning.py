@@ -21,12 +21,11 @@ from inpaint_ops.planning import (
     JobOptions,
     job_options,
     parameters,
-    reject_rows_without_steps,
-    row_steps,
     split_rows,
     steps_that_run,
 )
 from inpaint_ops.records import DeviceInfo
+from inpaint_ops.row_work import reject_rows_without_steps, row_work
 from inpaint_ops.tuning import Tuning, check_choices, choose
 
 
@@ -58,16 +57,19 @@ def test_a_row_wins_over_the_job_and_steps_over_quality() -> None:
 
 
 def test_the_edge_is_the_rows_then_its_feather_then_the_jobs() -> None:
-    job = JobOptions(model="m", blend="poisson", match="mean", grain="match", sharpen="match")
+    job = JobOptions(model="m", blend="poisson", match="mean", grain="match", sharpen="match", fill="telea")
     settled = parameters(row(), job)
-    assert (settled.blend, settled.match, settled.grain, settled.sharpen) == ("poisson", "mean", "match", "match")
-    settled = parameters(row(blend="hard", match="none", grain="none", sharpen="none"), job)
-    assert (settled.blend, settled.match, settled.grain, settled.sharpen) == ("hard", "none", "none", "none")
+    assert (settled.blend, settled.match, settled.grain) == ("poisson", "mean", "match")
+    assert (settled.sharpen, settled.fill) == ("match", "telea")
+    settled = parameters(row(blend="hard", match="none", grain="none", sharpen="none", fill="original"), job)
+    assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none")
+    assert (settled.sharpen, settled.fill) == ("none", "original")
     assert parameters(row(mask_blur=2.0), job).blend == "feather", "a row's own field wins over the job's"
     assert parameters(row(mask_blur=2.0, blend="auto"), job).blend == "auto"
     settled = parameters(row(), JobOptions(model="m"))
     assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none"), "as it was before"
-    assert {"blend", "match", "grain", "sharpen", "names"} <= set(job.identity())
+    assert settled.fill == "original" and "fill" not in settled.model_dump()
+    assert {"blend", "match", "grain", "sharpen", "fill", "names"} <= set(job.identity())
 
 
 def test_a_row_without_a_seed_gets_the_same_one_every_time() -> None:
@@ -131,8 +133,8 @@ def test_a_row_that_no_step_is_left_for_is_rejected_when_the_run_is_planned() ->
         AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=1, strength=1.0),
         AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
     ]
-    kept, steps = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
-    assert list(steps) == list(row_steps(kept.accepted, JobOptions(model="m")))
+    kept, work = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), JobOptions(model="m"))
+    assert work == row_work(kept.accepted, JobOptions(model="m")) and list(work.steps) == [1, 29]
     assert [row.row for row in kept.accepted] == [2, 3]
     (bad,) = kept.rejected
     assert bad.error.message.startswith("row 1: steps: 1 at a strength of 0.9999 leave no denoising step: ask for")
@@ -223,9 +225,9 @@ def test_the_scheduler_is_the_jobs_and_a_part_of_its_identity(environment: Calla
 
 
 def test_the_edge_of_a_job_is_the_settings_unless_it_is_chosen(environment: Callable[..., Settings]) -> None:
-    settings = environment(INPAINT_BLEND="auto", INPAINT_MATCH="mean", INPAINT_GRAIN="match")
+    settings = environment(INPAINT_BLEND="auto", INPAINT_MATCH="mean", INPAINT_GRAIN="match", INPAINT_FILL="mean")
     job = job_options(settings)
-    assert (job.blend, job.match, job.grain) == ("auto", "mean", "match")
+    assert (job.blend, job.match, job.grain, job.fill) == ("auto", "mean", "match", "mean")
     assert job_options(settings, blend="hard").blend == "hard"
     with pytest.raises(ConfigError, match="blend"):
         job_options(settings, blend="soft")
@@ -296,7 +298,7 @@ def test_what_few_steps_cannot_have_is_refused() -> None:
         AcceptedRow(row=2, id="b", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup", steps=6),
         AcceptedRow(row=3, id="c", image="s3://b/a.png", mask="s3://b/m.png", prompt="a cup"),
     ]
-    kept, steps = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), job)
-    assert ([row.id for row in kept.accepted], list(steps)) == (["b", "c"], [6, 4])
+    kept, work = reject_rows_without_steps(ParsedManifest(tuple(rows), ()), job)
+    assert ([row.id for row in kept.accepted], list(work.steps)) == (["b", "c"], [6, 4])
     (bad,) = kept.rejected
     assert bad.error.field == "quality" and "good means 20 steps, and the job paints in few (lcm)" in bad.error.message

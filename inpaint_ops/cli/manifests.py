@@ -15,11 +15,11 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.manifest.pairing import pair, read_prompts
-from inpaint_ops.planning import reject_rows_without_steps
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
 from inpaint_ops.runs.pictures import pictures_below
 from inpaint_ops.tuning import check_choices
+from inpaint_ops.variants import settle
 
 
 @click.command()
@@ -46,7 +46,7 @@ def validate(
     check_choices(job.tuning, job.tuning_overrides)
     about_model = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
     parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.texts())
-    parsed, _ = reject_rows_without_steps(parsed, job)
+    parsed, _ = settle(parsed, job)
     about_loras = check_loras(workspace.storage, job.loras, must_be_here=False)
     notes = (*parsed.notes, *([about_model] if about_model else []), *about_loras)
     missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)

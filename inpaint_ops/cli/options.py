@@ -13,11 +13,23 @@ import click
 from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import Blend, FewStep, Grain, Match, PromptSyntax, Scheduler, Settings, Sharpen, parse_fields
+from inpaint_ops.config import (
+    Blend,
+    FewStep,
+    Fill,
+    Grain,
+    Match,
+    PromptSyntax,
+    Scheduler,
+    Settings,
+    Sharpen,
+    parse_fields,
+)
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
 from inpaint_ops.planning import JobOptions, Plan, job_options
+from inpaint_ops.records import MAX_VARIANTS
 from inpaint_ops.runs import Workspace
 
 EXIT_NOT_ALL_DONE = 3
@@ -123,6 +135,21 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--names",
             metavar="TEMPLATE",
             help="What images are called, such as '{folder}/{stem}.{ext}'; also {id}, {row}, {k} [INPAINT_NAMES].",
+        ),
+        click.option(
+            "--fill",
+            type=click.Choice(get_args(Fill)),
+            help="What the masked area holds before it is encoded; matters at a strength below 1 [INPAINT_FILL].",
+        ),
+        click.option(
+            "--variants",
+            type=click.IntRange(1, MAX_VARIANTS),
+            help="Images of each row that names no number, each with a seed of its own; default 1.",
+        ),
+        click.option(
+            "--pick",
+            type=click.Choice(["first", "best"]),
+            help="Which variant is its row's image: the first, or that which fits its surroundings best.",
         ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(

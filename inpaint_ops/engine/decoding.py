@@ -14,6 +14,7 @@ from inpaint_ops.engine.batching import PaintItem
 from inpaint_ops.engine.output_checks import dtypes_of, find_fault
 from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.model.torch_errors import is_device_lost
+from inpaint_ops.protocol import unit_name
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def decode_checked(pipe: Any, latents: torch.Tensor, rows: Sequence[PaintItem]) 
     note = f"decoded again in float32, since the first patch was not finite or flat ({was})"
     for at, image, is_finite in zip(bad, images, finite, strict=True):
         if find_fault(image, is_finite, rows[at], was) is None:
-            log.warning("row %d was %s", rows[at].row, note)
+            log.warning("row %s was %s", unit_name(rows[at].row), note)
             decoded[at] = image, None, (note,)
     return decoded
 

@@ -15,6 +15,7 @@ from inpaint_ops.engine.batching import PaintItem
 from inpaint_ops.engine.failures import in_short
 from inpaint_ops.errors import DeviceOutOfMemoryError, FlatImageError, InpaintOpsError, NonFiniteImageError
 from inpaint_ops.model.torch_errors import is_out_of_memory
+from inpaint_ops.protocol import unit_name
 
 _FLAT = 1
 """Levels between the darkest and the brightest pixel of a flat patch, in each channel, at most."""
@@ -35,7 +36,9 @@ def find_fault(image: NDArray[np.uint8], is_finite: bool, item: PaintItem, dtype
         dtypes: of the model, for the message.
     """
     if not is_finite:
-        return NonFiniteImageError(f"the model painted NaN or infinity for row {item.row} ({dtypes}): {_cure(dtypes)}")
+        return NonFiniteImageError(
+            f"the model painted NaN or infinity for row {unit_name(item.row)} ({dtypes}): {_cure(dtypes)}"
+        )
     masked = item.mask > 0
     patch = image[masked]
     if not len(patch) or np.ptp(patch, axis=0).max() > _FLAT:
@@ -47,7 +50,8 @@ def find_fault(image: NDArray[np.uint8], is_finite: bool, item: PaintItem, dtype
         return None
     name = "black" if colour.max() <= _FLAT + 1 else "one flat colour, #" + "".join(f"{int(v):02x}" for v in colour)
     return FlatImageError(
-        f"the model painted {name} for row {item.row}, unlike what is around the mask ({dtypes}): {_cure(dtypes)}"
+        f"the model painted {name} for row {unit_name(item.row)}, unlike what is around the mask ({dtypes}): "
+        f"{_cure(dtypes)}"
     )
 
 

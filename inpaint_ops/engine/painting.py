@@ -29,7 +29,7 @@ from inpaint_ops.errors import (
     NonFiniteImageError,
 )
 from inpaint_ops.model.torch_errors import is_compiler_failure, is_device_lost, is_out_of_memory
-from inpaint_ops.protocol import Text
+from inpaint_ops.protocol import Text, unit_name
 from inpaint_ops.records import Batch, LedgerEntry, Timings
 from inpaint_ops.tuning import Tuning
 
@@ -218,7 +218,7 @@ class Engine:
                 raise DeviceLostError(f"the device failed: {in_short(error, 300)}") from error
             if is_out_of_memory(error):
                 return [], torch.OutOfMemoryError(in_short(error, 300))
-            log.exception("painting rows %s failed", [item.row for item in rows])
+            log.exception("painting rows %s failed", ", ".join(unit_name(item.row) for item in rows))
             error.__context__ = error.__cause__ = None
             return [], error.with_traceback(None)
 
@@ -240,13 +240,13 @@ class Engine:
         except Exception as moving:
             if not is_out_of_memory(moving):
                 raise
-            self._listener.out_of_memory(f"row {row.row}: {in_short(moving)}")
+            self._listener.out_of_memory(f"row {unit_name(row.row)}: {in_short(moving)}")
         self._free()
         if failure is not None:
             return [], does_not_fit(row, failure) if is_out_of_memory(failure) else failure
         size = f"{row.key.width}x{row.key.height}"
         self._listener.out_of_memory(
-            f"row {row.row} at {size} did not fit the memory by itself: painted as with low-memory"
+            f"row {unit_name(row.row)} at {size} did not fit the memory by itself: painted as with low-memory"
         )
         return results, None
 
@@ -265,7 +265,7 @@ class Engine:
         except Exception as error:  # no memory, or a part that cannot be cast
             if isinstance(error, DeviceLostError) or is_device_lost(error):
                 raise
-            log.warning("row %d could not be painted again in float32: %s", row.row, error)
+            log.warning("row %s could not be painted again in float32: %s", unit_name(row.row), error)
             return bad
         finally:
             self._fixed_size = fixed
@@ -273,7 +273,7 @@ class Engine:
         if failure is not None or results[0].error is not None:
             return bad
         note = f"painted again in float32, since the first patch was not finite or flat ({was})"
-        log.warning("row %d was %s", row.row, note)
+        log.warning("row %s was %s", unit_name(row.row), note)
         return replace(results[0], notes=(*results[0].notes, note))
 
     def _filled(self, rows: int) -> int:

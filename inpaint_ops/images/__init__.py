@@ -22,6 +22,7 @@ from inpaint_ops.images.encoding import (
     output_conversions,
     thumbnail,
 )
+from inpaint_ops.images.filling import fill_masked
 from inpaint_ops.images.joining import Joined, JoinOptions, join
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
@@ -58,6 +59,7 @@ __all__ = [
     "decode_mask",
     "decode_source",
     "encode",
+    "fill_masked",
     "find_regions",
     "fits_the_canvas",
     "join",

@@ -14,9 +14,9 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json, to_jsonable_python
 
-from inpaint_ops.config import Blend, Grain, ImageFormat, MaskChannel, Match, Sharpen
+from inpaint_ops.config import Blend, Fill, Grain, ImageFormat, MaskChannel, Match, Sharpen
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
-from inpaint_ops.records import ErrorInfo, read_row_loras
+from inpaint_ops.records import MAX_VARIANTS, ErrorInfo, read_row_loras
 
 Quality = Literal["good", "high", "best"]
 STEPS: dict[str, int] = {"good": 20, "high": 30, "best": 50}
@@ -71,6 +71,10 @@ class Row(BaseModel):
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
     sharpen: Sharpen | None = Field(default=None, description="Whether it is sharpened to the ring's detail.")
+    fill: Fill | None = Field(default=None, description="What the masked area holds before it is encoded.")
+    variants: int | None = Field(
+        default=None, ge=1, le=MAX_VARIANTS, description="Images, each with a seed of its own; None: as the job has it."
+    )
     format: ImageFormat = "png"
     loras: list[str] | None = Field(
         default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import Attention
 
 from inpaint_ops.model import compiled
 from inpaint_ops.model.attention import kernel_in_use
-from inpaint_ops.records import LedgerEntry, ModelIdentity
+from inpaint_ops.records import MASKED_LATENTS, LedgerEntry, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, shown
 
 _KINDS = {
@@ -105,7 +105,7 @@ def inspect_parts(pipe: Any, model: ModelIdentity) -> Iterator[LedgerEntry]:
     channels = int(pipe.unet.config.in_channels)
     if channels != 9:
         yield LedgerEntry(
-            name="inpainting", requested="model", effective="masked latents", matches=True,
+            name="inpainting", requested="model", effective=MASKED_LATENTS, matches=True,
             reason=f"the UNet takes {channels} channels and sees neither the mask nor what is beside it: outside the "
             "mask the source's latents are put back after each step",
         )  # fmt: skip

@@ -13,6 +13,7 @@ from inpaint_ops.records.loras import (
 from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
+    MAX_VARIANTS,
     STAGES,
     Batch,
     EarlierAttempt,
@@ -26,15 +27,29 @@ from inpaint_ops.records.rows import (
     Output,
     Painted,
     PaintedRegion,
+    Pick,
+    PickedBy,
     Record,
     Stage,
     Status,
     Thumbnail,
     Timings,
+    Variant,
     WorkerInfo,
 )
-from inpaint_ops.records.summary import Counts, Forecast, MeasureSpread, Pace, RetryCounts, RunSummary, StageStats
+from inpaint_ops.records.summary import (
+    ChoiceCost,
+    Counts,
+    Forecast,
+    MeasureSpread,
+    Pace,
+    RetryCounts,
+    RunSummary,
+    StageStats,
+)
+from inpaint_ops.records.variants import fit_score, pick_of, row_record
 from inpaint_ops.records.workers import (
+    MASKED_LATENTS,
     AttemptFaults,
     ColdStart,
     DeviceInfo,
@@ -51,11 +66,14 @@ from inpaint_ops.records.workers import (
 
 __all__ = [
     "BATCH_STAGES",
+    "MASKED_LATENTS",
+    "MAX_VARIANTS",
     "STAGES",
     "Amount",
     "AttemptFaults",
     "Batch",
     "Bytes",
+    "ChoiceCost",
     "ColdStart",
     "Count",
     "Counts",
@@ -85,6 +103,8 @@ __all__ = [
     "Pace",
     "Painted",
     "PaintedRegion",
+    "Pick",
+    "PickedBy",
     "Record",
     "Refusal",
     "RetryCounts",
@@ -96,13 +116,17 @@ __all__ = [
     "Status",
     "Thumbnail",
     "Timings",
+    "Variant",
     "WorkerInfo",
     "WorkerReport",
     "WorkerSetup",
     "check_names",
     "cost_of",
     "duration_in_words",
+    "fit_score",
     "now",
     "parse_row_lora",
+    "pick_of",
     "read_row_loras",
+    "row_record",
 ]

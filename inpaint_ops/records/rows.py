@@ -254,8 +254,53 @@ class EarlierAttempt(Model):
     finished_at: Moment
 
 
+MAX_VARIANTS = 16
+"""Images of one row, at most."""
+
+PickedBy = Literal["first", "best", "review"]
+"""What chose a row's image among its variants: the order, the score, or a person."""
+
+
+class Pick(Model):
+    """Which of a row's variants is the row's image."""
+
+    variant: int = Field(ge=0, lt=MAX_VARIANTS)
+    by: PickedBy = "first"
+
+
+class Variant(Measured):
+    """One of a row's variants, as the row's record lists it; its own record has the rest."""
+
+    variant: int = Field(ge=0, lt=MAX_VARIANTS)
+    status: Literal["done", "failed"]
+    seed: int | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="How well it fits its surroundings: docs/measures.md. None: nothing was measured."
+    )
+    error: ErrorInfo | None = None
+    output: Output | None = None
+    thumbnails: tuple[Thumbnail, ...] = Field(default=(), max_length=8, exclude_if=operator.not_)
+    measures: Measures | None = Field(default=None, exclude_if=operator.not_)
+    steps: Count | None = None
+    batch: Batch | None = None
+    memory: Memory | None = None
+    worker: WorkerInfo | None = None
+    started_at: Moment
+    finished_at: Moment
+
+    @model_validator(mode="after")
+    def _ends_in_an_image_or_a_reason(self) -> Variant:
+        if (self.status == "done") != (self.output is not None) or (self.status == "done") == (self.error is not None):
+            raise ValueError("a done variant has an output and no error; a failed one has an error and no output")
+        return self
+
+
 class Record(Painted, MaskMeaning):
-    """How one row ended. One object per row and retry, put if absent: the only commit point. The newest counts."""
+    """How one row ended. One object per row and retry, put if absent: the only commit point. The newest counts.
+
+    Of a row with variants each has a record of its own, with `variant`; the row's record comes when all of them have
+    ended, and has the fields of the picked one. Its seconds of stages that no batch shares are those of all variants.
+    """
 
     schema_version: Literal[1] = 1
     id: str
@@ -282,12 +327,32 @@ class Record(Painted, MaskMeaning):
     thumbnails: tuple[Thumbnail, ...] = Field(
         default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
     )
+    variant: int | None = Field(
+        default=None,
+        ge=0,
+        lt=MAX_VARIANTS,
+        exclude_if=lambda variant: variant is None,
+        description="Of which of the row's variants this is the record; absent in a row's own record.",
+    )
+    variants: tuple[Variant, ...] = Field(
+        default=(), max_length=MAX_VARIANTS, exclude_if=operator.not_, description="The row's variants, in order."
+    )
+    pick: Pick | None = Field(
+        default=None,
+        exclude_if=operator.not_,
+        description="Which variant the row's image is, where it has any; a later choice is written here too.",
+    )
     prompt: str = ""
     prompt_2: str | None = Field(default=None, exclude_if=operator.not_, description="The second text encoder's.")
     seed: int | None = None
     steps_requested: Count | None = None
     guidance_scale: Number | None = None
     strength: Number | None = None
+    fill: str = Field(
+        default="original",
+        exclude_if=lambda fill: fill == "original",
+        description="What the masked area held before it was encoded.",
+    )
     loras: dict[str, Number] = Field(
         default_factory=dict, exclude_if=operator.not_, description="What the row was painted with, and how strongly."
     )
@@ -303,3 +368,32 @@ class Record(Painted, MaskMeaning):
         if (self.status == "done") != (self.output is not None) or (self.status == "done") == (self.error is not None):
             raise ValueError("a done row has an output and no error; any other has an error and no output")
         return self
+
+    @model_validator(mode="after")
+    def _is_that_of_its_pick(self) -> Record:
+        if not self.variants:
+            if self.pick is not None:
+                raise ValueError("a row without variants has no pick")
+            return self
+        if [one.variant for one in self.variants] != list(range(len(self.variants))):
+            raise ValueError("a row's variants are numbered from 0, without a gap")
+        picked = next((one.output for one in self.variants if self.pick and one.variant == self.pick.variant), None)
+        if self.output != picked or (self.status == "done") != any(one.status == "done" for one in self.variants):
+            raise ValueError("a row is done where a variant is, and its output is that of its pick")
+        return self
+
+    def paintings(self) -> tuple[Record, ...]:
+        """The record of each image that was to be painted: one for each variant, or this one."""
+        return tuple(
+            self.model_copy(
+                update={name: getattr(one, name) for name in Variant.model_fields if name in Record.model_fields}
+                | {"variants": (), "pick": None}
+            )
+            for one in self.variants
+        ) or (self,)
+
+    def outputs(self) -> tuple[tuple[int | None, Output], ...]:
+        """Every image that the record names, with the variant that it is of; None in a row without variants."""
+        if self.variants:
+            return tuple((one.variant, one.output) for one in self.variants if one.output is not None)
+        return () if self.output is None else ((self.variant, self.output),)

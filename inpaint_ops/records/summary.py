@@ -59,11 +59,25 @@ class RetryCounts(Model):
     created_at: Moment
 
 
+class ChoiceCost(Model):
+    """What a choice of the job cost."""
+
+    choice: Literal["loras", "prompts", "fill", "variants"]
+    count: Count = Field(description="Of what `what` names.")
+    seconds: Amount | None = Field(description="Of all workers together; None: not known.")
+    what: str = Field(description="What was counted.")
+
+    def in_words(self) -> str:
+        """One line, for a log or a terminal."""
+        took = "" if self.seconds is None else f": {duration_in_words(self.seconds)} of all workers"
+        return f"{self.count:,} {self.what}{took}"
+
+
 class Pace(Model):
     """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
 
-    images: Count = Field(description="Done rows.")
-    steps: Amount = Field(description="Mean steps that ran, of the done rows.")
+    images: Count = Field(description="Images that were painted; variants of a row count each.")
+    steps: Amount = Field(description="Mean steps that ran, of the images.")
     step_seconds: Amount = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
     other_seconds: Amount = Field(description="Seconds per image of the other stages that a batch shares.")
     waiting_seconds: Amount = Field(description="Seconds per image of the workers' lifetimes that were not painting.")
@@ -118,10 +132,11 @@ class RunSummary(Model):
     counts: Counts
     cold_start: ColdStart | None = Field(description="The mean over the run's workers.")
     load: LoadTimes | None = Field(default=None, description="The mean over the run's workers.")
+    images: Count = Field(default=0, description="Images of the done rows: each variant of a row is one.")
     seconds: Amount = Field(description="From the first worker's start to the last row's end.")
-    images_per_second: Amount | None = Field(description="Done rows over `seconds`, cold start and waiting included.")
-    images_per_second_warm: Amount | None = Field(description="Done rows over the seconds spent painting.")
-    gpu_seconds_per_image: Amount | None = Field(description="Worker lifetime over done rows; CPU seconds on a CPU.")
+    images_per_second: Amount | None = Field(description="Images over `seconds`, cold start and waiting included.")
+    images_per_second_warm: Amount | None = Field(description="Images over the seconds spent painting.")
+    gpu_seconds_per_image: Amount | None = Field(description="Worker lifetime over images; CPU seconds on a CPU.")
     gpu_seconds: Amount | None = Field(default=None, description="The workers' lifetimes together.")
     cost: Amount | None = Field(
         default=None, description="`gpu_seconds` at INPAINT_GPU_HOUR_PRICE, in its currency; None without a price."
@@ -142,6 +157,9 @@ class RunSummary(Model):
     flagged: Count = Field(default=0, description="Done rows that are an outlier in anything.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
+    choices: tuple[ChoiceCost, ...] = Field(
+        default=(), description="What LoRAs, prompts, fills and variants cost, where the run has them."
+    )
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     trace_rows: Count | None = Field(
         default=None, description="Rows that `trace.json` shows, where that is not all of them."

@@ -14,6 +14,10 @@ StartedBy = Literal["exec", "fork"]
 """How a worker's process came to be."""
 
 
+MASKED_LATENTS = "masked latents"
+"""How the ledger names the way in which a UNet of 4 channels paints into a mask."""
+
+
 class LedgerEntry(Model):
     """One optimisation: requested, in effect, why, and what was measured."""
 

@@ -27,6 +27,7 @@ from inpaint_ops.records import (
     cost_of,
 )
 from inpaint_ops.report.accounting import Accounting, account, kept_records
+from inpaint_ops.report.choices import choices_of
 from inpaint_ops.report.faults import faults_in_words, merge_faults
 from inpaint_ops.report.slow import slow_stages
 from inpaint_ops.report.tally import Tally, find_among, higher
@@ -71,11 +72,12 @@ def summarize(
     The verdict is VALID if every row has exactly one record and the share of failed and rejected rows is not above the
     threshold; else INVALID, with reasons.
 
-    `images_per_second` is done rows over the wall clock, from the first worker's start to the last row's end, and so
-    has every cold start and every pause between attempts. `images_per_second_warm` is the pace without them: done rows
-    over the workers' summed painting seconds (without the excess of each first batch) is the pace of one worker, and
-    that times the mean number of workers that painted at once (from each one's first batch to its last) is the run's.
-    Time that failed rows took counts in both. `gpu_seconds_per_image` is the workers' summed lifetimes over done rows.
+    `images_per_second` is images, each variant of a row one, over the wall clock, from the first worker's start to the
+    last row's end, and so has every cold start and every pause between attempts. `images_per_second_warm` is the pace
+    without them: images over the workers' summed painting seconds (without the excess of each first batch) is the pace
+    of one worker, and that times the mean number of workers that painted at once (from each one's first batch to its
+    last) is the run's. Time that failed rows took counts in both. `gpu_seconds_per_image` is the workers' summed
+    lifetimes over images.
     """
     kept = kept_records(records)
     return summary_of(
@@ -134,6 +136,7 @@ def summary_of(
     recovered_faults = merge_faults(faults)
     fault_sentences = faults_in_words(recovered_faults, recovered=not reasons)
     slow = slow_stages(tally, stages, find)
+    pace = _pace(tally, stage_seconds, total)
     return RunSummary(
         run=run,
         verdict="INVALID" if reasons else "VALID",
@@ -151,9 +154,10 @@ def summary_of(
         cold_start=_mean_cold_start(workers),
         load=_mean_load([report.load for report in workers if report.load is not None]),
         seconds=seconds,
-        images_per_second=_ratio(counts.done, seconds),
-        images_per_second_warm=_ratio(counts.done * at_once, total.painting) if counts.done else None,
-        gpu_seconds_per_image=_ratio(total.lifetime, counts.done) if times else None,
+        images=tally.images,
+        images_per_second=_ratio(tally.images, seconds),
+        images_per_second_warm=_ratio(tally.images * at_once, total.painting) if tally.images else None,
+        gpu_seconds_per_image=_ratio(total.lifetime, tally.images) if times else None,
         gpu_seconds=total.lifetime if times else None,
         cost=cost_of(total.lifetime, gpu_hour_price) if times else None,
         stages=stages,
@@ -168,7 +172,8 @@ def summary_of(
         measures={one.measure.name: found for one in tally.spreads if (found := one.summary()) is not None},
         flags=dict(tally.flags.most_common()),
         flagged=tally.flagged,
-        pace=_pace(tally, stage_seconds, total),
+        pace=pace,
+        choices=choices_of(tally, workers, stage_seconds, pace),
         forecast=forecast,
         shard_basis=shard_basis,
         trace_rows=trace_rows,
@@ -243,6 +248,12 @@ def _warnings(
         are = "worker left" if len(silent) == 1 else "workers left"
         found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
     found += slow
+    if failed := tally.failed_variants:
+        rows = tally.rows_with_failed_variants
+        found.append(
+            f"{failed:,} {'variant' if failed == 1 else 'variants'} of {rows:,} done {'row' if rows == 1 else 'rows'} "
+            "have no image: results.jsonl says why (variants)."
+        )
     if converted := tally.converted:
         kinds = dict(tally.conversions.most_common())
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])

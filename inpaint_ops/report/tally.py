@@ -102,9 +102,19 @@ class Tally:
         """Of a row."""
         self.finished: datetime | None = None
         self.peak: Memory | None = None
+        self.fills: Counter[str] = Counter()
+        """Done rows whose masked area was filled, by what."""
+        self.images = 0
+        """Of done rows: those of all variants."""
         self.images_with_steps = 0
         self.steps = 0
-        """Of done rows, that ran."""
+        """Of the images, that ran."""
+        self.rows_with_variants = 0
+        self.further_images = 0
+        """Of them, beyond each row's first."""
+        self.failed_variants = 0
+        """Of done rows."""
+        self.rows_with_failed_variants = 0
         self.spreads = spreads()
         """How each measure is spread over the rows."""
         self.flags: Counter[str] = Counter()
@@ -154,9 +164,8 @@ class Tally:
         self.statuses[record.status] += 1
         if record.status != "done":
             self._add_failure(record)
-        elif record.steps:
-            self.images_with_steps += 1
-            self.steps += record.steps
+        paintings = record.paintings()
+        self._add_images(record, paintings)
         for spread in self.spreads:
             spread.add(record)
         if record.flags:
@@ -164,13 +173,14 @@ class Tally:
         if record.conversions:
             self.converted += 1
             self.conversions.update(record.conversions)
-        if record.memory is not None:
-            self.peak = higher(self.peak, record.memory)
-        self._add_times(record)
+        for painting in paintings:
+            if painting.memory is not None:
+                self.peak = higher(self.peak, painting.memory)
+            self._add_times(painting)
+            if painting.batch is not None:
+                see(self._open[shard], painting)
         if seconds > 0:
             self._add_slow(seconds, record)
-        if record.batch is not None:
-            see(self._open[shard], record)
 
     def add_flags(self, row: int, flags: Iterable[str], score: float = 0.0) -> None:
         """A row that was added is an outlier; `score` says how far from the others it is."""
@@ -259,6 +269,23 @@ class Tally:
     def _passed(self, stage: str) -> npt.NDArray[np.float64]:
         values = np.asarray(self._stages[stage])
         return np.asarray(values[~np.isnan(values)])
+
+    def _add_images(self, record: Record, paintings: Sequence[Record]) -> None:
+        done = [one for one in paintings if one.status == "done"]
+        self.images += len(done)
+        if done and record.fill != "original":
+            self.fills[record.fill] += 1
+        for painting in done:
+            if painting.steps:
+                self.images_with_steps += 1
+                self.steps += painting.steps
+        if record.variants:
+            self.rows_with_variants += 1
+            self.further_images += max(0, len(done) - 1)
+            failed = len(paintings) - len(done)
+            if done and failed:
+                self.failed_variants += failed
+                self.rows_with_failed_variants += 1
 
     def _add_failure(self, record: Record) -> None:
         group = self.failures.setdefault(error_type(record), FailedRows(record.error))

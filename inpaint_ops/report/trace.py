@@ -84,9 +84,16 @@ class Trace:
             self._left_out += 1
             return
         self._rows += 1
+        for painting in record.paintings():
+            self._draw(painting, shard)
+
+    def _draw(self, record: Record, shard: str) -> None:
+        """Draw what was painted at once: a row, or one of its variants."""
         see(self._open[shard], record)
         mine = self._lanes[worker_key(record.worker)]
-        args = {"row": record.row, "id": record.id, "status": record.status}
+        args: dict[str, Any] = {"row": record.row, "id": record.id, "status": record.status}
+        if record.variant is not None:
+            args["variant"] = record.variant
         if record.error:
             args |= {"error": record.error.type, "stage": record.error.stage}
         begun = record.started_at.timestamp()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from inpaint_ops.errors import StorageError
-from inpaint_ops.layout import REJECTED, RunLayout, retry_of
+from inpaint_ops.layout import REJECTED, RunLayout, retry_of, variant_name
 from inpaint_ops.locations import Location
 from inpaint_ops.manifest import why_no_name
 from inpaint_ops.planning import PlannedRow
@@ -22,12 +22,22 @@ _ENDING = re.compile(r"(?:~[0-9]{1,4})?\.[a-z]{2,5}")
 _ENDING_OF_RETRY = re.compile(r"~[0-9]{1,4}(?=\.[a-z]{2,5}$)")
 
 
-def why_not(record: Record, *, shard: str, number: int, row: PlannedRow | None, layout: RunLayout | None) -> str | None:
+def why_not(
+    record: Record,
+    *,
+    shard: str,
+    number: int,
+    row: PlannedRow | None,
+    layout: RunLayout | None,
+    variant: int | None = None,
+) -> str | None:
     """Why the record does not stand for its row, as far as the record itself shows; None if it does.
 
-    `shard` and `number` are of its key, and `row` is the frozen row where that is known. With a `layout`, the image
-    must lie where the run's images do.
+    `shard`, `number` and `variant` are of its key, and `row` is the frozen row where that is known. With a `layout`,
+    the images must lie where the run's images do.
     """
+    if record.variant != variant:
+        return f"it says variant {record.variant}"
     if record.row != number:
         return f"it says row {record.row}"
     if (record.status == "rejected") != (shard == REJECTED):
@@ -38,11 +48,16 @@ def why_not(record: Record, *, shard: str, number: int, row: PlannedRow | None, 
         return f"its id is {record.id!r}, and the row's is {row.id!r}"
     if row is not None and (record.source, record.mask) != (row.image, row.mask):
         return "it names another image or mask than the row"
-    if record.output is not None and layout is not None:
-        if image_of(record, layout) is None or (row is not None and not _is_named(record.output, row)):
-            return "its image is not where the run's images lie"
-        if not _SHA256.fullmatch(record.output.sha256):
-            return "it names no SHA-256"
+    if row is not None and variant is None and record.status != "rejected":
+        wanted = row.parameters.variants
+        if (len(record.variants) or 1) != wanted:
+            return f"it lists {len(record.variants)} variants, and the row has {wanted}"
+    if layout is not None:
+        for of, output in record.outputs():
+            if place_of(output, record.id, of, layout) is None or (row and not _is_named(output, row, of)):
+                return "its image is not where the run's images lie"
+            if not _SHA256.fullmatch(output.sha256):
+                return "it names no SHA-256"
     return None
 
 
@@ -50,31 +65,36 @@ def image_of(record: Record, layout: RunLayout) -> Location | None:
     """Where the image of a done row lies, if the record says what the layout says; else None."""
     if record.output is None:
         return None
-    uri, name = record.output.uri, record.output.name
-    if name is not None:
-        place = layout.image(name, "")
-        return place if place.uri == uri and not why_no_name(_ENDING_OF_RETRY.sub("", name)) else None
-    stem = layout.image(record.id, "")
-    if not uri.startswith(stem.uri):
+    variant = record.variant if record.pick is None else record.pick.variant
+    return place_of(record.output, record.id, variant, layout)
+
+
+def place_of(output: Output, row_id: str, variant: int | None, layout: RunLayout) -> Location | None:
+    """Where an image of a row lies, or of one of its variants, if its URI says what the layout says; else None."""
+    if output.name is not None:
+        place = layout.image(output.name, "")
+        return place if place.uri == output.uri and not why_no_name(_ENDING_OF_RETRY.sub("", output.name)) else None
+    stem = layout.image(variant_name(row_id, variant), "")
+    if not output.uri.startswith(stem.uri):
         return None
-    ending = uri[len(stem.uri) :]
+    ending = output.uri[len(stem.uri) :]
     return Location(stem.bucket, stem.key + ending) if _ENDING.fullmatch(ending) else None
 
 
-def _is_named(output: Output, row: PlannedRow) -> bool:
-    """Whether the image has the name that its row was planned with; by its id, `image_of` has looked."""
+def _is_named(output: Output, row: PlannedRow, variant: int | None) -> bool:
+    """Whether the image has the name that its row was planned with; by its id, `place_of` has looked."""
     if not row.names or output.name is None:
         return not row.names and output.name is None
-    return any(
-        output.name.startswith(name) and _ENDING.fullmatch(output.name[len(name) :]) is not None for name in row.names
-    )
+    name = row.names[variant or 0] if (variant or 0) < len(row.names) else ""
+    return bool(name) and output.name.startswith(name) and _ENDING.fullmatch(output.name[len(name) :]) is not None
 
 
 def check_image(storage: Storage, record: Record, layout: RunLayout) -> None:
-    """Raise StorageError unless the image of a done row is there, with the size that the record says."""
-    place = image_of(record, layout)
-    if place is None or record.output is None:
-        return
-    info = storage.stat(place)
-    if info.size != record.output.bytes:
-        raise StorageError(f"{place} has {info.size:,} bytes, and its record says {record.output.bytes:,}")
+    """Raise StorageError unless each image that the record names is there, with the size that it says."""
+    for variant, output in record.outputs():
+        place = place_of(output, record.id, variant, layout)
+        if place is None:
+            continue
+        info = storage.stat(place)
+        if info.size != output.bytes:
+            raise StorageError(f"{place} has {info.size:,} bytes, and its record says {output.bytes:,}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
-from inpaint_ops.records import EarlierAttempt, Record
+from inpaint_ops.records import Output, Record
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import Leftovers, each
 
@@ -36,7 +36,7 @@ class NamedImages:
         for place, some in enumerate(_by_image(record).values()):
             self.rows.append(record.row)
             self.places.append(place)
-            self.sizes.append(some[0].output.bytes if some[0].output else 0)
+            self.sizes.append(some[0][1].bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def compare_digests(
             record = find(named.rows[at])
             uri, some = list(_by_image(record).items())[named.places[at]]
             place = Location(layout.images.bucket, layout.images.key + uri.removeprefix(layout.images.uri))
-            stated = tuple((one.retry, one.output.sha256) for one in some if one.output)
+            stated = tuple((retry, output.sha256) for retry, output in some)
             waiting.append(_Image(record.row, place, named.sizes[at], stated))
             yield waiting[-1]
 
@@ -93,13 +93,16 @@ class _Image:
     """The SHA-256 that each record of it names, by the record's retry."""
 
 
-def _by_image(record: Record) -> dict[str, list[Record | EarlierAttempt]]:
-    """The row's records by the image that they name: a retry that painted the very same bytes shares one."""
-    found: dict[str, list[Record | EarlierAttempt]] = {}
-    every: tuple[Record | EarlierAttempt, ...] = (*record.earlier, record)
-    for one in every:
+def _by_image(record: Record) -> dict[str, list[tuple[int, Output]]]:
+    """The images that the row's records name, by URI, each with the retries whose records do: a retry that painted the
+    very same bytes shares one. Of earlier records that is the row's image alone.
+    """
+    found: dict[str, list[tuple[int, Output]]] = {}
+    for one in record.earlier:
         if one.output is not None:
-            found.setdefault(one.output.uri, []).append(one)
+            found.setdefault(one.output.uri, []).append((one.retry, one.output))
+    for _, output in record.outputs():
+        found.setdefault(output.uri, []).append((record.retry, output))
     return found
 
 

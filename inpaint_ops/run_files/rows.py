@@ -23,9 +23,9 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan, Shard, every_shard
-from inpaint_ops.records import Record
+from inpaint_ops.records import MAX_VARIANTS, Record
 from inpaint_ops.run_files.compacted import KeptRecord, read_shard_compacted
-from inpaint_ops.run_files.counted import image_of, why_not
+from inpaint_ops.run_files.counted import place_of, why_not
 from inpaint_ops.run_files.frozen import read_shard, row_bytes
 from inpaint_ops.run_files.inventory import ListedImages, list_compacted, list_records, text_mark
 from inpaint_ops.storage import ObjectInfo, Storage
@@ -107,6 +107,7 @@ class CountedRows:
         asked = self._storage, self._layout
         self._records = list_records(*asked, shards, self._left, limit=limit)
         self._compacted = list_compacted(*asked, shards, self._left, limit=limit)
+        limit *= MAX_VARIANTS
         self._images = ListedImages.of(*asked, self._left, limit=limit)  # after the records: each record's is there
         streams = [self._own(), self._rejected(), *map(self._retried, self._retries)]
         for number, found in itertools.groupby(heapq.merge(*streams, key=_ORDER), key=attrgetter("number")):
@@ -268,19 +269,25 @@ class CountedRows:
 
     def _with_images(self, records: dict[int, Record]) -> dict[int, Record]:
         """Those records less the ones of done rows whose image is not there, or is another."""
-        keys = {number: place.key for number, record in records.items() if (place := image_of(record, self._layout))}
-        sizes = dict(zip(keys, self._images.sizes_of(list(keys.values())), strict=True))
+        places = [
+            (number, place.key, output.bytes)
+            for number, record in records.items()
+            for variant, output in record.outputs()
+            if (place := place_of(output, record.id, variant, self._layout))
+        ]
+        wrong: dict[int, str] = {}
+        for (number, key, stated), size in zip(
+            places, self._images.sizes_of([key for _, key, _ in places]), strict=True
+        ):
+            if size is None:
+                wrong.setdefault(number, f"its image {key.rpartition('/')[2]} is not there")
+            elif size != stated:
+                wrong.setdefault(number, f"its image has {size:,} bytes, and its record says {stated:,}")
         sound = {}
         for number, record in records.items():
-            why = ""
-            if record.output is not None:
-                size = sizes[number]
-                if size is None:
-                    why = f"its image {keys[number].rpartition('/')[2]} is not there"
-                elif size != record.output.bytes:
-                    why = f"its image has {size:,} bytes, and its record says {record.output.bytes:,}"
-                elif (number, record.retry) in self._swapped:
-                    why = "its image is not the one of its record"
+            why = wrong.get(number, "")
+            if not why and record.output is not None and (number, record.retry) in self._swapped:
+                why = "its image is not the one of its record"
             if why:
                 self._left.add(f"row {number} does not count as done: {why}.")
             else:
@@ -298,7 +305,7 @@ def _up_to(compacted: Iterator[tuple[int, KeptRecord]], last: int) -> Iterator[t
 
 def _weight(row: PlannedRow) -> int:
     """What the row brings into its record, in bytes, and no less."""
-    named = 4 * len(row.name)  # the image's and its thumbnails' URIs, and the name itself
+    named = 4 * sum(map(len, row.names or (row.id,)))  # the image's and its thumbnails' URIs, and the name itself
     return 6 * (len(row.prompt) + len(row.image) + len(row.mask) + named) + (
         len(row.model_dump_json()) if row.extra else 0
     )

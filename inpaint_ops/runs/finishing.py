@@ -139,6 +139,9 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     if summary.gpu_seconds:
         cost = f", cost {summary.cost:,.2f}" if summary.cost is not None else ""
         lines.append(f"  {duration_in_words(summary.gpu_seconds)} of workers{cost}")
+    if summary.images > counts.done:
+        lines.append(f"  {summary.images:,} images of {counts.done:,} rows")
+    lines += [f"  {one.in_words()}" for one in summary.choices]
     files = ["report.html", "run.json", "images/", "failed.jsonl", *(["rejected.jsonl"] if counts.rejected else [])]
     lines.append(f"  {workspace.layout(summary.run).root}  ({', '.join(files)})")
     return [one_line(line) for line in lines]

@@ -4,8 +4,9 @@ Two sources, the better first: an earlier run in this store of the same model, t
 it; else the benchmark's table, which comes with the package (`estimates.json`; `python -m bench.estimates` writes it).
 With neither, everything is unknown: nothing is guessed.
 
-Seconds of a shard = cold start + steps of its rows x seconds per step + rows x (the other stages + waiting). So both
-sources scale with steps. All working sizes of a model have about the same area, so size needs no scaling.
+Seconds of a shard = cold start + chunks of its prompts x seconds per chunk + steps of its images x seconds per step +
+images x (the other stages + waiting). So both sources scale with steps, and with the variants of the rows. All working
+sizes of a model have about the same area, so size needs no scaling.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from pydantic import Field
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Amount, Bytes, Forecast, Model, Moment, Pace, RunSummary
+from inpaint_ops.row_work import RowWork
 
 SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 """Models whose speed and memory were measured with random weights of the same layer sizes (model/random_weights.py)."""
@@ -33,10 +36,19 @@ SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one shard has to do: its rows, and the denoising steps of all of them that will really run."""
+    """What one shard has to do: its images, and the denoising steps of all of them that will really run."""
 
     rows: int
+    """Images: each variant of a row counts."""
     steps: int
+    chunks: int = 0
+    """Chunks of its distinct prompts, which its worker encodes before the first batch; an estimate."""
+
+
+def work_of(rows: RowWork, *, texts: bool = True) -> Work:
+    """What these rows have to do together, in one shard; without `texts`, less their prompts."""
+    chunks = sum(dict(zip(rows.texts, rows.chunks, strict=True)).values()) if texts else 0
+    return Work(sum(rows.images), sum(map(operator.mul, rows.steps, rows.images)), chunks)
 
 
 class Experience(Model):
@@ -47,6 +59,8 @@ class Experience(Model):
     card: str
     pace: Pace
     cold_start: Amount = Field(description="Seconds per worker, on average.")
+    prompts: Amount = Field(default=0.0, description="Of it, seconds that prompts took before the first batch.")
+    chunk_seconds: Amount = Field(default=0.0, description="Of it, per chunk of 77 tokens; 0: not known.")
     peak_reserved: Bytes | None = Field(description="Bytes; None where the card's memory was not measured.")
     finished_at: Moment
 
@@ -93,7 +107,7 @@ def benchmark_table() -> BenchmarkTable:
 _IRRELEVANT = {
     "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "blend", "match", "grain",
-    "tokenizer", "few_step", "names", "sharpen",
+    "sharpen", "fill", "tokenizer", "few_step", "variants", "pick", "names",
 }  # fmt: skip
 """Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
 
@@ -119,11 +133,15 @@ def experience(summary: RunSummary) -> Experience | None:
     if summary.pace is None or summary.finished_at is None or len(cards) != 1:
         return None
     on_card = summary.devices[0].kind == "cuda"
+    prompts = summary.cold_start.prompts if summary.cold_start else 0.0
+    chunks = next((one.count for one in summary.choices if one.choice == "prompts"), 0)
     return Experience(
         run=summary.run,
         card=cards.pop(),
         pace=summary.pace,
         cold_start=summary.cold_start.total if summary.cold_start else 0.0,
+        prompts=prompts,
+        chunk_seconds=prompts * summary.workers / chunks if chunks else 0.0,
         peak_reserved=summary.peak_memory.peak_reserved if summary.peak_memory and on_card else None,
         finished_at=summary.finished_at,
     )
@@ -149,9 +167,10 @@ def forecast(
         assumed = "" if card else ", assuming the same card"
         scaled = _scaled(work, past.pace.steps)
         return _add_up(
-            work, devices, past.card, past.cold_start, past.pace.step_seconds,
-            past.pace.other_seconds + past.pace.waiting_seconds, past.peak_reserved,
+            work, devices, past.card, past.cold_start - (past.prompts if past.chunk_seconds else 0.0),
+            past.pace.step_seconds, past.pace.other_seconds + past.pace.waiting_seconds, past.peak_reserved,
             f"run {past.run} in this store on {past.card}{assumed} ({past.pace.images} images{scaled})",
+            past.chunk_seconds,
         )  # fmt: skip
     row = _closest(job, work, card, (benchmark_table() if table is None else table).rows)
     if row is not None:
@@ -174,14 +193,15 @@ def forecast(
 
 
 def _add_up(work: Sequence[Work], devices: int, card: str, cold: float, step: float, image: float, peak: int | None,
-            basis: str) -> Forecast:  # fmt: skip
-    shards = [cold + one.steps * step + one.rows * image for one in work]
+            basis: str, chunk: float = 0.0) -> Forecast:  # fmt: skip
+    shards = [cold + one.chunks * chunk + one.steps * step + one.rows * image for one in work]
     rows = sum(one.rows for one in work)
+    start = cold + (sum(one.chunks for one in work) * chunk / len(work) if work else 0.0)
     return Forecast(
         seconds=_longest(shards, devices),
         gpu_seconds=sum(shards),
-        seconds_per_image=(sum(shards) - cold * len(shards)) / rows if rows else None,
-        cold_start=cold,
+        seconds_per_image=(sum(shards) - start * len(shards)) / rows if rows else None,
+        cold_start=start,
         peak_memory=peak,
         devices=devices,
         card=card,

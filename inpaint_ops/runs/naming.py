@@ -42,18 +42,18 @@ def reject_rows_without_names(parsed: ParsedManifest, job: JobOptions, manifest:
             heapq.merge(parsed.rejected, rejected, key=lambda row: row.row),
             parsed.notes,
         )
-    check_apart(_Named(parsed.accepted, names), names.template)
+    check_apart(_Named(parsed.accepted, names, job), names.template)
     return parsed
 
 
 def named(row: AcceptedRow, job: JobOptions, names: OutputNames | None) -> PlannedRow:
     """The row as it is planned. Raises BadRowError, for a row that `reject_rows_without_names` has not seen."""
-    return planned(row, job, names.names(row) if names else ())
+    return planned(row, job, names.names(row, row.variants or job.variants) if names else ())
 
 
 def _rejected(row: AcceptedRow, job: JobOptions, names: OutputNames) -> RejectedRow | None:
     try:
-        names.names(row)
+        names.names(row, row.variants or job.variants)
     except BadRowError as error:
         message = f"row {row.row}: {error}"
         info = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=error.field)
@@ -67,9 +67,14 @@ class _Named:
 
     rows: Sequence[AcceptedRow]
     names: OutputNames
+    job: JobOptions
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return ((row.row, name + EXTENSIONS[row.format]) for row in self.rows for name in self.names.names(row))
+        return (
+            (row.row, name + EXTENSIONS[row.format])
+            for row in self.rows
+            for name in self.names.names(row, row.variants or self.job.variants)
+        )
 
 
 class NamesOfRun:
@@ -91,7 +96,9 @@ class NamesOfRun:
         """
         if self._names is None:
             return planned(row, job)
-        names = self._by_row.get(row.row) or self._names.names(row)
+        count = row.variants or job.variants
+        kept = self._by_row.get(row.row, ())
+        names = kept if len(kept) == count else self._names.names(row, count)
         for whole in (name + EXTENSIONS[row.format] for name in names):
             if (other := self._taken.claim(whole, row.row)) is not None:
                 raise BadRowError(

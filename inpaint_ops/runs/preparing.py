@@ -27,7 +27,6 @@ from inpaint_ops.planning import (
     JobOptions,
     Plan,
     Shard,
-    reject_rows_without_steps,
     split_rows,
 )
 from inpaint_ops.records import (
@@ -36,8 +35,9 @@ from inpaint_ops.records import (
     cost_of,
     now,
 )
+from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
-from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast
+from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
 from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace
@@ -45,6 +45,7 @@ from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
 from inpaint_ops.tuning import check_choices
+from inpaint_ops.variants import settle
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,9 @@ def make_plan(
     """
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
-    parsed, steps = reject_rows_without_steps(reject_rows_without_names(parsed, job, manifest), job)
+    parsed, work = settle(reject_rows_without_names(parsed, job, manifest), job)
     history = _history(workspace, job)
-    size = shard_size(job, steps, history, workspace.settings, card=card, devices=devices)
+    size = shard_size(job, work, history, workspace.settings, card=card, devices=devices)
     job = job.model_copy(update={"shard_rows": size.rows})
     shards = _pieces(parsed, size.rows, workspace)
     plan = Plan(
@@ -78,7 +79,7 @@ def make_plan(
         shards=tuple(shard for shard, _ in shards),
         shard_basis=size.basis,
         forecast=_priced(
-            forecast(job, _work([shard for shard, _ in shards], steps), history, card=card, devices=devices),
+            forecast(job, _work([shard for shard, _ in shards], work), history, card=card, devices=devices),
             workspace.settings.gpu_hour_price,
         ),
         warnings=parsed.notes,
@@ -97,13 +98,13 @@ def _pieces(parsed: ParsedManifest, size: int, workspace: Workspace) -> list[tup
     return split_rows(parsed.accepted, shard_rows=size, max_shards=workspace.settings.max_shards)
 
 
-def _work(shards: Iterable[Shard], steps: Sequence[int]) -> list[Work]:
-    """What each shard has to do; `steps` are those of the rows, in their order."""
-    work, start = [], 0
+def _work(shards: Iterable[Shard], rows: RowWork) -> list[Work]:
+    """What each shard has to do; `rows` are the run's, in their order."""
+    found, start = [], 0
     for shard in shards:
-        work.append(Work(rows=shard.rows, steps=sum(steps[start : start + shard.rows])))
+        found.append(work_of(rows.part(slice(start, start + shard.rows))))
         start += shard.rows
-    return work
+    return found
 
 
 _HISTORY = 50

@@ -30,7 +30,6 @@ from inpaint_ops.planning import (
     PlannedRow,
     RetryPlan,
     Shard,
-    reject_rows_without_steps,
     split_rows,
 )
 from inpaint_ops.records import Record, now
@@ -44,6 +43,7 @@ from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.signing import signing_of
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops.tuning import check_choices
+from inpaint_ops.variants import names_like_variants, settle, taken_message, taken_name
 
 _TRIES = 20
 """Numbers of retries that others may take while this one is planned."""
@@ -117,7 +117,7 @@ def prepare_retry(
         )
         about_loras += check_loras(workspace.storage, job.loras, must_be_here=find_model == "here")
     parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.texts())
-    parsed, _ = reject_rows_without_steps(parsed, job)
+    parsed, _ = settle(parsed, job)
     for _ in range(_TRIES):
         standing = _read(workspace, plan)
         standing.notes.extend([*([about_model] if about_model else []), *about_loras])
@@ -249,12 +249,24 @@ def _rows(
             )
         else:
             run.notes.append(f"{record.id} stays {record.status}: the manifest has no row with this id")
+    _refuse_taken_names(run, rows, job)
     if not is_own and len(accepted) < len(parsed.accepted):
         others = len(parsed.accepted) - len(accepted)
         run.notes.append(
             f"{others:,} other {'row' if others == 1 else 'rows'} of the manifest: not among those to do again"
         )
     return rows
+
+
+def _refuse_taken_names(run: _Run, rows: list[PlannedRow], job: JobOptions) -> None:
+    """A corrected row may have more variants than before. Raises ConfigError."""
+    if job.names is not None:
+        return  # names by a template are told apart as each row is planned
+    now_ = run.rows | {row.row: row for row in rows}
+    others = names_like_variants(row for row in now_.values() if row.parameters.variants == 1)
+    for row in rows:
+        if (taken := taken_name(row, job, others)) is not None:
+            raise ConfigError(f"--retry: {taken_message(row, taken)}")
 
 
 _Found = tuple[Mapping[int, AcceptedRow], Mapping[int, str]]

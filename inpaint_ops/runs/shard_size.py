@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from inpaint_ops.config import Settings
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.runs.forecasting import BenchmarkTable, Experience, Work, forecast
+from inpaint_ops.row_work import RowWork
+from inpaint_ops.runs.forecasting import BenchmarkTable, Experience, forecast, work_of
 
 START_SHARE = 0.05
 """What starting may take of a shard's time, at most."""
@@ -36,7 +37,7 @@ class ShardSize:
 
 def shard_size(
     job: JobOptions,
-    steps: Sequence[int],
+    work: RowWork,
     history: Sequence[Experience],
     settings: Settings,
     *,
@@ -44,15 +45,15 @@ def shard_size(
     table: BenchmarkTable | None = None,
     devices: int = 1,
 ) -> ShardSize:
-    """Rows per shard for a run whose rows take `steps` denoising steps, one number per row.
+    """Rows per shard for a run whose rows have that `work` to do.
 
     What was asked for stands. Else the seconds come from what `forecast` knows: earlier runs in this store, then the
     benchmark's table; `DEFAULT_SHARD_ROWS` where it knows neither the image's nor the worker's start. Where several
     `devices` of one machine paint the run, each has a shard at least. A run of more rows than `settings.max_shards`
     such shards hold gets larger ones.
     """
-    size = _asked(job) or _shared(_by_time(job, steps, history, settings, card, table), len(steps), devices)
-    least = math.ceil(len(steps) / settings.max_shards)
+    size = _asked(job) or _shared(_by_time(job, work, history, settings, card, table), len(work.steps), devices)
+    least = math.ceil(len(work.steps) / settings.max_shards)
     if size.rows >= least:
         return size
     return ShardSize(
@@ -75,17 +76,18 @@ def _shared(size: ShardSize, rows: int, devices: int) -> ShardSize:
 
 def _by_time(
     job: JobOptions,
-    steps: Sequence[int],
+    work: RowWork,
     history: Sequence[Experience],
     settings: Settings,
     card: str | None,
     table: BenchmarkTable | None,
 ) -> ShardSize:
-    known = forecast(job, [Work(len(steps), sum(steps))], history, card=card, table=table)
+    all_rows = work_of(work, texts=False)  # which of them a shard has is not known yet
+    known = forecast(job, [all_rows], history, card=card, table=table)
     if not known.seconds_per_image or not known.cold_start:
         why = f"seconds per image or of a worker's start are not known ({known.basis})"
         return ShardSize(DEFAULT_SHARD_ROWS, f"{DEFAULT_SHARD_ROWS} rows per shard: {why}")
-    start, image = known.cold_start + TASK_SECONDS, known.seconds_per_image
+    start, image = known.cold_start + TASK_SECONDS, known.seconds_per_image * all_rows.rows / len(work.steps)
     wanted = start * (1 / START_SHARE - 1) / image
     in_time = settings.shard_timeout * _TIMEOUT_SHARE / image
     rows = max(1, math.floor(min(max(wanted + 1, FEWEST), in_time, MOST)))
@@ -93,8 +95,9 @@ def _by_time(
     if rows < wanted:
         held = "INPAINT_SHARD_TIMEOUT" if in_time < MOST else f"the limit of {MOST:,} rows"
         limit = f"; more rows would take less, and {held} allows no more"
+    what = "an image" if all_rows.rows == len(work.steps) else "a row with its variants"
     return ShardSize(
         rows,
-        f"{rows:,} rows per shard: starting takes {start:.3g} s and an image {image:.3g} s, so that starting is "
+        f"{rows:,} rows per shard: starting takes {start:.3g} s and {what} {image:.3g} s, so that starting is "
         f"{start / (start + rows * image):.1%} of a shard's time{limit}; by {known.basis}",
     )

@@ -10,6 +10,7 @@ from inpaint_ops.images import working_size
 from inpaint_ops.planning import PlannedRow
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.rows import Limits, RowBook, RowPhase
+from inpaint_ops.variants import Unit
 
 BATCH_BEFORE_READY = 8
 """The batch that rows are downloaded for until the worker reports its own: the largest that the planner chooses."""
@@ -52,9 +53,9 @@ def group_of(files: RowFiles, native: int | None) -> Hashable:
     return size, *_painted_with(row)
 
 
-def in_order(rows: Iterable[PlannedRow]) -> list[PlannedRow]:
-    """Rows that are painted with the same parameters one after another, otherwise as they were."""
-    return sorted(rows, key=_painted_with)
+def in_order(units: Iterable[Unit]) -> list[Unit]:
+    """Those that are painted with the same parameters one after another, otherwise as they were."""
+    return sorted(units, key=lambda unit: _painted_with(unit.row))
 
 
 def _painted_with(row: PlannedRow) -> tuple[int, float, float, tuple[tuple[str, float], ...]]:
@@ -80,7 +81,7 @@ class RowsAhead:
         """
         group = group_of(files, self.native_size)
         width, height = files.size or (0, 0)
-        self.book.downloaded(files.row.row, size=files.bytes, pixels=width * height, group=group)
+        self.book.downloaded(files.number, size=files.bytes, pixels=width * height, group=group)
         if group not in self._groups:
             self._groups.add(group)
             self.book.limits = limits(self.settings, batch=self.book.limits.batch, groups=len(self._groups))

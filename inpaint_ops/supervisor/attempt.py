@@ -58,6 +58,9 @@ class Attempt:
     left: dict[int, str] = field(default_factory=dict)
     """Rows that are left to another attempt, and why."""
 
+    ended: set[int] = field(default_factory=set)
+    """Rows that have got their record, by line."""
+
     def remove_files(self, number: int) -> None:
         """Remove a row's files from this machine."""
         remove(self.files[number].folder)

@@ -64,14 +64,14 @@ def item_command(files: RowFiles) -> Item:
     """One row, whose files lie in its folder."""
     row = files.row
     return Item(
-        row=row.row,
+        row=files.number,
         id=row.id,
         image=str(files.folder / "image"),
         mask=str(files.folder / "mask"),
         output=str(files.folder / OUTPUT),
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
-        **row.parameters.model_dump(),
+        **row.parameters.model_dump(exclude={"variants"}),
         **{name: getattr(row, name) for name in _OPTIONS},
     )
 

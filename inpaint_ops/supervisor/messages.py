@@ -8,13 +8,14 @@ from pathlib import Path
 from inpaint_ops.planning import PlannedRow
 from inpaint_ops.protocol import Event
 from inpaint_ops.records import Status
+from inpaint_ops.variants import Unit
 
 
 @dataclass(slots=True)
 class RowFiles:
-    """A row and its folder on this machine."""
+    """What is painted at once, and its folder on this machine."""
 
-    row: PlannedRow
+    unit: Unit
     folder: Path
     size: tuple[int, int] | None = None
     """The source's width and height as its file's header says; None where that says nothing."""
@@ -24,6 +25,16 @@ class RowFiles:
     """Seconds that its files took to arrive."""
     painted_by: int = 0
     """The session whose worker painted it last."""
+
+    @property
+    def row(self) -> PlannedRow:
+        """The row; of a variant, with the variant's seed."""
+        return self.unit.row
+
+    @property
+    def number(self) -> int:
+        """By which the book and the worker know it."""
+        return self.unit.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +48,12 @@ class Downloaded:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A row's record is written, or could not be."""
+    """A row's record is written, or could not be; or that of one of its variants."""
 
     row: int
     status: Status
+    ends_row: bool = True
+    """Whether its row has ended with it."""
     error: BaseException | None = None
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -28,16 +27,16 @@ from inpaint_ops.images import THUMBNAIL_SIZES
 from inpaint_ops.layout import RunLayout, retry_of
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import PlannedRow
-from inpaint_ops.protocol import Done, Failed
+from inpaint_ops.protocol import Done, Failed, unit_number
 from inpaint_ops.records import (
     AttemptFaults,
     ErrorInfo,
     Fault,
-    FaultKind,
     MaskMeaning,
     Measured,
     Output,
     Painted,
+    PickedBy,
     Record,
     ShardProgress,
     Status,
@@ -52,32 +51,15 @@ from inpaint_ops.signing import Signed, Signing
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
 from inpaint_ops.supervisor.compacting import KeptRecords
+from inpaint_ops.supervisor.fault_tally import FaultTally
 from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive, receive_thumbnail
 from inpaint_ops.supervisor.signed import signed
+from inpaint_ops.supervisor.variants import VariantRecords
 
 log = logging.getLogger(__name__)
 
 CHECKED_RECORDS = 10_000
 """Records of a shard whose content an attempt checks before it counts them; of further ones the name and the size."""
-
-
-class FaultTally:
-    """The faults that an attempt has recovered from so far. Threads may share it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._faults: dict[FaultKind, Fault] = {}
-
-    def add(self, kind: FaultKind, what: str = "") -> None:
-        """Count one more; `what` describes it."""
-        with self._lock:
-            count = self._faults[kind].count if kind in self._faults else 0
-            self._faults[kind] = Fault(kind=kind, count=count + 1, what=one_line(what)[:500])
-
-    def all(self) -> tuple[Fault, ...]:
-        """Each kind that occurred, once."""
-        with self._lock:
-            return tuple(self._faults.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +80,37 @@ class Recorder:
     signing: Signing | None = None
     """Whose Content Credentials images get."""
     provenance: Provenance = "full"
+    pick: PickedBy = "first"
+    """What chooses a row's image among its variants."""
+    variants: VariantRecords = field(init=False)
     _stored_faults: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
     _accepted: dict[int, str] = field(default_factory=dict)
     """Rows whose record was checked, and its ETag then."""
     _kept: KeptRecords = field(default_factory=KeptRecords)
     _refused: set[int] = field(default_factory=set)
     """Rows whose key is taken by something that does not count: this attempt's own record replaces it."""
+
+    def __post_init__(self) -> None:
+        found = VariantRecords(self.storage, self.layout, self.shard, self.rows, self.pick, self.record_bytes)
+        object.__setattr__(self, "variants", found)
+
+    def recorded_units(self) -> set[int]:
+        """What needs no painting, by `Unit.number`: the rows that have ended (see `recorded_rows`), and those variants
+        of others that have. A row whose variants have all ended, and which has no record yet, gets it here.
+
+        Raises StorageError.
+        """
+        rows = self.recorded_rows()
+        several = {number: row.parameters.variants for number, row in self.rows.items() if row.parameters.variants > 1}
+        ended: dict[int, Collection[int]] = {number: range(several.get(number, 1)) for number in rows}
+        if unfinished := several.keys() - rows:
+            found = self.variants.read(unfinished)
+            for number in found:
+                if (whole := self.variants.complete(number)) is not None:
+                    self._commit(whole)
+                    self.variants.forget(number)
+            ended |= found
+        return {unit_number(number, variant) for number, variants in ended.items() for variant in variants}
 
     def recorded_rows(self) -> set[int]:
         """The rows of the shard that have ended, by whichever attempt.
@@ -193,16 +200,22 @@ class Recorder:
         *,
         batch_id: str,
         download: float | None,
+        variant: int | None = None,
     ) -> Record:
-        """Upload the image, then commit its record.
+        """Upload the image, then commit its record: that of the row or, where `row` is one of its variants, of that.
+        The row's own follows the last one's. Returns the record that was written last.
 
         What is stored is measured here, on the copy that is uploaded; the worker's figures must agree. An image
         is written once: one that a dead attempt left behind is kept as it is, so that a record never names a digest
         that another attempt replaced. Raises StorageError, WorkerProtocolError, ScratchFullError.
         """
         started = time.monotonic()
-        with receive(expected) as received, self._signed(received, row, event, expected) as (image, credentials):
-            location, is_stored = self._store_image(row.name, image)
+        called = row.image_name(variant)
+        with (
+            receive(expected) as received,
+            self._signed(received, row, called, event, expected) as (image, credentials),
+        ):
+            location, is_stored = self._store_image(called, image)
             digest, size = image.sha256, image.bytes
             if not is_stored:
                 self.faults.add("image_adopted", location.name)
@@ -237,20 +250,20 @@ class Recorder:
                 }
             ),
             worker=worker,
+            variant=variant,
         )
-        self._commit(record)
-        return record
+        return self._end(record)
 
     @contextlib.contextmanager
     def _signed(
-        self, received: Received, row: PlannedRow, event: Done, expected: Expected
+        self, received: Received, row: PlannedRow, name: str, event: Done, expected: Expected
     ) -> Iterator[tuple[Received, Signed]]:
         """What is stored of a received image that is the one that its worker reported: signed, where that is asked."""
         _agrees(event, received, expected)
         if self.signing is None:
             yield received, Signed("", timestamped=False)
             return
-        with signed(received, row, event.mask_area, expected, self.signing, self.provenance) as made:
+        with signed(received, row, name, event.mask_area, expected, self.signing, self.provenance) as made:
             yield made
 
     def _store_image(self, name: str, image: Received) -> tuple[Location, bool]:
@@ -296,8 +309,12 @@ class Recorder:
         worker: WorkerInfo | None,
         *,
         download: float | None,
+        variant: int | None = None,
     ) -> Record:
-        """Commit the record of a row that has no image. Raises StorageError."""
+        """Commit the record of a row, or of one of its variants, that has no image, as `store_done` does.
+
+        Raises StorageError.
+        """
         measured = Measured(change=event.change, timings=event.timings) if event else Measured()
         timings = measured.timings.model_copy(update={"download": download})
         record = self._record(
@@ -307,8 +324,16 @@ class Recorder:
             measured=measured.model_copy(update={"timings": timings}),
             error=error,
             worker=worker,
+            variant=variant,
         )
-        self._commit(record)
+        return self._end(record)
+
+    def _end(self, record: Record) -> Record:
+        if record.variant is not None:
+            record = self.variants.commit(record)
+        if record.variant is None:
+            self._commit(record)
+            self.variants.forget(record.row)
         return record
 
     def store_worker(self, name: str, report: WorkerReport) -> None:
@@ -373,6 +398,7 @@ class Recorder:
             steps_requested=chosen.steps,
             guidance_scale=chosen.guidance_scale,
             strength=chosen.strength,
+            fill=chosen.fill,
             loras=chosen.loras,
             source=row.image,
             mask=row.mask,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from inpaint_ops.errors import InpaintOpsError, SigningError, WorkerProtocolError
-from inpaint_ops.protocol import Done, Failed
+from inpaint_ops.protocol import Done, Failed, unit_name
 from inpaint_ops.records import ErrorInfo, Record, WorkerInfo
 from inpaint_ops.supervisor.attempt import Attempt
 from inpaint_ops.supervisor.commands import expected_output
@@ -44,13 +45,15 @@ class RowEnds:
         """The row's record: done, or failed where its image cannot be signed, now or on the last attempt."""
         recorder, row = self.attempt.recorder, files.row
         try:
-            return recorder.store_done(row, event, worker, expected, batch_id=batch_id, download=files.download)
+            return recorder.store_done(
+                row, event, worker, expected, batch_id=batch_id, download=files.download, variant=files.unit.variant
+            )
         except SigningError as error:
             if not error.permanent and not self.attempt.is_final:
                 raise
             log.warning("row %d (%s) failed at encode: %s", row.row, row.id, error)
             info = ErrorInfo.of(error, "encode")
-            return recorder.store_failed(row, info, None, worker, download=files.download)
+            return recorder.store_failed(row, info, None, worker, download=files.download, variant=files.unit.variant)
 
     def failed(self, number: int, error: ErrorInfo, session: WorkerSession | None, event: Failed | None = None) -> None:
         """The row has no image; `event` is what the worker of `session` reported, where it was the worker's failure.
@@ -63,18 +66,32 @@ class RowEnds:
             self._write_failure(number, error, session, event)
         else:
             row = attempt.files[number].row
-            log.warning("row %d (%s): %s; it waits for another attempt", number, row.id, error.message)
+            log.warning("row %s (%s): %s; it waits for another attempt", unit_name(number), row.id, error.message)
             self._leave(number, error.message)
 
     def blamed(self, number: int, error: InpaintOpsError) -> None:
-        """The row ended workers while it was alone in them: its failure is final."""
-        self._write_failure(number, ErrorInfo.of(error, "worker").model_copy(update={"permanent": True}))
+        """The row ended workers while it was alone in them: its failure is final.
 
-    def skip(self, rows: frozenset[int]) -> None:
-        """Other attempts have recorded these rows: those that have not reached the worker end here."""
-        for number in self.attempt.book.skip(rows):
-            self.attempt.reporter.tally.skipped += 1
-            self.attempt.remove_files(number)
+        So is that of its variants that have not reached the worker: they have the same files.
+        """
+        attempt = self.attempt
+        row = attempt.files[number].row.row
+        same = [other for other, files in attempt.files.items() if files.row.row == row and other != number]
+        others = attempt.book.skip(same) if same else []
+        for other in others:
+            attempt.remove_files(other)
+        final = ErrorInfo.of(error, "worker").model_copy(update={"permanent": True})
+        self._write_failure(number, final, others=others)
+
+    def skip(self, units: frozenset[int]) -> None:
+        """Other attempts have recorded these: those that have not reached the worker end here."""
+        attempt = self.attempt
+        skipped = set()
+        for number in attempt.book.skip(units):
+            skipped.add(attempt.files[number].row.row)
+            attempt.remove_files(number)
+        left = {files.row.row for number, files in attempt.files.items() if number not in units} if skipped else set()
+        attempt.reporter.tally.skipped += len(skipped - left)
 
     def on_recorded(self, message: Recorded, session: WorkerSession | None) -> None:
         """A row's record is stored, or could not be; `session` is the worker that runs now.
@@ -87,16 +104,18 @@ class RowEnds:
         elif message.error is not None:
             # Nothing could be stored of this row: only another attempt can end it.
             info = ErrorInfo.of(message.error, "upload")
-            log.warning("row %d: its result could not be stored: %s", message.row, info.message)
+            log.warning("row %s: its result could not be stored: %s", unit_name(message.row), info.message)
             if info.permanent:
                 raise message.error
             self._leave(message.row, info.message)
-        elif message.status == "done":
-            attempt.book.recorded(message.row, done=True)
-            attempt.reporter.tally.done += 1
         else:
-            attempt.book.recorded(message.row, done=False)
-            attempt.reporter.tally.failed += 1
+            is_done = message.status == "done"
+            attempt.book.recorded(message.row, done=is_done)
+            row = attempt.files[message.row].row.row
+            if message.ends_row and row not in attempt.ended:  # two of its variants may end at once
+                attempt.ended.add(row)
+                attempt.reporter.tally.done += is_done
+                attempt.reporter.tally.failed += not is_done
 
     def _on_refused(self, number: int, why: str, session: WorkerSession | None) -> None:
         """A worker's output is not what it was asked for: the worker is killed, with this row still in it."""
@@ -117,10 +136,29 @@ class RowEnds:
         self.attempt.remove_files(number)
 
     def _write_failure(
-        self, number: int, error: ErrorInfo, session: WorkerSession | None = None, event: Failed | None = None
+        self,
+        number: int,
+        error: ErrorInfo,
+        session: WorkerSession | None = None,
+        event: Failed | None = None,
+        others: Sequence[int] = (),
     ) -> None:
+        """Have the failure recorded; `others` are variants of the same row that end with it."""
         attempt, files = self.attempt, self.attempt.files[number]
-        log.warning("row %d (%s) failed at %s: %s", number, files.row.id, error.stage, error.message)
+        log.warning("row %s (%s) failed at %s: %s", unit_name(number), files.row.id, error.stage, error.message)
         worker = session.ready.worker if event and session and session.ready else None
-        write = partial(attempt.recorder.store_failed, files.row, error, event, worker, download=files.download)
+
+        def write() -> Record:
+            store = attempt.recorder.store_failed
+            for other in others:
+                store(
+                    attempt.files[other].row,
+                    error,
+                    None,
+                    None,
+                    download=None,
+                    variant=attempt.files[other].unit.variant,
+                )
+            return store(files.row, error, event, worker, download=files.download, variant=files.unit.variant)
+
         attempt.transfers.record(files, write)

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from inpaint_ops.config import Settings
@@ -22,6 +23,7 @@ from inpaint_ops.errors import DrainedError, InpaintOpsError, ShardIncompleteErr
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.machine.scratch import scratch_folder, sweep
 from inpaint_ops.planning import JobOptions, PlannedRow
+from inpaint_ops.protocol import unit_name
 from inpaint_ops.records import ErrorInfo, ShardProgress
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.signing import signing_of
@@ -36,6 +38,7 @@ from inpaint_ops.supervisor.row_ends import RowEnds
 from inpaint_ops.supervisor.rows import RowBook, RowPhase
 from inpaint_ops.supervisor.transfers import Transfers
 from inpaint_ops.supervisor.workers import Workers
+from inpaint_ops.variants import Unit, units_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class ShardRun:
             self.storage, self.layout, self.shard, name, repeated_before=self.storage.repeated,
             rows={row.row: row for row in self.rows}, record_bytes=row_bytes(self.settings),
             signing=signing_of(self.settings), provenance=self.settings.provenance,
+            pick=self.job.pick,
         )  # fmt: skip
         self._identity = identity(self.settings.worker_user)
         self._attempt = Attempt(
@@ -92,10 +96,11 @@ class ShardRun:
         attempt, started = self._attempt, time.monotonic()
         recorder, tally = attempt.recorder, attempt.reporter.tally
         sweep(self.settings.scratch)
-        recorded = attempt.transfers.patiently(recorder.recorded_rows)
+        recorded = attempt.transfers.patiently(recorder.recorded_units)
         recorder.note_killed_attempt()
-        missing = [row for row in self.rows if row.row not in recorded]
-        tally.skipped = len(self.rows) - len(missing)
+        units = chain.from_iterable(map(units_of, self.rows))
+        missing = [unit for unit in units if unit.number not in recorded]
+        tally.skipped = len(self.rows) - len({unit.row.row for unit in missing})
         if missing:
             try:
                 self._paint(missing)
@@ -118,7 +123,7 @@ class ShardRun:
         self._attempt.drain.ask()
         self._attempt.transfers.stop.set()
 
-    def _paint(self, missing: Sequence[PlannedRow]) -> None:
+    def _paint(self, missing: Sequence[Unit]) -> None:
         attempt = self._attempt
         if attempt.recorder.signing is not None:
             attempt.recorder.signing.check()
@@ -132,19 +137,19 @@ class ShardRun:
             finally:
                 workers.kill()
                 attempt.transfers.close()
-        waiting = attempt.book.open_count + len(attempt.left)
+        waiting = len({attempt.files[number].row.row for number in (*attempt.book.open_rows(), *attempt.left)})
         if attempt.drain.is_asked and waiting:
             raise DrainedError(f"shard {self.shard} was asked to stop; {waiting} rows are left to another attempt")
         if attempt.left:
             number, error = next(iter(attempt.left.items()))
             raise ShardIncompleteError(
-                f"shard {self.shard}: {len(attempt.left)} rows wait for another attempt; row {number}: {error}"
+                f"shard {self.shard}: {waiting} rows wait for another attempt; row {unit_name(number)}: {error}"
             )
 
-    def _set_up(self, missing: Sequence[PlannedRow], scratch: Path) -> Workers:
-        """Give each row a folder below `scratch`, and put all in the book."""
+    def _set_up(self, missing: Sequence[Unit], scratch: Path) -> Workers:
+        """Give each row, or each of its variants, a folder below `scratch`, and put all in the book."""
         attempt = self._attempt
-        attempt.files = {row.row: RowFiles(row, scratch / f"{row.row:07d}") for row in in_order(missing)}
+        attempt.files = {unit.number: RowFiles(unit, scratch / _folder(unit)) for unit in in_order(missing)}
         attempt.book = RowBook(attempt.files, limits(self.settings))
         self._ahead = RowsAhead(attempt.book, self.settings)
         self._workers = Workers(
@@ -229,3 +234,7 @@ class ShardRun:
     def _publish(self) -> None:
         """Store how far the shard is, in a thread."""
         self._attempt.transfers.publish(partial(self._attempt.recorder.store_progress, self._snapshot()))
+
+
+def _folder(unit: Unit) -> str:
+    return f"{unit.row.row:07d}" + ("" if unit.variant is None else f".{unit.variant}")

@@ -27,7 +27,13 @@ _CHUNK = 2**20
 
 @contextlib.contextmanager
 def signed(
-    image: Received, row: PlannedRow, area: MaskArea | None, expected: Expected, signing: Signing, how: Provenance
+    image: Received,
+    row: PlannedRow,
+    name: str,
+    area: MaskArea | None,
+    expected: Expected,
+    signing: Signing,
+    how: Provenance,
 ) -> Iterator[tuple[Received, Signed]]:
     """The image, signed, for as long as the block lasts, and what its manifest is called.
 
@@ -48,7 +54,7 @@ def signed(
         claim = Claim(
             tool="inpaint-ops",
             version=__version__,
-            title=f"{row.name}{image.extension}" if is_named else "image",
+            title=f"{name}{image.extension}" if is_named else "image",
             media_type=image.media_type,
             source_title=PurePosixPath(row.image).name if is_named else "source",
             source_media_type=f"image/{kind}",

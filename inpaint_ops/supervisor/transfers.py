@@ -110,7 +110,7 @@ class Transfers:
                 self.identity.give(files.folder)
         except BaseException as failure:  # it must reach the main thread, whatever it is
             error = failure
-        self.tell(Downloaded(files.row.row, time.monotonic() - started, error))
+        self.tell(Downloaded(files.number, time.monotonic() - started, error))
 
     def _fetch(self, files: RowFiles, name: str, uri: str) -> None:
         try:
@@ -124,10 +124,11 @@ class Transfers:
             raise type(failure)(f"{name}: {failure}{limit}") from failure
 
     def _record(self, files: RowFiles, write: Callable[[], Record]) -> None:
-        number = files.row.row
+        number = files.number
         try:
-            message = Recorded(number, self.patiently(write).status)
+            record = self.patiently(write)
+            message = Recorded(number, record.status, ends_row=record.variant is None)
             remove(files.folder)  # before the row gives up its place to another one
         except BaseException as failure:  # it must reach the main thread, whatever it is
-            message = Recorded(number, "failed", failure)
+            message = Recorded(number, "failed", error=failure)
         self.tell(message)

@@ -212,7 +212,7 @@ class Workers:
     def _list_records(self, session: int) -> RecordsListed:
         """What has a record by now: another attempt may have held the device until the worker got it."""
         with contextlib.suppress(InpaintOpsError):  # painting a row again wastes time and does no harm
-            return RecordsListed(session, frozenset(self.attempt.recorder.recorded_rows()))
+            return RecordsListed(session, frozenset(self.attempt.recorder.recorded_units()))
         return RecordsListed(session, frozenset())
 
     def _on_exit(self, session: WorkerSession, returncode: int) -> None:

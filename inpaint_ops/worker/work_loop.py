@@ -21,8 +21,8 @@ from inpaint_ops import __version__, images
 from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
 from inpaint_ops.machine.scratch import patiently, room_for
-from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, text_of
-from inpaint_ops.records import ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
+from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of, unit_name
+from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.setup import WorkerSetup
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from inpaint_ops.engine import Batcher, BatchKey, PaintResult
 
 log = logging.getLogger(__name__)
+
+STARTS_AT_NOISE = "at a strength of 1 this model begins with noise alone, and the masked area is never encoded"
+"""StableDiffusionXLInpaintPipeline.prepare_latents, diffusers 0.42.1. For a UNet of 4 channels the whole image is
+encoded, and its latents beside the mask hold some of what lies under it."""
 
 FULL_DISK_SECONDS = 60.0
 """How long a painted image waits for room on the scratch disk."""
@@ -58,7 +62,8 @@ class _Decoded:
     mask: images.Mask
     regions: images.Regions | None
     parts: tuple[Part, ...]
-    cut: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What its texts lost, and how its canvases were filled otherwise than asked."""
     timings: Timings
     started_at: datetime
 
@@ -108,7 +113,9 @@ class WorkLoop:
         self._flush = self._end = False
         self._last_size = (self._loaded.native_size, self._loaded.native_size)
         ledger = self._loaded.ledger  # looks at the whole pipeline: once, and not for each row
+        self._warned: set[str] = set()
         self._scheduler = next((one.effective for one in ledger if one.name == "scheduler"), "")
+        self._starts_at_noise = not any(one.effective == MASKED_LATENTS for one in ledger)
 
     def run(self) -> None:
         """Work until End has come and every row has ended."""
@@ -217,15 +224,22 @@ class WorkLoop:
             guided = item.guidance_scale > 1
             prompt = text_of(item.prompt, item.prompt_2) or ""
             negative = text_of(item.negative_prompt, item.negative_prompt_2)
-            chunks, cut = self._engine.prompts.shape(prompt, negative, guided=guided)
+            chunks, notes = self._engine.prompts.shape(prompt, negative, guided=guided)
+            fill = item.fill
+            if fill != "original" and item.strength == 1 and self._starts_at_noise:
+                fill, notes = "original", (*notes, f"fill {fill} had no effect: {STARTS_AT_NOISE}")
+                self._warn_once(f"fill {item.fill} had no effect on some rows: {STARTS_AT_NOISE}")
             parts = []
             for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
                 rgb, working = images.to_working(source, mask.weights, placement)
+                seed = seed_of(item, number)
+                rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed)
+                notes += tuple(one for one in unlike if one not in notes)
                 key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
-                paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed_of(item, number))
+                paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed)
                 parts.append(Part(placement, paint))
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), cut, timings, started_at))
+            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), notes, timings, started_at))
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
@@ -269,7 +283,7 @@ class WorkLoop:
                 steps=result.steps,
                 working_size=row.parts[0].placement.working,
                 conversions=(
-                    row.cut
+                    row.notes
                     + row.source.conversions
                     + row.mask.conversions
                     + result.notes
@@ -330,9 +344,14 @@ class WorkLoop:
             size=row.parts[0].placement.working,
         )
 
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self._send(Warn(message=message))
+
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:
         if not isinstance(error, InpaintOpsError):
-            log.error("row %d: %s failed", item.row, stage, exc_info=error)
+            log.error("row %s: %s failed", unit_name(item.row), stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
         self._send(
             Failed(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from inpaint_ops.browse import RunView, RunViews
 from inpaint_ops.errors import ObjectNotFoundError
-from inpaint_ops.records import Record
+from inpaint_ops.records import MAX_VARIANTS, Record
 
 _opening = threading.Lock()
 
@@ -42,12 +42,16 @@ def get_run(run: str, views: ViewsDep) -> RunView:
 RunDep = Annotated[RunView, Depends(get_run)]
 
 
-def get_record(row: int, view: RunDep) -> Record:
-    """The record of the path's row; 404 where it has none yet."""
+def get_record(row: int, view: RunDep, variant: Annotated[int | None, Query(ge=0, lt=MAX_VARIANTS)] = None) -> Record:
+    """The record of the path's row, or of one of its variants; 404 where it has none yet, or no such variant."""
     found = view.record(row)
     if found is None:
         raise ObjectNotFoundError("the row has no record yet")
-    return found
+    if variant is None:
+        return found
+    if variant >= len(found.variants):
+        raise ObjectNotFoundError(f"the row has no variant {variant}")
+    return found.paintings()[variant]
 
 
 RecordDep = Annotated[Record, Depends(get_record)]

@@ -205,16 +205,18 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     for name in manifest_dag.params:
         schema = manifest_dag.params.get_param(name).schema
         if None in schema.get("enum", ()):  # Airflow's form would show the choice as "null"
-            assert schema["values_display"] == {"null": "no" if name == "few_step" else "as the settings say"}, name
+            shown = {"few_step": "no", "pick": "the first"}.get(name, "as the settings say")
+            assert schema["values_display"] == {"null": shown}, name
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
-            "blend": "poisson", "match": "mean", "grain": "match", "sharpen": "match",
-            "names": "{folder}/{stem}.{ext}"}  # fmt: skip
+            "blend": "poisson", "match": "mean", "grain": "match", "sharpen": "match", "fill": "noise",
+            "variants": 4, "pick": "best", "names": "{folder}/{stem}.{ext}"}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
-    assert (job.blend, job.match, job.grain) == ("poisson", "mean", "match")
-    assert (job.names, job.sharpen) == ("{folder}/{stem}.{ext}", "match")
+    assert (job.blend, job.match, job.grain, job.sharpen) == ("poisson", "mean", "match", "match")
+    assert (job.fill, job.names) == ("noise", "{folder}/{stem}.{ext}")
+    assert (job.variants, job.pick) == (4, "best")
     conf = {
         **GOOD,
         "model": "/m/a.safetensors",
@@ -418,7 +420,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     """The DAG's file is parsed often, so it imports nothing of the package: what it repeats is compared here."""
     import inpaint_manifest
 
-    from inpaint_ops.config import Blend, Grain, Match, Scheduler, Settings, Sharpen
+    from inpaint_ops.config import Blend, Fill, Grain, Match, Scheduler, Settings, Sharpen
     from inpaint_ops.manifest import Quality
     from inpaint_ops.planning import JobOptions
     from inpaint_ops.tuning import Preset
@@ -426,13 +428,19 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     forms = {name: manifest_dag.params.get_param(name).schema for name in manifest_dag.params}
     assert forms["quality"]["enum"] == list(get_args(Quality))
     assert forms["scheduler"]["enum"] == [None, *get_args(Scheduler)]
-    for name, choices in (("blend", Blend), ("match", Match), ("grain", Grain), ("sharpen", Sharpen)):
+    kinds = (("blend", Blend), ("match", Match), ("grain", Grain), ("sharpen", Sharpen), ("fill", Fill))
+    for name, choices in kinds:
         assert forms[name]["enum"] == [None, *get_args(choices)]
     assert forms["tuning"]["enum"] == [None, *get_args(Preset)]
     patterns = [name for name, form in forms.items() if "pattern" in form]
     assert not patterns, "Airflow's form says no more than Bad Request of one that is missed: the task refuses in words"
     bounds = JobOptions.model_json_schema()["properties"]
-    for name, low, high in (("steps", 1, 500), ("failure_threshold", 0, 1), ("shard_rows", 1, None)):
+    for name, low, high in (
+        ("steps", 1, 500),
+        ("failure_threshold", 0, 1),
+        ("shard_rows", 1, None),
+        ("variants", 1, 16),
+    ):
         inner = next(one for one in bounds[name].get("anyOf", [bounds[name]]) if one.get("type") != "null")
         assert (forms[name].get("minimum"), forms[name].get("maximum")) == (low, high)
         assert (inner.get("minimum"), inner.get("maximum")) == (low, high)

@@ -16,6 +16,7 @@ from inpaint_ops.protocol import Event, Fatal, Job, Phase
 from inpaint_ops.supervisor.commands import job_command
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.worker_process import WorkerProcess
+from inpaint_ops.variants import Unit
 from tests.support.nvml import MIG, PLAIN, pretend
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -144,7 +145,7 @@ def test_workers_lease_in_the_folder_that_the_setting_names(
     monkeypatch.setenv("INPAINT_LEASES", str(tmp_path / "machine"))
     row = AcceptedRow(row=1, id="a", image="s3://b/a.png", mask="s3://b/m.png", prompt="a boat")
     options = JobOptions(model="tiny-random")
-    job = job_command(options, load_settings(), [RowFiles(planned(row, options), tmp_path)], tmp_path)
+    job = job_command(options, load_settings(), [RowFiles(Unit(planned(row, options)), tmp_path)], tmp_path)
     leases = job.leases
     late = start(leases=leases)
     wait_until(lambda: late.exits)

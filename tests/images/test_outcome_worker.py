@@ -17,6 +17,7 @@ from inpaint_ops.planning import job_options, planned
 from inpaint_ops.protocol import Done, End, Failed, Item
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import RowFiles
+from inpaint_ops.variants import Unit
 from inpaint_ops.worker.finishing import jpeg_options
 from tests.support.worker_talk import Talk, job, picture, pixels, start
 
@@ -98,7 +99,7 @@ def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
     row = AcceptedRow(
         row=1, id="a", image="s3://b/a", mask="s3://b/m", prompt="x", mask_channel="red", mask_threshold=7
     )  # fmt: skip
-    state = RowFiles(planned(row, options), tmp_path)
+    state = RowFiles(Unit(planned(row, options)), tmp_path)
     sent = job_command(options, settings, [state], tmp_path)
     assert (sent.jpeg_quality, sent.jpeg_chroma, sent.jpeg_progressive) == (80, "420", True)
     assert jpeg_options(sent) == images.JpegOptions(80, "420", True)

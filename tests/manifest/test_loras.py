@@ -10,8 +10,9 @@ import pytest
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.manifest.rows import AcceptedRow
-from inpaint_ops.planning import JobOptions, job_options, planned, reject_rows_without_steps
+from inpaint_ops.planning import JobOptions, job_options, planned
 from inpaint_ops.records import LoraChoice
+from inpaint_ops.row_work import reject_rows_without_steps
 from tests.support.manifests import only_rejection, parquet, read
 
 ROW = {"image": "a.png", "mask": "m.png", "prompt": "x"}
@@ -75,8 +76,8 @@ def test_a_row_gets_the_jobs_weights_or_its_own() -> None:
     assert weights(None) == {"brand": 0.5, "s": 1.0} and weights("none") == {}
     assert weights("brand, s:-2") == {"brand": 0.5, "s": -2.0}
     parsed = read([ROW | {"loras": "style"}, ROW | {"id": "b", "loras": "s"}])
-    kept, steps = reject_rows_without_steps(parsed, job)
-    assert [row.id for row in kept.accepted] == ["b"] and len(steps) == 1
+    kept, work = reject_rows_without_steps(parsed, job)
+    assert [row.id for row in kept.accepted] == ["b"] and len(work.steps) == 1
     message = kept.rejected[0].error.message
     assert message == (
         "row 1: loras: the job has no LoRA called 'style' (it has: brand, s): give it with --lora style=PATH, "

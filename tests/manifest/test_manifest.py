@@ -51,6 +51,10 @@ def nested(depth: int) -> Any:
         ({**GOOD, "match": True}, ["match", "histogram"]),
         ({**GOOD, "grain": "film"}, ["grain", "match"]),
         ({**GOOD, "sharpen": "more"}, ["sharpen", "match"]),
+        ({**GOOD, "fill": "lama"}, ["fill", "telea"]),
+        ({**GOOD, "variants": 17}, ["variants", "16"]),
+        ({**GOOD, "variants": 0}, ["variants", "1"]),
+        ({**GOOD, "variants": "many"}, ["variants"]),
         ({**GOOD, "crop": -4}, ["crop", "0 to 4096"]),
         ({**GOOD, "format": "gif"}, ["format", "png"]),
         ({**GOOD, "prompt": "bell \a"}, ["prompt", "control characters"]),
@@ -195,9 +199,9 @@ def test_no_number_in_parquet_is_infinite_and_nan_is_not_given() -> None:
 
 
 def test_the_numeric_fields_are_known() -> None:
-    assert {"seed", "steps", "guidance_scale", "strength", "mask_threshold", "mask_dilate", "mask_blur", "crop"} == {
-        *NUMERIC
-    } - {"mask_invert"}
+    assert {
+        "seed", "steps", "guidance_scale", "strength", "mask_threshold", "mask_dilate", "mask_blur", "crop", "variants",
+    } == {*NUMERIC} - {"mask_invert"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 
 from inpaint_ops.config import DEFAULT_MODEL, Settings
 from inpaint_ops.locations import Location
+from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import DeviceInfo, Forecast, Pace
 from inpaint_ops.report import compared, render_page
+from inpaint_ops.row_work import chunks_estimated, row_work
 from inpaint_ops.runs import Workspace, finish, make_plan, prepare
 from inpaint_ops.runs.forecasting import (
     Benchmark,
@@ -22,6 +24,7 @@ from inpaint_ops.runs.forecasting import (
     experience,
     experience_key,
     forecast,
+    work_of,
 )
 from tests.support.simulated_run import a_run
 
@@ -70,6 +73,27 @@ def test_steps_scale_the_denoising_alone_and_the_basis_says_so() -> None:
     assert many.gpu_seconds - few.gpu_seconds == pytest.approx(10 * 20 * 0.1)
     assert "scaled from 29 steps to 49" in many.basis
     assert "scaled" not in few.basis
+
+
+def test_the_chunks_of_a_shards_prompts_count_where_a_run_has_measured_them() -> None:
+    knows = past().model_copy(update={"prompts": 4.0, "chunk_seconds": 0.5})
+    without, few, many = (forecast(JOB, [Work(10, 290, chunks)], [knows], table=EMPTY) for chunks in (0, 8, 20))
+    assert few.gpu_seconds - without.gpu_seconds == pytest.approx(4.0)
+    assert many.gpu_seconds - few.gpu_seconds == pytest.approx(6.0)
+    assert forecast(JOB, [Work(10, 290)], [past()], table=EMPTY).gpu_seconds == pytest.approx(few.gpu_seconds)
+    assert many.seconds_per_image == pytest.approx(few.seconds_per_image)
+
+
+def test_equal_prompts_of_a_shard_are_encoded_once_and_long_ones_in_chunks() -> None:
+    rows = [
+        AcceptedRow(row=n, id=f"r{n}", image="s3://b/a.png", mask="s3://b/m.png", prompt=text)
+        for n, text in enumerate(("a cup", "a cup", "word " * 100, "a lamp"), 1)
+    ]
+    work = row_work(rows, JOB)
+    assert work_of(work).chunks == 1 + 2 + 1 and work_of(work.part(slice(0, 2))).chunks == 1
+    assert work_of(work, texts=False).chunks == 0
+    for text, chunks in (("", 1), ("word " * 70, 1), ("word " * 5000, 4), ("!" * 80, 2), ("x" * 75, 1)):
+        assert chunks_estimated(text) == chunks, text[:20]
 
 
 def test_the_newest_run_counts_and_another_card_is_no_basis() -> None:

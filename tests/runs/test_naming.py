@@ -140,6 +140,28 @@ def test_a_record_that_names_another_rows_image_does_not_count(tmp_path: Path) -
         assert (summary.counts.done, summary.verdict) == (1, "INVALID")
 
 
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [(KEPT, {"a/one.0.png", "a/one.1.png"}), ("{k}/{stem}.{ext}", {"0/one.png", "1/one.png"})],
+)
+def test_each_variant_of_a_row_has_a_name_of_its_own(
+    make: Callable[..., Bench], template: str, found: set[str]
+) -> None:
+    bench = make(["ok"], sources=["a/one.png"], names=template, variants=2, check_image_bytes=2**20)
+    assert bench.shard_run().run().done == 1
+    assert images(bench) == found
+    record = bench.records()[1]
+    assert {output.name for _, output in record.outputs()} == found
+    assert bench.shard_run().run().skipped == 1
+    summary = finish(bench.workspace, "run")
+    assert (summary.counts.done, summary.images_checked) == (1, 2)
+
+
+def test_variants_of_two_rows_with_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rows 1 and 2 would both be called 'one\.0\.png'"):
+        Bench(tmp_path, ["ok"] * 2, sources=["one.png", "x/one.png"], names="{stem}.{ext}", variants=2)
+
+
 def test_a_delivery_has_the_folders_too(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok"], sources=["a/one.png", "b/two.png"], names=KEPT)
     bench.shard_run().run()

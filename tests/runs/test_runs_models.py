@@ -236,3 +236,23 @@ def test_few_steps_all_run_and_the_ledger_names_the_sampling(files: Path, worksp
     assert (entry.effective, entry.matches) == ("euler_trailing", True)
     plan = workspace.plan("run")
     assert plan is not None and plan.job.few_step == "lightning"
+
+
+def test_what_a_row_is_filled_with_stands_in_its_record_and_where_it_has_no_effect_in_the_warnings(
+    workspace: Workspace,
+) -> None:
+    rows = [{"id": "jobs"}, {"id": "own", "fill": "noise"}, {"id": "in vain", "strength": 1.0}]
+    job = JobOptions(model="tiny-random", device="cpu", strength=0.6, steps=3, fill="mean")
+    summary, records = run(workspace, rows, job)
+    assert summary.counts.done == 3
+    assert {name: record.fill for name, record in records.items()} == {
+        "jobs": "mean",
+        "own": "noise",
+        "in vain": "mean",
+    }
+    assert any("fill mean had no effect" in sentence for sentence in records["in vain"].conversions)
+    assert [line for line in summary.warnings if "fill mean had no effect on some rows" in line]
+    [fill] = [one for one in summary.choices if one.choice == "fill"]
+    assert (fill.count, fill.seconds) == (3, None) and fill.what.endswith("(mean 2, noise 1)")
+    with pytest.raises(RunConflictError, match="fill"):
+        prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill": "telea"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions, Plan, job_options
 from inpaint_ops.records import Pace
+from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs import Workspace, finish, make_plan, prepare
 from inpaint_ops.runs.forecasting import Benchmark, BenchmarkTable, Experience, experience_key
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS, START_SHARE, TASK_SECONDS, shard_size
@@ -19,6 +21,11 @@ from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS, START_SHARE, TASK_SE
 JOB = JobOptions(model="owner/m")
 EMPTY = BenchmarkTable(made_by="a test")
 STEPS = [29] * 1000
+
+
+def work(steps: list[int], images: int = 1) -> RowWork:
+    one = [1] * len(steps)
+    return RowWork(array("H", steps), array("B", [images]) * len(steps), array("q", one), array("B", one))
 
 
 def past(*, cold: float = 60, step: float = 0.1, other: float = 0.5) -> Experience:
@@ -33,7 +40,7 @@ def past(*, cold: float = 60, step: float = 0.1, other: float = 0.5) -> Experien
 @pytest.mark.parametrize("step", [0.005, 0.1, 2.0])
 def test_starting_takes_less_than_a_twentieth_and_no_row_more_than_that_needs(cold: float, step: float) -> None:
     timeout = Settings(shard_timeout=1e9)
-    size = shard_size(JOB, STEPS, [past(cold=cold, step=step)], timeout, table=EMPTY)
+    size = shard_size(JOB, work(STEPS), [past(cold=cold, step=step)], timeout, table=EMPTY)
     start, image = cold + TASK_SECONDS, 29 * step + 0.5
     assert start / (start + size.rows * image) < START_SHARE
     fewer = size.rows - 1
@@ -43,12 +50,18 @@ def test_starting_takes_less_than_a_twentieth_and_no_row_more_than_that_needs(co
 
 
 def test_the_steps_of_the_rows_count() -> None:
-    few, many = (shard_size(JOB, [steps] * 100, [past()], Settings(), table=EMPTY).rows for steps in (10, 49))
+    few, many = (shard_size(JOB, work([steps] * 100), [past()], Settings(), table=EMPTY).rows for steps in (10, 49))
     assert few > many
 
 
+def test_the_variants_of_the_rows_count() -> None:
+    one, four = (shard_size(JOB, work([29] * 100, n), [past()], Settings(), table=EMPTY) for n in (1, 4))
+    assert (one.rows - 1) // 4 <= four.rows <= one.rows // 4 + 1
+    assert "a row with its variants 13.6 s" in four.basis and "an image 3.4 s" in one.basis
+
+
 def test_what_was_asked_stands_by_the_job_and_by_the_settings() -> None:
-    size = shard_size(JOB.model_copy(update={"shard_rows": 7}), STEPS, [past()], Settings(), table=EMPTY)
+    size = shard_size(JOB.model_copy(update={"shard_rows": 7}), work(STEPS), [past()], Settings(), table=EMPTY)
     assert (size.rows, size.basis) == (7, "7 rows per shard, as asked")
     assert job_options(Settings(shard_rows=9)).shard_rows == 9
     assert job_options(Settings(shard_rows=9), shard_rows=8).shard_rows == 8
@@ -57,10 +70,10 @@ def test_what_was_asked_stands_by_the_job_and_by_the_settings() -> None:
 
 def test_each_of_several_devices_has_a_shard(tmp_path: Path) -> None:
     for rows, devices, expected in ((1000, 3, 334), (2, 8, 1), (1000, 1, DEFAULT_SHARD_ROWS), (100_000, 4, 400)):
-        size = shard_size(JOB, [29] * rows, [], Settings(), table=EMPTY, devices=devices)
+        size = shard_size(JOB, work([29] * rows), [], Settings(), table=EMPTY, devices=devices)
         assert size.rows == expected, size
         assert (f"a shard for each of {devices} devices" in size.basis) == (expected not in (400, DEFAULT_SHARD_ROWS))
-    asked = shard_size(JOB.model_copy(update={"shard_rows": 700}), STEPS, [], Settings(), table=EMPTY, devices=3)
+    asked = shard_size(JOB.model_copy(update={"shard_rows": 700}), work(STEPS), [], Settings(), table=EMPTY, devices=3)
     assert asked.rows == 700
 
 
@@ -71,21 +84,21 @@ def test_the_benchmark_is_the_second_basis_and_without_any_it_is_the_default() -
         peak_reserved=None, cold_start=20.0,
     )  # fmt: skip
     table = BenchmarkTable(made_by="a test", rows=(cell,))
-    size = shard_size(JOB, STEPS, [], Settings(), card="NVIDIA H200", table=table)
+    size = shard_size(JOB, work(STEPS), [], Settings(), card="NVIDIA H200", table=table)
     assert 25 / (25 + size.rows * 3.3) < START_SHARE
     assert "the benchmark of 2026-01-01 on NVIDIA H200" in size.basis
-    unknown = shard_size(JOB, STEPS, [], Settings(), card="NVIDIA L4", table=table)
+    unknown = shard_size(JOB, work(STEPS), [], Settings(), card="NVIDIA L4", table=table)
     assert unknown.rows == DEFAULT_SHARD_ROWS == 400
     assert "not known" in unknown.basis
     without_start = BenchmarkTable(made_by="a test", rows=(cell.model_copy(update={"cold_start": None}),))
-    assert shard_size(JOB, STEPS, [], Settings(), card="NVIDIA H200", table=without_start).rows == 400
+    assert shard_size(JOB, work(STEPS), [], Settings(), card="NVIDIA H200", table=without_start).rows == 400
 
 
 def test_a_shard_fits_into_its_time_limit_and_a_run_into_its_shards_and_both_are_said() -> None:
-    limited = shard_size(JOB, STEPS, [past(cold=600)], Settings(shard_timeout=680), table=EMPTY)
+    limited = shard_size(JOB, work(STEPS), [past(cold=600)], Settings(shard_timeout=680), table=EMPTY)
     assert limited.rows * 3.4 <= 340
     assert "INPAINT_SHARD_TIMEOUT" in limited.basis
-    many = shard_size(JOB, STEPS * 10, [past(cold=10)], Settings(max_shards=4), table=EMPTY)
+    many = shard_size(JOB, work(STEPS * 10), [past(cold=10)], Settings(max_shards=4), table=EMPTY)
     assert many.rows == 2500
     assert "INPAINT_MAX_SHARDS" in many.basis
 

@@ -201,9 +201,9 @@ def whole_job(cast: Cast) -> Night:
         cast.proxies["tasks"].on(Fault.LOST_REPLY, method="PUT", path=place)
     (claim,) = claim_all(tasks, "this-airflow")
     assert claim_all(tasks, "this-airflow") == [claim]
-    plan = prepare(tasks, claim.manifest, claim.run, JOB.model_copy(update={"failure_threshold": 0.5}))
+    plan = prepare(tasks, claim.manifest, claim.run, JOB.model_copy(update={"failure_threshold": 0.5, "variants": 2}))
 
-    for place in ("images/", "records/0"):
+    for place in ("images/", "variants/", "records/0"):
         cast.proxies["paint"].on(Fault.LOST_REPLY, method="PUT", path=place)
     painter = cast.workspace("paint")
     measured: list[Measurement] = []

@@ -10,6 +10,7 @@ from inpaint_ops.protocol import Done, Failed, Item, Ready
 from inpaint_ops.records import MaskMeaning, Measured, Painted, Record, WorkerReport, WorkerSetup
 from inpaint_ops.supervisor.commands import item_command
 from inpaint_ops.supervisor.messages import RowFiles
+from inpaint_ops.variants import Unit
 
 OPTIONS = {
     "mask_channel": "alpha", "mask_threshold": 9, "mask_invert": True, "mask_dilate": 3, "mask_blur": 1.5, "crop": 64,
@@ -24,7 +25,15 @@ ELSEWHERE = {
 
 def test_a_worker_gets_every_option_of_a_row_by_its_own_name() -> None:
     parameters = PaintParameters(
-        seed=5, steps=7, guidance_scale=3.0, strength=0.5, blend="auto", match="mean", grain="match", sharpen="match"
+        seed=5,
+        steps=7,
+        guidance_scale=3.0,
+        strength=0.5,
+        blend="auto",
+        match="mean",
+        grain="match",
+        sharpen="match",
+        fill="noise",
     )
     row = PlannedRow(
         row=2, id="a", image="s3://b/a.jpg", mask="s3://b/a.png", prompt="a boat", negative_prompt="fog",
@@ -33,7 +42,7 @@ def test_a_worker_gets_every_option_of_a_row_by_its_own_name() -> None:
     assert set(Row.model_fields) == ELSEWHERE | set(OPTIONS) | set(PaintParameters.model_fields) | {
         "id", "prompt", "negative_prompt",
     }, "a new field of a row: give it a value here, and Item a field of its name"  # fmt: skip
-    item = item_command(RowFiles(row, Path("/scratch/2")))
+    item = item_command(RowFiles(Unit(row), Path("/scratch/2")))
     expected = OPTIONS | parameters.model_dump() | {"id": "a", "prompt": "a boat", "negative_prompt": "fog"}
     assert {name: getattr(item, name) for name in expected} == expected
     assert set(expected) <= set(Item.model_fields)

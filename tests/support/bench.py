@@ -44,6 +44,7 @@ class Bench:
         *,
         model: str = "scripted",
         shard_rows: int | None = None,
+        variants: int = 1,
         store: str = "",
         s3_client: Callable[[], Any] | None = None,
         sources: list[str] | None = None,
@@ -67,7 +68,7 @@ class Bench:
             also_readable=[str(tmp_path / "in")],
             s3_client=s3_client,
         )
-        self.job = JobOptions(model=model, shard_rows=shard_rows, names=names)
+        self.job = JobOptions(model=model, shard_rows=shard_rows, names=names, variants=variants)
         self.plan = prepare(self.workspace, str(manifest), "run", self.job)
         self.layout = self.workspace.layout("run")
 

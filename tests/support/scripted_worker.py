@@ -34,6 +34,7 @@ from inpaint_ops.protocol import (
     Warn,
     dump,
     parse_command,
+    unit_name,
 )
 from inpaint_ops.records import (
     Batch,
@@ -84,7 +85,7 @@ def main() -> None:
             for item in batch:
                 note(begun=item.row)
                 try:
-                    _misbehave(item.prompt, arguments.journal or Path())
+                    _misbehave(item.prompt, arguments.journal or Path(), unit_name(item.row))
                 except DeviceLostError as error:
                     say(Fatal(error=ErrorInfo.of(error, "device")))
                     sys.exit(3)
@@ -157,7 +158,7 @@ def device_of(model: str) -> str:
     return "GPU-alone" if model == "one-device" else f"GPU-{os.getpid()}"
 
 
-def _misbehave(prompt: str, journal: Path) -> None:
+def _misbehave(prompt: str, journal: Path, name: str) -> None:
     match prompt:
         case "SIGKILL" | "SIGSEGV":
             os.kill(os.getpid(), getattr(signal, prompt))
@@ -167,6 +168,13 @@ def _misbehave(prompt: str, journal: Path) -> None:
         case _ if prompt.startswith("meet "):  # as many workers as it says are painting at the same time
             while len({json.loads(line)["pid"] for line in _begun(journal)}) < int(prompt.removeprefix("meet ")):
                 time.sleep(0.01)
+        case _ if prompt == f"SIGKILL at {name}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _ if prompt == f"SIGKILL once at {name}" and not (died := Path.cwd().parent / "died").exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _ if prompt == f"hang at {name}":
+            time.sleep(3600)
         case "hang":
             time.sleep(3600)
         case "lost":
@@ -231,7 +239,7 @@ def _thumbnails(item: Item) -> tuple[tuple[int, ...], str]:
 
 def _finish(item: Item, size: int, say: object) -> None:
     moment = now()
-    if item.prompt == "fail":
+    if item.prompt in ("fail", f"fail at {unit_name(item.row)}"):
         error = ErrorInfo(type="ImageError", stage="decode", message="this row is bad", permanent=True)
         say(Failed(row=item.row, error=error, started_at=moment, finished_at=moment))  # type: ignore[operator]
         return

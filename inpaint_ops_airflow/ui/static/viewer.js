@@ -1,6 +1,7 @@
 // One row, large: before and after on a stage, the mask over both, all its parameters and times, its files and its log.
 import { bytes, make, seconds } from "./dom.js";
 import { startStage } from "./stage.js";
+import { variantList } from "./variants.js";
 
 const LABELS = { source: "Before", mask: "Mask", result: "After" };
 const SMALL = 1600, LARGE = 8192; // pictures.py: pixels of the longer side
@@ -49,6 +50,7 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
     const parts = [
       record.error ? make("div", { className: "why" }, make("p", {}, make("strong", {}, `${record.error.type}: `), record.error.message), make("p", {}, make("strong", {}, "What to do: "), cure)) : undefined,
       make("p", { className: "prompt" }, record.prompt || "(no prompt)"),
+      variantList(api, record),
       list("Parameters", [
         ["Line", record.row], ["Status", record.status], ["Seed", record.seed], ["Steps", record.steps ?? record.steps_requested],
         ["Guidance", record.guidance_scale], ["Strength", record.strength], ["Painted at", size && `${size[0]} × ${size[1]}`],

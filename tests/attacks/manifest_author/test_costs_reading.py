@@ -22,7 +22,8 @@ from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
 from inpaint_ops.manifest import ManifestLimits, ParsedManifest, formats, naming, packed, read_manifest
 from inpaint_ops.manifest import text as manifest_text
-from inpaint_ops.planning import JobOptions, reject_rows_without_steps, split_rows
+from inpaint_ops.planning import JobOptions, split_rows
+from inpaint_ops.row_work import reject_rows_without_steps
 
 MIB = 2**20
 LONGEST = 64 * 2**10

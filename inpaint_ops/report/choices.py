@@ -1,0 +1,72 @@
+"""What the choices of a job cost: LoRAs loaded, chunks of prompts encoded, further images of rows. Pure.
+
+Nothing is measured for this: the figures are the workers' own, of their loading and their ledgers, and the pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from inpaint_ops.records import ChoiceCost, LedgerEntry, Pace, WorkerReport
+from inpaint_ops.report.tally import Tally
+
+
+def choices_of(
+    tally: Tally, workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float], pace: Pace | None
+) -> tuple[ChoiceCost, ...]:
+    """One for each choice that the run made; seconds are those of all workers together."""
+    return (*_loras(workers), *_prompts(workers, stage_seconds), *_fills(tally), *_variants(tally, pace))
+
+
+def _loras(workers: Sequence[WorkerReport]) -> Iterator[ChoiceCost]:
+    loaded = [report for report in workers if report.model.loras]
+    if not loaded:
+        return
+    names = dict.fromkeys(one.name for report in loaded for one in report.model.loras)
+    times = [report.load.loras for report in loaded if report.load is not None]
+    yield ChoiceCost(
+        choice="loras",
+        count=len(names),
+        seconds=sum(times) if times else None,
+        what=f"LoRAs loaded ({', '.join(names)}), by {len(loaded):,} {'worker' if len(loaded) == 1 else 'workers'}",
+    )
+
+
+def _prompts(workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float]) -> Iterator[ChoiceCost]:
+    chunks = sum(measured(report.ledger, "chunks_encoded") for report in workers)
+    texts = sum(measured(report.ledger, "texts_encoded") for report in workers)
+    if not chunks:
+        return
+    before = sum(report.cold_start.prompts for report in workers)
+    yield ChoiceCost(
+        choice="prompts",
+        count=round(chunks),
+        seconds=before + stage_seconds.get("encode_prompt", 0.0),
+        what=f"chunks of 77 tokens encoded, of {round(texts):,} {'text' if round(texts) == 1 else 'texts'}",
+    )
+
+
+def measured(ledger: Sequence[LedgerEntry], name: str) -> float:
+    """What a worker's ledger has measured under `name`, in whichever entry; 0 where nothing."""
+    return next((entry.measured[name] for entry in ledger if name in entry.measured), 0.0)
+
+
+def _fills(tally: Tally) -> Iterator[ChoiceCost]:
+    if tally.fills:
+        kinds = ", ".join(f"{fill} {count:,}" for fill, count in tally.fills.most_common())
+        what = f"rows whose masked area was filled before it was encoded ({kinds})"
+        yield ChoiceCost(choice="fill", count=tally.fills.total(), seconds=None, what=what)
+
+
+def _variants(tally: Tally, pace: Pace | None) -> Iterator[ChoiceCost]:
+    further = tally.further_images
+    if not tally.rows_with_variants:
+        return
+    rows = f"{tally.rows_with_variants:,} {'row' if tally.rows_with_variants == 1 else 'rows'}"
+    seconds = further * (pace.steps * pace.step_seconds + pace.other_seconds) if pace else None
+    yield ChoiceCost(
+        choice="variants",
+        count=further,
+        seconds=seconds,
+        what=f"images beyond the first, of {rows} with variants; seconds by the run's mean image",
+    )

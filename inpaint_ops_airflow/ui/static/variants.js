@@ -1,0 +1,15 @@
+// A row's variants: a small picture of each, with its score; the picked one is marked. A large one opens on its own.
+import { make } from "./dom.js";
+
+export const variantList = (api, record) => {
+  if (!record.variants?.length) return undefined;
+  const items = record.variants.map((one) => {
+    const picked = record.pick?.variant === one.variant;
+    const name = `Variant ${one.variant}${picked ? " (picked)" : ""}`;
+    const said = one.error ? `${one.error.type}: ${one.error.message}` : `seed ${one.seed}${one.score === null ? "" : `, score ${one.score.toFixed(2)}`}`;
+    const at = `${api}/rows/${record.row}/pictures/result?variant=${one.variant}`;
+    const picture = one.output ? make("a", { href: `${at}&size=1600`, target: "_blank" }, make("img", { src: `${at}&size=256`, alt: name, loading: "lazy" })) : undefined;
+    return make("figure", { className: picked ? "picked" : "" }, ...[picture, make("figcaption", {}, make("strong", {}, name), ` ${said}`)].filter(Boolean));
+  });
+  return make("div", { className: "variants" }, make("h3", {}, "Variants"), ...items);
+};

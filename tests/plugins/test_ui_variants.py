@@ -1,0 +1,96 @@
+"""A row's variants on the pages: their pictures and files by number, and the list in the viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, expect
+
+from inpaint_ops.layout import variant_name
+from inpaint_ops.records import ErrorInfo, Output, Record, row_record
+from inpaint_ops.report import results_jsonl
+from inpaint_ops.runs import Workspace
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.served_pages import ServedPages, photo, served
+from tests.support.synthetic_run import put_finished_run
+
+__all__ = ["chromium", "served"]
+
+pytestmark = pytest.mark.slow
+RUN = "tries"
+
+
+def put_variants(workspace: Workspace) -> Record:
+    """A run whose first row has three variants, of which the last has no image."""
+    _, records = put_finished_run(workspace, RUN, 2)
+    layout, first = workspace.layout(RUN), records[0]
+    tries = []
+    for variant in range(3):
+        image = layout.image(variant_name(first.id, variant), ".png")
+        body = photo((60, 40), 10 + variant)
+        output = Output(uri=image.uri, sha256="0" * 64, bytes=len(body), width=60, height=40, format="png")
+        update: dict[str, object] = {"variant": variant, "seed": variant, "output": output}
+        if variant < 2:
+            workspace.storage.put(image, body)
+        else:
+            error = ErrorInfo(type="FlatImageError", stage="denoise", message="one flat colour", permanent=True)
+            update |= {"status": "failed", "output": None, "error": error}
+        tries.append(first.model_copy(update=update))
+    row = row_record(tries, "first")
+    workspace.storage.put(layout.results, results_jsonl([row, *records[1:]]))
+    return row
+
+
+@pytest.fixture(scope="module")
+def row(served: ServedPages) -> Record:
+    return put_variants(served.workspace)
+
+
+def test_each_variant_has_its_picture_and_its_file(served: ServedPages, row: Record) -> None:
+    layout = served.workspace.layout(RUN)
+    with TestClient(served.app) as client:
+        for variant in (0, 1):
+            stored = served.workspace.storage.get(layout.image(variant_name(row.id, variant), ".png"))
+            found = client.get(f"/api/runs/{RUN}/rows/1/files/result?variant={variant}")
+            assert found.status_code == 200 and found.content == stored
+            assert client.get(f"/api/runs/{RUN}/rows/1/pictures/result?variant={variant}").status_code == 200
+            assert client.get(f"/api/runs/{RUN}/rows/1?variant={variant}").json()["record"]["seed"] == variant
+        pictures = {
+            client.get(f"/api/runs/{RUN}/rows/1/pictures/result{query}").content for query in ("", "?variant=1")
+        }
+        assert len(pictures) == 2
+        for query, status in (("variant=2", 404), ("variant=3", 404), ("variant=16", 422), ("variant=-1", 422)):
+            assert client.get(f"/api/runs/{RUN}/rows/1/files/result?{query}").status_code == status
+        assert client.get(f"/api/runs/{RUN}/rows/2?variant=0").status_code == 404
+
+
+@pytest.fixture
+def window(chromium: Browser, served: ServedPages) -> Iterator[Watched]:
+    context = patient(chromium.new_context(**VIEWS["light"]))
+    watched = Watched(context, served.url.partition("/airflow")[0])
+    yield watched
+    context.close()
+    assert not watched.complaints
+    assert not watched.elsewhere
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_viewer_lists_them_and_marks_the_picked_one(window: Watched, served: ServedPages, row: Record) -> None:
+    page = window.page
+    page.goto(f"{served.url}/runs/{RUN}/?row=1")
+    expect(page.get_by_role("heading", name="Variants")).to_be_visible()
+    listed = page.locator(".variants figure")
+    expect(listed).to_have_count(3)
+    expect(listed.locator("img")).to_have_count(2)
+    expect(page.locator(".variants .picked")).to_contain_text("Variant 0 (picked) seed 0")
+    expect(listed.nth(2)).to_contain_text("FlatImageError: one flat colour")
+    expect(listed.nth(1).locator("img")).to_have_js_property("naturalWidth", 60)
+    expect(listed.nth(1).locator("a")).to_have_attribute(
+        "href", f"/airflow/inpaint/api/runs/{RUN}/rows/1/pictures/result?variant=1&size=1600"
+    )
+    page.goto(f"{served.url}/runs/{RUN}/?row=2")
+    expect(page.get_by_role("dialog").get_by_role("heading", name="row-00002")).to_be_visible()
+    expect(page.get_by_role("heading", name="Timings")).to_be_visible()
+    expect(page.locator(".variants")).to_have_count(0)
