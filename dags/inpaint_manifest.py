@@ -244,6 +244,13 @@ PARAMS = {
     "row_limit": Param(
         default=None, type=["null", "integer"], minimum=1, title="Row limit", description="Only the first rows."
     ),
+    "sample": Param(
+        default=None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Sample",
+        description="Only so many rows, spread over those that can be painted: to look at before the whole.",
+    ),
     "shard_rows": Param(
         default=None,
         type=["null", "integer"],

@@ -89,6 +89,9 @@ class JobOptions(Model):
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
     pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
     row_limit: int | None = Field(default=None, ge=1)
+    sample: int | None = Field(
+        default=None, ge=1, description="Only so many rows, spread over those that can be painted."
+    )
     shard_rows: int | None = Field(
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
     )
@@ -122,6 +125,7 @@ class JobOptions(Model):
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
             "strength", "blend", "match", "grain", "sharpen", "names", "fill", "variants", "pick", "row_limit",
+            "sample",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 

@@ -159,6 +159,11 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--guidance-scale", type=click.FloatRange(0, 50), help="Default 7.5."),
         click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Default 0.9999."),
         click.option("--row-limit", type=click.IntRange(1), help="Only the first rows."),
+        click.option(
+            "--sample",
+            type=click.IntRange(1),
+            help="Only so many rows, spread over those that can be painted, in a run of their own: to look at first.",
+        ),
         click.option("--shard-rows", type=click.IntRange(1), help="Rows in a shard [INPAINT_SHARD_ROWS]."),
         click.option("--failure-threshold", type=click.FloatRange(0, 1), help="Share of rows that may fail."),
         click.option("--allow", multiple=True, metavar="PREFIX", help="A further prefix that rows may read from."),

@@ -84,7 +84,8 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = load_settings(progress_interval=1.0)  # for the bar; a task's log wants it less often
     workspace = workspace_of(settings, out, manifest, allow)
-    name = check_run_name(run_name) if run_name else run_name_from(Path(parse(manifest).name).stem)
+    default = Path(parse(manifest).name).stem + ("-sample" if chosen["sample"] is not None else "")
+    name = check_run_name(run_name) if run_name else run_name_from(default)
     named = named_options(chosen)
     job = job_of(settings, chosen)
     count = choose_devices(devices, job.device)

@@ -39,6 +39,7 @@ from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
 from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
+from inpaint_ops.runs.sampling import sampled
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.signing import signing_of
@@ -64,6 +65,8 @@ def make_plan(
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
     parsed, work = settle(reject_rows_without_names(parsed, job, manifest), job)
+    if job.sample is not None:
+        parsed, work = settle(sampled(parsed, job.sample), job)
     history = _history(workspace, job)
     size = shard_size(job, work, history, workspace.settings, card=card, devices=devices)
     job = job.model_copy(update={"shard_rows": size.rows})
