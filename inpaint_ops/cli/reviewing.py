@@ -17,6 +17,7 @@ from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, json_option
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import Settings, load_settings
 from inpaint_ops.errors import ConfigError, did_you_mean
+from inpaint_ops.layout import variant_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.reviewing import (
@@ -184,17 +185,29 @@ class _Results:
     """By the id of a row that has an image: the attempt that made it."""
     without: dict[str, str]
     """By the id of a row that has none: how it ended."""
+    variants: dict[str, tuple[str, int]]
+    """By the name of a variant that has an image, such as `sofa.2`: its row and number."""
 
     @classmethod
     def of(cls, rows: Iterable[ReviewedRow]) -> _Results:
-        found = cls({}, {})
+        found = cls({}, {}, {})
         for row in rows:
             record = row.record
             if record.status == "done":
                 found.attempts[record.id] = record.attempt
+                for one in record.variants:
+                    if one.output is not None:
+                        found.variants[variant_name(record.id, one.variant)] = record.id, one.variant
             else:
                 found.without[record.id] = record.status
         return found
+
+    def by_variant(self, change: Change) -> Change:
+        """The same for the row, where `sofa.2` is accepted and is no row but a variant of one."""
+        if change.mark != "accept" or change.id in self.attempts or change.id not in self.variants:
+            return change
+        row, variant = self.variants[change.id]
+        return change.model_copy(update={"id": row, "variant": variant})
 
     def why_not(self, row: str, run: str) -> str:
         """Why this row cannot be marked."""
@@ -206,7 +219,8 @@ class _Results:
 def _marks(changes: Iterable[Change], results: _Results, run: str, refused: list[str] | None) -> list[Mark]:
     """The changes as lines. Of rows that have no image, `refused` gets a line; where it is None, raises ConfigError."""
     marks = []
-    for change in changes:
+    for asked in changes:
+        change = results.by_variant(asked)
         attempt = results.attempts.get(change.id)
         if attempt is not None:
             marks.append(Mark(**dict(change), attempt=attempt))

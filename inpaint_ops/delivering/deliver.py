@@ -20,7 +20,7 @@ from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, page_name, render
 from inpaint_ops.delivering.targets import Prefix, Target, ZipFile, check_target
 from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location
-from inpaint_ops.records import Record, RunSummary
+from inpaint_ops.records import Record, RunSummary, of_variant
 from inpaint_ops.reviewing import Final, children, finals
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.runs import Workspace
@@ -194,13 +194,15 @@ class _Work:
             if upcoming is None or upcoming[0].row != record.row:
                 yield Row(record, record), False
             elif upcoming[1].run == self._summary.run:
-                yield Row(record, record), True
+                pick = upcoming[1].record.pick
+                yield Row(record, of_variant(record, pick.variant if pick else None, "review") or record), True
             else:
                 yield Row(record, upcoming[1].record, upcoming[1].run), True
 
     def _finals(self) -> Iterator[tuple[Record, Final]]:
         """The accepted images; nothing is read for a run that nobody has reviewed."""
-        if self._only == "accepted" or next(iter(children(self._workspace, self._layout)), None) is not None:
+        reviewed = next(self._workspace.storage.list(self._layout.reviews), None) is not None
+        if self._only == "accepted" or reviewed or children(self._workspace, self._layout):
             yield from finals(self._workspace, self._summary.run, self._unread)
 
     def _delivered(self) -> Iterator[_Passed]:

@@ -47,7 +47,7 @@ from inpaint_ops.records.summary import (
     RunSummary,
     StageStats,
 )
-from inpaint_ops.records.variants import fit_score, pick_of, row_record
+from inpaint_ops.records.variants import fit_score, of_variant, pick_of, row_record
 from inpaint_ops.records.workers import (
     MASKED_LATENTS,
     AttemptFaults,
@@ -125,6 +125,7 @@ __all__ = [
     "duration_in_words",
     "fit_score",
     "now",
+    "of_variant",
     "parse_row_lora",
     "pick_of",
     "read_row_loras",

@@ -43,6 +43,20 @@ def pick_of(variants: Sequence[Variant], by: PickedBy) -> Pick | None:
     return Pick(variant=best.variant, by=by)
 
 
+def of_variant(record: Record, variant: int | None, by: PickedBy) -> Record | None:
+    """The row's record with another of its variants as its image; None where that one has none, or is not there.
+
+    What only the variant's own record has (its joining, conversions, memory) stays that of the one picked before.
+    """
+    if variant is None or (record.pick is not None and record.pick.variant == variant):
+        return record
+    found = next((one for one in record.variants if one.variant == variant and one.output is not None), None)
+    if found is None:
+        return None
+    same = {name: getattr(found, name) for name in ("seed", "output", "thumbnails", "measures", "batch")}
+    return record.model_copy(update={**same, "pick": Pick(variant=variant, by=by)})
+
+
 def row_record(records: Sequence[Record], by: PickedBy) -> Record:
     """The record of a row whose variants have ended, one record each, by their numbers from 0.
 

@@ -18,7 +18,8 @@ Export = Literal["jsonl", "csv", "accepted", "redo", "final"]
 EXPORTS: tuple[Export, ...] = get_args(Export)
 
 COLUMNS = (
-    "id", "row", "status", "mark", "rating", "reason", "note", "reviewer", "at", "disputed", "outdated", "output",
+    "id", "row", "status", "mark", "variant", "rating", "reason", "note", "reviewer", "at", "disputed", "outdated",
+    "output",
 )  # fmt: skip
 """Of the CSV; a line of the JSONL has these fields, and `reviews`."""
 
@@ -75,6 +76,7 @@ def _fields(row: ReviewedRow, decision: Decision) -> dict[str, Any]:
         "row": record.row,
         "status": record.status,
         "mark": decision.verdict,
+        "variant": opinion.variant if decision.verdict == "accept" else None,
         "rating": decision.rating,
         "reason": opinion.reason or None,
         "note": opinion.note or None,
@@ -91,9 +93,10 @@ def _opinion(reviewer: str, opinion: Opinion) -> dict[str, Any]:
     found = {
         "reviewer": reviewer, "mark": opinion.verdict, "rating": opinion.rating, "reason": opinion.reason,
         "note": opinion.note,
+        **({"variant": opinion.variant} if opinion.variant is not None else {}),
         "at": opinion.decided_at.isoformat() if opinion.decided_at else None,
     }  # fmt: skip
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value or name == "variant"}
 
 
 def _as_text(value: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from inpaint_ops.records import Record
+from inpaint_ops.records import Record, of_variant
 from inpaint_ops.reviewing.deciding import decide
 from inpaint_ops.reviewing.exporting import REDO_OF
 from inpaint_ops.reviewing.redoing import children
@@ -25,7 +25,11 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """An accepted image: the run that painted it, its record there, and who accepted it last, when."""
+    """An accepted image: the run that painted it, its record there, and who accepted it last, when.
+
+    Where a reviewer accepted another of the row's variants than the run picked, the record has that one: its `pick` is
+    `by` review.
+    """
 
     run: str
     record: Record
@@ -41,7 +45,7 @@ def finals(workspace: Workspace, run: str, left: Leftovers) -> Iterator[tuple[Re
     redone = _accepted_below(workspace, run, left, MAX_DEPTH, {run})
     given = _opinions(workspace, run, left)
     for row in reviewed_rows(workspace, plan_of(workspace, run), left):
-        own = _accepted(given, run, row.record)
+        own = _accepted(given, run, row.record, left)
         found = [one for one in (own, redone.get(row.record.id)) if one is not None]
         if found:
             yield row.record, max(found, key=lambda one: (one.at, one.run))
@@ -54,7 +58,8 @@ def final_lines(workspace: Workspace, run: str, left: Leftovers) -> Iterator[byt
         assert output is not None, "only images are accepted"
         line: dict[str, Any] = {
             "id": record.id, "row": record.row, "run": final.run, "run_id": final.record.id, "seed": final.record.seed,
-            "reviewer": final.reviewer, "at": final.at.isoformat(), **output.model_dump(mode="json"),
+            "reviewer": final.reviewer, "at": final.at.isoformat(),
+            **({"variant": final.record.pick.variant} if final.record.pick else {}), **output.model_dump(mode="json"),
         }  # fmt: skip
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
@@ -73,7 +78,7 @@ def _accepted_below(workspace: Workspace, run: str, left: Leftovers, depth: int,
             of = row.record.extra.get(REDO_OF)
             if not isinstance(of, dict) or of.get("run") != run or not isinstance(of.get("id"), str):
                 continue
-            for one in (_accepted(given, child, row.record), below.get(row.record.id)):
+            for one in (_accepted(given, child, row.record, left), below.get(row.record.id)):
                 if one is not None and (of["id"] not in found or one.at >= found[of["id"]].at):
                     found[of["id"]] = one
     return found
@@ -85,8 +90,15 @@ def _opinions(workspace: Workspace, run: str, left: Leftovers) -> Any:
     return reviews.opinions
 
 
-def _accepted(given: Any, run: str, record: Record) -> Final | None:
+def _accepted(given: Any, run: str, record: Record, left: Leftovers) -> Final | None:
     decision = decide(given, record.id, record.attempt)
     if decision.verdict != "accept" or record.output is None:
         return None
-    return Final(run, record, decision.reviewer, decision.of_reviewer.decided_at or _NEVER)
+    opinion = decision.of_reviewer
+    picked = of_variant(record, opinion.variant, "review")
+    if picked is None:
+        left.add(
+            f"run {run}, row {record.row}: variant {opinion.variant} is accepted and has no image: it was left out."
+        )
+        return None
+    return Final(run, picked, decision.reviewer, opinion.decided_at or _NEVER)

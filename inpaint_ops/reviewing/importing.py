@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from inpaint_ops.errors import ConfigError, RowError, did_you_mean
+from inpaint_ops.records import MAX_VARIANTS
 from inpaint_ops.reviewing.exporting import COLUMNS
 from inpaint_ops.reviewing.marks import LINE_BYTES, MAX_NOTE, MAX_REASON, Change
 
@@ -83,6 +84,8 @@ def _change(written: Any, what: str) -> Change:
     try:
         if found.get("rating") in _RATINGS:
             found["rating"] = int(found["rating"])
+        if found.get("variant") in _VARIANTS:
+            found["variant"] = int(found["variant"])
         return Change.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -90,9 +93,11 @@ def _change(written: Any, what: str) -> Change:
 
 
 _RATINGS = ("0", "1", "2", "3", "4", "5")
+_VARIANTS = tuple(map(str, range(MAX_VARIANTS)))
 _EXPLAINED = {
     "mark": "write accept, reject, redo or clear",
     "rating": "write 1 to 5, or 0 for none",
+    "variant": "write the number of one of the row's variants, the first is 0",
     "id": "write the id of a row",
 }
 _LONGEST = {"note": MAX_NOTE, "reason": MAX_REASON}

@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from inpaint_ops.records import Model, Moment, now
+from inpaint_ops.records import MAX_VARIANTS, Model, Moment, now
 
 Verdict = Literal["accept", "reject", "redo"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -44,9 +44,18 @@ class Change(Model):
         default=None,
         description="clear: removes all of this reviewer's marks of the row; then the rest of the line applies.",
     )
+    variant: Annotated[int, Field(ge=0, lt=MAX_VARIANTS, strict=True)] | None = Field(
+        default=None, description="With accept, of a row with variants: which one; None: the one that the run picked."
+    )
     rating: Annotated[int, Field(ge=0, le=5, strict=True)] | None = Field(default=None, description="1 to 5; 0: none.")
     reason: Reason | None = Field(default=None, description="Why a row is done again or rejected.")
     note: Note | None = None
+
+    @model_validator(mode="after")
+    def _picks_what_it_accepts(self) -> Self:
+        if self.variant is not None and self.mark != "accept":
+            raise ValueError("a variant is named by mark accept alone: leave it out, or accept it")
+        return self
 
 
 class Mark(Change):
@@ -80,6 +89,8 @@ class Opinion:
     rated_at: datetime | None = None
     reason: str = ""
     note: str = ""
+    variant: int | None = None
+    """Which of the row's variants is accepted; None: the one that the run picked."""
 
     @property
     def is_empty(self) -> bool:
@@ -89,16 +100,17 @@ class Opinion:
     def after(self, mark: Mark) -> Opinion:
         """The opinion once the reviewer has written this line."""
         before = _NOTHING if mark.mark == "clear" or mark.attempt != self.attempt else self
-        verdict, rating = before.verdict, before.rating
+        verdict, rating, variant = before.verdict, before.rating, before.variant
         decided_at, rated_at = before.decided_at, before.rated_at
         if mark.mark is not None and mark.mark != "clear":
-            verdict, decided_at = mark.mark, mark.at
+            verdict, decided_at, variant = mark.mark, mark.at, mark.variant
         if mark.rating is not None:
             rating, rated_at = mark.rating or None, mark.at if mark.rating else None
         return Opinion(
             mark.attempt, verdict, decided_at, rating, rated_at,
             before.reason if mark.reason is None else mark.reason,
             before.note if mark.note is None else mark.note,
+            variant,
         )  # fmt: skip
 
     def as_marks(self, row: str) -> list[Mark]:
@@ -109,7 +121,7 @@ class Opinion:
         rated_then = self.rating if self.rated_at == moment else None
         first = Mark(
             id=row, at=moment, attempt=self.attempt, mark=self.verdict, rating=rated_then,
-            reason=self.reason or None, note=self.note or None,
+            reason=self.reason or None, note=self.note or None, variant=self.variant,
         )  # fmt: skip
         if self.rating is None or rated_then is not None or self.rated_at is None:
             return [first]

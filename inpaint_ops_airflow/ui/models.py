@@ -43,6 +43,7 @@ class OpinionBody(Model):
     rating: int | None = None
     reason: str = ""
     note: str = ""
+    variant: int | None = None
     at: Moment | None = None
 
     @classmethod
@@ -50,7 +51,7 @@ class OpinionBody(Model):
         """The reviewer's opinion."""
         return cls(
             reviewer=reviewer, mark=opinion.verdict, rating=opinion.rating, reason=opinion.reason, note=opinion.note,
-            at=opinion.decided_at or opinion.rated_at,
+            variant=opinion.variant, at=opinion.decided_at or opinion.rated_at,
         )  # fmt: skip
 
 

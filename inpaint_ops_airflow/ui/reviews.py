@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from inpaint_ops.browse import RunView
 from inpaint_ops.errors import ConfigError
+from inpaint_ops.records import of_variant
 from inpaint_ops.reviewing import (
     Export,
     Mark,
@@ -127,7 +128,8 @@ def _marks(body: bytes) -> MarksBody:
 
 def _append(views: ViewsDep, run: str, name: str, sent: MarksBody) -> MarkedBody:
     view = get_run(run, views)
-    table = view.records().table
+    records = view.records()
+    table = records.table
     positions = {row: at for at, row in enumerate(table.ids)}
     marks, refused = [], {}
     for one in sent.marks:
@@ -136,6 +138,8 @@ def _append(views: ViewsDep, run: str, name: str, sent: MarksBody) -> MarkedBody
             refused[one.id] = "the run has no image of this row"
         elif table.attempts[at] != one.attempt:
             refused[one.id] = "the row was painted again meanwhile: look at the new image"
+        elif one.variant is not None and of_variant(records.record(at), one.variant, "review") is None:
+            refused[one.id] = f"the row has no image of variant {one.variant}"
         else:
             marks.append(Mark(**dict(one)))
     view.reviews.append(name, marks)

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect
 from inpaint_ops.layout import variant_name
 from inpaint_ops.records import ErrorInfo, Output, Record, row_record
 from inpaint_ops.report import results_jsonl
+from inpaint_ops.reviewing import Reviews
 from inpaint_ops.runs import Workspace
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.served_pages import ServedPages, photo, served
@@ -94,3 +95,41 @@ def test_the_viewer_lists_them_and_marks_the_picked_one(window: Watched, served:
     expect(page.get_by_role("dialog").get_by_role("heading", name="row-00002")).to_be_visible()
     expect(page.get_by_role("heading", name="Timings")).to_be_visible()
     expect(page.locator(".variants")).to_have_count(0)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_reviewer_accepts_one_of_them_and_a_viewer_cannot(
+    chromium: Browser, window: Watched, served: ServedPages, row: Record
+) -> None:
+    host = served.url.partition("/airflow")[0]
+    window.context.add_cookies(
+        [{"name": "user", "value": "ann", "url": host}, {"name": "role", "value": "user", "url": host}]
+    )
+    page = window.page
+    page.goto(f"{served.url}/runs/{RUN}/?row=1")
+    expect(page.locator("#stage")).to_have_attribute("aria-busy", "false")
+    buttons = page.locator(".variants button")
+    expect(buttons).to_have_count(2)
+    page.get_by_label("Go on to the next row").uncheck()
+    page.get_by_role("button", name="Accept variant 1").click()
+    expect(page.locator("#review-left")).to_have_text("1 of 2 reviewed")
+    expect(page.get_by_role("button", name="Accept variant 1")).to_have_attribute("aria-pressed", "true")
+    page.reload()
+    expect(page.get_by_role("button", name="Accept variant 1")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Accept variant 0")).to_have_attribute("aria-pressed", "false")
+    reviews = Reviews(served.workspace.storage, served.workspace.layout(RUN))
+    reviews.refresh()
+    opinion = reviews.opinions["ann"][row.id]
+    assert (opinion.verdict, opinion.variant, opinion.attempt) == ("accept", 1, row.attempt)
+    other = Watched(patient(chromium.new_context(**VIEWS["light"])), host)
+    other.page.goto(f"{served.url}/runs/{RUN}/?row=1")
+    expect(other.page.get_by_text("Variant 1", exact=True)).to_be_visible()
+    expect(other.page.locator("#review-others")).to_contain_text("ann")
+    expect(other.page.locator(".variants button").first).to_be_hidden()
+    other.context.close()
+    with TestClient(served.app, cookies={"user": "ann", "role": "user"}) as client:
+        marks = [{"id": row.id, "attempt": row.attempt, "mark": "accept", "variant": 2}]
+        answer = client.post(
+            f"/api/runs/{RUN}/reviews", json={"marks": marks}, headers={"Sec-Fetch-Site": "same-origin"}
+        )
+        assert answer.json()["refused"] == {row.id: "the row has no image of variant 2"}

@@ -20,7 +20,8 @@ START = datetime(2026, 11, 27, 7, 0, tzinfo=UTC)
 
 printable = st.text(st.characters(exclude_categories=("C", "Zl", "Zp", "Zs")), max_size=20)
 marks = st.builds(
-    Mark,
+    lambda variant, **fields: Mark(**fields, variant=variant if fields["mark"] == "accept" else None),
+    variant=st.sampled_from([None, 0, 3]),
     id=st.sampled_from(["a", "b"]),
     mark=st.sampled_from([None, "accept", "reject", "redo", "clear"]),
     rating=st.sampled_from([None, 0, 1, 5]),
@@ -64,6 +65,14 @@ class TestLines:
         longest = Mark(id="\U0001f5bc" * 200, mark="reject", rating=5, reason="\U0001f5bc" * MAX_REASON,
                        note="\U0001f5bc" * MAX_NOTE, attempt="a" * 200)  # fmt: skip
         assert len(longest.line()) <= LINE_BYTES
+
+    def test_a_variant_is_named_by_the_verdict_that_accepts_it(self) -> None:
+        assert folded([mark("accept", variant=2), mark(None, rating=4)])["a"].variant == 2
+        assert folded([mark("accept", variant=2), mark("reject")])["a"].variant is None
+        assert folded([mark("accept", variant=2), mark("accept")])["a"].variant is None
+        for what in (None, "reject", "redo", "clear"):
+            with pytest.raises(ValidationError, match="a variant is named by mark accept alone"):
+                mark(what, variant=0)
 
     def test_what_is_not_said_stays(self) -> None:
         said = folded([mark("accept", note="fine"), mark(None, rating=4), mark("reject", reason="seam")])["a"]

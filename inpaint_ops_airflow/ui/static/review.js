@@ -48,6 +48,11 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
     const state = info.may_review ? own() : {};
     for (const button of bar.querySelectorAll("[data-mark]")) button.setAttribute("aria-pressed", String(button.dataset.mark === state.mark));
     for (const button of bar.querySelectorAll("[data-rating]")) button.setAttribute("aria-pressed", String(Number(button.dataset.rating) === (state.rating ?? 0)));
+    const accepted = state.mark === "accept" ? state.variant ?? body.record.pick?.variant : undefined;
+    for (const button of dialog.querySelectorAll("button[data-variant]")) {
+      button.hidden = !info.may_review;
+      button.setAttribute("aria-pressed", String(Number(button.dataset.variant) === accepted));
+    }
     if (document.activeElement !== note) note.value = state.note ?? "";
     by("review-undo").disabled = !undone.length;
     const others = body.review.opinions.filter((one) => !info.may_review || one.reviewer !== info.reviewer);
@@ -117,6 +122,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   const put = (change, { undoable = true, words }) => {
     const { id, row, attempt } = body.record, before = own();
     const state = { ...before };
+    if (change.mark) delete state.variant;
     if (change.mark === "clear") for (const name of Object.keys(state)) delete state[name];
     for (const [name, value] of Object.entries(change)) if (value !== "clear") state[name] = value;
     if (undoable) undone.push({ id, row, attempt, before });
@@ -143,7 +149,7 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
   const decide = (mark, more = {}) => {
     if (!ready()) return;
     hideReason();
-    put({ mark, ...more }, { words: DONE[mark] });
+    put({ mark, ...more }, { words: "variant" in more ? `variant ${more.variant} ${DONE[mark]}` : DONE[mark] });
     waiting = onward.checked;
     if (waiting) advance();
   };
@@ -162,7 +168,8 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
     const last = undone.pop();
     if (!last) { announce("There is nothing to undo."); return; }
     const { before } = last;
-    const change = { mark: before.mark ?? "clear", rating: before.rating ?? 0, reason: before.reason ?? "", note: before.note ?? "" };
+    const variant = before.mark === "accept" && Number.isInteger(before.variant) ? { variant: before.variant } : {};
+    const change = { mark: before.mark ?? "clear", ...variant, rating: before.rating ?? 0, reason: before.reason ?? "", note: before.note ?? "" };
     recent.set(last.id, { state: { ...before }, pending: true, at: Date.now() });
     queue.push({ id: last.id, attempt: last.attempt, ...change });
     changes += 1;
@@ -184,6 +191,10 @@ export const startReview = ({ api, advance, open, marked, reload, upcoming }) =>
     else if (button.dataset.rating) rate(Number(button.dataset.rating));
     else if (button.id === "review-undo") undo();
     else if (button.id === "review-cancel") hideReason();
+  });
+  by("viewer-facts").addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-variant]");
+    if (button) decide("accept", { variant: Number(button.dataset.variant) });
   });
   reasonForm.addEventListener("submit", (event) => { event.preventDefault(); decide("redo", { reason: reason.value.trim() }); });
   note.addEventListener("change", keepNote);

@@ -9,7 +9,14 @@ export const variantList = (api, record) => {
     const said = one.error ? `${one.error.type}: ${one.error.message}` : `seed ${one.seed}${one.score === null ? "" : `, score ${one.score.toFixed(2)}`}`;
     const at = `${api}/rows/${record.row}/pictures/result?variant=${one.variant}`;
     const picture = one.output ? make("a", { href: `${at}&size=1600`, target: "_blank" }, make("img", { src: `${at}&size=256`, alt: name, loading: "lazy" })) : undefined;
-    return make("figure", { className: picked ? "picked" : "" }, ...[picture, make("figcaption", {}, make("strong", {}, name), ` ${said}`)].filter(Boolean));
+    const figure = make("figure", { className: picked ? "picked" : "" }, ...[picture, make("figcaption", {}, make("strong", {}, name), ` ${said}`)].filter(Boolean));
+    if (one.output) { // shown by the review to those who may
+      const accept = make("button", { type: "button", hidden: true }, "Accept this one");
+      accept.dataset.variant = one.variant;
+      accept.setAttribute("aria-label", `Accept variant ${one.variant}`);
+      figure.append(accept);
+    }
+    return figure;
   });
   return make("div", { className: "variants" }, make("h3", {}, "Variants"), ...items);
 };
