@@ -81,9 +81,9 @@ def deliver_run(
 def _print(made: Delivery, place: str) -> None:
     say(f"{made.delivered:,} of {made.rows:,} rows have their image in {place}: {made.bytes:,} bytes, list SHA256SUMS")
     if made.chosen != made.rows:
-        say(f"  {made.chosen:,} rows have an accepted image")
+        say(f"  accepted: {made.chosen:,}")
     if made.redone:
-        say(f"  {made.redone:,} are of child runs, which were accepted in place of the run's own")
+        say(f"  of child runs, accepted in place of the run's own: {made.redone:,}")
     if made.there:
         say(f"  {made.there:,} were there already, with the same bytes")
     if copied := made.delivered - made.read:
