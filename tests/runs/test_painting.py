@@ -49,7 +49,6 @@ def test_three_devices_paint_three_shards_at_the_same_time(tmp_path: Path) -> No
     painted.queue.paint()
     assert bench.statuses() == ["done"] * 7 and sorted(bench.painted()) == list(range(1, 8))
     assert {device for device, _ in painted.progress} == {0, 1, 2}
-    assert {progress.device for _, progress in painted.progress if progress.done} - {""}
     assert not painted.notes
     assert finish(bench.workspace, "run").verdict == "VALID"
     assert len(bench.workers()) == len(bench.plan.shards) == 4
