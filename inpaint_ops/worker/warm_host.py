@@ -279,15 +279,19 @@ def _alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    path.unlink(missing_ok=True)  # a killed host's: the lock says that none lives
+    unready = path.with_name(("_" if path.name.startswith(".") else ".") + path.name[1:])  # no longer: 107 bytes is all
+    for left in (path, unready):
+        left.unlink(missing_ok=True)  # a killed host's: the lock says that none lives
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(path))
+        listener.bind(str(unready))
         try:
-            path.chmod(0o600)
+            unready.chmod(0o600)
             listener.listen(128)
+            unready.rename(path)  # so that whoever sees it is answered
             yield listener
         finally:
-            path.unlink(missing_ok=True)
+            for left in (path, unready):
+                left.unlink(missing_ok=True)
 
 
 def _send(connection: socket.socket, message: Model, descriptors: Sequence[int] = ()) -> None:

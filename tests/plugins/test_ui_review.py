@@ -209,7 +209,7 @@ def test_two_browsers_of_one_reviewer_and_a_second_reviewer_lose_no_mark(windows
 
 
 def test_marks_that_could_not_be_sent_are_sent_again(windows: Windows, served: ServedPages) -> None:
-    page = opened(windows("ann"), served)
+    page = windows("ann")
     tries: list[str] = []
 
     def fail_twice(route: Any) -> None:
@@ -225,6 +225,7 @@ def test_marks_that_could_not_be_sent_are_sent_again(windows: Windows, served: S
             route.fallback()
 
     page.route("**/api/runs/night/reviews", fail_twice)
+    opened(page, served)
     page.keyboard.press("a")
     at(page, 2)
     page.keyboard.press("r")
@@ -235,12 +236,17 @@ def test_marks_that_could_not_be_sent_are_sent_again(windows: Windows, served: S
 
 
 def test_a_mark_that_is_refused_is_said_and_not_shown_as_given(windows: Windows, served: ServedPages) -> None:
-    page = opened(windows("ann"), served)
+    page = windows("ann")
+
+    def refuse(route: Any) -> None:
+        if route.request.method != "POST":
+            route.fallback()
+        else:
+            route.fulfill(status=403, content_type="application/json", body='{"detail": "Forbidden"}')
+
+    page.route("**/api/runs/night/reviews", refuse)
+    opened(page, served)
     page.get_by_label("Go on to the next row").uncheck()
-    page.route(
-        "**/api/runs/night/reviews",
-        lambda route: route.fulfill(status=403, content_type="application/json", body='{"detail": "Forbidden"}'),
-    )
     page.keyboard.press("a")
     expect(page.locator("#review-status")).to_have_text("Not saved: you may not review here.")
     expect(button(page, "✓ Accept")).to_have_attribute("aria-pressed", "false")
