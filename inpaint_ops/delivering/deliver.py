@@ -266,6 +266,9 @@ class _Work:
                 made = dict(
                     zip((card.record.row for card in there), pictures.of(card.record for card in there), strict=True)
                 )
+                for item in made.values():
+                    if isinstance(item, str):
+                        self._unread.add(f"contact sheet: {item}")
                 cards = [card.showing(made[card.record.row]) if card.record.row in made else card for card in cards]
                 body = render(cards, self._summary, page=page, pages=pages, delivered=self._counts.delivered)
                 self._put(page_name(page), body, _HTML)

@@ -35,9 +35,9 @@ class Card:
         return f"../{quote(self.name)}" if self.name else ""
 
     def showing(self, item: GalleryItem | str) -> Card:
-        """The same with its pictures, or with the reason why they cannot be had."""
+        """The same with its pictures, or with a word that there are none: why names places of the store."""
         if isinstance(item, str):
-            return Card(self.record, self.name, f"no pictures: {item}")
+            return Card(self.record, self.name, "no pictures could be made")
         images = tuple((kind, data_uri(getattr(item, kind))) for kind in _KINDS)
         return Card(self.record, self.name, self.why, images)
 

@@ -122,6 +122,20 @@ def test_a_run_becomes_a_folder_that_sha256sum_agrees_with(workspace: Workspace,
     assert workspace.store.uri not in sheet
 
 
+def test_a_contact_sheet_names_no_place_of_the_store_where_a_picture_cannot_be_had(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    put_run(workspace)
+    workspace.storage.delete(workspace.store.join("photos/2.png"))
+    made = deliver(workspace, RUN, parse(str(tmp_path / "out")))
+    assert made.delivered == 7
+    (line,) = made.left_out
+    assert line.startswith("contact sheet: row 2: source: there is no object ")
+    sheet = (tmp_path / "out/contact-sheet/0001.html").read_text()
+    assert "no pictures could be made" in sheet
+    assert workspace.store.uri not in sheet
+
+
 def test_a_zip_file_holds_the_same_in_one_folder(workspace: Workspace, tmp_path: Path) -> None:
     put_run(workspace)
     path = tmp_path / "out.zip"
