@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,8 @@ from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Record
-from inpaint_ops.run_files.counted import image_of
+from inpaint_ops.run_files.counted import image_of, plain_name
 from inpaint_ops.storage.stored import parse_model
-
-_OF_A_RETRY = re.compile(r"~[0-9]{1,4}(?=\.[a-z]{2,5}$)")
-"""What a retry's image has in its name where the earlier one's is kept beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +68,10 @@ def image_to_deliver(row: Row, layout: RunLayout, made_in: RunLayout) -> Image |
     place = image_of(row.made, made_in)
     if place is None:
         raise DamagedObjectError(f"row {row.record.row}: its image is not where the run's images lie: it was left out")
-    name = _OF_A_RETRY.sub("", place.key[len(made_in.images.key) :])
+    name = plain_name(place.key[len(made_in.images.key) :])
     if row.run:
         own = image_of(row.record, layout)
-        stem = row.record.id if own is None else _stem(_OF_A_RETRY.sub("", own.key[len(layout.images.key) :]))
+        stem = row.record.id if own is None else _stem(plain_name(own.key[len(layout.images.key) :]))
         name = stem + name[len(_stem(name)) :]
     return Image(row, place, name, output.bytes, output.sha256, output.format)
 

@@ -61,6 +61,11 @@ def why_not(
     return None
 
 
+def plain_name(name: str) -> str:
+    """The name of an image without what tells it from an earlier attempt's beside it: `sofa~2.png` is `sofa.png`."""
+    return _ENDING_OF_RETRY.sub("", name)
+
+
 def image_of(record: Record, layout: RunLayout) -> Location | None:
     """Where the image of a done row lies, if the record says what the layout says; else None."""
     if record.output is None:
@@ -73,7 +78,7 @@ def place_of(output: Output, row_id: str, variant: int | None, layout: RunLayout
     """Where an image of a row lies, or of one of its variants, if its URI says what the layout says; else None."""
     if output.name is not None:
         place = layout.image(output.name, "")
-        return place if place.uri == output.uri and not why_no_name(_ENDING_OF_RETRY.sub("", output.name)) else None
+        return place if place.uri == output.uri and not why_no_name(plain_name(output.name)) else None
     stem = layout.image(variant_name(row_id, variant), "")
     if not output.uri.startswith(stem.uri):
         return None
