@@ -14,7 +14,8 @@ from inpaint_ops.config import Settings, load_settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import to_jsonl
-from inpaint_ops.manifest.pairing import pair, read_prompts
+from inpaint_ops.manifest.pairing import pair
+from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
 from inpaint_ops.runs.pictures import pictures_below

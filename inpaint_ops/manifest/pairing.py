@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
 from inpaint_ops.errors import ConfigError, ManifestError
 from inpaint_ops.locations import Location
-from inpaint_ops.manifest.text import DELIMITERS, CsvError, NotUtf8Error, TooLong, csv_records, delimiter_of
-from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
+from inpaint_ops.manifest.prompts_file import ImagePrompts, fold
 
 READ_SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx .jpf .avif .heic .heif "
@@ -27,7 +26,6 @@ PICTURE_SUFFIXES = READ_SUFFIXES | frozenset(
     ".xcf .jxr .dds".split()
 )
 """Endings of all that looks like a picture, also what no row can be made of."""
-_RECORD_BYTES = 2**20
 _MASK_MARK = re.compile(r"[ ._-]?(inpaint[ ._-]?)?masks?$|^masks?[ ._-]", re.IGNORECASE)
 _IGNORED = frozenset({"thumbs.db", ".ds_store", "desktop.ini", "ehthumbs.db"})
 
@@ -60,12 +58,15 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A picture: where it is, and what is compared of its name."""
+    """A picture: where it is, and what is compared of its name, without ending and folded."""
 
     location: Location
     path: str
-    """Relative to its prefix, without ending, folded."""
+    """Relative to its prefix."""
     stem: str
+    path_of: str | None = None
+    """The path of its image, if its name has the mark of a mask: `one/a` of `one/a_mask`."""
+    stem_of: str | None = None
 
 
 @dataclass(slots=True)
@@ -93,41 +94,38 @@ def pair(
     """Match images and masks by their path below `roots`, then by stem, in order of the path.
 
     `a.jpg` pairs with `a.png`, `a_mask.png`, `mask-a.png`, or `a` and `mask_suffix`; case and the form of Unicode do
-    not matter. Where both come from one prefix, masks are those with such a mark. What could be one of several is a
-    clash, and no row. `pattern` is a glob for images' names or paths. A row's prompt is `prompts[file name]`, else
-    `prompts[stem]`, else `prompt`; its id is `id_template` with {stem}, {name}, {path} and {n}. Keys of the rows are
+    not matter. A mask may have the very name of its image, whatever that ends with (`facemask.jpg`, `facemask.png`).
+    Where both come from one prefix, masks are those with such a mark. What could be one of several is a clash, and no
+    row. `pattern` is a glob for images' names or paths. `prompts` are by image (`ImagePrompts`); an image that none of
+    them names has `prompt`. A row's id is `id_template` with {stem}, {name}, {path} and {n}. Keys of the rows are
     full URIs. Raises ConfigError for a template that names something else.
     """
     image_root, mask_root = roots or (None, None)
-    image_places, mask_places = list(images), list(masks)
-    if roots is not None and image_root == mask_root:
-        mask_places = [
-            place for place in image_places if _unmarked(PurePosixPath(place.name).stem, mask_suffix) is not None
-        ]
-        taken = set(mask_places)
-        image_places = [place for place in image_places if place not in taken]
+    image_places, mask_places = _sides(list(images), list(masks), roots, mask_suffix)
     photos = _side(image_places, image_root, None, marks=False)
     if pattern is not None:
         photos.pictures = [one for one in photos.pictures if _matches(one.location, image_root, pattern)]
     drawn = _side(mask_places, mask_root, mask_suffix, marks=True)
     pairs, clashes, lone, left = _match(photos.pictures, drawn.pictures)
-    texts = {_fold(name): text for name, text in (prompts or {}).items()}
-    used: set[str] = set()
+    texts = ImagePrompts(prompts or {})
     rows: list[dict[str, Any]] = []
     without_prompt = []
     for image, mask in pairs:
-        names = [_fold(image.location.name), _fold(PurePosixPath(image.location.name).stem)]
-        used.update(names)
-        text = next((texts[name] for name in names if name in texts), prompt)
-        if text is None:
+        try:
+            text = texts.of(image.location, _below(image.location, image_root))
+        except ManifestError as error:
+            clashes.append(str(error))
+            continue
+        if text is None and prompt is None:
             without_prompt.append(image.location.uri)
             continue
-        row = {"image": image.location.uri, "mask": mask.location.uri, "prompt": text}
+        row = {"image": image.location.uri, "mask": mask.location.uri, "prompt": prompt if text is None else text}
         if id_template is not None:
             row["id"] = _id(id_template, image.location, image_root, len(rows) + 1)
         rows.append(row)
-    for one in photos.pictures:
-        used.update((_fold(one.location.name), _fold(PurePosixPath(one.location.name).stem)))
+    for one in photos.pictures:  # theirs are no prompts without an image
+        with suppress(ManifestError):
+            texts.of(one.location, _below(one.location, image_root))
     return Pairing(
         rows=tuple(rows),
         images_alone=tuple(one.location.uri for one in lone),
@@ -135,8 +133,41 @@ def pair(
         without_prompt=tuple(without_prompt),
         clashes=tuple(clashes),
         not_read=(*photos.not_read, *drawn.not_read),
-        prompts_unused=tuple(name for name in prompts or {} if _fold(name) not in used),
+        prompts_unused=texts.unused,
     )
+
+
+def _sides(
+    images: list[Location], masks: list[Location], roots: tuple[Location, Location] | None, suffix: str | None
+) -> tuple[list[Location], list[Location]]:
+    """The pictures that are images, and those that are masks. None is both, though one prefix may lie below the other:
+    a picture is on the side of the prefix that is nearer to it.
+    """
+    if roots is None:
+        return images, masks
+    image_root, mask_root = roots
+    if image_root == mask_root:
+        masks = _marked(images, suffix)
+    elif image_root.bucket == mask_root.bucket and image_root.key.startswith(mask_root.key):
+        nearer = set(images)
+        return images, [place for place in masks if place not in nearer]
+    nearer = set(masks)
+    return [place for place in images if place not in nearer], masks
+
+
+def _marked(places: list[Location], suffix: str | None) -> list[Location]:
+    """Those with the mark of a mask. One that is nobody's mask and has a mask itself is an image: `facemask.jpg`
+    beside `facemask_mask.png`.
+    """
+    stems = {place: PurePosixPath(place.name).stem for place in places}
+    bare = {place: _unmarked(stem, suffix) for place, stem in stems.items()}
+    known = {fold(stem) for stem in stems.values()}
+    with_mask = {fold(stem) for stem in bare.values() if stem is not None}
+    return [
+        place
+        for place, stem in bare.items()
+        if stem is not None and (fold(stem) in known or fold(stems[place]) not in with_mask)
+    ]
 
 
 def _match(
@@ -147,15 +178,24 @@ def _match(
     clashes: list[str] = []
     for key in ("path", "stem"):
         by_name: dict[str, tuple[list[_Found], list[_Found]]] = defaultdict(lambda: ([], []))
-        for side, found in enumerate((images, masks)):
-            for one in found:
-                by_name[getattr(one, key)][side].append(one)
+        for one in images:
+            by_name[getattr(one, key)][0].append(one)
+        named_so = {getattr(mask, key) for mask in masks}
+        for mask in masks:
+            name, image_name = getattr(mask, key), getattr(mask, f"{key}_of")
+            same, marked = name in by_name and by_name[name][0], image_name in by_name and by_name[image_name][0]
+            if not marked or (same and image_name in named_so):
+                by_name[name][1].append(mask)
+                continue
+            by_name[image_name][1].append(mask)
+            if same:  # `face.jpg` and `face_mask.jpg` with the one mask `face_mask.png`: it may be either's
+                by_name[image_name][0].extend(same)
         settled: set[Location] = set()
         for some_images, some_masks in by_name.values():
-            if len(some_images) == len(some_masks) == 1:
-                pairs.append((some_images[0], some_masks[0]))
-            elif not some_images or not some_masks:
+            if not some_images or not some_masks:
                 continue
+            if len(some_images) == len(some_masks) == 1 and some_images[0].location not in settled:
+                pairs.append((some_images[0], some_masks[0]))
             else:
                 shown = [str(one.location) for one in (*some_images, *some_masks)]
                 clashes.append(f"{' and '.join(shown[:4])}{' and more' if len(shown) > 4 else ''} could be one pair")
@@ -174,10 +214,11 @@ def _side(places: Iterable[Location], root: Location | None, suffix: str | None,
         if any(is_clutter(part) for part in path.parts):
             continue
         if ending in READ_SUFFIXES:
-            stem = path.stem
-            if marks:
-                stem = _unmarked(stem, suffix) or stem
-            side.pictures.append(_Found(place, _fold(str(path.with_name(stem + ".x"))[:-2]), _fold(stem)))
+            found = _Found(place, fold(str(path.parent / path.stem)), fold(path.stem))
+            bare = _unmarked(path.stem, suffix) if marks else None
+            if bare is not None:
+                found = replace(found, path_of=fold(str(path.parent / bare)), stem_of=fold(bare))
+            side.pictures.append(found)
         elif ending in PICTURE_SUFFIXES:
             side.not_read.append(place.uri)
     return side
@@ -190,14 +231,10 @@ def _below(place: Location, root: Location | None) -> str:
 def _unmarked(stem: str, suffix: str | None) -> str | None:
     """The stem without what marks it as a mask; None if nothing does."""
     if suffix is not None:
-        folded = _fold(stem)
-        return stem[: -len(suffix)] if suffix and folded.endswith(_fold(suffix)) and len(stem) > len(suffix) else None
+        folded = fold(stem)
+        return stem[: -len(suffix)] if suffix and folded.endswith(fold(suffix)) and len(stem) > len(suffix) else None
     bare = _MASK_MARK.sub("", stem, count=1)
     return bare if bare not in ("", stem) else None
-
-
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _matches(place: Location, root: Location | None, pattern: str) -> bool:
@@ -221,36 +258,3 @@ def _id(template: str, image: Location, root: Location | None, number: int) -> s
     for name, value in known.items():
         template = template.replace("{" + name + "}", value) if name in asked else template
     return template
-
-
-def read_prompts(data: bytes, *, key_column: str, prompt_column: str, max_bytes: int = 2**28) -> dict[str, str]:
-    """Prompts by image name or stem, from a CSV with a header, in any form in which manifests may be.
-
-    Raises ManifestError naming a missing column, or an image with two prompts.
-    """
-    prompts: dict[str, str] = {}
-    data, _ = as_utf8(gunzipped(data, "the prompts file", max_bytes), "the prompts file", max_bytes)
-    delimiter, start = delimiter_of(data, key_column, _RECORD_BYTES)
-    records = csv_records(data, _RECORD_BYTES, delimiter=delimiter, start=start)
-    try:
-        first = next(records, (1, []))[1]
-        header = [] if isinstance(first, TooLong) else [cell.strip() for cell in first]
-        for column in (key_column, prompt_column):
-            if column not in header:
-                between = "" if delimiter == "," else f" (read with {DELIMITERS[delimiter]} between the columns)"
-                raise ManifestError(
-                    f"the prompts file has no column {column!r}; it has {', '.join(header[:20])}{between}"
-                )
-        keys, texts = header.index(key_column), header.index(prompt_column)
-        for line, cells in records:
-            if isinstance(cells, TooLong):
-                raise ManifestError(f"line {line} of the prompts file is longer than {_RECORD_BYTES} bytes: shorten it")
-            name, prompt = (cells[at] if at < len(cells) else "" for at in (keys, texts))
-            name = PurePosixPath(name.strip().replace("\\", "/")).name
-            if name and prompt and prompts.setdefault(name, prompt) != prompt:
-                raise ManifestError(f"the prompts file has two prompts for {name!r}: keep one")
-    except CsvError as error:
-        raise ManifestError(f"the prompts file is not a UTF-8 CSV: line {error.line}: {error}") from None
-    except NotUtf8Error as error:
-        raise ManifestError(f"the prompts file is not a UTF-8 CSV: byte {error.position} is not UTF-8") from None
-    return prompts

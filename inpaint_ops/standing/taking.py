@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest.pairing import pair, read_prompts
+from inpaint_ops.manifest.pairing import pair
+from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.manifest.rows import ERROR_FIELD
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace

@@ -47,7 +47,7 @@ from inpaint_ops.manifest import (
     read_manifest,
     to_jsonl,
 )
-from inpaint_ops.manifest.pairing import read_prompts
+from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.manifest.text import delimiter_of
 from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
 from inpaint_ops.previews import Job
@@ -216,7 +216,7 @@ def prompts(data: bytes) -> None:
         check_line(str(error))
         return
     for name, prompt in found.items():
-        assert name and prompt and "/" not in name
+        assert prompt and name and name == name.strip("/")
 
 
 def keys(data: bytes) -> None:

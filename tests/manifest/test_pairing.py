@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from inpaint_ops.errors import ConfigError, ManifestError
+from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest.pairing import pair, read_prompts
+from inpaint_ops.manifest.pairing import pair
 
 IMAGES = [parse(f"s3://b/i/{name}") for name in ("b.jpg", "a.png", "lonely.png", "notes.txt")]
 MASKS = [parse(f"s3://b/m/{name}") for name in ("a_mask.png", "b.png", "orphan.png")]
@@ -22,21 +22,6 @@ def test_stems_pair_and_what_has_no_partner_is_named() -> None:
     ]
     assert paired.images_alone == ("s3://b/i/lonely.png",)
     assert paired.masks_alone == ("s3://b/m/orphan.png",)
-
-
-def test_prompts_come_from_a_column_by_name_or_stem_and_a_missing_one_is_named() -> None:
-    prompts = read_prompts(b"\xef\xbb\xbfsku,text\nphotos/b.jpg,a blue cup\n", key_column="sku", prompt_column="text")
-    paired = pair(IMAGES, MASKS, prompt=None, prompts=prompts)
-    assert [row["prompt"] for row in paired.rows] == ["a blue cup"]
-    assert paired.without_prompt == ("s3://b/i/a.png",)
-    assert pair(IMAGES, MASKS, prompt="else", prompts=prompts).without_prompt == ()
-
-
-def test_an_image_with_two_prompts_is_an_error_that_names_it() -> None:
-    table = b"key,text\nphotos/b.jpg,a blue cup\nother/b.jpg,"
-    assert read_prompts(table + b"a blue cup\n", key_column="key", prompt_column="text") == {"b.jpg": "a blue cup"}
-    with pytest.raises(ManifestError, match=r"two prompts for 'b\.jpg': keep one"):
-        read_prompts(table + b"a red cup\n", key_column="key", prompt_column="text")
 
 
 def test_a_clash_concerns_its_files_alone() -> None:
@@ -99,11 +84,59 @@ def test_clutter_is_ignored_and_what_is_not_read_is_named() -> None:
     assert not paired.masks_alone
 
 
-def test_a_prompt_for_no_image_is_named() -> None:
-    paired = pair(keys("i", "a.png"), keys("m", "a.png"), prompt=None, prompts={"A.png": "x", "z": "y"})
-    assert ([row["prompt"] for row in paired.rows], paired.prompts_unused) == (["x"], ("z",))
+@pytest.mark.parametrize(
+    ("images", "masks", "found"),
+    [
+        (["facemask.jpg"], ["facemask.png"], {"facemask.jpg": "facemask.png"}),
+        (["damask.jpg", "da.jpg"], ["damask.png", "da.png"], {"damask.jpg": "damask.png", "da.jpg": "da.png"}),
+        (["sofa-mask.jpg"], ["sofa-mask_mask.png"], {"sofa-mask.jpg": "sofa-mask_mask.png"}),
+        (["x/facemask.jpg"], ["FaceMask.png"], {"x/facemask.jpg": "FaceMask.png"}),
+        (["mask.jpg", "a.jpg"], ["mask.png", "a_mask.png"], {"mask.jpg": "mask.png", "a.jpg": "a_mask.png"}),
+        (["mask-1.jpg"], ["mask-1.png"], {"mask-1.jpg": "mask-1.png"}),
+    ],
+)
+def test_an_image_may_itself_be_called_a_mask(images: list[str], masks: list[str], found: dict[str, str]) -> None:
+    assert matched(images, masks) == found
 
 
-def test_a_missing_column_is_named() -> None:
-    with pytest.raises(ManifestError, match="no column 'prompt'; it has image, text"):
-        read_prompts(b"image,text\na,b\n", key_column="image", prompt_column="prompt")
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["face.jpg", "face_mask.jpg"], ["face_mask.png"]),  # it may be either's
+        (["a.jpg"], ["a.png", "a_mask.png"]),  # the first may be a copy of the photo
+        (["a.jpg", "a.webp"], ["a_mask.png"]),
+        (["x/face.jpg", "y/face_mask.jpg"], ["face_mask.png"]),
+    ],
+)
+def test_a_mask_that_may_be_of_one_of_two_pairs_with_none(images: list[str], masks: list[str]) -> None:
+    roots = (parse("s3://b/i/"), parse("s3://b/m/"))
+    paired = pair(keys("i", *images), keys("m", *masks), prompt="x", roots=roots)
+    assert not paired.rows
+    assert len(paired.clashes) == 1
+    assert all(name in paired.clashes[0] for name in (*images, *masks))
+
+
+def test_an_image_called_a_mask_pairs_from_one_folder_with_its_own() -> None:
+    both, root = keys("i", "facemask.jpg", "facemask_mask.png", "b.jpg", "b_mask.png"), parse("s3://b/i/")
+    paired = pair(both, both, prompt="p", roots=(root, root))
+    assert [(row["image"], row["mask"]) for row in paired.rows] == [
+        ("s3://b/i/b.jpg", "s3://b/i/b_mask.png"),
+        ("s3://b/i/facemask.jpg", "s3://b/i/facemask_mask.png"),
+    ]
+    assert not [*paired.without_row()]
+
+
+@pytest.mark.parametrize("mask", ["a.png", "a_mask.png"])
+def test_one_prefix_may_lie_below_the_other(mask: str) -> None:
+    photos, masks = keys("i", "a.jpg", "sub/b.jpg"), keys("i/masks", mask, "b.png")
+    paired = pair([*photos, *masks], masks, prompt="p", roots=(parse("s3://b/i/"), parse("s3://b/i/masks/")))
+    assert [(row["image"], row["mask"]) for row in paired.rows] == [
+        ("s3://b/i/a.jpg", f"s3://b/i/masks/{mask}"),
+        ("s3://b/i/sub/b.jpg", "s3://b/i/masks/b.png"),
+    ]
+    assert not [*paired.without_row()]
+    turned = pair(
+        photos[:1], [*photos[:1], parse("s3://b/a.png")], prompt="p", roots=(parse("s3://b/i/"), parse("s3://b/"))
+    )
+    assert [row["mask"] for row in turned.rows] == ["s3://b/a.png"]
+    assert not [*turned.without_row()]
