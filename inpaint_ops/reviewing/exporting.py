@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 from inpaint_ops.manifest import to_jsonl
+from inpaint_ops.records import of_variant
 from inpaint_ops.reviewing.deciding import Decision
 from inpaint_ops.reviewing.marks import Opinion
 from inpaint_ops.reviewing.rows import ReviewedRow
@@ -71,6 +72,8 @@ def _fields(row: ReviewedRow, decision: Decision) -> dict[str, Any]:
     if not decision.reviewer and decision.opinions:  # a note or a rating, and no verdict
         opinion = decision.opinions[max(decision.opinions)]
     moment = opinion.decided_at or opinion.rated_at
+    accepted = of_variant(record, opinion.variant, "review") if decision.verdict == "accept" else record
+    output = accepted.output if accepted is not None else None
     return {
         "id": record.id,
         "row": record.row,
@@ -84,7 +87,7 @@ def _fields(row: ReviewedRow, decision: Decision) -> dict[str, Any]:
         "at": moment.isoformat() if moment else None,
         "disputed": decision.is_disputed,
         "outdated": bool(decision.outdated) and decision.verdict is None,
-        "output": record.output.uri if record.output else None,
+        "output": output.uri if output else None,
         "reviews": [_opinion(name, one) for name, one in sorted(decision.opinions.items())],
     }
 

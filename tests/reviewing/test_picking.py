@@ -78,6 +78,9 @@ def test_an_export_says_which_and_is_read_back(bench: Bench, tmp_path: Path, kin
     lines = [json.loads(line) for line in review(bench, "--export", "final").stdout.splitlines()]
     assert [(line["id"], line["variant"], line["uri"].rpartition("/")[2]) for line in lines] == [("0", 1, "0.1.png")]
     assert review(bench, "--export", kind, "-o", tmp_path / f"reviews.{kind}").exit_code == 0
+    exported = (tmp_path / f"reviews.{kind}").read_text()
+    assert "/0.1.png" in exported, "the image that was accepted"
+    assert "/0.0.png" not in exported
     review(bench, "--clear", "0,1", "--reviewer", "ann")
     assert final(bench) == {}
     assert review(bench, "--import", tmp_path / f"reviews.{kind}", "--reviewer", "bob").exit_code == 0
