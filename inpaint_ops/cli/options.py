@@ -166,6 +166,7 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--shard-rows", type=click.IntRange(1), help="Rows in a shard [INPAINT_SHARD_ROWS]."),
         click.option("--failure-threshold", type=click.FloatRange(0, 1), help="Share of rows that may fail."),
+        click.option("--project", metavar="NAME", help="What the run belongs to, for the page of cost and trends."),
         click.option("--allow", multiple=True, metavar="PREFIX", help="A further prefix that rows may read from."),
     ]
     for option in reversed(options):
