@@ -17,6 +17,7 @@ GROUPS = {
     "tests/faults/test_faults_cluster.py": "cluster",
     "tests/dags/test_airflow.py": "airflow",
     "tests/plugins/test_ui_browser.py": "airflow",
+    "tests/plugins/test_ui_requests.py": "airflow",
     "tests/plugins/test_ui_submit.py": "airflow",
 }
 LONGEST_FIRST = ("cluster", "airflow", "tests/faults/test_faults.py", "tests/security/test_security_iam.py")
