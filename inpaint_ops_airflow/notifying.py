@@ -57,8 +57,8 @@ class Message:
 
     @property
     def subject(self) -> str:
-        """One line."""
-        return f"Inpainting {self.run}: {self.verdict}"
+        """One line: the name of a refused run may be anything."""
+        return f"Inpainting {' '.join(self.run.split())[:200]}: {self.verdict}"
 
     def as_text(self) -> str:
         """For people who read plain text."""
@@ -133,7 +133,8 @@ def _notifier(kind: str, connection: str, message: Message) -> BaseNotifier:
         template_fields = ()  # type: ignore[assignment]  # as above
 
     _hide_address(connection)
-    body = {"text": message.as_text()} if kind == "slack" else message.as_json()
+    # Slack reads <...> as links and mentions, so a manifest's name could call a whole channel.
+    body = {"text": html.escape(message.as_text(), quote=False)} if kind == "slack" else message.as_json()
     return PlainHttp(http_conn_id=connection, endpoint="", json=body, extra_options={"timeout": SECONDS})
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-CPU_SECONDS = 40
 MEMORY = 2 * 2**30
 """Bytes of heap and private mappings, at most."""
 AT_ONCE = 2
@@ -56,7 +55,7 @@ def ask(task: dict[str, Any], *, seconds: float) -> tuple[list[dict[str, Any]], 
 
     with _place(), tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            _COMMAND,
+            [*_COMMAND, str(round(seconds) + 1)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -97,12 +96,13 @@ def ask(task: dict[str, Any], *, seconds: float) -> tuple[list[dict[str, Any]], 
 
 
 def main() -> None:
-    """Do the task on standard input."""
-    from inpaint_ops.machine.limited_process import die_with_parent, limit, yield_to_others
+    """Do the task on standard input, in so many seconds of a processor as the argument says."""
+    from inpaint_ops.machine.limited_process import close_to_others, die_with_parent, limit, yield_to_others
 
+    close_to_others()  # the store's keys are in its environment
     die_with_parent()
     yield_to_others()
-    limit(data_bytes=MEMORY, cpu_seconds=CPU_SECONDS)
+    limit(data_bytes=MEMORY, cpu_seconds=int(sys.argv[1]))
     task = json.load(sys.stdin)
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # what libraries print is no answer

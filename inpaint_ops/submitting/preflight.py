@@ -126,16 +126,16 @@ class _Looking:
             body, location=place, is_allowed=self.workspace.storage.may_read_each(), limits=limits,
             row_limit=self.job.row_limit, texts=self.job.texts(),
         )  # fmt: skip
-        self._say_rows(parsed, notes, "")
+        self._say_rows(parsed, notes)
         return parsed, hashlib.sha256(body).hexdigest(), place.uri
 
     def _manifest(self, manifest: str) -> tuple[ParsedManifest, str, str]:
         first = min(self.job.row_limit or FIRST_ROWS, FIRST_ROWS)
         if first != self.job.row_limit and self._is_large(manifest):
             parsed, _ = self.workspace.read_manifest(manifest, first, self.job.texts())
-            self._say_rows(parsed, (), f"Of the first {first:,} rows: ", whole=False)
+            self._say_rows(parsed, whole=False)
         parsed, digest = self.workspace.read_manifest(manifest, self.job.row_limit, self.job.texts())
-        self._say_rows(parsed, (), "")
+        self._say_rows(parsed)
         return parsed, digest, manifest
 
     def _is_large(self, manifest: str) -> bool:
@@ -144,11 +144,10 @@ class _Looking:
         except ObjectNotFoundError:  # a folder of Parquet files, or nothing
             return False
 
-    def _say_rows(self, parsed: ParsedManifest, alone: tuple[str, ...], before: str, *, whole: bool = True) -> None:
+    def _say_rows(self, parsed: ParsedManifest, alone: tuple[str, ...] = (), *, whole: bool = True) -> None:
         good, bad = len(parsed.accepted), len(parsed.rejected)
-        text = (
-            f"{before}{parsed.rows:,} row{'' if parsed.rows == 1 else 's'}: {good:,} can be painted, {bad:,} rejected"
-        )
+        size = f"{parsed.rows:,} row{'' if parsed.rows == 1 else 's'}"
+        text = f"{f'{size}: ' if whole else f'Of the first {size} '}{good:,} can be painted, {bad:,} rejected"
         lines = itertools.chain((row.error.message for row in parsed.rejected), alone, parsed.notes)
         self.say("rows", "wrong" if not good else "odd" if bad or alone else "good", text, lines, whole=whole)
 

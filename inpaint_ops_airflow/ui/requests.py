@@ -41,6 +41,16 @@ class Asked:
     shards: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def again(self) -> dict[str, Any]:
+        """What a DAG run is triggered with that goes on with this one's run: once, however often it is asked for.
+
+        Airflow 3.3.2 cannot clear a DAG run whose DAG has a deadline by the time of queueing: its API answers
+        500 (`_recalculate_dagrun_queued_at_deadlines`). A run of the same name and manifest is resumed all the same.
+        """
+        stamp = f"{self.dag_run.asked_at:%Y%m%dT%H%M%S%f}"
+        return {"id": f"resume__{self.dag_run.run}__{stamp}", "conf": self.dag_run.conf | {"run": self.dag_run.run}}
+
+    @property
     def doing(self) -> str:
         """How far it is, in words."""
         if self.place:
@@ -69,8 +79,7 @@ class Requests:
 def requests_fragment(request: Request, views: ViewsDep, session: SessionDep, may: Annotated[bool, may_review]) -> str:
     """Queued, running and stopped DAG runs, with buttons for whoever may trigger."""
     found = requests_of(session)
-    catalogue = views.catalogue
-    over = tuple(one for one in found.stopped if one.dag_run.run and catalogue.may_go_on(one.dag_run.run))
+    over = [one for one in found.stopped if views.catalogue.may_go_on(one.dag_run.run or "")]
     return render(
         request, "requests.html.j2", active=found.active, more=found.more, stopped=over, may=may, dag_id=DAG_ID
     )
@@ -87,8 +96,13 @@ def requests_of(session: Any) -> Requests:
     for one, by in sorted(active[:SHOWN], key=lambda both: (both[0].state != "running", both[0].asked_at)):
         place += one.state == "queued"
         asked.append(Asked(one, by, place if one.state == "queued" else 0, shards.get(one.run_id, {})))
-    stopped = _dag_runs(session, states=("failed",), limit=STOPPED_SHOWN, newest=True)
-    return Requests(tuple(asked), max(0, counted - SHOWN), tuple(Asked(one, by) for one, by in stopped))
+    named = {one.run for one, _ in active}
+    stopped = []
+    for one, by in _dag_runs(session, states=("failed",), limit=STOPPED_SHOWN, newest=True):
+        if one.run is not None and one.run not in named:
+            stopped.append(Asked(one, by))
+            named.add(one.run)
+    return Requests(tuple(asked), max(0, counted - SHOWN), tuple(stopped))
 
 
 def _dag_runs(

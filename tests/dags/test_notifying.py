@@ -107,6 +107,16 @@ def test_a_refused_job_is_told_with_its_cure(workspace: Workspace, webhook: Webh
     assert sent["text"].startswith("{{ 7*7 }} is no manifest Correct the manifest"), "no text is a template"
 
 
+def test_a_manifests_name_calls_no_channel_and_adds_no_header(
+    workspace: Workspace, webhook: Webhook, monkeypatch: Any
+) -> None:
+    odd = "x\nBcc: all@example.org <!channel>"
+    monkeypatch.setenv("INPAINT_NOTIFY", "slack:hook")
+    notify(over(odd, planned=False))
+    (sent,) = webhook.received
+    assert sent["text"].startswith("Inpainting x Bcc: all@example.org &lt;!channel&gt;: REFUSED\n")
+
+
 @pytest.mark.parametrize("kind", ["webhook", "slack"])
 def test_a_failure_is_logged_without_the_address_and_raises_nothing(
     workspace: Workspace, webhook: Webhook, monkeypatch: Any, lines: list[str], kind: str

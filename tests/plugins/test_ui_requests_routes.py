@@ -13,7 +13,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.tasklog import LogTemplate
 from fastapi import FastAPI
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, insert, update
 from sqlalchemy.orm import Session
 
 from inpaint_ops.config import Settings
@@ -103,6 +103,19 @@ def test_whoever_may_trigger_has_the_buttons(app: FastAPI, session: Session, wor
     assert page.count('data-request="resume"') == 1
     assert 'data-id="page__broken"' in page
     assert "<button" not in fragment(app, session, "viewer")
+
+
+def test_a_stopped_run_is_offered_once_and_not_while_it_goes_on(session: Session) -> None:
+    for number, run in enumerate(("a", "b")):
+        put_dag_run(session, run, "failed", minutes=10 + number, steps=3)
+    session.execute(update(DagRun.__table__).where(DagRun.run_id == "page__a").values(run_id="page__a__0"))
+    put_dag_run(session, "a", "failed", minutes=5, steps=4)
+    found = requests_of(session).stopped
+    assert [(one.dag_run.run, one.again["conf"].get("steps")) for one in found] == [("a", 4), ("b", 3)]
+    assert found[0].again == requests_of(session).stopped[0].again, "asked for twice, it is one DAG run"
+    session.execute(update(DagRun.__table__).where(DagRun.run_id == "page__b").values(run_id="page__b__0"))
+    put_dag_run(session, "b", "running")
+    assert [one.dag_run.run for one in requests_of(session).stopped] == ["a"]
 
 
 def test_names_of_others_are_text(app: FastAPI, session: Session) -> None:

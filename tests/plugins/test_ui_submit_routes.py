@@ -178,7 +178,7 @@ class TestCheck:
         look_at(workspace, parse_request({"manifest": manifest}), "night", said.append)
         first, whole = [one for one in said if one.part == "rows"]
         assert (first.whole, whole.whole) == (False, True)
-        assert first.text.startswith(f"Of the first {FIRST_ROWS:,} rows: {FIRST_ROWS:,} rows: ")
+        assert first.text.startswith(f"Of the first {FIRST_ROWS:,} rows {FIRST_ROWS:,} can")
         assert whole.text.startswith(f"{rows:,} rows: ")
 
 

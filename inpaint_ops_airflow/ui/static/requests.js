@@ -1,15 +1,23 @@
 // Cancels and resumes DAG runs by Airflow's own public API, with the rights of the signed-in user.
 import { refresh } from "./live.js";
+import { triggerRun } from "./rerun.js";
 
 const ASKS = {
   cancel: { title: "Cancel", text: "Its painting tasks are stopped by SIGTERM: Airflow gives them five seconds to store what they have. What is stored is kept, and the run can be resumed." },
-  resume: { title: "Resume", text: "Its DAG run is cleared: it plans again, finds what is there, and paints what is missing." },
+  resume: { title: "Resume", text: "A DAG run of the same name and options is triggered: it finds what is there, and paints what is missing." },
 };
 
-const request = (what, dag, id) => {
+const cancel = async (dag, id) => {
   const place = `${document.body.dataset.airflow}/api/v2/dags/${dag}/dagRuns/${encodeURIComponent(id)}`;
-  const send = (method, url, body) => fetch(url, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  return what === "cancel" ? send("PATCH", place, { state: "failed" }) : send("POST", `${place}/clear`, { dry_run: false });
+  const reply = await fetch(place, { method: "PATCH", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ state: "failed" }) });
+  if (reply.ok) return "";
+  return reply.status === 403 ? "You may not cancel runs of this DAG." : `Airflow refused the request (status ${reply.status}).`;
+};
+
+const resume = async (dag, again) => {
+  const { id, conf } = JSON.parse(again);
+  const { problem, exists } = await triggerRun(dag, conf, id);
+  return exists ? "" : problem;
 };
 
 export const startRequests = () => {
@@ -27,13 +35,11 @@ export const startRequests = () => {
   });
   dialog.addEventListener("close", async () => {
     if (dialog.returnValue !== "yes" || !asked) return;
-    const { request: what, dag, id, name } = asked, status = by("requests-status");
+    const { request: what, dag, id, name, again } = asked, status = by("requests-status");
     status.textContent = "Asking Airflow…";
     try {
-      const reply = await request(what, dag, id);
-      if (reply.ok) status.textContent = what === "cancel" ? `${name} is cancelled; its tasks end within seconds.` : `${name} goes on.`;
-      else if (reply.status === 403) status.textContent = `You may not ${what} runs of this DAG.`;
-      else status.textContent = `Airflow refused the request (status ${reply.status}).`;
+      const problem = what === "cancel" ? await cancel(dag, id) : await resume(dag, again);
+      status.textContent = problem || (what === "cancel" ? `${name} is cancelled; its tasks end within seconds.` : `${name} goes on.`);
       await refresh(part);
     } catch {
       status.textContent = "Airflow did not answer.";
