@@ -199,10 +199,9 @@ def with_preset(workspace: Workspace, name: str | None, chosen: dict[str, Any]) 
     options = dict(read_preset(workspace, name)[0].options)
     saved = options.pop("tuning_overrides", None) or {}
     overrides = [f"{field}={json.dumps(value)}" for field, value in saved.items()]
-    found = {**options, **{field: value for field, value in chosen.items() if value not in (None, ())}}
-    return (
-        dict.fromkeys(chosen) | found | {"overrides": (*overrides, *chosen["overrides"])}
-    )  # the last of a field counts
+    found: dict[str, Any] = {**options, **{field: value for field, value in chosen.items() if value not in (None, ())}}
+    found["overrides"] = (*overrides, *chosen["overrides"])  # the last of a field counts
+    return dict.fromkeys(chosen) | found
 
 
 def named_options(chosen: dict[str, Any]) -> set[str]:

@@ -12,9 +12,9 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import ConfigError, ManifestError, ObjectExistsError, RunConflictError
+from inpaint_ops.errors import ConfigError, ManifestError, ObjectExistsError, ObjectTooLargeError, RunConflictError
 from inpaint_ops.layout import check_run_name, run_name_from
-from inpaint_ops.locations import check_whole, parse
+from inpaint_ops.locations import Location, check_whole, parse
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Model
 from inpaint_ops.runs import Workspace
@@ -112,8 +112,15 @@ def write_manifest(workspace: Workspace, request: Request, run: str) -> tuple[st
     try:
         workspace.storage.put(place, body, if_absent=True, content_type="application/jsonl")
     except ObjectExistsError:
-        if workspace.storage.get(place, max_bytes=max(len(body), 1) + 1) != body:
+        if not _is(workspace, place, body):
             raise RunConflictError(
-                f"{place} has other rows: a run {run!r} was asked for before, and files have changed since"
+                f"{place} has other rows: a run {run!r} was asked for before, and files have changed since: check again"
             ) from None
     return place.uri, rows
+
+
+def _is(workspace: Workspace, place: Location, body: bytes) -> bool:
+    try:
+        return workspace.storage.get(place, max_bytes=len(body)) == body
+    except ObjectTooLargeError:
+        return False

@@ -215,6 +215,8 @@ def check(sent: SentDep, views: ViewsDep, session: SessionDep) -> CheckedBody:
     by_part = {line["part"]: Finding.model_validate(line) for line in lines}  # a later one replaces an earlier one
     findings = tuple(by_part[part] for part in PARTS if part in by_part)
     missing = [_NAMES[part] for part in PARTS if part not in by_part]
+    if missing and not why:
+        why = "something before them is in the way"
     left_out = f"Not looked at, since {why}: {', '.join(missing) or 'nothing else'}." if why else ""
     if why and any(not one.whole for one in findings):
         left_out += " Of the rows only the first were looked at."

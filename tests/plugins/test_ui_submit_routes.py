@@ -204,10 +204,14 @@ class TestPrepare:
         assert first == again, "a double click asks for the same DAG run"
         rows = [json.loads(line) for line in workspace.storage.get(first["conf"]["manifest"]).splitlines()]
         assert [row["image"].rpartition("/")[2] for row in rows] == ["x.png"]
-        workspace.storage.put(workspace.inbox.join("masks/alone_mask.png"), b"new")
-        changed = client.post("/api/submit/prepare", json=sent)
-        assert changed.status_code == 409
-        assert "has other rows" in changed.json()["detail"]
+        more = workspace.inbox.join("masks/alone_mask.png")
+        workspace.storage.put(more, b"new")
+        longer = client.post("/api/submit/prepare", json=sent)
+        assert client.post("/api/submit/prepare", json=sent | {"run": "photos-2"}).status_code == 200
+        workspace.storage.delete(more)
+        shorter = client.post("/api/submit/prepare", json=sent | {"run": "photos-2"})
+        for reply in (longer, shorter):
+            assert (reply.status_code, "has other rows" in reply.json()["detail"]) == (409, True)
 
     def test_nothing_is_written_beside_the_store(self, client: TestClient, workspace: Workspace) -> None:
         job = {"manifest": put_rows(workspace, ROW)}
