@@ -216,6 +216,10 @@ class Settings(BaseSettings):
         default=2**30, ge=0, description="Bytes of finished images that a report reads again, to compare their digests."
     )
 
+    preflight_seconds: float = Field(
+        default=30, gt=0, le=600, description="Seconds that the page to submit looks at a job, before it runs."
+    )
+
     tries: int = Field(default=4, ge=1, le=100, description="Attempts at a shard, the first included.")
     retry_seconds: float = Field(
         default=20, ge=0, description="Seconds before a shard's second attempt; doubled before each further one."
@@ -330,7 +334,7 @@ def parse_fields(assignments: Iterable[str]) -> dict[str, Any]:
 _PREFIX = "INPAINT_"
 READ_BY_THE_DAGS = (
     "INPAINT_S3_CONN_ID", "INPAINT_INBOX_SCHEDULE", "INPAINT_STANDING_SCHEDULE", "INPAINT_HOUSEKEEPING_SCHEDULE",
-    "INPAINT_DEADLINE_HOURS",
+    "INPAINT_DEADLINE_HOURS", "INPAINT_NOTIFY", "INPAINT_NOTIFY_MAIL_TO",
 )  # fmt: skip
 """Variables that only Airflow's files look at."""
 

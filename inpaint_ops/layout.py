@@ -107,6 +107,24 @@ class StoreLayout:
         """What the runs of a standing job have taken that ended well."""
         return _below(self.standing(name), "taken.txt.gz")
 
+    @property
+    def presets(self) -> Location:
+        """The prefix of the presets, sets of options that people have named: `<name>.json`."""
+        return self._at("presets/")
+
+    def preset(self, name: str) -> Location:
+        """One preset; replaced only by somebody who has read it as it is. `submitting.presets` checks the name."""
+        return _below(self.presets, f"{name}.json")
+
+    @property
+    def submitted(self) -> Location:
+        """The prefix of manifests made of two prefixes for a run that a person asked for: `<run>.jsonl`."""
+        return self._at("submitted/")
+
+    def submitted_manifest(self, run: str) -> Location:
+        """The manifest made for one run; put if absent."""
+        return _below(self.submitted, f"{check_run_name(run)}.jsonl")
+
     def history(self, key: str) -> Location:
         """The prefix of what the runs of one model and tuning measured, for the next forecast: one object per run.
 
@@ -120,7 +138,10 @@ class StoreLayout:
 
     def is_kept_for_runs(self, where: Location) -> bool:
         """Whether an object or prefix lies where this program alone writes, or would hold such a place."""
-        own = [self.runs, self.inbox, self.claims, self.jobs, self._at("standing/"), self._at("history/")]
+        own = [
+            self.runs, self.inbox, self.claims, self.jobs, self.presets, self.submitted, self._at("standing/"),
+            self._at("history/"),
+        ]  # fmt: skip
         return any(one.contains(where) or where.contains(one) for one in own)
 
 

@@ -55,6 +55,10 @@ STRENGTH = 0.9999
 """The inpainting pipeline's own default. It drops one step: 29 of 30 run, and the record says 29."""
 
 
+PROJECT = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$"
+"""What a project may be called."""
+
+
 class JobOptions(Model):
     """What the person who starts a run may choose; rows may override quality, steps, guidance and strength."""
 
@@ -96,6 +100,9 @@ class JobOptions(Model):
         default=None, ge=1, description="Rows per shard. None: chosen when the run is planned; a plan always has it."
     )
     failure_threshold: float = Field(default=0.0, ge=0, le=1)
+    project: str | None = Field(
+        default=None, pattern=PROJECT, description="What the run belongs to, for the page of cost and trends."
+    )
 
     @field_validator("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
     @classmethod

@@ -58,6 +58,34 @@ def _client(connection: str, settings: Settings) -> S3Client:
     )
 
 
+def without_airflow() -> dict[str, str]:
+    """The environment of a process that opens the same workspace without Airflow: credentials as they are now.
+
+    They are the connection's, or of its role, and good for minutes at least.
+    """
+    environment = dict(os.environ)
+    connection = environment.pop(CONNECTION_VARIABLE, "")
+    if not connection:
+        return environment
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    hook = S3Hook(aws_conn_id=connection)
+    session, endpoint = hook.get_session(), hook.conn_config.get_service_endpoint_url("s3")
+    found = session.get_credentials()
+    frozen = found.get_frozen_credentials() if found is not None else None
+    named = {
+        "AWS_ACCESS_KEY_ID": frozen and frozen.access_key,
+        "AWS_SECRET_ACCESS_KEY": frozen and frozen.secret_key,
+        "AWS_SESSION_TOKEN": frozen and frozen.token,
+        "AWS_DEFAULT_REGION": session.region_name,
+        "AWS_REGION": session.region_name,
+        "AWS_ENDPOINT_URL_S3": endpoint,
+    }
+    for name in (*named, "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        environment.pop(name, None)
+    return environment | {name: value for name, value in named.items() if value}
+
+
 def run_name(params: Mapping[str, Any], run_id: str) -> str:
     """The run's name in the store: the same for every attempt and every clearing of a DAG run, and for the pages."""
     from pathlib import PurePosixPath

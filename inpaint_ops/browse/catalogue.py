@@ -45,6 +45,8 @@ MAX_RUNS = 100_000
 CACHE_BYTES = 64 * 2**20
 """The most bytes that are read of the file of finished runs: about 60,000 lines."""
 
+_KEPT_AS = 2
+"""Goes into the name of that file: lines of an older version lack what trends are made of."""
 _LINE_BYTES = 64 * 2**10
 _TEXT_CHARS = 300
 _PROBLEM_CHARS = 500
@@ -78,6 +80,13 @@ class RunEntry(Model):
     device_memory: Bytes | None = None
     stalled: tuple[str, ...] = ()
     problem: str = ""
+    project: str = ""
+    card: str = ""
+    images: Count = Field(default=0, description="Of the done rows: each variant of a row is one.")
+    flagged: Count = 0
+    gpu_seconds: Amount | None = None
+    cost: Amount | None = None
+    finished_at: Moment | None = None
     etag: str = Field(default="", description="The ETag of the summary that this was read from.")
 
     @property
@@ -127,6 +136,13 @@ def entry_of(view: RunView) -> RunEntry:
         peak_memory=summary.peak_memory.peak_reserved if summary and summary.peak_memory else None,
         device_memory=max((device.total_memory for device in summary.devices), default=0) or None if summary else None,
         stalled=state.stalled,
+        project=plan.job.project or "",
+        card=summary.devices[0].name[:_TEXT_CHARS] if summary and summary.devices else "",
+        images=summary.images or summary.counts.done if summary else 0,
+        flagged=summary.flagged if summary else 0,
+        gpu_seconds=summary.gpu_seconds if summary else None,
+        cost=summary.cost if summary else None,
+        finished_at=summary.finished_at if summary else None,
         etag=view.summary_etag if summary else "",
     )
 
@@ -187,6 +203,21 @@ class Catalogue:
             pages=pages,
             unread=len(known - {entry.run for entry in there} - self._planless),
         )
+
+    def finished(self) -> tuple[list[RunEntry], int]:
+        """All finished runs that have been read, and how many runs have not been read yet.
+
+        Each run is read once, then kept. Raises StorageError where runs cannot be listed.
+        """
+        unread = self.page(RunQuery(state="finished")).unread
+        return [entry for entry in self._known(self._names) if entry.state == "finished"], unread
+
+    def may_go_on(self, run: str) -> bool:
+        """Whether a run has no report, as far as is known: it was planned, or nothing of it is in the store."""
+        entry = self._entries.get(run)
+        if entry is None:
+            return bool(self._names) and run not in self._names
+        return entry.state not in ("finished", "refused", "unreadable")
 
     def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
         """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`).
@@ -253,7 +284,7 @@ class Catalogue:
 def cache_path(workspace: Workspace) -> Path:
     """Where the lines of this store's finished runs are kept."""
     mark = hashlib.sha256(workspace.store.uri.encode()).hexdigest()[:16]
-    return workspace.settings.scratch / f"browse-{os.geteuid()}" / f"{mark}.jsonl"
+    return workspace.settings.scratch / f"browse-{os.geteuid()}" / f"{mark}-{_KEPT_AS}.jsonl"
 
 
 def sorted_entries(entries: Iterable[RunEntry], query: RunQuery) -> list[RunEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
 from inpaint_ops.planning import JobOptions, Plan, job_options
 from inpaint_ops.records import MAX_VARIANTS
 from inpaint_ops.runs import Workspace
+from inpaint_ops.submitting import read_preset
 
 EXIT_NOT_ALL_DONE = 3
 
@@ -166,6 +168,7 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--shard-rows", type=click.IntRange(1), help="Rows in a shard [INPAINT_SHARD_ROWS]."),
         click.option("--failure-threshold", type=click.FloatRange(0, 1), help="Share of rows that may fail."),
+        click.option("--project", metavar="NAME", help="What the run belongs to, for the page of cost and trends."),
         click.option("--allow", multiple=True, metavar="PREFIX", help="A further prefix that rows may read from."),
     ]
     for option in reversed(options):
@@ -181,6 +184,24 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
         raise ConfigError(f"--set {error}") from None
     chosen["loras"] = chosen.get("loras") or None
     return job_options(settings, tuning_overrides=overrides, **chosen)
+
+
+def preset_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add `--preset`."""
+    about = "Options that were saved by this name in the store; those of the command line beat them."
+    return click.option("--preset", metavar="NAME", help=about)(function)
+
+
+def with_preset(workspace: Workspace, name: str | None, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen, and where nothing was, what the preset says. Raises ConfigError, StorageError."""
+    if name is None:
+        return chosen
+    options = dict(read_preset(workspace, name)[0].options)
+    saved = options.pop("tuning_overrides", None) or {}
+    overrides = [f"{field}={json.dumps(value)}" for field, value in saved.items()]
+    found: dict[str, Any] = {**options, **{field: value for field, value in chosen.items() if value not in (None, ())}}
+    found["overrides"] = (*overrides, *chosen["overrides"])  # the last of a field counts
+    return dict.fromkeys(chosen) | found
 
 
 def named_options(chosen: dict[str, Any]) -> set[str]:

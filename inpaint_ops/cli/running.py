@@ -17,6 +17,8 @@ from inpaint_ops.cli.options import (
     job_options_of,
     json_option,
     named_options,
+    preset_option,
+    with_preset,
     workspace_of,
 )
 from inpaint_ops.cli.progress import progress_bars
@@ -60,6 +62,7 @@ _REJECTED_SHOWN = 10
     metavar="auto|N|0,2",
     help="What paints at a time: all GPUs of this machine, so many, or these; without a GPU, so many workers.",
 )
+@preset_option
 @job_options_of
 @json_option
 @as_command
@@ -69,6 +72,7 @@ def run(
     run_name: str | None,
     retry: str | None,
     devices: str,
+    preset: str | None,
     allow: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
@@ -86,6 +90,7 @@ def run(
     workspace = workspace_of(settings, out, manifest, allow)
     default = Path(parse(manifest).name).stem + ("-sample" if chosen["sample"] is not None else "")
     name = check_run_name(run_name) if run_name else run_name_from(default)
+    chosen = with_preset(workspace, preset, chosen)
     named = named_options(chosen)
     job = job_of(settings, chosen)
     count = choose_devices(devices, job.device)
@@ -147,6 +152,7 @@ def _print_summary(workspace: Workspace, summary: RunSummary) -> None:
     "--devices", type=click.IntRange(1), default=1, show_default=True, help="Devices that would share the shards."
 )
 @click.option("--card", metavar="NAME", help="What will paint, as nvidia-smi names it; default: this machine's.")
+@preset_option
 @job_options_of
 @json_option
 @as_command
@@ -155,6 +161,7 @@ def plan(
     out: str | None,
     devices: int,
     card: str | None,
+    preset: str | None,
     allow: tuple[str, ...],
     as_json: bool,
     **chosen: Any,
@@ -165,7 +172,7 @@ def plan(
     """
     settings = load_settings()
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
-    job = job_of(settings, chosen)
+    job = job_of(settings, with_preset(workspace, preset, chosen))
     card = card or local_card(job.device)
     about_model = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
     made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)

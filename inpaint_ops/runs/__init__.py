@@ -16,6 +16,7 @@ from inpaint_ops.runs.painting import (
 )
 from inpaint_ops.runs.preparing import (
     make_plan,
+    plan_of,
     prepare,
     why_rejected,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "keep_refusal",
     "make_plan",
     "paint",
+    "plan_of",
     "prepare",
     "prepare_retry",
     "read_refusal",

@@ -64,6 +64,21 @@ def make_plan(
     """
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
+    return plan_of(workspace, parsed, digest, manifest, run, job, card=card, devices=devices)
+
+
+def plan_of(
+    workspace: Workspace,
+    parsed: ParsedManifest,
+    digest: str,
+    manifest: str,
+    run: str,
+    job: JobOptions,
+    *,
+    card: str | None = None,
+    devices: int = 1,
+) -> tuple[Plan, ParsedManifest]:
+    """The same of a manifest that has been read, with the SHA-256 `digest` of its bytes. Raises as `make_plan`."""
     parsed, work = settle(reject_rows_without_names(parsed, job, manifest), job)
     if job.sample is not None:
         parsed, work = settle(sampled(parsed, job.sample), job)

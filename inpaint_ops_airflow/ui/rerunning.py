@@ -7,7 +7,7 @@ from typing import Any, get_args
 from inpaint_ops.browse import RunView
 from inpaint_ops.tuning import Preset
 
-_CHOSEN = ("model", "quality", "steps", "tuning", "failure_threshold", "shard_rows")
+_CHOSEN = ("model", "quality", "steps", "tuning", "failure_threshold", "shard_rows", "project")
 _TUNINGS = get_args(Preset)
 
 

@@ -18,27 +18,22 @@ from urllib.parse import quote
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FrameLocator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from demo.airflow_stack import USER
 from inpaint_ops.reviewing import Reviews
 from tests.support.airflow import DAG, JOBS, PREFIX, STORE, STRANGER, Site, put_manifest
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.fault_proxy import Fault
+from tests.support.people import inside, session, token
 from tests.support.waiting import PATIENCE, wait_until
 
-__all__ = ["chromium"]
+__all__ = ["chromium", "session"]
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
-
-
-def token(site: Site, user: str) -> str:
-    passwords = json.loads((site.stack.home / "passwords.json").read_text())
-    reply = httpx.post(f"{site.url}/auth/token", json={"username": user, "password": passwords[user]}, timeout=PATIENCE)
-    return str(reply.raise_for_status().json()["access_token"])
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +43,6 @@ def finished(site: Site) -> str:
     run_id = site.stack.trigger(DAG, {"manifest": manifest, "run": "finished-night", "steps": 4})
     assert site.stack.wait_for_run(DAG, run_id) == "success", site.stack.task_logs(DAG, run_id)[-3000:]
     return run_id
-
-
-@pytest.fixture(scope="module")
-def session(chromium: Browser, site: Site) -> dict[str, Any]:
-    """Somebody logs in by the form, as people do; returns what their browser keeps."""
-    context = patient(chromium.new_context())
-    page = context.new_page()
-    page.goto(f"{site.url}/")
-    page.locator("input[name=username]").fill(USER)
-    page.locator("input[name=password]").fill(site.stack.password)
-    page.get_by_role("button", name=re.compile("sign in", re.IGNORECASE)).click()
-    expect(page.get_by_role("link", name="Inpainting").first).to_be_visible()
-    state: dict[str, Any] = context.storage_state()
-    context.close()
-    return state
 
 
 @pytest.fixture(params=["light"])
@@ -80,11 +60,6 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(os.environ.get("UI_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def inside(page: Page) -> FrameLocator:
-    """The pages inside Airflow's own."""
-    return page.frame_locator("iframe")
 
 
 def open_tab(page: Page) -> None:

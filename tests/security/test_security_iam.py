@@ -39,6 +39,9 @@ from inpaint_ops.reviewing import Mark, RedoOptions, Reviews, prepare_redo
 from inpaint_ops.runs import Workspace, finish, keep_refusal, make_plan, paint, prepare, refusal
 from inpaint_ops.standing import look, note_triggered
 from inpaint_ops.storage import make_s3_client
+from inpaint_ops.submitting import Finding, parse_request, read_preset, save_preset, write_manifest
+from inpaint_ops.submitting import look_at as look_at_job
+from inpaint_ops.submitting.preflight import PARTS
 from tests.support.fault_proxy import Fault, FaultProxy
 
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "iam"
@@ -226,6 +229,7 @@ def whole_job(cast: Cast) -> Night:
     look_at(cast, "pages", summary.run)
     redo = prepare_redo(cast.workspace("pages"), summary.run, RedoOptions(variants=2), ids={"a", "b"})
     assert make_plan(tasks, redo.manifest.uri, redo.run, JOB)[0].rows == 4
+    assert make_plan(tasks, submit_from_the_page(cast, "pages"), "submitted", JOB)[0].rows == 2
     page = RunViews(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
     # what housekeeping is for: a claim of the dead, an upload that nobody ended, and both runs, much later
     submitter.put_object(Bucket="inpaint", Key="inbox/dead.jsonl", Body=b"{}")
@@ -277,6 +281,22 @@ def look_at(cast: Cast, role: str, run: str) -> None:
             if reply.status_code == 502:
                 raise AccessDeniedError(reply.json()["detail"])
             assert reply.status_code == 200, (path, reply.text[:500])
+
+
+def submit_from_the_page(cast: Cast, role: str) -> str:
+    """A job of two prefixes, looked at and asked for twice, with a preset that is saved twice; its manifest's URI."""
+    workspace = cast.workspace(role)
+    options = {"model": JOB.model, "prompt": "a cup"}
+    etag = save_preset(workspace, "cups", options, by="ann", etag=None)
+    save_preset(workspace, "cups", read_preset(workspace, "cups")[0].options, by="ann", etag=etag)
+    folders = {"images": f"{STORE}inbox/photos/", "masks": f"{STORE}inbox/masks/"}
+    found: list[Finding] = []
+    request = parse_request(folders | {"options": options})
+    look_at_job(workspace, request, "submitted", found.append)
+    assert [one.state for one in found] == ["good"] * len(PARTS), found
+    first, again = (write_manifest(workspace, request, "submitted") for _ in range(2))
+    assert first == again
+    return first[0]
 
 
 def clean_up(cast: Cast, role: str) -> dict[str, int]:

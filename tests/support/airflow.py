@@ -22,6 +22,7 @@ from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
 from tests.support.fault_proxy import FaultProxy
+from tests.support.webhook import Webhook
 
 DAG = "inpaint_manifest"
 STORE = "s3://inpaint/airflow/"
@@ -39,11 +40,12 @@ STRANGER = "stranger"
 
 @dataclass(frozen=True)
 class Site:
-    """An Airflow with the pages; the store as its tasks see it (`proxy`), and directly (`workspace`)."""
+    """An Airflow with the pages; the store as its tasks see it (`proxy`), and directly (`workspace`); a webhook."""
 
     stack: AirflowStack
     workspace: Workspace
     proxy: FaultProxy
+    webhook: Webhook
 
     @property
     def url(self) -> str:
@@ -62,7 +64,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
     home = tmp_path_factory.mktemp("airflow")
     client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
     workspace = Workspace.open(Settings(), store=STORE, s3_client=lambda: client)
-    with FaultProxy(object_store.endpoint) as proxy:
+    with FaultProxy(object_store.endpoint) as proxy, Webhook() as webhook:
         connection = {
             "conn_type": "aws",
             "login": object_store.access_key,
@@ -72,12 +74,15 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
         environment = {
             "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # the demo uses the SDK's own settings
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{STRANGER}:",
+            "AIRFLOW_CONN_INPAINT_HOOK": json.dumps({"conn_type": "http", "host": webhook.url}),
+            "INPAINT_NOTIFY": "webhook:inpaint_hook",
             "INPAINT_S3_CONN_ID": "inpaint_s3",
             "INPAINT_STORE": STORE,
             "INPAINT_INBOX": INBOX,
             "INPAINT_MODEL": "demo",
             "INPAINT_SHARD_ROWS": "5",
             "INPAINT_FAILURE_THRESHOLD": "0.25",
+            "INPAINT_PREFLIGHT_SECONDS": "300",
             "INPAINT_SCRATCH": str(home / "scratch"),
             "INPAINT_RETRY_SECONDS": "1",
             "INPAINT_PROGRESS_INTERVAL": "1",
@@ -92,7 +97,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
             stack.wait_for_dags(*dags)
             for dag in dags:
                 stack.unpause(dag)
-            yield Site(stack, workspace, proxy)
+            yield Site(stack, workspace, proxy, webhook)
         finally:
             stack.stop()
 

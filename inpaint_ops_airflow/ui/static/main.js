@@ -2,7 +2,9 @@
 import { startLive } from "./live.js";
 import { startFilters } from "./filters.js";
 import { startGallery } from "./gallery.js";
+import { startRequests } from "./requests.js";
 import { startRerun } from "./rerun.js";
+import { startSubmit } from "./submit.js";
 import { startThroughput } from "./throughput.js";
 
 startLive();
@@ -10,3 +12,5 @@ startFilters();
 if (document.getElementById("gallery")) startGallery();
 if (document.getElementById("rerun-dialog")) startRerun();
 if (document.getElementById("throughput")) startThroughput();
+if (document.getElementById("submit-form")) startSubmit();
+if (document.getElementById("request-dialog")) startRequests();

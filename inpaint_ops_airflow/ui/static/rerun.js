@@ -1,16 +1,16 @@
 // Has Airflow run the failed rows again, by its own public API and with the rights of the signed-in user.
 import { make } from "./dom.js";
 
-// Returns the DAG run's id as a part of an address, or what is wrong.
-export const triggerRun = async (dag, conf) => {
+// Returns the DAG run's id as a part of an address, or what is wrong; `exists` where a DAG run of the wanted id is there.
+export const triggerRun = async (dag, conf, id) => {
   const reply = await fetch(`${document.body.dataset.airflow}/api/v2/dags/${dag}/dagRuns`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ logical_date: null, conf }),
+    body: JSON.stringify({ logical_date: null, conf, ...(id ? { dag_run_id: id } : {}) }),
   });
   if (reply.ok) return { id: encodeURIComponent((await reply.json()).dag_run_id) };
   const detail = await reply.json().then((body) => body.detail, () => "");
-  return { problem: reply.status === 403 ? "You may not trigger this DAG."
+  return { exists: Boolean(id) && reply.status === 409, problem: reply.status === 403 ? "You may not trigger this DAG."
     : `Airflow refused the request (status ${reply.status}${typeof detail === "string" && detail ? `: ${detail.slice(0, 300)}` : ""}).` };
 };
 
