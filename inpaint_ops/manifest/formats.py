@@ -57,7 +57,7 @@ def read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[RawRow]:
 
 def _read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
     try:
-        value = load_json(line.decode("utf-8"))
+        value = load_json(line.decode("utf-8"), "write each row as one JSON object on a line of its own")
     except UnicodeDecodeError as error:
         return BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8").of(text=line)
     except BadRowError as error:
@@ -75,8 +75,10 @@ def too_long(limits: ManifestLimits, row: TooLong) -> BadRowError:
     return error.of(text=row.beginning, size=row.size)
 
 
-def load_json(text: str) -> Any:
-    """Read JSON more strictly than `json`: no key twice, no NaN, no half of a surrogate pair. Raises BadRowError."""
+def load_json(text: str, cure: str = "correct it") -> Any:
+    """Read JSON more strictly than `json`: no key twice, no NaN, no half of a surrogate pair. Raises BadRowError, with
+    `cure` where the text is no JSON.
+    """
     constants: list[_Constant] = []
 
     def constant(text: str) -> _Constant:
@@ -88,7 +90,8 @@ def load_json(text: str) -> Any:
     except RecursionError:
         raise BadRowError("nested too deeply") from None
     except ValueError as error:
-        raise BadRowError(f"not JSON: {error}") from None
+        where = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise BadRowError(f"not JSON ({where}): {cure}") from None
     if constants:
         raise BadRowError(
             f"{constants[0]} is not a number that JSON knows: leave the field out, or write null",

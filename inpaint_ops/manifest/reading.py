@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ import pydantic
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ManifestError
 from inpaint_ops.locations import Location, has_scheme, parse
 from inpaint_ops.manifest import parquet
+from inpaint_ops.manifest.explaining import EXPLAINED, explain
 from inpaint_ops.manifest.formats import (
     MANIFEST_ENDINGS,
     ManifestLimits,
@@ -29,7 +29,7 @@ from inpaint_ops.manifest.formats import (
 from inpaint_ops.manifest.naming import Names
 from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
-from inpaint_ops.manifest.problems import NAME_SHOWN, BadRowError, shortened
+from inpaint_ops.manifest.problems import BadRowError, shortened
 from inpaint_ops.manifest.rejecting import cut, reject
 from inpaint_ops.manifest.rows import (
     _ID_BYTES,
@@ -220,7 +220,7 @@ def _validate(
                 notes.left_out(key)
             else:
                 unknown.append(key)
-        for key in unknown[_EXPLAINED:]:  # pydantic would describe each, in 500 bytes
+        for key in unknown[EXPLAINED:]:  # pydantic would describe each, in 500 bytes
             del values[key]
         if isinstance(raw.get("id"), str) and values.get("id") != raw["id"]:
             notes.count_row("an id that is a whole number with decimals (7.0) is read as its digits (7)")
@@ -230,7 +230,7 @@ def _validate(
                 raise BadRowError(f"longer than {limits.max_prompt_chars} characters (INPAINT_MAX_PROMPT_CHARS)", field)
         places = {field: _resolve(getattr(row, field), field, folder, is_allowed, notes) for field in ("image", "mask")}
     except pydantic.ValidationError as error:
-        explained = _explain(error, more=len(unknown[_EXPLAINED:]))
+        explained = explain(error, more=len(unknown[EXPLAINED:]))
         return reject(number, as_far_as_meant(raw, load_json), *explained, whole)
     except BadRowError as error:
         return reject(number, as_far_as_meant(raw, load_json), str(error), error.field, whole)
@@ -270,33 +270,6 @@ def _with_slashes(text: str) -> str:
 
 
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-
-_EXPLAINED = 3
-"""Of the things that are wrong with a row; further ones are counted."""
-
-
-def _explain(error: pydantic.ValidationError, *, more: int) -> tuple[str, str | None]:
-    """One line for all that is wrong with a row, unknown fields first: a typo often explains a missing field."""
-    found = sorted(error.errors(include_url=False, include_context=False), key=lambda e: e["type"] != "extra_forbidden")
-    shown = [
-        _explain_one(str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"])
-        for item in found[:_EXPLAINED]
-    ]
-    more += max(0, len(found) - _EXPLAINED)
-    return "; ".join(shown) + (f"; and {more} more" if more else ""), str(found[0]["loc"][0]) if found[0][
-        "loc"
-    ] else None
-
-
-def _explain_one(field: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        short = len(field) <= NAME_SHOWN  # what is compared is indexed by its letters first
-        near = difflib.get_close_matches(field, list(Row.model_fields), n=1) if short else []
-        hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
-        return f"unknown field {shortened(field)!r}, {hint}"
-    if kind == "missing":
-        return f"{field}: the field is missing"
-    return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
 
 
 def _whole(text: str, folder: Location) -> str:

@@ -53,7 +53,7 @@ def test_parquet_text_that_is_not_utf8_rejects_its_row_alone() -> None:
         (column([None, {"t": 2**62}], pa.struct({"t": pa.timestamp("us")})), "extra: cannot be read"),
         (column([None, {"b": b"\xff"}], pa.struct({"b": pa.binary()})), "extra: not UTF-8"),
         (column([None, {"f": float("nan")}], pa.struct({"f": pa.float64()})), "extra: holds NaN, infinity or bytes"),
-        (column([None, [("k", 1)]], pa.map_(pa.string(), pa.int32())), "extra: Input should be a valid dictionary"),
+        (column([None, [("k", 1)]], pa.map_(pa.string(), pa.int32())), "extra: a list is not an object: write"),
         (parquet([GOOD, {**GOOD, "prompt": "x" * 2**21}]), "longer than 1048576 bytes"),
         (parquet([GOOD | {"id": None}, GOOD | {"id": b"a"}]), "id: cannot be read (a bytes, where text or a number"),
     ],

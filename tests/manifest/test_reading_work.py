@@ -11,6 +11,7 @@ import pytest
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.manifest import (
     ManifestLimits,
+    explaining,
     formats,
     naming,
     problems,
@@ -75,7 +76,7 @@ def test_a_field_given_twice_among_many_is_found_in_linear_work() -> None:
 
 def test_a_row_of_many_unknown_fields_explains_three(monkeypatch: pytest.MonkeyPatch) -> None:
     explained: list[int] = []
-    monkeypatch.setattr(reading, "_explain_one", lambda *_: explained.append(1) or "wrong")
+    monkeypatch.setattr(explaining, "_explain_one", lambda *_: explained.append(1) or "wrong")
     message = only_rejection(read([GOOD, {f"k{at}": 0 for at in range(5000)}]))
     assert "and 5000 more" in message  # 5000 unknown and 3 missing ones, three of which are explained
     assert len(explained) == 3

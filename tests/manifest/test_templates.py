@@ -55,7 +55,7 @@ def test_a_rows_own_text_stays_and_an_empty_one_is_one() -> None:
 
 def test_without_a_jobs_prompt_a_row_must_have_one() -> None:
     (bad,) = read([ROW]).rejected
-    assert bad.error.message == "row 1: prompt: the field is missing"
+    assert bad.error.message == "row 1: prompt: the field is missing: write it into the row, or give the job one"
 
 
 @pytest.mark.parametrize(
