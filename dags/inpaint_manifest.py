@@ -10,11 +10,11 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of 3.3.2 lac
     Asset,
     AsyncCallback,
     DeadlineAlert,
-    DeadlineReference,
     dag,
     get_current_context,
 )
 
+from inpaint_ops_airflow.deadlines import RunQueued
 from inpaint_ops_airflow.form import PARAMS
 from inpaint_ops_airflow.metrics import count_rejected, deadline_missed, emit
 from inpaint_ops_airflow.notifying import notify
@@ -53,7 +53,7 @@ RESULTS = Asset("inpaint_results")
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
     },
-    deadline=DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, DEADLINE, AsyncCallback(deadline_missed)),
+    deadline=DeadlineAlert(RunQueued(), DEADLINE, AsyncCallback(deadline_missed)),
     tags=["inpaint"],
     doc_md=__doc__,
 )

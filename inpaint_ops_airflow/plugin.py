@@ -1,4 +1,5 @@
-"""The plugin: "Inpainting" in Airflow's navigation, a tab on each DAG run and one on each task instance.
+"""The plugin: "Inpainting" in Airflow's navigation, a tab on each DAG run and one on each task instance; and what runs'
+deadlines count from.
 
 Every process of Airflow imports this file, so it imports next to nothing: the pages are built by the first request.
 """
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 
 from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
+
+from inpaint_ops_airflow.deadlines import RunQueued
 
 PREFIX = "/inpaint"
 
@@ -64,6 +67,7 @@ class InpaintPlugin(AirflowPlugin):
 
     name = "inpaint_ops"
     fastapi_apps = [{"app": Pages(), "url_prefix": PREFIX, "name": "Inpainting"}]  # noqa: RUF012
+    deadline_references = [RunQueued]  # noqa: RUF012
     external_views = [  # noqa: RUF012
         _view("Inpainting", "nav", "/", "inpainting"),
         _view("Inpainting", "dag_run", "/dag-runs/{DAG_ID}/{RUN_ID}", "inpainting-run"),

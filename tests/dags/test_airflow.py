@@ -166,6 +166,12 @@ def test_a_run_that_is_not_good_is_not_green(airflow: AirflowStack, workspace: W
     assert states["inpaint"][0] == "success"
     summary = RunSummary.model_validate_json(workspace.storage.get(workspace.layout("red").summary))
     assert summary.verdict == "INVALID"
+    before = record_keys(workspace, "red")
+    airflow.api("POST", f"/dags/{DAG}/dagRuns/{run_id}/clear", {"dry_run": False, "only_failed": True})
+    assert airflow.wait_for_run(DAG, run_id) == "failed", "it can be cleared, though its deadline is not over"
+    again = {ti["task_id"]: (ti["state"], ti["try_number"]) for ti in airflow.task_instances(DAG, run_id)}
+    assert again["report"] == ("failed", 2)
+    assert record_keys(workspace, "red") == before
 
 
 def record_keys(workspace: Workspace, run: str) -> dict[str, str]:
