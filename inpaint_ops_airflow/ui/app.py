@@ -7,7 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inpaint_ops.browse import RunViews
-from inpaint_ops_airflow.ui import data, pages, pictures, reviews
+from inpaint_ops_airflow.ui import compare, data, pages, pictures, reviews
 from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.errors import add_error_handlers
 
@@ -52,6 +52,7 @@ def create_app(views: RunViews | None = None) -> FastAPI:
     app.include_router(data.router)
     app.include_router(pictures.router)
     app.include_router(reviews.router)
+    app.include_router(compare.router)
     app.include_router(pages.router)
     app.add_middleware(SecureHeaders)
     add_error_handlers(app)

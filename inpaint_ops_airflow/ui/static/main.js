@@ -2,11 +2,14 @@
 import { startLive } from "./live.js";
 import { startFilters } from "./filters.js";
 import { startGallery } from "./gallery.js";
+import { startChooser, startCompare } from "./compare.js";
 import { startRerun } from "./rerun.js";
 import { startThroughput } from "./throughput.js";
 
 startLive();
 startFilters();
 if (document.getElementById("gallery")) startGallery();
+if (document.querySelector("form[data-compare]")) startChooser();
+if (document.getElementById("compare")) startCompare();
 if (document.getElementById("rerun-dialog")) startRerun();
 if (document.getElementById("throughput")) startThroughput();
