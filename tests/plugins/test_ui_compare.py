@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from inpaint_ops.records import MaskArea, Output, Record
 from inpaint_ops.report import results_jsonl, timings_parquet
-from tests.plugins.test_ui_variants import RUN as TRIES
-from tests.plugins.test_ui_variants import put_variants
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.served_pages import ServedPages, photo, served
 from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan
+from tests.support.variant_run import RUN as TRIES
+from tests.support.variant_run import put_variants
 from tests.support.waiting import wait_until
 
 __all__ = ["chromium", "served"]

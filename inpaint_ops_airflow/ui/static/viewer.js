@@ -1,6 +1,7 @@
 // One row, large: before and after on a stage, the mask over both, all its parameters and times, its files and its log.
 import { bytes, make, seconds } from "./dom.js";
 import { startComparing } from "./comparing.js";
+import { history } from "./history.js";
 import { startStage } from "./stage.js";
 import { startTiles } from "./tiles.js";
 import { variantList } from "./variants.js";
@@ -57,6 +58,7 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
         ["Device", record.worker?.device], ["Converted", record.conversions.join("; ")],
       ]),
       list("Timings", [...Object.entries(stages).map(([name, value]) => [name, seconds(value)]), ["Together", seconds(total)]]),
+      history(here, record, stages, document.querySelector("main[data-state]").dataset.state === "finished"),
     ];
     by("viewer-facts").replaceChildren(...parts.filter(Boolean));
   };
