@@ -64,7 +64,7 @@ def test_the_viewer_lists_them_and_marks_the_picked_one(window: Watched, served:
     expect(page.locator(".variants .picked")).to_contain_text("Variant 0 (picked) seed 0")
     expect(listed.nth(2)).to_contain_text("FlatImageError: one flat colour")
     expect(listed.nth(1).locator("img")).to_have_js_property("naturalWidth", 60)
-    expect(listed.nth(1).locator("a")).to_have_attribute(
+    expect(listed.nth(1).locator("a").first).to_have_attribute(
         "href", f"/airflow/inpaint/api/runs/{RUN}/rows/1/pictures/result?variant=1&size=1600"
     )
     page.goto(f"{served.url}/runs/{RUN}/?row=2")
