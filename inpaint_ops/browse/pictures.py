@@ -1,4 +1,4 @@
-"""Pictures of a row for a browser: small, bounded in number, memory and time, whatever the files behind them are.
+"""Pictures of a row for a browser: bounded in number, memory and time, whatever the files behind them are.
 
 The files are not trusted, so no thread of this process decodes one: two helpers do (`inpaint_ops.previews`). A
 caller gets a future or PreviewBusyError at once.
@@ -19,9 +19,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from pydantic import Field
+
+from inpaint_ops.browse.recent import Recent
 from inpaint_ops.errors import (
     DamagedObjectError,
     ImageError,
@@ -32,9 +35,10 @@ from inpaint_ops.errors import (
     PreviewError,
 )
 from inpaint_ops.images import THUMBNAIL_BYTES
+from inpaint_ops.images.tiles import Block
 from inpaint_ops.locations import Location
-from inpaint_ops.previews import Helper, Job
-from inpaint_ops.records import Record, Thumbnail
+from inpaint_ops.previews import Helper, Job, split_parts
+from inpaint_ops.records import Count, Model, Record, Thumbnail
 from inpaint_ops.run_files.counted import image_of
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage.pieces import in_pieces
@@ -42,14 +46,18 @@ from inpaint_ops.storage.pieces import in_pieces
 log = logging.getLogger(__name__)
 
 Kind = Literal["source", "mask", "result"]
+"""The files of a row."""
 
-SIZES = (256, 1600, 8192)
-"""Pixels of the longer side: a thumbnail, a view of its own, and what a view needs when it is zoomed."""
+ShownKind = Literal["source", "mask", "result", "difference"]
+"""What is shown of a row: its files, and what the result changed of the source."""
 
-KEPT_SIZES = SIZES[:2]
-"""Those that are kept in memory. One of the largest would push out a hundred thumbnails; the browser keeps it."""
+SIZES = (256, 1600)
+"""Pixels of the longer side: a thumbnail, and a view of its own. What is zoomed further is shown by tiles."""
 
 CACHE_BYTES = 64 * 2**20
+"""Of pictures that are kept in memory."""
+BLOCK_BYTES = 64 * 2**20
+"""Of blocks of tiles: a block of a photo has 3 to 8 MB. They push out no thumbnails."""
 WAITING, OF_A_RUN = 96, 48
 """Pictures that may wait for a helper, in all and of one run: a gallery, and room for another viewer's."""
 SHARE_SECONDS, SHARE_REFILL = 60.0, 0.5
@@ -65,8 +73,24 @@ _SHARES = 256
 _IDLE_SECONDS = 60.0
 """After which a helper ends: it holds some 40 MB."""
 
-_Key = tuple[str, str, int]
+_Key = tuple[tuple[str, ...], Job]
+"""The files that a picture is made of, and what is made of them."""
 _Failure = ImageError | ObjectTooLargeError
+
+
+class Changes(Model):
+    """What a result changed of its source: see `images.difference`. `outside`: where nothing was painted."""
+
+    changed: Count
+    outside: Count | None
+    highest: int = Field(ge=0, le=255)
+
+
+class Size(Model):
+    """Of an upright picture, in pixels."""
+
+    width: Count
+    height: Count
 
 
 def uri_of(record: Record, kind: Kind) -> str:
@@ -101,12 +125,11 @@ class Share:
 class _Task:
     run: str
     key: _Key
-    job: Job
     made: Future[bytes]
 
 
 class Pictures:
-    """Makes pictures and keeps the last of them, `CACHE_BYTES` at most. Safe to share between threads.
+    """Makes pictures and keeps the last of them, `CACHE_BYTES` and `BLOCK_BYTES` at most. Threads may share it.
 
     `helper` makes what decodes (one for each of two threads of this object), `clock` counts seconds.
     """
@@ -121,8 +144,8 @@ class Pictures:
         self._workspace = workspace
         self._make_helper = helper
         self._clock = clock
-        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
-        self._bytes = 0
+        self._kept: Recent[_Key] = Recent(CACHE_BYTES)
+        self._blocks: Recent[_Key] = Recent(BLOCK_BYTES)
         self._failed: OrderedDict[_Key, tuple[float, _Failure]] = OrderedDict()
         self._shares: OrderedDict[str, Share] = OrderedDict()
         self._going: dict[_Key, _Task] = {}
@@ -144,16 +167,45 @@ class Pictures:
         where a limit was met), or PreviewBusyError where the share was spent before its turn. Raises
         ObjectNotFoundError where the row has no such file, and PreviewBusyError where too many wait.
         """
-        uri = uri_of(record, kind)
+        job = self._job(record, kind, size)
+        with self._lock:
+            thumbnail = self._thumbnail(record, run, size) if kind == "result" else None
+        return self._ask(run, (uri_of(record, kind),), job, thumbnail)
+
+    def ask_difference(self, record: Record, *, run: str = "") -> Future[bytes]:
+        """As `ask`: what the result changed of the source; `changes_and_picture` reads the answer."""
+        return self._ask(run, _files(record, "difference"), self._job(record, "difference", SIZES[-1]))
+
+    def ask_tiles(self, record: Record, kind: ShownKind, block: Block, *, run: str = "") -> Future[bytes]:
+        """As `ask`: a block of tiles; `split_parts` of `inpaint_ops.previews` takes the answer apart."""
+        job = replace(self._job(record, kind, 0), block=(block.level, block.column, block.row))
+        if kind == "mask":
+            if record.output is None:
+                raise ObjectNotFoundError(f"row {record.row} has no result, so the size of its picture is not known")
+            job = replace(job, size=(record.output.width, record.output.height))
+        return self._ask(run, _files(record, kind), job)
+
+    def ask_size(self, record: Record, *, run: str = "") -> Future[bytes]:
+        """As `ask`: the source's own size; `Size` of the answer's one part."""
+        return self._ask(run, (uri_of(record, "source"),), replace(self._job(record, "source", 0), kind="size"))
+
+    def _job(self, record: Record, kind: ShownKind, longest: int) -> Job:
         limit = self._workspace.settings.max_pixels
-        job = Job.of_mask(record, size, limit) if kind == "mask" else Job("picture", size, limit)
-        key = (uri, f"mask {job.channel} {job.threshold} {job.invert}" if kind == "mask" else "picture", size)
+        if kind == "mask":
+            return Job.of_mask(record, longest, limit)
+        if kind == "difference":
+            return Job("difference", longest, limit, box=record.mask_area.box if record.mask_area else None)
+        return Job("picture", longest, limit)
+
+    def _ask(
+        self, run: str, uris: tuple[str, ...], job: Job, thumbnail: tuple[Location, Thumbnail] | None = None
+    ) -> Future[bytes]:
+        key = (uris, job)
         made: Future[bytes] = Future()
         made.set_running_or_notify_cancel()  # several may wait for it, so none can cancel it
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                made.set_result(self._kept[key])
+            if (kept := self._recent(job).get(key)) is not None:
+                made.set_result(kept)
                 return made
             failure = self._failure(key)
             if failure is not None:
@@ -161,12 +213,12 @@ class Pictures:
                 return made
             if key in self._going:
                 return self._going[key].made
-            task = _Task(run, key, job, made)
-            if kind == "result" and (found := self._thumbnail(record, run, size)) is not None:
+            task = _Task(run, key, made)
+            if thumbnail is not None:
                 if len(self._going) >= WAITING:
                     raise PreviewBusyError("too many pictures are being read: try again later")
                 self._going[key] = task
-                self._readers.submit(self._read_thumbnail, task, *found)
+                self._readers.submit(self._read_thumbnail, task, *thumbnail)
                 return made
             self._check_share(run)
             if len(self._going) >= WAITING or sum(one.run == run for one in self._going.values()) >= OF_A_RUN:
@@ -174,6 +226,9 @@ class Pictures:
             self._going[key] = task
             self._queue_up(task)
         return made
+
+    def _recent(self, job: Job) -> Recent[_Key]:
+        return self._blocks if job.block is not None else self._kept
 
     def _queue_up(self, task: _Task) -> None:
         """Have a helper make the picture. Call it with the lock."""
@@ -266,7 +321,8 @@ class Pictures:
         cpu = 0.0
         try:
             limit = self._workspace.settings.max_image_bytes
-            made = helper.make(task.job, [in_pieces(self._workspace.storage, task.key[0], max_bytes=limit)])
+            uris, job = task.key
+            made = helper.make(job, [in_pieces(self._workspace.storage, uri, max_bytes=limit) for uri in uris])
             cpu = made.cpu
         except PreviewError as error:
             cpu = error.cpu
@@ -279,9 +335,27 @@ class Pictures:
     def _keep(self, key: _Key, data: bytes) -> None:
         with self._lock:
             self._going.pop(key, None)
-            if key[2] not in KEPT_SIZES:
-                return
-            self._kept[key] = data
-            self._bytes += len(data)
-            while self._bytes > CACHE_BYTES:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+            self._recent(key[1]).keep(key, data)
+
+
+def changes_and_picture(body: bytes) -> tuple[Changes, bytes]:
+    """The answer of `ask_difference`. Raises ImageError where a decoder that was taken over has made it up."""
+    try:
+        figures, picture = split_parts(body)
+        return Changes.model_validate_json(figures), picture
+    except ValueError as error:
+        raise ImageError("the answer is no comparison") from error
+
+
+def size_of(body: bytes) -> Size:
+    """The answer of `ask_size`. Raises ImageError as `changes_and_picture` does."""
+    try:
+        (figures,) = split_parts(body)
+        return Size.model_validate_json(figures)
+    except ValueError as error:
+        raise ImageError("the answer is no size") from error
+
+
+def _files(record: Record, kind: ShownKind) -> tuple[str, ...]:
+    """The files that are shown."""
+    return (uri_of(record, "source"), uri_of(record, "result")) if kind == "difference" else (uri_of(record, kind),)

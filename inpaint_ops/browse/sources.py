@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
@@ -54,6 +54,9 @@ class Records(Protocol):
 
     def prompts(self) -> Sequence[str]:
         """Every prompt in lower case, by position."""
+
+    def images(self) -> Sequence[str]:
+        """The URI of every row's source, by position; empty where it has none."""
 
     @property
     def unread(self) -> int:
@@ -110,12 +113,17 @@ class FinishedRecords:
         """See Records. Reads all results, once."""
         with self._lock:
             if self._prompts is None:
-                self._prompts = [self._searchable(position) for position in range(len(self.table))]
+                self._prompts = [self._of_line(position, _searchable) for position in range(len(self.table))]
             return self._prompts
 
-    def _searchable(self, position: int) -> str:
+    def images(self) -> Sequence[str]:
+        """See Records. Reads all results."""
+        with self._lock:
+            return [self._of_line(position, _source) for position in range(len(self.table))]
+
+    def _of_line(self, position: int, read: Callable[[bytes], str]) -> str:
         try:
-            return _searchable(self._line(position))
+            return read(self._line(position))
         except DamagedObjectError as error:
             self._left.add(f"{error}.")
             return ""
@@ -188,6 +196,10 @@ class LiveRecords:
         """See Records."""
         return self._texts
 
+    def images(self) -> Sequence[str]:
+        """See Records."""
+        return [_source(body) for body in self._bodies]
+
     def refresh(self, ended: dict[str, int], *, seconds: float) -> None:
         """Look for new records in the shards whose count moved (`ended`: rows by shard), and read for `seconds`."""
         with self._lock:
@@ -256,6 +268,15 @@ class LiveRecords:
 def _order(record: Record) -> tuple[Any, ...]:
     """The order in which a table holds records."""
     return (record.row, record.finished_at, record.attempt)
+
+
+def _source(body: bytes) -> str:
+    """The source's URI; nothing where there is none, or the line is damaged."""
+    try:
+        found = json.loads(body)["source"]
+        return found if isinstance(found, str) else ""
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def _searchable(body: bytes) -> str:

@@ -12,7 +12,7 @@ from io import BytesIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -24,6 +24,8 @@ from inpaint_ops.images.reading import opened, read_pixels
 _MAGENTA = (230, 0, 126)
 _OPACITY = 0.6
 _QUALITY = 80
+PROFILE_BYTES = 2**12
+"""A larger colour profile is left out, as it is of thumbnails."""
 
 
 def preview(data: bytes, longest: int, *, max_pixels: int) -> bytes:
@@ -36,7 +38,8 @@ def preview(data: bytes, longest: int, *, max_pixels: int) -> bytes:
 
     Raises ImageError, MemoryError.
     """
-    return _jpeg(_small(data, longest, max_pixels).convert("RGB"))
+    picture, icc = _small(data, longest, max_pixels)
+    return as_jpeg(picture, icc=icc)
 
 
 def mask_layer(
@@ -58,7 +61,12 @@ def mask_layer(
     weights, _ = weights_of(read_pixels(data, what="mask", max_pixels=max_pixels), channel=channel, threshold=threshold)
     scale = min(1.0, longest / max(weights.shape))
     size = max(1, round(weights.shape[1] * scale)), max(1, round(weights.shape[0] * scale))
-    levels = Image.fromarray(cv2.resize(weights, size, interpolation=cv2.INTER_AREA))
+    return painted_layer(cv2.resize(weights, size, interpolation=cv2.INTER_AREA), invert=invert)
+
+
+def painted_layer(weights: np.ndarray, *, invert: bool = False) -> bytes:
+    """A PNG of the size of (H, W) uint8 weights: magenta where they paint, else transparent."""
+    levels = Image.fromarray(weights)
     layer = Image.new("RGBA", levels.size, (*_MAGENTA, 0))
     layer.putalpha(levels.point([round((255 - level if invert else level) * _OPACITY) for level in range(256)]))
     sink = BytesIO()
@@ -74,39 +82,61 @@ def mask_overlay(source: bytes, layer: bytes) -> bytes:
     with Image.open(BytesIO(source)) as first, Image.open(BytesIO(layer)) as second:
         picture = first.convert("RGB")
         opacity = second.convert("RGBA").getchannel("A").resize(picture.size, Image.Resampling.BILINEAR)
-    return _jpeg(Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, opacity))
+    return as_jpeg(Image.composite(Image.new("RGB", picture.size, _MAGENTA), picture, opacity))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def as_jpeg(picture: Image.Image, *, icc: bytes | None = None, quality: int = _QUALITY) -> bytes:
+    """A JPEG file, with the colour profile that `shown_profile` found."""
     sink = BytesIO()
-    picture.save(sink, "JPEG", quality=_QUALITY, optimize=True)
+    picture.convert("RGB").save(sink, "JPEG", quality=quality, optimize=True, icc_profile=icc)
     return sink.getvalue()
 
 
-def _small(data: bytes, longest: int, max_pixels: int) -> Image.Image:
-    """Gray or RGB, upright, on white."""
+def shown_profile(image: Image.Image) -> bytes | None:
+    """The file's profile, where it is of RGB and small: all of a row's pictures have the same colours then."""
+    icc = image.info.get("icc_profile")
+    return icc if isinstance(icc, bytes) and icc[16:20] == b"RGB " and len(icc) <= PROFILE_BYTES else None
+
+
+def _small(data: bytes, longest: int, max_pixels: int) -> tuple[Image.Image, bytes | None]:
+    """Gray or RGB, upright, on white; and its profile."""
     with opened(data, what="image", max_pixels=max_pixels, frames="first") as (image, _):
         if isinstance(image, JpegImageFile):
             image.draft(image.mode, (2 * longest, 2 * longest))  # at 1/2, 1/4 or 1/8, but twice as large as needed
-        if not isinstance(image, TiffImageFile):
-            image.load()
-            orientation = _orientation(image)  # a PNG's may stand behind its pixels
-            return _turned(_on_white(_shrunk(image, longest)), orientation)
-        tags = dict(image.tag_v2)
-        tiff.check_tags(tags, file_bytes=len(data), max_pixels=max_pixels)
-        image.load()  # this turns a TIFF's pixels, too
-        small = _on_white(_shrunk(image, longest))
-        return ImageOps.invert(small) if image.mode.startswith("I;16") and tiff.is_white_zero(tags) else small
+        orientation, invert = load_upright(image, data, max_pixels)
+        scale = min(1.0, longest / max(image.size))
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        small = turned(on_white(shrunk(image, size)), orientation)
+        return ImageOps.invert(small) if invert else small, shown_profile(image)
 
 
-def _shrunk(image: Image.Image, longest: int) -> Image.Image:
-    """The picture at its final size, in 8 bits: L, LA, RGB or RGBA."""
-    scale = min(1.0, longest / max(image.size))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+def upright_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """Width and height of an image file, upright, in pixels; nothing but its header is decoded. Raises ImageError."""
+    with opened(data, what="image", max_pixels=max_pixels, frames="first") as (image, _):
+        if isinstance(image, TiffImageFile):  # which says its upright size
+            return image.size
+        return image.size[::-1] if _orientation(image) >= 5 else image.size
+
+
+def load_upright(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> tuple[int, bool]:
+    """Decode an opened picture. Returns the EXIF orientation that its pixels have yet to be turned by, and whether its
+    gray is yet to be inverted.
+    """
+    if not isinstance(image, TiffImageFile):
+        image.load()
+        return _orientation(image), False  # a PNG's may stand behind its pixels
+    tags = dict(image.tag_v2)
+    tiff.check_tags(tags, file_bytes=len(data), max_pixels=max_pixels)
+    image.load()  # this turns a TIFF's pixels, too
+    return 1, image.mode.startswith("I;16") and tiff.is_white_zero(tags)
+
+
+def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at `size`, which is no larger, in 8 bits: L, LA, RGB or RGBA."""
     if image.mode.startswith("I;16"):
         wide = cv2.resize(np.asarray(image).astype(np.uint16, copy=False), size, interpolation=cv2.INTER_AREA)
         return Image.fromarray(cv2.convertScaleAbs(wide, alpha=1 / 257))
-    factor = max(1, math.floor(0.5 / scale))
+    factor = max(1, math.floor(0.5 * max(image.size) / max(size)))
     if image.mode == "CMYK":  # close enough for a thumbnail: no profile is applied
         image = image.convert("RGB")
     if image.mode in ("P", "PA", "1") or "transparency" in image.info:
@@ -116,10 +146,11 @@ def _shrunk(image: Image.Image, longest: int) -> Image.Image:
         raise ImageError(f"has the mode {image.mode}, which is not supported: convert it to RGB")
     if factor > 1:
         image = image.reduce(factor)
-    return image.resize(size, Image.Resampling.BILINEAR)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def on_white(picture: Image.Image) -> Image.Image:
+    """L or RGB of L, LA, RGB or RGBA."""
     if picture.mode not in ("LA", "RGBA"):
         return picture
     white = Image.new(picture.mode, picture.size, "white")
@@ -134,7 +165,8 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+def turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """The picture upright, by an EXIF orientation."""
     if orientation not in range(2, 9):
         return picture
     picture.getexif()[0x0112] = orientation

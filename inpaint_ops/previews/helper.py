@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import IO, Protocol
 
 from inpaint_ops.errors import PreviewBusyError, PreviewError
+from inpaint_ops.images.tiles import SIDE
 from inpaint_ops.machine import limited_process
 from inpaint_ops.machine.limited_process import close_to_others
-from inpaint_ops.previews.messages import Job, Limits, Reply, Request
+from inpaint_ops.previews.messages import Job, Limits, Reply, Request, split_parts
 
 HOST = "inpaint_ops.previews.host"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _MESSAGE_BYTES = 4000
+_FIGURES_BYTES = 400
 
 
 class File(Protocol):
@@ -122,7 +124,7 @@ class Helper:
             watch.cancel()
             if not done:
                 self.close()
-        return self._judged(reply, body, too_long.is_set())
+        return self._judged(job, reply, body, too_long.is_set())
 
     def _start(self) -> None:
         close_to_others()
@@ -146,7 +148,7 @@ class Helper:
         body = source.read(reply.size) if reply is not None else b""
         return (reply, body) if reply is not None and len(body) == reply.size else (None, b"")
 
-    def _judged(self, reply: Reply | None, body: bytes, too_long: bool) -> Preview:
+    def _judged(self, job: Job, reply: Reply | None, body: bytes, too_long: bool) -> Preview:
         limits = self.limits
         if too_long:
             raise PreviewError(f"takes more than {limits.wall_seconds:g} s to preview", cpu=float(limits.cpu_seconds))
@@ -157,6 +159,20 @@ class Helper:
             spent = reply.exit == -signal.SIGXCPU or reply.cpu > limits.cpu_seconds
             why = f"takes more than {limits.cpu_seconds} s to decode" if spent else f"broke its decoder, which {how}"
             raise PreviewError(why, cpu=reply.cpu)
-        if body[:1] == b"+" and body[1:].startswith(_SIGNATURES):
+        if body[:1] == b"+" and _answers(job, body[1:]):
             return Preview(body[1:], reply.cpu, reply.peak)
         raise PreviewError(body[1 : 1 + _MESSAGE_BYTES].decode(errors="replace"), cpu=reply.cpu)
+
+
+def _answers(job: Job, body: bytes) -> bool:
+    """Whether this begins as what was asked for does, and is of as many parts: a decoder may have been taken over."""
+    if not job.has_parts:
+        return body.startswith(_SIGNATURES)
+    try:
+        parts = split_parts(body)
+    except ValueError:
+        return False
+    if job.block is not None:
+        return len(parts) == SIDE**2 and all(not part or part.startswith(_SIGNATURES) for part in parts)
+    figures, *pictures = parts
+    return len(figures) <= _FIGURES_BYTES and all(part.startswith(_SIGNATURES) for part in pictures)

@@ -8,35 +8,49 @@ picture, and ends. Both end when whoever started the host does: its standard inp
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import sys
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 import cv2
 from PIL import Image
 
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images.preview import mask_layer, mask_overlay, preview
+from inpaint_ops.images.difference import difference
+from inpaint_ops.images.preview import mask_layer, mask_overlay, preview, upright_size
+from inpaint_ops.images.tiles import Block, mask_tiles, picture_tiles
 from inpaint_ops.machine import limited_process
-from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request
+from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request, join_parts
 
 
 def make(job: Job, files: Sequence[bytes]) -> bytes:
     """The picture. Raises ImageError, MemoryError."""
-    if job.kind == "overlay":
-        return mask_overlay(files[0], files[1])
-    if job.kind == "mask":
-        return mask_layer(
-            files[0],
-            job.longest,
-            max_pixels=job.max_pixels,
-            channel=job.channel,
-            threshold=job.threshold,
-            invert=job.invert,
-        )
-    return preview(files[0], job.longest, max_pixels=job.max_pixels)
+    meaning: Any = {"channel": job.channel, "threshold": job.threshold, "invert": job.invert}
+    block = Block(*job.block) if job.block is not None else None
+    match job.kind:
+        case "overlay":
+            return mask_overlay(files[0], files[1])
+        case "difference":
+            found = difference(files[0], files[1], max_pixels=job.max_pixels, box=job.box)
+            if block is not None:
+                return join_parts(found.tiles(block))
+            figures = {"changed": found.changed, "outside": found.outside, "highest": int(found.levels.max())}
+            return join_parts([json.dumps(figures).encode(), found.picture(job.longest)])
+        case "mask" if block is not None:
+            size = job.size or (0, 0)
+            return join_parts(mask_tiles(files[0], block, size, max_pixels=job.max_pixels, **meaning))
+        case "mask":
+            return mask_layer(files[0], job.longest, max_pixels=job.max_pixels, **meaning)
+        case "size":
+            width, height = upright_size(files[0], max_pixels=job.max_pixels)
+            return join_parts([json.dumps({"width": width, "height": height}).encode()])
+        case _ if block is not None:
+            return join_parts(picture_tiles(files[0], block, max_pixels=job.max_pixels))
+        case _:
+            return preview(files[0], job.longest, max_pixels=job.max_pixels)
 
 
 def _serve(source: IO[bytes], sink: IO[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal, cast, get_args
 
@@ -12,9 +12,10 @@ from inpaint_ops.config import MaskChannel
 from inpaint_ops.records import MaskMeaning
 
 MAX_REPLY = 32 * 2**20
-"""Bytes of a picture, at most: a PNG of 1600 x 1600 pixels is smaller, whatever it shows, and so is the JPEG of most
-photos of 8192 x 8192."""
+"""Bytes of an answer, at most: a PNG of 1600 x 1600 pixels is smaller, whatever it shows; so is a block of tiles."""
 
+MAX_PARTS = 16
+_PARTS = b"PARTS"
 _HEAD = struct.Struct(">I")
 _LONGEST_HEADER = 4096
 
@@ -40,18 +41,30 @@ class Job:
 
     Attributes:
         kind: `picture`: a JPEG of an image file; `mask`: a PNG layer of a mask file; `overlay`: a JPEG of two files, a
-            small source and a mask's layer.
+            small source and a mask's layer; `difference`: of a source and its result, parts: a line of JSON
+            (`browse.pictures.Changes`) and a PNG; `size`: a line of JSON, width and height of an image file, upright.
         longest: pixels of the longer side, at most.
         max_pixels: the most pixels that a file may have.
         channel, threshold, invert: how a mask was asked to be read.
+        block: level, column and row of the block of tiles that is wanted in place of the whole: parts, one per tile.
+        size: width and height of the picture that a mask's tiles lie over.
+        box: what was painted, for a difference.
     """
 
-    kind: Literal["picture", "mask", "overlay"]
+    kind: Literal["picture", "mask", "overlay", "difference", "size"]
     longest: int
     max_pixels: int
     channel: MaskChannel = "auto"
     threshold: int | None = None
     invert: bool = False
+    block: tuple[int, int, int] | None = None
+    size: tuple[int, int] | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether its answer is of several parts."""
+        return self.block is not None or self.kind in ("difference", "size")
 
     @classmethod
     def of_mask(cls, record: MaskMeaning, longest: int, max_pixels: int) -> Job:
@@ -80,7 +93,10 @@ class Request:
         if body is None:
             return None
         given = json.loads(body)
-        return cls(Job(**given["job"]), Limits(**given["limits"]), tuple(given["sizes"]))
+        job: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given["job"].items()
+        }
+        return cls(Job(**job), Limits(**given["limits"]), tuple(given["sizes"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,27 @@ class Reply:
         if not (0 <= reply.size <= MAX_REPLY and reply.cpu >= 0):
             raise ValueError("not a reply")
         return reply
+
+
+def join_parts(parts: Sequence[bytes]) -> bytes:
+    """One answer of several parts; a part may be empty."""
+    return b"".join((_PARTS, bytes([len(parts)]), *(_HEAD.pack(len(part)) for part in parts), *parts))
+
+
+def split_parts(body: bytes) -> tuple[bytes, ...]:
+    """The reverse of `join_parts`. Raises ValueError for anything else."""
+    count, at = body[len(_PARTS)] if len(body) > len(_PARTS) else 0, len(_PARTS) + 1
+    if not body.startswith(_PARTS) or not 0 < count <= MAX_PARTS or len(body) < at + count * _HEAD.size:
+        raise ValueError("not an answer of several parts")
+    lengths = [length for (length,) in _HEAD.iter_unpack(body[at : at + count * _HEAD.size])]
+    at += count * _HEAD.size
+    if len(body) != at + sum(lengths):
+        raise ValueError("not an answer of several parts")
+    found = []
+    for length in lengths:
+        found.append(body[at : at + length])
+        at += length
+    return tuple(found)
 
 
 def _framed(read: Callable[[int], bytes]) -> bytes | None:

@@ -7,7 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inpaint_ops.browse import RunViews
-from inpaint_ops_airflow.ui import data, pages, pictures, requests, reviews, submitting, trends
+from inpaint_ops_airflow.ui import compare, data, pages, pictures, requests, reviews, submitting, trends
 from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.errors import add_error_handlers
 
@@ -55,6 +55,7 @@ def create_app(views: RunViews | None = None) -> FastAPI:
     app.include_router(submitting.router)
     app.include_router(requests.router)
     app.include_router(trends.router)
+    app.include_router(compare.router)
     app.include_router(pages.router)
     app.add_middleware(SecureHeaders)
     add_error_handlers(app)

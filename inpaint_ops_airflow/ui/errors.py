@@ -19,6 +19,7 @@ from inpaint_ops.errors import (
     InpaintOpsError,
     ObjectNotFoundError,
     ObjectTooLargeError,
+    PreviewBusyError,
     StorageUnavailableError,
 )
 from inpaint_ops_airflow.ui.access import DAG_ID
@@ -32,6 +33,7 @@ _STATUS: dict[type[InpaintOpsError], int] = {
     DamagedObjectError: 502,
     ObjectTooLargeError: 413,
     ImageError: 415,
+    PreviewBusyError: 503,
     StorageUnavailableError: 503,
 }
 

@@ -1,6 +1,6 @@
-"""The route of the small pictures, and what stands in for one that cannot be had.
+"""The routes of the small pictures and the tiles, and what stands in for one that cannot be had.
 
-It runs in the event loop and holds no thread while a picture is made; a request that waits too long gets a
+They run in the event loop and hold no thread while a picture is made; a request that waits too long gets a
 placeholder, and a later request finds the picture ready.
 """
 
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from concurrent.futures import Future
 from html import escape
+from typing import Annotated
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import Response
 
-from inpaint_ops.browse.pictures import SIZES, Kind
+from inpaint_ops.browse.pictures import SIZES, Changes, ShownKind, Size, changes_and_picture, size_of
 from inpaint_ops.errors import InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError, PreviewBusyError
+from inpaint_ops.images.tiles import MAX_LEVEL, Block
+from inpaint_ops.previews import split_parts
 from inpaint_ops_airflow.ui.dependencies import RecordDep, ViewsDep
 from inpaint_ops_airflow.ui.errors import message_of, status_of
 
@@ -23,6 +27,9 @@ router = APIRouter(prefix="/api")
 WAIT_SECONDS = 10.0
 """How long a request waits for its picture; a browser has six connections, all of them occupied by such requests."""
 _RETRY_SECONDS = 5.0
+
+_Level = Annotated[int, Path(ge=0, le=MAX_LEVEL)]
+_Place = Annotated[int, Path(ge=0, lt=2**16)]
 
 _KEEP = {"Cache-Control": "private, max-age=3600"}
 _KEEP_FAILURE = {"Cache-Control": "private, max-age=60"}
@@ -37,22 +44,71 @@ SIDE, BUSY_HEIGHT = 240, 241
 
 
 @router.get("/runs/{run}/rows/{row}/pictures/{kind}")
-async def picture(run: str, kind: Kind, views: ViewsDep, record: RecordDep, size: int = SIZES[0]) -> Response:
+async def picture(run: str, kind: ShownKind, views: ViewsDep, record: RecordDep, size: int = SIZES[0]) -> Response:
     """A small picture: the file itself never reaches the browser, so it may be of any format and size."""
     if size not in SIZES:
         raise HTTPException(422, f"size is one of {', '.join(map(str, SIZES))}")
     try:
-        made = asyncio.wrap_future(views.pictures.ask(record, kind, size, run=run))
-        made.add_done_callback(lambda done: done.cancelled() or done.exception())  # even if the request gave up
-        body = await asyncio.wait_for(asyncio.shield(made), WAIT_SECONDS)
+        if kind == "difference":
+            body = changes_and_picture(await _soon(views.pictures.ask_difference(record, run=run)))[1]
+        else:
+            body = await _soon(views.pictures.ask(record, kind, size, run=run))
     except (TimeoutError, PreviewBusyError) as error:
-        after = error.retry_after if isinstance(error, PreviewBusyError) else _RETRY_SECONDS
-        return _placeholder(503, "busy", "try again later", {"Retry-After": str(math.ceil(after))}, height=BUSY_HEIGHT)
+        return _placeholder(503, "busy", "try again later", _retry_after(error), height=BUSY_HEIGHT)
     except InpaintOpsError as error:
         titles = (title for kind, title in _TITLES.items() if isinstance(error, kind))
         headers = _KEEP_FAILURE if error.permanent else {}
         return _placeholder(status_of(error), next(titles, "no preview"), message_of(error), headers)
     return Response(body, media_type=_media_type(body), headers=_KEEP)
+
+
+@router.get("/runs/{run}/rows/{row}/tiles/{kind}/{level}/{column}/{line}")
+async def tile(
+    run: str, kind: ShownKind, level: _Level, column: _Place, line: _Place, views: ViewsDep, record: RecordDep
+) -> Response:
+    """A tile of a picture: 1024 pixels on each side, or what is left, of the picture made 2^level times smaller.
+
+    There is nothing in the place of one that cannot be had, so that a browser goes on showing what is under it.
+    """
+    block, place = Block.of_tile(level, column, line)
+    try:
+        body = split_parts(await _soon(views.pictures.ask_tiles(record, kind, block, run=run)))[place]
+    except (TimeoutError, PreviewBusyError) as error:
+        return Response(status_code=503, headers=_retry_after(error) | {"Cache-Control": "no-store"})
+    if not body:
+        raise HTTPException(404, "the picture has no such tile")
+    return Response(body, media_type=_media_type(body), headers=_KEEP)
+
+
+@router.get("/runs/{run}/rows/{row}/difference")
+async def changes(run: str, views: ViewsDep, record: RecordDep) -> Changes:
+    """How many pixels the result changed of its source, and how many of them where nothing was painted."""
+    return changes_and_picture(await _in_time(views.pictures.ask_difference(record, run=run)))[0]
+
+
+@router.get("/runs/{run}/rows/{row}/size")
+async def size_of_source(run: str, views: ViewsDep, record: RecordDep) -> Size:
+    """The source's own size, of a row that has no result to tell it."""
+    return size_of(await _in_time(views.pictures.ask_size(record, run=run)))
+
+
+async def _soon(asked: Future[bytes]) -> bytes:
+    """What was asked for. Raises TimeoutError where it takes longer than a request may; it is made all the same."""
+    made = asyncio.wrap_future(asked)
+    made.add_done_callback(lambda done: done.cancelled() or done.exception())  # even if the request gave up
+    return await asyncio.wait_for(asyncio.shield(made), WAIT_SECONDS)
+
+
+async def _in_time(asked: Future[bytes]) -> bytes:
+    try:
+        return await _soon(asked)
+    except TimeoutError:
+        raise PreviewBusyError("it is still being made: try again", retry_after=_RETRY_SECONDS) from None
+
+
+def _retry_after(error: TimeoutError | PreviewBusyError) -> dict[str, str]:
+    after = error.retry_after if isinstance(error, PreviewBusyError) else _RETRY_SECONDS
+    return {"Retry-After": str(math.ceil(after))}
 
 
 def _media_type(body: bytes) -> str:

@@ -37,6 +37,7 @@ from inpaint_ops.images import (
 from inpaint_ops.images.metadata import NOTHING, Metadata, Policy
 from inpaint_ops.images.png import SIGNATURE
 from inpaint_ops.images.reading import read_pixels, to_rgb
+from inpaint_ops.images.tiles import TILE
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import (
     AcceptedRow,
@@ -50,7 +51,7 @@ from inpaint_ops.manifest import (
 from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.manifest.text import delimiter_of
 from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
-from inpaint_ops.previews import Job
+from inpaint_ops.previews import Job, split_parts
 from inpaint_ops.previews.host import make as make_preview
 from inpaint_ops.previews.messages import MAX_REPLY
 from inpaint_ops.protocol import End, dump, parse_command, parse_event
@@ -344,6 +345,30 @@ def pictures(data: bytes) -> None:
         if kind == "picture":
             overlay = make_preview(Job("overlay", longest, MAX_PIXELS), [small, small])
             assert overlay.startswith(b"\xff\xd8\xff") and len(overlay) < MAX_REPLY
+            _zoomed(raw, size)
+
+
+def _zoomed(raw: bytes, size: tuple[int, int] | None) -> None:
+    """Its tiles, and its difference from itself."""
+    for job, files in (
+        (Job("size", 0, MAX_PIXELS), [raw]),
+        (Job("picture", 0, MAX_PIXELS, block=(0, 0, 0)), [raw]),
+        (Job("difference", 16, MAX_PIXELS), [raw, raw]),
+    ):
+        try:
+            parts = split_parts(make_preview(job, files))
+        except ImageError as error:
+            check_line(str(error))
+            assert size is None, f"what can be painted can be zoomed: {error}"
+            continue
+        match job.kind:
+            case "size" if size is not None:
+                assert json.loads(parts[0]) == {"width": size[0], "height": size[1]}
+            case "picture" if size is not None:
+                with Image.open(io.BytesIO(parts[0])) as tile:
+                    assert tile.size == (min(TILE, size[0]), min(TILE, size[1])), "upright"
+            case "difference":
+                assert json.loads(parts[0])["changed"] == 0
 
 
 def placing(data: bytes) -> None:

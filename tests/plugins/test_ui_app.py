@@ -44,7 +44,8 @@ __all__ = ["app"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMETERS = {
-    "run": "night", "row": "1", "kind": "result", "name": "failed.jsonl", "dag_id": "inpaint_manifest",
+    "run": "night", "row": "1", "kind": "result", "name": "failed.jsonl",
+    "dag_id": "inpaint_manifest", "level": "0", "column": "0", "line": "0",
     "shard": "00000", "run_id": "manual__1", "run_id:path": "manual__1", "task_id": "inpaint", "map_index": "0",
 }  # fmt: skip
 

@@ -9,39 +9,15 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
 from inpaint_ops.layout import variant_name
-from inpaint_ops.records import ErrorInfo, Output, Record, row_record
-from inpaint_ops.report import results_jsonl
+from inpaint_ops.records import Record
 from inpaint_ops.reviewing import Reviews
-from inpaint_ops.runs import Workspace
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
-from tests.support.served_pages import ServedPages, photo, served
-from tests.support.synthetic_run import put_finished_run
+from tests.support.served_pages import ServedPages, served
+from tests.support.variant_run import RUN, put_variants
 
 __all__ = ["chromium", "served"]
 
 pytestmark = pytest.mark.slow
-RUN = "tries"
-
-
-def put_variants(workspace: Workspace) -> Record:
-    """A run whose first row has three variants, of which the last has no image."""
-    _, records = put_finished_run(workspace, RUN, 2)
-    layout, first = workspace.layout(RUN), records[0]
-    tries = []
-    for variant in range(3):
-        image = layout.image(variant_name(first.id, variant), ".png")
-        body = photo((60, 40), 10 + variant)
-        output = Output(uri=image.uri, sha256="0" * 64, bytes=len(body), width=60, height=40, format="png")
-        update: dict[str, object] = {"variant": variant, "seed": variant, "output": output}
-        if variant < 2:
-            workspace.storage.put(image, body)
-        else:
-            error = ErrorInfo(type="FlatImageError", stage="denoise", message="one flat colour", permanent=True)
-            update |= {"status": "failed", "output": None, "error": error}
-        tries.append(first.model_copy(update=update))
-    row = row_record(tries, "first")
-    workspace.storage.put(layout.results, results_jsonl([row, *records[1:]]))
-    return row
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +64,7 @@ def test_the_viewer_lists_them_and_marks_the_picked_one(window: Watched, served:
     expect(page.locator(".variants .picked")).to_contain_text("Variant 0 (picked) seed 0")
     expect(listed.nth(2)).to_contain_text("FlatImageError: one flat colour")
     expect(listed.nth(1).locator("img")).to_have_js_property("naturalWidth", 60)
-    expect(listed.nth(1).locator("a")).to_have_attribute(
+    expect(listed.nth(1).locator("a").first).to_have_attribute(
         "href", f"/airflow/inpaint/api/runs/{RUN}/rows/1/pictures/result?variant=1&size=1600"
     )
     page.goto(f"{served.url}/runs/{RUN}/?row=2")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.served_pages import LARGE, ServedPages, served
@@ -94,21 +94,85 @@ def test_the_wheel_zooms_at_the_pointer_to_one_to_one_and_beyond(window: Watched
     wait_until(lambda: box(page, "#frame") == pytest.approx(fitted, abs=1))
 
 
+def tiles(page: Page, of: str) -> dict[str, tuple[int, int]]:
+    """The tiles that are shown over a picture: each with its own size in pixels."""
+    found: dict[str, list[int]] = page.evaluate(
+        """(of) => Object.fromEntries([...document.querySelectorAll(`.tiles[data-of=${of}] img:not([hidden])`)]
+            .map((one) => [new URL(one.src).pathname.split("/tiles/")[1], [one.naturalWidth, one.naturalHeight]]))""",
+        of,
+    )
+    return {name: (width, height) for name, (width, height) in found.items()}
+
+
 def test_a_picture_that_is_zoomed_is_shown_in_all_its_pixels(window: Watched, served: ServedPages) -> None:
     page = opened(window, served)
-    large: list[str] = []
-    page.on("request", lambda request: large.append(request.url) if "size=8192" in request.url else None)
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog")).to_be_hidden()
-    page.locator(".thumb[data-row='1']").click()
-    settle(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/tiles/" in request.url else None)
     for view in ("#view-before", "#view-after"):
         expect(page.locator(view)).to_have_js_property("naturalWidth", 1600)
+    assert not tiles(page, "view-after"), "a picture that is fitted needs none"
+    page.get_by_label("Before ↔ after").fill("100")
+    page.get_by_label("Zoom").fill("100")
+    wait_until(lambda: "source/0/1/0" in tiles(page, "view-before") and "result/0/1/0" in tiles(page, "view-after"))
+    assert len(asked) == 2, "what is not on the stage is not requested"
     page.locator("#stage").focus()
     page.keyboard.press("1")
-    for view in ("#view-before", "#view-after"):
-        expect(page.locator(view)).to_have_js_property("naturalWidth", LARGE[0])
-    assert sorted(url.rpartition("/")[2] for url in large) == ["result?size=8192", "source?size=8192"]
+    wait_until(lambda: box(page, "#frame")["width"] == pytest.approx(LARGE[0], abs=1))
+    for _ in range(20):  # to the bottom right
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Shift+ArrowDown")
+    for of, kind in (("view-before", "source"), ("view-after", "result")):
+        last = f"{kind}/0/2/1"
+        wait_until(lambda of=of, last=last: last in tiles(page, of))
+        assert tiles(page, of)[last] == (LARGE[0] - 2048, LARGE[1] - 1024), "as many pixels as the file has there"
+        shown = box(page, f".tiles[data-of={of}] img[src$='{last}']")
+        frame = box(page, "#frame")
+        assert shown["x"] - frame["x"] == pytest.approx(2048, abs=0.5), "each pixel lies where it belongs"
+        assert shown["y"] - frame["y"] == pytest.approx(1024, abs=0.5)
+        assert shown["width"] == pytest.approx(LARGE[0] - 2048, abs=0.5)
+    page.get_by_role("button", name="Fit").click()
+    wait_until(lambda: not tiles(page, "view-after") and not tiles(page, "view-before"))
+
+
+def test_a_row_without_a_result_has_tiles_of_its_source(window: Watched, served: ServedPages) -> None:
+    page = window.page
+    failed = [{"error": {"type": "ImageError", "stage": "decode", "message": "no", "permanent": True}, "output": None}]
+    page.route(
+        "**/api/runs/night/rows/1",
+        lambda route: route.fulfill(json=(body := route.fetch().json()) | {
+            "record": body["record"] | failed[0] | {"status": "failed"}, "pictures": ["source"]
+        }),
+    )  # fmt: skip
+    page.goto(f"{served.url}/runs/night/?row=1")
+    settle(page)
+    page.get_by_role("button", name="1:1").click()
+    wait_until(lambda: box(page, "#frame")["width"] == pytest.approx(LARGE[0], abs=1))
+    wait_until(lambda: tiles(page, "view-before"))
+    expect(page.get_by_role("button", name="Difference")).to_be_disabled()
+
+
+def test_a_tile_that_cannot_be_had_leaves_the_picture_under_it_and_is_requested_again(
+    window: Watched, served: ServedPages
+) -> None:
+    page = window.page
+    tries: list[str] = []
+
+    def answer(route: Route) -> None:
+        tries.append(route.request.url)
+        if len(tries) > 1:
+            route.continue_()
+        else:
+            route.fulfill(status=503)
+
+    page.route(re.compile("/tiles/source/0/1/0"), answer)
+    page.goto(f"{served.url}/runs/night/?row=1")
+    settle(page)
+    page.locator("#stage").focus()
+    page.keyboard.press("1")
+    wait_until(lambda: page.evaluate("true") and tries)  # a route is answered while the page is asked
+    expect(page.locator("#view-before")).to_be_visible()
+    wait_until(lambda: "source/0/1/0" in tiles(page, "view-before"))
+    assert len(tries) == 2
 
 
 def test_a_drag_pans_a_zoomed_picture_and_moves_the_split_of_a_fitted_one(window: Watched, served: ServedPages) -> None:

@@ -2,6 +2,7 @@
 // what is shown (filters, page, row), so that a reload, Back and a link lead to the same.
 import { startViewer } from "./viewer.js";
 import { inWords, startReview } from "./review.js";
+import { startSaved } from "./saved.js";
 import { startMeasures } from "./measures.js";
 import { keepAddress, takeAddress } from "./framed.js";
 import { watch } from "./live.js";
@@ -250,6 +251,20 @@ export const startGallery = () => {
     choices("measure", info.measures.map((measure) => [measure.name, measure.label]));
     measures.take(info.measures);
   }).catch(() => {}); // the rows are shown without it
+
+  startSaved({
+    now: () => { const query = new URLSearchParams(window.location.search); return new URLSearchParams(FILTERS.filter((name) => query.get(name)).map((name) => [name, query.get(name)])); },
+    choose: (kept) => {
+      window.clearTimeout(timer);
+      const query = new URLSearchParams(window.location.search);
+      for (const name of [...FILTERS, "page", "row"]) query.delete(name);
+      for (const name of FILTERS) { if (kept.get(name)) query.set(name, kept.get(name)); }
+      window.history.pushState({}, "", `${window.location.pathname}${query.size ? `?${query}` : ""}`);
+      keepAddress();
+      read();
+      load().catch(complain);
+    },
+  });
 
   takeAddress();
   keepAddress();

@@ -1,16 +1,19 @@
 // The picture on the stage: zoom at the pointer, pan, pinch, and the split between before and after.
 //
 // Lengths are CSS pixels of the stage. `scale` is CSS pixels per pixel of the picture, so at 1:1 it is 1 / devicePixelRatio.
+// `slider`, `zoom` and `label` may be missing: a stage that follows another one has none.
 
 const between = (low, value, high) => Math.min(Math.max(value, low), high);
 const NEAR = 24; // how far from the split a finger or a pointer may be to take hold of it
 const BEYOND = 8; // the largest zoom: this many screen pixels per pixel of the picture, or times its fitted size
 
-export const startStage = ({ stage, frame, slider, zoom, label, changed }) => {
+const NONE = { value: 0, addEventListener: () => {}, setAttribute: () => {} };
+
+export const startStage = ({ stage, frame, slider = NONE, zoom = NONE, label = NONE, changed, moved = () => {} }) => {
   const size = { width: 1, height: 1 };
   const view = { scale: 1, x: 0, y: 0 };
   const pointers = new Map();
-  let fitted = true, pair = false, dragged = "";
+  let fitted = true, pair = false, dragged = "", following = false;
 
   const ratio = () => window.devicePixelRatio || 1;
   const least = () => Math.min(stage.clientWidth / size.width, stage.clientHeight / size.height) || 1;
@@ -39,7 +42,12 @@ export const startStage = ({ stage, frame, slider, zoom, label, changed }) => {
     const percent = `${Math.round(view.scale * ratio() * 100)}%`;
     zoom.setAttribute("aria-valuetext", `${percent} of the picture's own size`);
     label.textContent = percent;
-    changed(Math.max(width, height) * ratio());
+    changed({
+      scale: view.scale * ratio(), // screen pixels per pixel of the picture
+      left: Math.max(0, -view.x / view.scale), top: Math.max(0, -view.y / view.scale), // what is on the stage, in pixels of the picture
+      right: Math.min(size.width, (stage.clientWidth - view.x) / view.scale), bottom: Math.min(size.height, (stage.clientHeight - view.y) / view.scale),
+    });
+    if (!following) moved();
   };
 
   const zoomTo = (wanted, x = stage.clientWidth / 2, y = stage.clientHeight / 2) => {
@@ -53,6 +61,14 @@ export const startStage = ({ stage, frame, slider, zoom, label, changed }) => {
   const fit = () => { fitted = true; view.scale = least(); place(); };
   const pan = (x, y) => { view.x += x; view.y += y; place(); };
   const toOwnSize = (x, y) => zoomTo(1 / ratio(), x, y);
+  const middle = () => ({ x: (stage.clientWidth / 2 - view.x) / (size.width * view.scale), y: (stage.clientHeight / 2 - view.y) / (size.height * view.scale) });
+  const centre = ({ x, y }, scale) => { // shares of the picture's width and height
+    view.scale = between(least(), scale, most());
+    view.x = stage.clientWidth / 2 - x * size.width * view.scale;
+    view.y = stage.clientHeight / 2 - y * size.height * view.scale;
+    fitted = view.scale <= least() * 1.001;
+    place();
+  };
 
   const at = (event) => {
     const box = stage.getBoundingClientRect();
@@ -112,6 +128,20 @@ export const startStage = ({ stage, frame, slider, zoom, label, changed }) => {
     toOwnSize,
     pan,
     zoomBy: (factor) => zoomTo(view.scale * factor),
+    // A box of the picture in the middle, with as much around it.
+    toBox: ([x0, y0, x1, y1]) => {
+      const scale = Math.min(stage.clientWidth / (x1 - x0), stage.clientHeight / (y1 - y0)) / 2;
+      centre({ x: (x0 + x1) / 2 / size.width, y: (y0 + y1) / 2 / size.height }, scale);
+    },
+    // The same part of the picture as another stage has, which may show it in another number of pixels.
+    follow: (other) => {
+      following = true;
+      if (other.isFitted) fit(); else centre(other.middle, (other.scale * other.width) / size.width);
+      following = false;
+    },
+    get middle() { return middle(); },
+    get scale() { return view.scale; },
+    get width() { return size.width; },
     // `pixels` is how large the picture is; what is seen stays where it is when the same picture turns out to be larger.
     show: (width, height, { isPair = pair, same = false } = {}) => {
       pair = isPair;

@@ -1,42 +1,41 @@
 // One row, large: before and after on a stage, the mask over both, all its parameters and times, its files and its log.
 import { bytes, make, seconds } from "./dom.js";
+import { startComparing } from "./comparing.js";
+import { history } from "./history.js";
 import { startStage } from "./stage.js";
+import { startTiles } from "./tiles.js";
 import { variantList } from "./variants.js";
 
 const LABELS = { source: "Before", mask: "Mask", result: "After" };
-const SMALL = 1600, LARGE = 8192; // pictures.py: pixels of the longer side
+const SMALL = 1600; // pictures.py: pixels of the longer side
 
 export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
   const by = (id) => document.getElementById(id);
   const dialog = by("viewer"), frame = by("frame"), slider = by("slider"), toggle = by("mask-toggle"), note = by("stage-note");
   const images = { source: by("view-before"), mask: by("view-mask"), result: by("view-after") };
-  let row, pictures = [], known = false, enlarged = false, timer = 0, asked = 0;
+  let row, pictures = [], known = false, asked = 0, box;
 
-  // Once more screen pixels than a small picture has are needed, the large ones take its place, if there are any.
-  const enlarge = () => {
+  // Where more screen pixels are needed than a small picture has, tiles lie over it.
+  const tiles = {};
+  for (const [kind, picture] of Object.entries({ ...images, difference: by("view-difference") })) {
+    tiles[kind] = startTiles({ picture, failed: () => say(`The ${kind} can only be shown ${SMALL} pixels wide or high: download it to see more.`) });
+  }
+  const tile = (kind, width, height) => {
     const mine = row;
-    enlarged = true;
-    for (const kind of pictures.filter((one) => one !== "mask")) {
-      const large = new Image();
-      large.addEventListener("load", () => {
-        if (mine !== row) return;
-        images[kind].src = large.src;
-        if (!known && kind === "source" && large.naturalWidth > images[kind].naturalWidth) stage.show(large.naturalWidth, large.naturalHeight, { same: true });
-      });
-      large.addEventListener("error", () => { if (mine === row) say(`The ${kind} can only be shown ${SMALL} pixels wide or high: download it to see more.`); });
-      large.src = `${api}/rows/${mine}/pictures/${kind}?size=${LARGE}`;
-    }
+    tiles[kind].show((level, column, line) => `${api}/rows/${mine}/tiles/${kind}/${level}/${column}/${line}`, width, height);
   };
-  const changed = (pixels) => {
-    window.clearTimeout(timer);
-    if (!enlarged && pictures.length && pixels > SMALL) timer = window.setTimeout(enlarge, 200);
-  };
+
+  const changed = (view) => { for (const one of Object.values(tiles)) one.see(view); };
   const stage = startStage({ stage: by("stage"), frame, slider, zoom: by("zoom"), label: by("zoom-label"), changed });
+  const comparing = startComparing({ api, frame, image: by("view-difference"), tile: (width, height) => tile("difference", width, height), untile: () => tiles.difference.hide() });
 
   const busy = (is) => by("stage").setAttribute("aria-busy", String(is));
   const say = (text) => { note.textContent = text; note.hidden = !text; };
   const settled = (text) => { say(text); busy(false); };
-  const mask = () => { images.mask.hidden = !(toggle.checked && pictures.includes("mask")); };
+  const mask = () => { images.mask.hidden = !(toggle.checked && pictures.includes("mask")); tiles.mask.again(); };
+
+  const run = decodeURIComponent(api.split("/").pop());
+  const compareWith = (record, more) => `${document.body.dataset.root}/compare?${new URLSearchParams({ left: run, row: record.row, ...more })}`;
 
   const list = (title, pairs) => {
     const filled = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
@@ -50,7 +49,7 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
     const parts = [
       record.error ? make("div", { className: "why" }, make("p", {}, make("strong", {}, `${record.error.type}: `), record.error.message), make("p", {}, make("strong", {}, "What to do: "), cure)) : undefined,
       make("p", { className: "prompt" }, record.prompt || "(no prompt)"),
-      variantList(api, record),
+      variantList(api, record, (picked, other) => compareWith(record, { right: run, left_variant: picked, right_variant: other })),
       list("Parameters", [
         ["Line", record.row], ["Status", record.status], ["Seed", record.seed], ["Steps", record.steps ?? record.steps_requested],
         ["Guidance", record.guidance_scale], ["Strength", record.strength], ["Painted at", size && `${size[0]} × ${size[1]}`],
@@ -59,6 +58,7 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
         ["Device", record.worker?.device], ["Converted", record.conversions.join("; ")],
       ]),
       list("Timings", [...Object.entries(stages).map(([name, value]) => [name, seconds(value)]), ["Together", seconds(total)]]),
+      history(here, record, stages, document.querySelector("main[data-state]").dataset.state === "finished"),
     ];
     by("viewer-facts").replaceChildren(...parts.filter(Boolean));
   };
@@ -67,7 +67,8 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
     const saved = files.map((kind) => make("a", { href: `${api}/rows/${record.row}/files/${kind}`, download: "" }, `Download the ${kind}`));
     const log = record.worker ? make("a", { href: `${here}/rows/${record.row}/log`, target: "_top" }, "Task log") : undefined;
     const link = make("a", { href: `${here}/?row=${record.row}`, target: "_top" }, "Link to this row");
-    by("viewer-files").replaceChildren(...[...saved, log, link].filter(Boolean).flatMap((one) => [one, " "]));
+    const compare = make("a", { href: compareWith(record, {}), target: "_top" }, "Compare with another run");
+    by("viewer-files").replaceChildren(...[...saved, log, link, compare].filter(Boolean).flatMap((one) => [one, " "]));
   };
 
   // The stage tells what is missing: a picture that cannot be had never stands there as a broken one.
@@ -78,12 +79,44 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
     else if (lacking[0] === "result") settled("There is no result: this is the source.");
     else settled("");
   };
+  // No result tells how large the source is, so it is asked for.
+  const wholeSize = async (kind) => {
+    const mine = row;
+    const reply = await fetch(`${api}/rows/${mine}/size`).catch(() => undefined);
+    if (!reply?.ok || mine !== row) return;
+    const { width, height } = await reply.json();
+    if (mine !== row) return;
+    tile(kind, width, height);
+    stage.show(width, height, { same: true });
+  };
+  // The painted part: as the record has it, else what the mask's own picture covers.
+  const maskBox = () => {
+    if (box || !pictures.includes("mask") || !images.mask.naturalWidth) return box;
+    const { naturalWidth: width, naturalHeight: height } = images.mask;
+    const canvas = make("canvas", { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(images.mask, 0, 0);
+    const { data } = context.getImageData(0, 0, width, height);
+    let x0 = width, y0 = height, x1 = 0, y1 = 0;
+    for (let at = 3; at < data.length; at += 4) {
+      if (!data[at]) continue;
+      const x = ((at - 3) / 4) % width, y = Math.floor((at - 3) / 4 / width);
+      [x0, y0, x1, y1] = [Math.min(x0, x), Math.min(y0, y), Math.max(x1, x + 1), Math.max(y1, y + 1)];
+    }
+    const scale = stage.width / width;
+    return x1 > x0 ? [x0, y0, x1, y1].map((one) => one * scale) : undefined;
+  };
+  const toMask = () => { const found = maskBox(); if (found) stage.toBox(found); };
+
   const load = (record) => {
     known = Boolean(record.output);
-    enlarged = false;
+    box = record.mask_area?.box;
+    for (const one of Object.values(tiles)) one.hide();
+    for (const kind of record.output ? pictures : []) tile(kind, record.output.width, record.output.height);
     frame.classList.toggle("alone", !(pictures.includes("source") && pictures.includes("result")));
     slider.disabled = frame.classList.contains("alone");
-    toggle.disabled = !pictures.includes("mask");
+    toggle.disabled = by("to-mask").disabled = !pictures.includes("mask");
+    comparing.shown(slider.disabled ? undefined : record);
     if (pictures.length) say("Loading…");
     const main = pictures.includes("result") ? "result" : "source";
     let waiting = pictures.filter((kind) => kind !== "mask").length;
@@ -94,9 +127,14 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
       image.alt = image.hidden ? "" : `${LABELS[kind]}: ${kind} of ${record.id}`;
       image.removeAttribute("src");
       if (image.hidden) continue;
-      image.onload = () => {
+      image.onload = async () => {
+        const mine = row;
         image.onload = null;
-        if (!known && kind === main) stage.show(image.naturalWidth, image.naturalHeight, { isPair: !slider.disabled });
+        if (!known && kind === main) {
+          stage.show(image.naturalWidth, image.naturalHeight, { isPair: !slider.disabled });
+          if (Math.max(image.naturalWidth, image.naturalHeight) === SMALL) await wholeSize(kind);
+          if (mine !== row) return;
+        }
         if (kind !== "mask" && --waiting === 0) missing();
       };
       image.onerror = () => { // the answer was no picture at all: the session has ended, or the row has gone
@@ -132,6 +170,8 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
 
   const quietly = (promise) => promise.catch((error) => {
     pictures = [];
+    comparing.shown(undefined);
+    for (const one of Object.values(tiles)) one.hide();
     for (const image of Object.values(images)) { image.hidden = true; image.removeAttribute("src"); }
     by("viewer-title").textContent = error.message;
     by("viewer-facts").replaceChildren();
@@ -155,6 +195,7 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
     ArrowLeft: () => step(-1), ArrowRight: () => step(1),
     m: () => { if (!toggle.disabled) { toggle.checked = !toggle.checked; mask(); } },
     "+": () => stage.zoomBy(1.5), "=": () => stage.zoomBy(1.5), "-": () => stage.zoomBy(1 / 1.5), 0: stage.fit, 1: () => stage.toOwnSize(),
+    j: toMask, ...comparing.keys,
   };
   const panned = { ArrowLeft: [80, 0], ArrowRight: [-80, 0], ArrowUp: [0, 80], ArrowDown: [0, -80] };
   dialog.addEventListener("keydown", (event) => {
@@ -167,9 +208,10 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
   toggle.addEventListener("change", mask);
   by("viewer-previous").addEventListener("click", () => step(-1));
   by("viewer-next").addEventListener("click", () => step(1));
+  by("to-mask").addEventListener("click", toMask);
   by("zoom-fit").addEventListener("click", stage.fit);
   by("zoom-own").addEventListener("click", () => stage.toOwnSize());
-  dialog.addEventListener("close", () => { asked += 1; closed(row); });
+  dialog.addEventListener("close", () => { asked += 1; comparing.shown(undefined); closed(row); });
   return {
     get isOpen() { return dialog.open; },
     get row() { return row; },

@@ -20,6 +20,7 @@ from inpaint_ops.errors import PreviewError
 from inpaint_ops.machine import limited_process
 from inpaint_ops.previews import Helper, Job, Limits
 from inpaint_ops.previews.helper import Whole
+from inpaint_ops.previews.messages import join_parts, split_parts
 from tests.attacks.conftest import Scripted
 from tests.attacks.costly_files import black_png
 from tests.support.pictures import file_of, smooth
@@ -137,3 +138,30 @@ def test_a_return_code_is_told_in_words_whatever_it_is() -> None:
     assert limited_process.how_it_ended(-9) == "was ended by SIGKILL"
     assert limited_process.how_it_ended(-40) == "was ended by signal 40"
     assert limited_process.how_it_ended(3) == "ended with exit code 3"
+
+
+@pytest.mark.parametrize("asked", [{"block": (0, 0, 0)}, {"kind": "difference"}, {"kind": "size"}])
+@pytest.mark.parametrize("word", ["lie", "a picture where parts are due"])
+def test_an_answer_that_is_not_of_the_parts_that_were_asked_for_is_refused(
+    asked: dict[str, object], word: str, scripted: Scripted, helpers: Helpers
+) -> None:
+    """A decoder that was taken over answers something else than tiles, or figures and a picture."""
+    with pytest.raises(PreviewError):
+        helpers().make(replace(JOB, **asked), [Whole(word.encode())])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"PARTS",
+        b"PARTS\x00",
+        b"PARTS\x01\xff\xff\xff\xff",
+        b"PARTS\x11" + bytes(68),
+        b"PARTS\x01\x00\x00\x00\x02abc",
+    ],
+)
+def test_parts_of_wrong_lengths_are_no_answer(body: bytes) -> None:
+    with pytest.raises(ValueError, match="parts"):
+        split_parts(body)
+    assert split_parts(join_parts([b"", b"ab", b"c"])) == (b"", b"ab", b"c")
