@@ -21,7 +21,7 @@ from inpaint_ops.delivering.targets import Prefix, Target, ZipFile, check_target
 from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, of_variant
-from inpaint_ops.reviewing import Final, children, finals
+from inpaint_ops.reviewing import Final, child_runs, finals
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.gallery import RowPictures
@@ -202,7 +202,7 @@ class _Work:
     def _finals(self) -> Iterator[tuple[Record, Final]]:
         """The accepted images; nothing is read for a run that nobody has reviewed."""
         reviewed = next(self._workspace.storage.list(self._layout.reviews), None) is not None
-        if self._only == "accepted" or reviewed or children(self._workspace, self._layout):
+        if self._only == "accepted" or reviewed or child_runs(self._workspace, self._layout):
             yield from finals(self._workspace, self._summary.run, self._unread)
 
     def _delivered(self) -> Iterator[_Passed]:
