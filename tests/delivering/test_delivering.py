@@ -183,7 +183,7 @@ def test_the_image_of_a_retry_has_the_rows_plain_name(workspace: Workspace, tmp_
         return {"output": output, "retry": 2}
 
     put_run(workspace, row_2=painted_again)
-    deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet=False)
+    deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet=None)
     assert (tmp_path / "out" / "row-00002.png").read_bytes() == body
     assert checked(tmp_path / "out") == PAINTED | {"contents.jsonl", "delivery.json"}
 

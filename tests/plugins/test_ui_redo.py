@@ -157,7 +157,7 @@ def test_a_row_is_sent_back_painted_again_and_picked_by_keyboard_alone(
     out = Workspace.open(
         Settings(), store=STORE, also_writable=[parse(str(tmp_path / "out"))], s3_client=lambda: client
     )
-    delivered = deliver(out, parent, parse(str(tmp_path / "out")), only="accepted", contact_sheet=False)
+    delivered = deliver(out, parent, parse(str(tmp_path / "out")), only="accepted", contact_sheet=None)
     assert (delivered.delivered, delivered.is_whole) == (2, True)
     (painted,) = [record for record in made.values() if record.id == "first-redo-2"]
     assert painted.output is not None
