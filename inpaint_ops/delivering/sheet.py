@@ -55,7 +55,7 @@ class Card:
     def showing_result(self, webp: bytes | None) -> Card:
         """The same with the thumbnail of its result that painting wrote; None where it has none."""
         if webp is None:
-            return Card(self.record, self.name, "no thumbnail was written")
+            return Card(self.record, self.name, "it has no thumbnail")
         uri = f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
         return Card(self.record, self.name, self.why, (("result", uri),))
 

@@ -24,7 +24,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.delivering import deliver
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.records import Output, Record
+from inpaint_ops.records import Output, Record, Thumbnail
 from inpaint_ops.report import results_jsonl
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
@@ -134,6 +134,32 @@ def test_a_contact_sheet_names_no_place_of_the_store_where_a_picture_cannot_be_h
     sheet = (tmp_path / "out/contact-sheet/0001.html").read_text()
     assert "no pictures could be made" in sheet
     assert workspace.store.uri not in sheet
+
+
+def test_a_sheet_of_results_has_the_thumbnails_that_painting_wrote(workspace: Workspace, tmp_path: Path) -> None:
+    """Sources and masks are not asked for; a thumbnail that is missing, another, or elsewhere is not shown."""
+    layout = workspace.layout(RUN)
+    webp = b"RIFF\x04\x00\x00\x00WEBP"
+    elsewhere = workspace.storage.put(workspace.store.join("secret.webp"), webp).location.uri
+
+    def small(record: Record, body: bytes = webp, uri: str = "", stated: bytes | None = None) -> dict[str, Any]:
+        place = layout.thumbnail(layout.image(record.id, ".png"), 256)
+        workspace.storage.put(place, body)
+        digest = hashlib.sha256(body if stated is None else stated).hexdigest()
+        return {"thumbnails": (Thumbnail(size=256, uri=uri or place.uri, sha256=digest, bytes=len(body)),)}
+
+    put_run(
+        workspace, row_1=small, row_2=lambda record: small(record, stated=b"other"),
+        row_3=lambda record: small(record, uri=elsewhere), row_5=lambda record: small(record, b"<svg/>"),
+    )  # fmt: skip
+    for info in list(workspace.storage.list(workspace.store.join("photos/").as_prefix())):
+        workspace.storage.delete(info.location)
+    made = deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet="results")
+    assert (made.delivered, [line for line in made.left_out if "sheet" in line]) == (7, [])
+    sheet = (tmp_path / "out/contact-sheet/0001.html").read_text()
+    assert sheet.count("data:image/webp;base64,") == 1
+    assert sheet.count("it has no thumbnail") == 6
+    assert "svg" not in sheet
 
 
 def test_a_zip_file_holds_the_same_in_one_folder(workspace: Workspace, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from inpaint_ops.cli import main
 from inpaint_ops.errors import ConfigError, ObjectExistsError
 from inpaint_ops.reviewing import Redo, RedoOptions, child_runs, finals, lineage, parent_of, prepare_redo
 from inpaint_ops.reviewing.redoing import variant_id
@@ -180,3 +182,18 @@ def test_a_childs_images_number_what_was_asked_for(bench: Bench) -> None:
     """A row that had variants of its own is done again as single rows: each of them can be marked and picked."""
     written = {"id": "a", "image": "i", "mask": "m", "prompt": "p", "variants": 4}
     assert "variants" not in RedoOptions(variants=2).of(written)
+
+
+def test_the_command_shows_the_lineage_in_both_directions(bench: Bench) -> None:
+    child = prepare_redo(bench.workspace, "run", RedoOptions(), ids={"0"})
+    paint(bench, child)
+
+    def told(run: str, *options: str) -> str:
+        found = CliRunner().invoke(main, ["review", run, "--out", bench.workspace.store.uri, *options])
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    assert told("run").splitlines()[1:] == ["  painted again in: run-redo-1"]
+    assert told(child.run).splitlines()[1:] == ["  does rows of run again"]
+    assert json.loads(told("run", "--json"))["children"] == [child.run]
+    assert json.loads(told(child.run, "--json"))["parent"] == "run"
