@@ -15,8 +15,8 @@ from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import parse
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
-from tests.delivering.test_delivering import RUN, put_run
 from tests.support.browser import CHROMIUM, chromium
+from tests.support.delivered import RUN, put_run
 
 __all__ = ["chromium"]
 

@@ -21,8 +21,8 @@ from inpaint_ops.reviewing import RedoOptions, child_runs, finals, prepare_redo
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
 from inpaint_ops.storage.stored import Leftovers
-from tests.plugins.test_ui_browser import session, token
 from tests.support.airflow import DAG, LOOKER, PREFIX, STORE, Site, put_manifest, records
+from tests.support.airflow_session import session, token
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.waiting import PATIENCE
 

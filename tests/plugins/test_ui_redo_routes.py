@@ -19,10 +19,9 @@ from inpaint_ops.reviewing import RedoOptions, finals, prepare_redo
 from inpaint_ops.runs import Workspace, finish, keep_refusal, prepare, refusal
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops_airflow.ui.redoing import child_conf
-from tests.plugins.test_ui_review_routes import signed_in
 from tests.support.bench import Bench
 from tests.support.child_runs import paint, say
-from tests.support.pages import app
+from tests.support.pages import app, signed_in
 
 __all__ = ["app"]
 
