@@ -60,14 +60,15 @@ def redo_row(
 ) -> dict[str, Any]:
     """The row of a manifest that does `row` again, with another seed for each `variant`, from 1, and each `child` run.
 
-    `extra.redo_of` says what is done again and why, when the mark was given that asks for it, and who had it done.
+    `extra.redo_of` says what is done again and why; for a child run also when the mark was given that asks for it, and
+    who asked for the run.
     """
     assert row.row is not None, "a rejected row was not painted"
     record, written, before = row.record, row.row.as_manifest_row(), row.row.parameters.seed
     again = {"run": run, "id": record.id, "attempt": record.attempt, "seed": before}
     again |= {"reason": decision.of_reviewer.reason} if decision.of_reviewer.reason else {}
-    again |= {"marked_at": marked_at(decision)} if decision.verdict == "redo" else {}
     if child:
+        again |= {"marked_at": marked_at(decision)} if decision.verdict == "redo" else {}
         again |= {"by": by, "key": secrets.token_hex(8)}  # two who ask for the same write no equal manifests
     parts = [run, record.id, record.attempt, before, *([variant] if variant > 1 else []), *([child] if child else [])]
     text = json.dumps(parts)
