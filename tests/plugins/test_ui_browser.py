@@ -23,7 +23,6 @@ from playwright.sync_api import Browser, Page, expect
 from demo.airflow_stack import USER
 from inpaint_ops.reviewing import Reviews
 from tests.support.airflow import DAG, JOBS, PREFIX, STORE, STRANGER, Site, put_manifest
-from tests.support.airflow_session import session, token
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.fault_proxy import Fault
 from tests.support.people import inside, session, token

@@ -22,8 +22,8 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
 from inpaint_ops.storage.stored import Leftovers
 from tests.support.airflow import DAG, LOOKER, PREFIX, STORE, Site, put_manifest, records
-from tests.support.airflow_session import session, token
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.people import session, token
 from tests.support.waiting import PATIENCE
 
 __all__ = ["chromium", "session"]
