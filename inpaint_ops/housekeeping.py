@@ -25,7 +25,7 @@ from inpaint_ops.errors import (
     ObjectTooLargeError,
 )
 from inpaint_ops.inbox import MAX_CLAIM_BYTES, claim_of, claimed_run, waiting
-from inpaint_ops.layout import CLAIM_ENDING, TRIGGERED_ENDING, check_run_name
+from inpaint_ops.layout import CLAIM_ENDING, REDO, TRIGGERED_ENDING, check_run_name
 from inpaint_ops.locations import Location
 from inpaint_ops.model.cache import repositories, repository
 from inpaint_ops.records import Model, now
@@ -129,14 +129,43 @@ def sweep(candidates: Iterable[Candidate], *, dry_run: bool = True) -> dict[str,
 def _old_runs(workspace: Workspace, oldest: datetime) -> Iterator[Candidate]:
     root = workspace.places.runs
     by_run: dict[str, tuple[datetime, int]] = {}
+    families = _Families()
     for info in workspace.storage.list(root):
-        run, slash, _ = info.location.key.removeprefix(root.key).partition("/")
+        run, slash, name = info.location.key.removeprefix(root.key).partition("/")
         if slash:
             last, size = by_run.get(run, (info.modified, 0))
             by_run[run] = max(last, info.modified), size + info.size
-    for run, (last, size) in sorted(by_run.items()):
+            if name.startswith(REDO) and name.endswith(".jsonl"):
+                families.join(run, name.removeprefix(REDO).removesuffix(".jsonl"))
+    newest: dict[str, datetime] = {}
+    for run, (last, _) in by_run.items():
+        head = families.head(run)
+        newest[head] = max(last, newest.get(head, last))
+    for run, (_, size) in sorted(by_run.items()):
+        last = newest[families.head(run)]
         if last < oldest and _is_run(workspace, run):
             yield Candidate("run", run, f"unchanged since {last:%Y-%m-%d}", size, partial(_remove_run, workspace, run))
+
+
+class _Families:
+    """Which runs belong together: a run and those that do rows of it again. They go together, or a run would lose the
+    images that were accepted in place of its own. Any run may be named as a child; that can only keep runs for longer.
+    """
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def head(self, run: str) -> str:
+        """The run that stands for the family of this one."""
+        while (above := self._above.get(run, run)) != run:
+            run = above
+        return run
+
+    def join(self, run: str, child: str) -> None:
+        """Note that `child` does rows of `run` again."""
+        head, below = self.head(run), self.head(child)
+        if head != below:
+            self._above[below] = head
 
 
 def _is_run(workspace: Workspace, run: str) -> bool:

@@ -26,6 +26,9 @@ def run_name_from(text: str) -> str:
     return check_run_name(name or "run")
 
 
+REDO = "redo/"
+"""The folder of a run that holds the manifests of its child runs."""
+
 SHARD_NAME = r"[0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?"
 """What a shard may be called, as a regular expression: `00000`, or `00000r0001_1f2e3d4c` for one of the first retry."""
 
@@ -310,11 +313,11 @@ class RunLayout:
     @property
     def redos(self) -> Location:
         """The prefix of the manifests that do rows of this run again, each in a run of its own."""
-        return self._at("redo/")
+        return self._at(REDO)
 
     def redo(self, child: str) -> Location:
         """The manifest of the run `child`, which does rows of this one again; put if absent."""
-        return self._at(f"redo/{check_run_name(child)}.jsonl")
+        return self._at(f"{REDO}{check_run_name(child)}.jsonl")
 
     @property
     def summary(self) -> Location:

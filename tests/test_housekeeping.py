@@ -84,6 +84,22 @@ def test_a_run_that_changed_lately_stays(workspace: Workspace) -> None:
     assert found(workspace, 89) == []
 
 
+def test_a_run_and_its_child_runs_go_together(tmp_path: Path) -> None:
+    """Else a run that is still reviewed would lose the images that were accepted in place of its own."""
+    workspace = Workspace.open(Settings(), store=str(tmp_path / "store"))
+    for run in ("parent", "child", "grandchild", "alone"):
+        make_run(workspace, run)
+    put(workspace, "runs/parent/redo/child.jsonl", ROW)
+    put(workspace, "runs/child/redo/grandchild.jsonl", ROW)
+    put(workspace, "runs/grandchild/redo/parent.jsonl", ROW)  # a circle, by somebody else
+    old = time.time() - 100 * 86400
+    for info in workspace.storage.list(workspace.store):
+        os.utime(info.location.key, (old, old))
+    assert {one.name for one in found(workspace, 0)} == {"parent", "child", "grandchild", "alone"}
+    put(workspace, "runs/parent/reviews/ann.jsonl")
+    assert {one.name for one in found(workspace, 0)} == {"alone"}
+
+
 def test_a_run_half_removed_still_says_that_rows_are_missing(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

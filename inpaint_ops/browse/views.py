@@ -9,6 +9,7 @@ from inpaint_ops.browse.catalogue import Catalogue, cache_path
 from inpaint_ops.browse.pictures import Pictures
 from inpaint_ops.browse.run import RunView
 from inpaint_ops.records import Refusal
+from inpaint_ops.reviewing import Lineage
 from inpaint_ops.runs import Workspace, read_refusal
 
 OPEN_RUNS = 8
@@ -22,6 +23,7 @@ class RunViews:
         self.workspace = workspace
         self.catalogue = Catalogue(workspace, cache_path(workspace) if keep else None)
         self.pictures = Pictures(workspace)
+        self.lineage = Lineage(workspace)
         self._runs: OrderedDict[str, RunView] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, json_option
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import load_settings
-from inpaint_ops.delivering import Delivery, deliver
+from inpaint_ops.delivering import Delivery, Sheet, deliver
 from inpaint_ops.locations import parse
 from inpaint_ops.runs import Workspace
 
@@ -36,6 +36,13 @@ _SHOWN = 20
 @click.option(
     "--contact-sheet/--no-contact-sheet", default=True, show_default=True, help="Pages of source, mask and result."
 )
+@click.option(
+    "--sheet",
+    type=click.Choice(["full", "results"]),
+    default="full",
+    show_default=True,
+    help="The contact sheet's pictures: made of source, mask and result, or the results' own thumbnails, at no cost.",
+)
 @click.option("--allow", multiple=True, metavar="PREFIX", help="A prefix that the contact sheet's sources lie under.")
 @json_option
 @as_command
@@ -46,6 +53,7 @@ def deliver_run(
     only: Literal["done", "accepted"],
     replace: bool,
     contact_sheet: bool,
+    sheet: Sheet,
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -59,7 +67,7 @@ def deliver_run(
     """
     settings, place = load_settings(), parse(to)
     workspace = Workspace.open(settings, store=out, also_readable=allow, also_writable=[place])
-    if contact_sheet and (plan := workspace.plan(run_name)) is not None:
+    if contact_sheet and sheet == "full" and (plan := workspace.plan(run_name)) is not None:
         sources = parse(plan.manifest).parent.uri
         workspace = Workspace.open(settings, store=out, also_readable=[*allow, sources], also_writable=[place])
     with tqdm(unit="row", disable=as_json or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
@@ -69,8 +77,9 @@ def deliver_run(
             bar.update(done - bar.n)
 
         made = deliver(
-            workspace, run_name, place, only=only, replace=replace, contact_sheet=contact_sheet, progress=show
-        )
+            workspace, run_name, place, only=only, replace=replace, contact_sheet=sheet if contact_sheet else None,
+            progress=show,
+        )  # fmt: skip
     if as_json:
         say_json(asdict(made) | {"to": place.uri})
     else:

@@ -23,6 +23,7 @@ from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.reviewing import (
     EXPORTS,
     Change,
+    Child,
     Export,
     Mark,
     RedoOptions,
@@ -30,10 +31,12 @@ from inpaint_ops.reviewing import (
     Reviews,
     Tally,
     check_reviewer,
+    child_runs,
     decide,
     decisions,
     export,
     final_lines,
+    parent_of,
     plan_of,
     read_changes,
     redo_rows,
@@ -49,7 +52,7 @@ _IMPORT_BYTES = 64 * 2**20
 _COMPARED = 10_000
 """Ids that are compared with one that is misspelt."""
 _NAMED = 20
-"""Lines of an import that are named when they are wrong."""
+"""Lines of an import that are named when they are wrong, and child runs."""
 
 
 @click.command()
@@ -141,10 +144,22 @@ def review(
         say(f"note: {note_line}", err=True)
     counted = tally(len(results.attempts), dict(decisions(reviews.opinions, results.attempts)))
     if as_json and not (exported and not file):
-        say_json(_as_json(counted) | {"run": run, "marked": marked, "left_out": len(refused), "exported": written})
+        lineage = {"parent": parent_of(workspace, plan), "children": [one.run for one in _children(workspace, run)]}
+        told = {"run": run, "marked": marked, "left_out": len(refused), "exported": written}
+        say_json(_as_json(counted) | told | lineage)
     else:
-        say(_line(run, counted, results), err=bool(exported and not file))
+        aside = bool(exported and not file)
+        say(_line(run, counted, results), err=aside)
+        if (parent := parent_of(workspace, plan)) is not None:
+            say(f"  does rows of {parent} again", err=aside)
+        if children := _children(workspace, run):
+            more = f" and {len(children) - _NAMED:,} older ones" if len(children) > _NAMED else ""
+            say(f"  painted again in: {', '.join(one.run for one in children[-_NAMED:])}{more}", err=aside)
     sys.exit(EXIT_NOT_ALL_DONE if refused else 0)
+
+
+def _children(workspace: Workspace, run: str) -> list[Child]:
+    return child_runs(workspace, workspace.layout(run))
 
 
 def _changes(

@@ -5,7 +5,8 @@ describes them: a contact sheet, `contents.jsonl` (a line per row), `delivery.js
 `delivery.json` says "under way".
 """
 
-from inpaint_ops.delivering.deliver import Delivery, deliver
+from inpaint_ops.delivering.deliver import Delivery, deliver, zip_stream
+from inpaint_ops.delivering.sheet import Sheet
 from inpaint_ops.delivering.targets import check_target
 
-__all__ = ["Delivery", "check_target", "deliver"]
+__all__ = ["Delivery", "Sheet", "check_target", "deliver", "zip_stream"]

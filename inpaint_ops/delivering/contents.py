@@ -10,6 +10,7 @@ from typing import Any
 from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest import is_valid_id
 from inpaint_ops.records import Record
 from inpaint_ops.run_files.counted import image_of, plain_name
 from inpaint_ops.storage.stored import parse_model
@@ -65,6 +66,8 @@ def image_to_deliver(row: Row, layout: RunLayout, made_in: RunLayout) -> Image |
     output = row.made.output
     if output is None:
         return None
+    if not (is_valid_id(row.record.id) and is_valid_id(row.made.id)):
+        raise DamagedObjectError(f"row {row.record.row}: its id could not name a file everywhere: it was left out")
     place = image_of(row.made, made_in)
     if place is None:
         raise DamagedObjectError(f"row {row.record.row}: its image is not where the run's images lie: it was left out")

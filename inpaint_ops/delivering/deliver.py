@@ -8,20 +8,24 @@ import logging
 import math
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import inpaint_ops
 from inpaint_ops.delivering.contents import Image, Row, image_to_deliver, line_of, read_results
-from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, page_name, render
-from inpaint_ops.delivering.targets import Prefix, Target, ZipFile, check_target
+from inpaint_ops.delivering.fetching import in_order
+from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, Sheet, page_name, render, stored_thumbnail
+from inpaint_ops.delivering.targets import Prefix, Target, check_target
+from inpaint_ops.delivering.zips import ZipFile, ZipStream
 from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, of_variant
-from inpaint_ops.reviewing import Final, children, finals
+from inpaint_ops.reviewing import Final, child_runs, finals
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.gallery import RowPictures
@@ -77,7 +81,7 @@ def deliver(
     *,
     only: Literal["done", "accepted"] = "done",
     replace: bool = False,
-    contact_sheet: bool = True,
+    contact_sheet: Sheet | None = "full",
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Delivery:
     """Deliver the done rows of a finished run to a prefix, or to a local path that ends in `.zip`; or the `accepted`.
@@ -89,27 +93,65 @@ def deliver(
     Raises ConfigError where there is no such run or no report of it, where the place is not fit, or holds something
     else; StorageError.
     """
-    layout, storage = workspace.layout(run), workspace.storage
+    storage = workspace.storage
     is_zip = to.key.lower().endswith(".zip")
     if is_zip and to.bucket is not None:
         raise ConfigError(f"{to}: a ZIP file is written on this machine: give a local path, or a prefix without .zip")
     check_target(to, workspace.places)
+    summary = _summary_of(workspace, run)
+    target: Target = (
+        ZipFile(storage, Path(to.key), run, replace=replace) if is_zip else Prefix(storage, to, replace=replace)
+    )
+    with target:
+        if not replace:
+            _check_ours(target, to, summary)
+        return _put_all(workspace, summary, target, only=only, contact_sheet=contact_sheet, progress=progress)
+
+
+def zip_stream(
+    workspace: Workspace,
+    run: str,
+    *,
+    only: Literal["done", "accepted"] = "done",
+    contact_sheet: Sheet | None = "results",
+) -> Callable[[Callable[[bytes], None]], Delivery]:
+    """A function that makes the ZIP of a finished run and gives its bytes to what it is called with, piece by piece.
+
+    Where that raises, or the store does not answer, the ZIP ends without its list: no program takes it for whole.
+    Raises ConfigError where there is no such run or no report of it; StorageError.
+    """
+    summary = _summary_of(workspace, run)
+
+    def send_to(send: Callable[[bytes], None]) -> Delivery:
+        with ZipStream(workspace.storage, run, send) as target:
+            return _put_all(workspace, summary, target, only=only, contact_sheet=contact_sheet)
+
+    return send_to
+
+
+def _put_all(
+    workspace: Workspace,
+    summary: RunSummary,
+    target: Target,
+    *,
+    only: Literal["done", "accepted"],
+    contact_sheet: Sheet | None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Delivery:
+    with tempfile.TemporaryDirectory(prefix="inpaint-ops-deliver-") as folder:
+        results = Path(folder, "results.jsonl")
+        workspace.storage.download(workspace.layout(summary.run).results, results)
+        work = _Work(workspace, summary, target, Path(folder), results, only=only)
+        return work.do(contact_sheet=contact_sheet, progress=progress)
+
+
+def _summary_of(workspace: Workspace, run: str) -> RunSummary:
     try:
-        summary = read_model(storage, layout.summary, RunSummary, max_bytes=SUMMARY_BYTES)
+        return read_model(workspace.storage, workspace.layout(run).summary, RunSummary, max_bytes=SUMMARY_BYTES)
     except ObjectNotFoundError:
         if workspace.plan(run) is None:
             raise ConfigError(f"there is no run {run!r} in {workspace.store}") from None
         raise ConfigError(f"run {run!r} has no report yet: wait for its end, or: inpaint-ops report {run}") from None
-    target: Target = (
-        ZipFile(storage, Path(to.key), run, replace=replace) if is_zip else Prefix(storage, to, replace=replace)
-    )
-    with tempfile.TemporaryDirectory(prefix="inpaint-ops-deliver-") as folder, target:
-        if not replace:
-            _check_ours(target, to, summary)
-        results = Path(folder, "results.jsonl")
-        storage.download(layout.results, results)
-        work = _Work(workspace, summary, target, Path(folder), results, only=only)
-        return work.do(contact_sheet=contact_sheet, progress=progress)
 
 
 def _check_ours(target: Target, to: Location, summary: RunSummary) -> None:
@@ -155,7 +197,7 @@ class _Work:
         self._unread = Leftovers()
         self._contents, self._sums, self._shown = folder / CONTENTS, folder / SUMS, folder / "shown.jsonl"
 
-    def do(self, *, contact_sheet: bool, progress: Callable[[int, int], None]) -> Delivery:
+    def do(self, *, contact_sheet: Sheet | None, progress: Callable[[int, int], None]) -> Delivery:
         counts = self._summary.counts
         rows = counts.done + counts.failed + counts.rejected
         if self._target.resumes:
@@ -166,13 +208,13 @@ class _Work:
                 contents.write(json.dumps(line, ensure_ascii=False) + "\n")
                 if why != NOT_ACCEPTED:
                     name = image.name if image is not None else ""
-                    shown.write(json.dumps([name, why or ""]).encode() + b"\n")
+                    shown.write(json.dumps([name, why or "", f"{row.run}/{row.made.id}"]).encode() + b"\n")
                     shown.write(row.shown.model_dump_json().encode() + b"\n")
                 if image is not None:
                     sums.write(f"{image.sha256}  {image.name}\n")
                 progress(number, rows)
         if contact_sheet:
-            self._put_sheet()
+            self._put_sheet(contact_sheet)
         self._put(CONTENTS, self._contents.read_bytes(), _JSONL)
         self._put(NOTE, self._note("complete"), _JSON)
         self._target.put(SUMS, self._sums, _TEXT)
@@ -202,7 +244,7 @@ class _Work:
     def _finals(self) -> Iterator[tuple[Record, Final]]:
         """The accepted images; nothing is read for a run that nobody has reviewed."""
         reviewed = next(self._workspace.storage.list(self._layout.reviews), None) is not None
-        if self._only == "accepted" or reviewed or children(self._workspace, self._layout):
+        if self._only == "accepted" or reviewed or child_runs(self._workspace, self._layout):
             yield from finals(self._workspace, self._summary.run, self._unread)
 
     def _delivered(self) -> Iterator[_Passed]:
@@ -249,29 +291,52 @@ class _Work:
         self._left.append(f"{row.record.id}: {error}")
         return type(error).__name__
 
-    def _put_sheet(self) -> None:
+    def _put_sheet(self, sheet: Sheet) -> None:
         """The contact sheet: every row that was to be delivered, with pictures where there is an image."""
         with self._shown.open("rb") as lines:
             pages = max(1, math.ceil(sum(1 for _ in lines) / 2 / PAGE_ROWS))
-        with (
-            self._shown.open("rb") as lines,
-            RowPictures(self._workspace.storage, self._workspace.settings) as pictures,
-        ):
+        with self._shown.open("rb") as lines, ExitStack() as stack:
+            pictured = self._with_thumbnails
+            if sheet == "full":
+                pictures = stack.enter_context(RowPictures(self._workspace.storage, self._workspace.settings))
+                pictured = partial(self._with_pictures, pictures)
             for page in range(1, pages + 1):
                 cards = [
-                    Card(Record.model_validate_json(next(lines)), *json.loads(line))
-                    for line in islice(lines, PAGE_ROWS)
+                    (Card(Record.model_validate_json(next(lines)), name, why), run)
+                    for name, why, run in map(json.loads, islice(lines, PAGE_ROWS))
                 ]
-                there = [card for card in cards if card.name]
-                made = dict(
-                    zip((card.record.row for card in there), pictures.of(card.record for card in there), strict=True)
+                body = render(
+                    pictured(cards),
+                    self._summary,
+                    page=page,
+                    pages=pages,
+                    delivered=self._counts.delivered,
+                    sheet=sheet,
                 )
-                for item in made.values():
-                    if isinstance(item, str):
-                        self._unread.add(f"contact sheet: {item}")
-                cards = [card.showing(made[card.record.row]) if card.record.row in made else card for card in cards]
-                body = render(cards, self._summary, page=page, pages=pages, delivered=self._counts.delivered)
                 self._put(page_name(page), body, _HTML)
+
+    def _with_pictures(self, pictures: RowPictures, cards: Sequence[tuple[Card, str]]) -> list[Card]:
+        """The cards with source, mask and result, which helper processes make of the files."""
+        there = [card for card, _ in cards if card.name]
+        made = dict(zip((card.record.row for card in there), pictures.of(card.record for card in there), strict=True))
+        for item in made.values():
+            if isinstance(item, str):
+                self._unread.add(f"contact sheet: {item}")
+        return [card.showing(made[card.record.row]) if card.record.row in made else card for card, _ in cards]
+
+    def _with_thumbnails(self, cards: Sequence[tuple[Card, str]]) -> list[Card]:
+        """The cards with the thumbnails that painting wrote."""
+
+        def one(card: tuple[Card, str]) -> Card:
+            shown, made_as = card
+            if not shown.name:
+                return shown
+            run, _, row = made_as.partition("/")
+            record = shown.record.model_copy(update={"id": row})
+            layout = self._workspace.layout(run or self._summary.run)
+            return shown.showing_result(stored_thumbnail(self._workspace.storage, record, layout))
+
+        return [shown for _, shown in in_order(one, cards)]
 
     def _put(self, name: str, data: bytes, content_type: str) -> None:
         """A file beside the images, with its digest."""

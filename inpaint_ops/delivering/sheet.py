@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 from urllib.parse import quote
 
 from jinja2 import PackageLoader, Template
 
+from inpaint_ops.errors import StorageError, StorageUnavailableError
+from inpaint_ops.images import THUMBNAIL_BYTES, THUMBNAIL_SIZES
+from inpaint_ops.layout import RunLayout
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.report import GalleryItem
 from inpaint_ops.report.gallery import data_uri
 from inpaint_ops.report.page import environment, model_notice
+from inpaint_ops.run_files.counted import image_of
+from inpaint_ops.storage import Storage
+
+Sheet = Literal["full", "results"]
+"""`full`: source, mask and result, made anew of the files. `results`: the thumbnails that painting wrote."""
 
 PAGE_ROWS = 60
 """About 2 MB of pictures."""
@@ -41,20 +52,46 @@ class Card:
         images = tuple((kind, data_uri(getattr(item, kind))) for kind in _KINDS)
         return Card(self.record, self.name, self.why, images)
 
+    def showing_result(self, webp: bytes | None) -> Card:
+        """The same with the thumbnail of its result that painting wrote; None where it has none."""
+        if webp is None:
+            return Card(self.record, self.name, "it has no thumbnail")
+        uri = f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+        return Card(self.record, self.name, self.why, (("result", uri),))
+
+
+def stored_thumbnail(storage: Storage, record: Record, layout: RunLayout) -> bytes | None:
+    """The small WebP picture of the row's image that painting wrote, where it lies where the run's do and is what the
+    record states; it is decoded by whoever looks at the sheet, and not here. Raises StorageUnavailableError.
+    """
+    image = image_of(record, layout)
+    stated = next((one for one in record.thumbnails if one.size == THUMBNAIL_SIZES[0]), None)
+    if image is None or stated is None:
+        return None
+    place = layout.thumbnail(image, stated.size)
+    try:
+        body = storage.get(place, max_bytes=THUMBNAIL_BYTES[THUMBNAIL_SIZES[0]]) if place.uri == stated.uri else b""
+    except StorageUnavailableError:
+        raise
+    except StorageError:
+        return None
+    is_sound = hashlib.sha256(body).hexdigest() == stated.sha256 and body[:4] == b"RIFF" and body[8:12] == b"WEBP"
+    return body if is_sound else None
+
 
 def page_name(page: int) -> str:
     """The file of a page, from 1."""
     return f"contact-sheet/{page:04d}.html"
 
 
-def render(cards: Sequence[Card], summary: RunSummary, *, page: int, pages: int, delivered: int) -> bytes:
+def render(cards: Sequence[Card], summary: RunSummary, *, page: int, pages: int, delivered: int, sheet: Sheet) -> bytes:
     """One page as HTML."""
     notice = model_notice(summary)
     return (
         _template()
         .render(
             run=summary.run, cards=cards, page=page, pages=pages, rows=summary.counts.rows, delivered=delivered,
-            finished=summary.finished_at, notice=notice[1] if notice else "",
+            finished=summary.finished_at, sheet=sheet, notice=notice[1] if notice else "",
         )
         .encode()
     )  # fmt: skip

@@ -4,8 +4,9 @@ from inpaint_ops.reviewing.deciding import NOTHING, Decision, Tally, decide, dec
 from inpaint_ops.reviewing.exporting import EXPORTS, Export, export
 from inpaint_ops.reviewing.finals import Final, final_lines, finals
 from inpaint_ops.reviewing.importing import read_changes
+from inpaint_ops.reviewing.lineage import Child, Lineage, child_runs, has_begun, parent_of
 from inpaint_ops.reviewing.marks import VERDICTS, Change, Mark, Opinion, Verdict
-from inpaint_ops.reviewing.redoing import Redo, RedoOptions, children, prepare_redo, redo_rows
+from inpaint_ops.reviewing.redoing import Redo, RedoOptions, prepare_redo, redo_rows
 from inpaint_ops.reviewing.reviewers import check_reviewer
 from inpaint_ops.reviewing.reviews import Reviews
 from inpaint_ops.reviewing.rows import ReviewedRow, plan_of, reviewed_rows
@@ -15,9 +16,11 @@ __all__ = [
     "NOTHING",
     "VERDICTS",
     "Change",
+    "Child",
     "Decision",
     "Export",
     "Final",
+    "Lineage",
     "Mark",
     "Opinion",
     "Redo",
@@ -27,12 +30,14 @@ __all__ = [
     "Tally",
     "Verdict",
     "check_reviewer",
-    "children",
+    "child_runs",
     "decide",
     "decisions",
     "export",
     "final_lines",
     "finals",
+    "has_begun",
+    "parent_of",
     "plan_of",
     "prepare_redo",
     "read_changes",

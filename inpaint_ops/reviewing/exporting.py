@@ -6,7 +6,9 @@ import csv
 import hashlib
 import io
 import json
+import secrets
 from collections.abc import Iterable, Iterator
+from datetime import UTC
 from typing import Any, Literal, get_args
 
 from inpaint_ops.manifest import to_jsonl
@@ -53,18 +55,34 @@ def export(kind: Export, run: str, rows: Iterable[tuple[ReviewedRow, Decision]])
                 yield to_jsonl([redo_row(run, row, decision)])
 
 
-def redo_row(run: str, row: ReviewedRow, decision: Decision, variant: int = 1) -> dict[str, Any]:
-    """The row of a manifest that does `row` again, with another seed for each `variant`, from 1."""
+def redo_row(
+    run: str, row: ReviewedRow, decision: Decision, variant: int = 1, *, child: str = "", by: str = ""
+) -> dict[str, Any]:
+    """The row of a manifest that does `row` again, with another seed for each `variant`, from 1, and each `child` run.
+
+    `extra.redo_of` says what is done again and why; for a child run also when the mark was given that asks for it, and
+    who asked for the run.
+    """
     assert row.row is not None, "a rejected row was not painted"
     record, written, before = row.record, row.row.as_manifest_row(), row.row.parameters.seed
     again = {"run": run, "id": record.id, "attempt": record.attempt, "seed": before}
     again |= {"reason": decision.of_reviewer.reason} if decision.of_reviewer.reason else {}
-    text = json.dumps([run, record.id, record.attempt, before, *([variant] if variant > 1 else [])])
+    if child:
+        again |= {"marked_at": marked_at(decision)} if decision.verdict == "redo" else {}
+        again |= {"by": by, "key": secrets.token_hex(8)}  # two who ask for the same write no equal manifests
+    parts = [run, record.id, record.attempt, before, *([variant] if variant > 1 else []), *([child] if child else [])]
+    text = json.dumps(parts)
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])  # the same for each export of this result
     return written | {
         "seed": seed if seed != before else seed + 1,
         "extra": {**written.get("extra", {}), REDO_OF: again},
     }
+
+
+def marked_at(decision: Decision) -> str:
+    """When the verdict that counts was given, as text of one length that sorts; empty without one."""
+    at = decision.of_reviewer.decided_at
+    return at.astimezone(UTC).isoformat(timespec="microseconds") if at else ""
 
 
 def _fields(row: ReviewedRow, decision: Decision) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from inpaint_ops.records import Record, of_variant
 from inpaint_ops.reviewing.deciding import decide
 from inpaint_ops.reviewing.exporting import REDO_OF
-from inpaint_ops.reviewing.redoing import children
+from inpaint_ops.reviewing.lineage import child_runs
 from inpaint_ops.reviewing.reviews import Reviews
 from inpaint_ops.reviewing.rows import plan_of, reviewed_rows
 from inpaint_ops.runs import Workspace
@@ -36,6 +36,11 @@ class Final:
     reviewer: str
     at: datetime
 
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """By which the last of several accepted images is found."""
+        return self.at, self.run
+
 
 def finals(workspace: Workspace, run: str, left: Leftovers) -> Iterator[tuple[Record, Final]]:
     """The rows of a run that have an accepted image, in its order, each with the one that was accepted last.
@@ -48,7 +53,7 @@ def finals(workspace: Workspace, run: str, left: Leftovers) -> Iterator[tuple[Re
         own = _accepted(given, run, row.record, left)
         found = [one for one in (own, redone.get(row.record.id)) if one is not None]
         if found:
-            yield row.record, max(found, key=lambda one: (one.at, one.run))
+            yield row.record, max(found, key=lambda one: one.order)
 
 
 def final_lines(workspace: Workspace, run: str, left: Leftovers) -> Iterator[bytes]:
@@ -67,7 +72,7 @@ def final_lines(workspace: Workspace, run: str, left: Leftovers) -> Iterator[byt
 def _accepted_below(workspace: Workspace, run: str, left: Leftovers, depth: int, seen: set[str]) -> dict[str, Final]:
     """By the id of the run's row: the image of a child run, or of one of that run's own, that was accepted last."""
     found: dict[str, Final] = {}
-    for child in children(workspace, workspace.layout(run)) if depth else ():
+    for child in [one.run for one in child_runs(workspace, workspace.layout(run))] if depth else ():
         plan = workspace.plan(child) if child not in seen else None
         if plan is None:  # it was never triggered, or is known already
             continue
@@ -79,7 +84,7 @@ def _accepted_below(workspace: Workspace, run: str, left: Leftovers, depth: int,
             if not isinstance(of, dict) or of.get("run") != run or not isinstance(of.get("id"), str):
                 continue
             for one in (_accepted(given, child, row.record, left), below.get(row.record.id)):
-                if one is not None and (of["id"] not in found or one.at >= found[of["id"]].at):
+                if one is not None and (of["id"] not in found or one.order > found[of["id"]].order):
                     found[of["id"]] = one
     return found
 

@@ -51,6 +51,14 @@ def _sent_by_these_pages(request: Request) -> None:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
         raise HTTPException(415, f"send {_JSON}")
+    sent_from_here(request)
+
+
+def sent_from_here(request: Request) -> None:
+    """Raise 403 for a request that a page elsewhere had the browser send, as the browser says: also for costly reads.
+
+    A link of another site, or in a mail that a web page shows, leads to the run's page instead.
+    """
     if request.headers.get("sec-fetch-site", "none") not in _FROM_HERE:
         raise HTTPException(403, "another site had this sent: use the pages of this Airflow")
 

@@ -7,7 +7,18 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inpaint_ops.browse import RunViews
-from inpaint_ops_airflow.ui import compare, data, pages, pictures, requests, reviews, submitting, trends
+from inpaint_ops_airflow.ui import (
+    compare,
+    data,
+    delivering,
+    pages,
+    pictures,
+    redoing,
+    requests,
+    reviews,
+    submitting,
+    trends,
+)
 from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.errors import add_error_handlers
 
@@ -51,6 +62,8 @@ def create_app(views: RunViews | None = None) -> FastAPI:
     app.state.views = views
     app.include_router(data.router)
     app.include_router(pictures.router)
+    app.include_router(delivering.router)
+    app.include_router(redoing.router)
     app.include_router(reviews.router)
     app.include_router(submitting.router)
     app.include_router(requests.router)

@@ -19,6 +19,9 @@ from inpaint_ops.storage.pieces import Pieces, in_pieces
 AT_ONCE = 32
 """Downloads under way, at most, each with a piece of 1 MiB in memory."""
 
+AS_IT_IS = {"Content-Encoding": "identity"}
+"""For what is compressed already: else Airflow's own middleware compresses it once more, and drops its length."""
+
 _readers = ThreadPoolExecutor(4, thread_name_prefix="downloads")
 """Their own: a slow store must not hold the threads that Airflow's routes run in."""
 _under_way: set[Pieces] = set()
@@ -32,7 +35,7 @@ def download(storage: Storage, uri: str) -> Response:
     name = uri.rsplit("/", 1)[-1]
     quoted = quote(name)
     saved_as = f'filename="{name}"' if quoted == name else f"filename*=utf-8''{quoted}"
-    headers = {"Content-Disposition": f"attachment; {saved_as}", "Content-Length": str(pieces.size)}
+    headers = {"Content-Disposition": f"attachment; {saved_as}", "Content-Length": str(pieces.size), **AS_IT_IS}
     return StreamingResponse(_passed_on(pieces), media_type="application/octet-stream", headers=headers)
 
 

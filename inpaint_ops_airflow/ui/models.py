@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from inpaint_ops.browse import RunState, ShardState
+from inpaint_ops.browse.redone import ChildPhase
 from inpaint_ops.records import Model, Moment, Record
 from inpaint_ops.report.timeline import row_seconds
 from inpaint_ops.reviewing import Change, Decision, Opinion, RedoOptions, Tally, Verdict
@@ -114,6 +115,7 @@ class ReviewsBody(Model):
     devices: tuple[str, ...]
     measures: tuple[MeasureBody, ...]
     children: tuple[str, ...] = Field(description="Runs that do rows of this one again; some may not have begun.")
+    parent: str | None = Field(default=None, description="The run whose rows this one does again; it may be gone.")
     left_out: tuple[str, ...]
 
 
@@ -151,6 +153,20 @@ class ChildBody(Model):
     run: str
     rows: int
     conf: dict[str, Any]
+    asked_before: dict[str, int] = Field(description="By child run: rows left out, since it was triggered for them.")
+
+
+class ChildStateBody(Model):
+    """How far a child run is."""
+
+    run: str
+    state: ChildPhase
+    problem: str
+    prepared: Moment
+    rows: int
+    done: int
+    failed: int = Field(description="Rows that failed or were rejected.")
+    verdict: str = Field(description="VALID or INVALID once it is over, else empty.")
 
 
 class RedoneBody(Model):
@@ -158,10 +174,27 @@ class RedoneBody(Model):
 
     run: str
     id: str
+    depth: int = Field(description="1: it does the row itself again; 2: a row of a child run that does; and so on.")
+    parent_run: str
+    parent_id: str
+    run_state: ChildPhase
+    problem: str = Field(description="Why the row failed, or why its run was not planned.")
+    is_final: bool = Field(description="Whether its image is the final one of the row that was asked for.")
     row: int | None = None
     status: str = ""
+    attempt: str = ""
+    seed: int | None = None
+    steps: int | None = None
+    prompt: str = ""
     mark: Verdict | None = None
     rating: int | None = None
+
+
+class RedoneRowsBody(Model):
+    """The rows that do a row again; `more` further ones are not listed."""
+
+    rows: tuple[RedoneBody, ...]
+    more: int
 
 
 class RowItem(Model):

@@ -17,41 +17,32 @@ from inpaint_ops.records import of_variant
 from inpaint_ops.reviewing import (
     Export,
     Mark,
-    RedoOptions,
     Reviews,
     check_reviewer,
-    children,
+    child_runs,
     decide,
     export,
     final_lines,
-    prepare_redo,
+    parent_of,
     reviewed_rows,
 )
 from inpaint_ops.reviewing.importing import explained
-from inpaint_ops.reviewing.redoing import variant_ids
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops_airflow.ui.access import may_review, may_trigger_runs, reviewer, sent_by_these_pages
-from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep, get_run
+from inpaint_ops_airflow.ui.dependencies import RunDep, ViewsDep, get_run
 from inpaint_ops_airflow.ui.models import (
     MARKS_AT_ONCE,
-    ChildBody,
     MarkedBody,
     MarksBody,
     MeasureBody,
-    RedoBody,
-    RedoneBody,
     ReviewsBody,
     TallyBody,
 )
-from inpaint_ops_airflow.ui.rerunning import rerun_conf
 
 router = APIRouter()
 
 BODY_BYTES = 2**20
 """Of the marks that a page sends at once, at most."""
-
-_CHILDREN_SHOWN = 4
-"""Child runs whose rows are shown beside a row, at most: each is opened."""
 
 _EXPORTS: dict[str, tuple[Export, str]] = {
     "reviews.jsonl": ("jsonl", "application/jsonl"),
@@ -60,8 +51,8 @@ _EXPORTS: dict[str, tuple[Export, str]] = {
     "redo.jsonl": ("redo", "application/jsonl"),
     "final.jsonl": ("final", "application/jsonl"),
 }
-_exporting = threading.BoundedSemaphore(2)
-"""An export goes through all rows of a run."""
+exporting = threading.BoundedSemaphore(2)
+"""What goes through all rows of a run: so many at once."""
 
 
 @router.get("/api/runs/{run}/reviews")
@@ -86,7 +77,8 @@ def reviews(
             for one in table.spreads
             if one.count
         ),
-        children=tuple(children(views.workspace, views.workspace.layout(view.run))),
+        children=tuple(one.run for one in child_runs(views.workspace, views.workspace.layout(view.run))),
+        parent=parent_of(views.workspace, view.plan),
         left_out=view.left_out,
     )
 
@@ -98,11 +90,11 @@ async def mark_rows(request: Request, run: str, views: ViewsDep, name: Annotated
         check_reviewer(name)
     except ConfigError as error:
         raise HTTPException(422, str(error)) from None
-    sent = _marks(await _body(request))
+    sent = _marks(await body_of(request))
     return await run_in_threadpool(_append, views, run, name, sent)
 
 
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request) -> bytes:
     """The request's body. Raises 413 before more than `BODY_BYTES` are in memory."""
     found = bytearray()
     async for piece in request.stream():
@@ -146,59 +138,9 @@ def _append(views: ViewsDep, run: str, name: str, sent: MarksBody) -> MarkedBody
     return MarkedBody(tally=TallyBody.of(view.reviews.tally(table)), refused=refused)
 
 
-@router.post("/api/runs/{run}/redo", dependencies=[sent_by_these_pages, may_trigger_runs])
-async def prepare_child(request: Request, run: str, views: ViewsDep) -> ChildBody:
-    """Write the manifest of a child run. The page triggers it by Airflow's own API, with the user's own rights."""
-    try:
-        asked = RedoBody.model_validate_json(await _body(request))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise HTTPException(
-            422, f"{field or 'the request'}: {str(first['msg']).removeprefix('Value error, ')}"
-        ) from None
-    return await run_in_threadpool(_prepare_child, views, run, asked)
-
-
-def _prepare_child(views: ViewsDep, run: str, asked: RedoBody) -> ChildBody:
-    view = get_run(run, views)
-    options = RedoOptions(**asked.model_dump(exclude={"ids"}))
-    if not _exporting.acquire(blocking=False):
-        raise HTTPException(503, "another export is being made: try again", {"Retry-After": "10"})
-    try:
-        found = prepare_redo(views.workspace, run, options, set(asked.ids) if asked.ids is not None else None)
-    except ConfigError as error:
-        raise HTTPException(422, str(error)) from None
-    finally:
-        _exporting.release()
-    return ChildBody(run=found.run, rows=found.rows, conf=rerun_conf(view, found.manifest.uri) | {"run": found.run})
-
-
-@router.get("/api/runs/{run}/rows/{row}/redone")
-def redone(view: RunDep, views: ViewsDep, record: RecordDep) -> tuple[RedoneBody, ...]:
-    """The rows of the newest child runs that do this row again."""
-    found = []
-    for child in reversed(children(views.workspace, views.workspace.layout(view.run))[-_CHILDREN_SHOWN:]):
-        seen = views.run(child)
-        if seen is None:
-            continue
-        seen.reviews.refresh()
-        table = seen.records().table
-        positions = {name: at for at, name in enumerate(table.ids)}
-        for name in variant_ids(record.id):
-            if (at := positions.get(name)) is None:
-                continue
-            line, status = int(table.rows[at]), str(table.columns["status"][at].as_py())
-            decision = seen.reviews.decision_of(name, table.attempts[at])
-            found.append(
-                RedoneBody(run=child, id=name, row=line, status=status, mark=decision.verdict, rating=decision.rating)
-            )
-    return tuple(found)
-
-
 def _export(view: RunView, views: ViewsDep, name: str) -> Response:
     kind, media_type = _EXPORTS[name]
-    if not _exporting.acquire(blocking=False):
+    if not exporting.acquire(blocking=False):
         raise HTTPException(503, "another export is being made: try again", {"Retry-After": "10"})
     left = Leftovers()
     kept = Reviews(views.workspace.storage, views.workspace.layout(view.run), left)
@@ -211,7 +153,7 @@ def _export(view: RunView, views: ViewsDep, name: str) -> Response:
         lines = export(kind, view.run, ((row, decide(given, row.record.id, row.record.attempt)) for row in rows))
         return _Export(lines, media_type, name)
     except BaseException:
-        _exporting.release()
+        exporting.release()
         raise
 
 
@@ -227,7 +169,7 @@ class _Export(StreamingResponse):
         try:
             await super().__call__(*args)  # type: ignore[arg-type]
         finally:
-            _exporting.release()
+            exporting.release()
 
 
 @router.get("/runs/{run}/reviews.jsonl")

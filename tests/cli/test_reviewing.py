@@ -83,7 +83,7 @@ class TestMarking:
         found = json.loads(review(bench, "--json").stdout)
         assert found == {
             "rows": 4, "reviewed": 1, "marks": {"accept": 0, "reject": 1, "redo": 0}, "disputed": 0, "outdated": 0,
-            "run": "run", "marked": 0, "left_out": 0, "exported": None,
+            "run": "run", "marked": 0, "left_out": 0, "exported": None, "parent": None, "children": [],
         }  # fmt: skip
 
     def test_the_reviewer_is_the_user_of_the_machine(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -15,61 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.config import Settings
 from inpaint_ops.delivering import deliver
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.records import Output, Record
-from inpaint_ops.report import results_jsonl
+from inpaint_ops.records import Output, Record, Thumbnail
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
+from tests.support.delivered import FAILED, PAINTED, RUN, checked, photo, put_run
 from tests.support.fault_proxy import Fault, FaultProxy
-from tests.support.synthetic_run import put_finished_run
 from tests.support.waiting import PATIENCE, wait_until
-
-RUN, ROWS, FAILED, REJECTED = "night", 9, 4, 1
-PAINTED = {f"row-{row:05d}.png" for row in range(1, ROWS + 1) if row not in (FAILED, ROWS)}
-
-
-def photo(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:
-    sink = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).save(sink, "PNG")
-    return sink.getvalue()
-
-
-def put_run(workspace: Workspace, **changes: Callable[[Record], dict[str, Any]]) -> list[Record]:
-    """A finished run with real files: row 4 failed, 9 was rejected; `row_3=...` changes what row 3's record says."""
-    _, records = put_finished_run(workspace, RUN, ROWS, failed={FAILED}, rejected=REJECTED)
-    mask = io.BytesIO()
-    Image.new("L", (60, 40), 255).save(mask, "PNG")
-    put, layout, found = workspace.storage.put, workspace.layout(RUN), []
-    masked = put(workspace.store.join("photos/mask.png"), mask.getvalue()).location.uri
-    for record in records:
-        source = put(workspace.store.join(f"photos/{record.row}.png"), photo(record.row)).location.uri
-        update: dict[str, Any] = {"source": source, "mask": masked}
-        if record.output is not None:
-            body = photo(100 + record.row)
-            image = layout.image(record.id, ".png")
-            put(image, body)
-            update["output"] = Output(
-                uri=image.uri,
-                sha256=hashlib.sha256(body).hexdigest(),
-                bytes=len(body),
-                width=60,
-                height=40,
-                format="png",
-            )
-        changed = record.model_copy(update=update)
-        change = changes.get(f"row_{record.row}")
-        found.append(changed.model_copy(update=change(changed)) if change else changed)
-    put(layout.results, results_jsonl(found))
-    return found
 
 
 @pytest.fixture
@@ -86,15 +43,6 @@ def workspace(prefix: Location, tmp_path: Path, request: pytest.FixtureRequest) 
 def beside(prefix: Location) -> Location:
     """A prefix of the same store that is none of its own."""
     return prefix.parent.join("delivered/")
-
-
-def checked(folder: Path) -> set[str]:
-    """The files that `sha256sum` finds as the list says; it must find all."""
-    done = subprocess.run(
-        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {line.removesuffix(": OK") for line in done.stdout.splitlines()}
 
 
 def test_a_run_becomes_a_folder_that_sha256sum_agrees_with(workspace: Workspace, tmp_path: Path) -> None:
@@ -134,6 +82,32 @@ def test_a_contact_sheet_names_no_place_of_the_store_where_a_picture_cannot_be_h
     sheet = (tmp_path / "out/contact-sheet/0001.html").read_text()
     assert "no pictures could be made" in sheet
     assert workspace.store.uri not in sheet
+
+
+def test_a_sheet_of_results_has_the_thumbnails_that_painting_wrote(workspace: Workspace, tmp_path: Path) -> None:
+    """Sources and masks are not asked for; a thumbnail that is missing, another, or elsewhere is not shown."""
+    layout = workspace.layout(RUN)
+    webp = b"RIFF\x04\x00\x00\x00WEBP"
+    elsewhere = workspace.storage.put(workspace.store.join("secret.webp"), webp).location.uri
+
+    def small(record: Record, body: bytes = webp, uri: str = "", stated: bytes | None = None) -> dict[str, Any]:
+        place = layout.thumbnail(layout.image(record.id, ".png"), 256)
+        workspace.storage.put(place, body)
+        digest = hashlib.sha256(body if stated is None else stated).hexdigest()
+        return {"thumbnails": (Thumbnail(size=256, uri=uri or place.uri, sha256=digest, bytes=len(body)),)}
+
+    put_run(
+        workspace, row_1=small, row_2=lambda record: small(record, stated=b"other"),
+        row_3=lambda record: small(record, uri=elsewhere), row_5=lambda record: small(record, b"<svg/>"),
+    )  # fmt: skip
+    for info in list(workspace.storage.list(workspace.store.join("photos/").as_prefix())):
+        workspace.storage.delete(info.location)
+    made = deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet="results")
+    assert (made.delivered, [line for line in made.left_out if "sheet" in line]) == (7, [])
+    sheet = (tmp_path / "out/contact-sheet/0001.html").read_text()
+    assert sheet.count("data:image/webp;base64,") == 1
+    assert sheet.count("it has no thumbnail") == 6
+    assert "svg" not in sheet
 
 
 def test_a_zip_file_holds_the_same_in_one_folder(workspace: Workspace, tmp_path: Path) -> None:
@@ -183,7 +157,7 @@ def test_the_image_of_a_retry_has_the_rows_plain_name(workspace: Workspace, tmp_
         return {"output": output, "retry": 2}
 
     put_run(workspace, row_2=painted_again)
-    deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet=False)
+    deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet=None)
     assert (tmp_path / "out" / "row-00002.png").read_bytes() == body
     assert checked(tmp_path / "out") == PAINTED | {"contents.jsonl", "delivery.json"}
 

@@ -32,7 +32,7 @@ def delivered(bench: Bench, **options: object) -> tuple[Delivery, Path]:
         bench.settings, store=bench.workspace.store.uri, also_readable=[str(bench.tmp_path)],
         also_writable=[parse(str(to))],
     )  # fmt: skip
-    return deliver(workspace, "run", parse(str(to)), contact_sheet=False, **options), to  # type: ignore[arg-type]
+    return deliver(workspace, "run", parse(str(to)), contact_sheet=None, **options), to  # type: ignore[arg-type]
 
 
 def lines(folder: Path) -> dict[str, dict[str, object]]:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -23,7 +21,7 @@ from inpaint_ops.reviewing import Mark, Reviews
 from inpaint_ops.runs import Workspace, prepare
 from inpaint_ops.supervisor import ShardRun
 from tests.support.bench import Bench
-from tests.support.pages import app
+from tests.support.pages import app, signed_in
 from tests.support.synthetic_run import put_finished_run
 
 __all__ = ["app"]
@@ -49,11 +47,6 @@ def workspace(tmp_path: Path) -> Workspace:
     found.storage.put(layout.results, results_jsonl(measured))
     found.storage.put(layout.timings, timings_parquet(measured))
     return found
-
-
-def signed_in(app: FastAPI, name: str = "ann", role: str = "user") -> TestClient:
-    app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username=name, role=role)
-    return TestClient(app, root_path="/airflow/inpaint", follow_redirects=False)
 
 
 @pytest.fixture
@@ -344,8 +337,9 @@ class TestRedo:
         painted.run()
         for _ in range(50):  # the records of a run that goes on are read as they are found
             seen = client.get(f"/api/runs/run/rows/{number}/redone").json()
-            if len(seen) == 2:
+            if [one["status"] for one in seen["rows"]] == ["done", "done"]:
                 break
+        seen = seen["rows"]
         assert [(one["run"], one["id"], one["status"]) for one in seen] == [
             (child["run"], "0", "done"), (child["run"], "0-redo-2", "done"),
         ]  # fmt: skip

@@ -36,6 +36,8 @@ STEPS = 2
 PREFIX = "/airflow"
 STRANGER = "stranger"
 """A user of Airflow without any role."""
+LOOKER = "looker"
+"""One who may look, and trigger nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
         }
         environment = {
             "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # the demo uses the SDK's own settings
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{STRANGER}:",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{STRANGER}:,{LOOKER}:viewer",
             "AIRFLOW_CONN_INPAINT_HOOK": json.dumps({"conn_type": "http", "host": webhook.url}),
             "INPAINT_NOTIFY": "webhook:inpaint_hook",
             "INPAINT_S3_CONN_ID": "inpaint_s3",

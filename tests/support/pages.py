@@ -36,3 +36,9 @@ def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
 def sign_in(app: FastAPI, role: str | None) -> TestClient:
     app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role=role)
     return TestClient(app, root_path="/airflow/inpaint", follow_redirects=False)
+
+
+def signed_in(app: FastAPI, name: str = "ann", role: str = "user") -> TestClient:
+    """A client of this user, who may trigger runs where no other role is named."""
+    app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username=name, role=role)
+    return TestClient(app, root_path="/airflow/inpaint", follow_redirects=False)

@@ -13,6 +13,7 @@ CURES = {
     "mount a tmpfs": "run as root, in a container with `--cap-add SYS_ADMIN`",
     "memory cgroup": "boot with `systemd.unified_cgroup_hierarchy=0`, run as root",
     "libfaketime": "`apt-get install faketime`",
+    "no unzip": "`apt-get install unzip`",
     "exiftool": "`apt-get install libimage-exiftool-perl`",
     "two processors": "run where two or more processors may be used",
     "pillow_jxl": "`.venv/bin/python -m pip install pillow-jxl-plugin`, whose licence is GPL-3.0-or-later",
