@@ -44,6 +44,8 @@ class ModelIdentity(Model):
     loras: tuple[LoraIdentity, ...] = Field(default=(), description="The LoRAs that were loaded beside it.")
     vae: str | None = Field(default=None, description="The VAE that took the place of the model's own.")
     vae_digest: str = Field(default="", description="The SHA-256 of its file.")
+    fill_model: str | None = Field(default=None, description="The network that rows of fill `lama` were filled by.")
+    fill_model_digest: str = Field(default="", description="The SHA-256 of its file.")
 
 
 class ColdStart(Model):

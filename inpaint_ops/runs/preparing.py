@@ -36,7 +36,7 @@ from inpaint_ops.records import (
     now,
 )
 from inpaint_ops.row_work import RowWork
-from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
+from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
 from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
 from inpaint_ops.runs.sampling import sampled
@@ -158,11 +158,7 @@ def prepare(
     if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
         signing.check()
     if find_model is not None:
-        about_model = check_model(
-            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
-        )
-        notes += [about_model] if about_model else []
-        notes += check_loras(storage, job.loras, must_be_here=find_model == "here")
+        notes += check_models(storage, job, must_be_here=find_model == "here")
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote

@@ -27,6 +27,7 @@ def job_command(
         revision=options.model_revision,
         vae=options.vae,
         tokenizer=options.tokenizer,
+        fill_model=options.fill_model if any(one.row.parameters.fill == "lama" for one in files) else None,
         loras=loras,
         fuse_loras=_one_set(files) if loras else None,
         device=options.device,

@@ -79,7 +79,7 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
         choice = _choose_tuning(job, card, source)
         # The weights are checked after the tuning is chosen, whose dtype says which files are read, and before any is
         # read: a damaged file costs no load.
-        found = _check_weights(job, source, choice, resolving)
+        found = _check_weights(job, source, choice, resolving, report)
         # Where graphs are kept is settled before the load, whose last step may compile.
         if not users_own_graphs:
             _keep_graphs(found, choice, card, report)
@@ -202,10 +202,14 @@ def _choose_tuning(job: Job, card: DeviceInfo, source: Source) -> tuning.Choice:
     )
 
 
-def _check_weights(job: Job, source: Source, choice: tuning.Choice, resolving: float) -> FoundModel:
+def _check_weights(job: Job, source: Source, choice: tuning.Choice, resolving: float, report: _Reporter) -> FoundModel:
     from inpaint_ops.model.sources import find
 
-    return find(source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras)
+    if job.fill_model is not None:
+        report.phase("fill model", job.fill_model)
+    return find(
+        source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras, fill_model=job.fill_model
+    )
 
 
 def _keep_graphs(found: FoundModel, choice: tuning.Choice, card: DeviceInfo, report: _Reporter) -> None:

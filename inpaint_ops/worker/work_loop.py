@@ -233,7 +233,7 @@ class WorkLoop:
             for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
                 rgb, working = images.to_working(source, mask.weights, placement)
                 seed = seed_of(item, number)
-                rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed)
+                rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed, self._loaded.lama)
                 notes += tuple(one for one in unlike if one not in notes)
                 key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
                 paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed)

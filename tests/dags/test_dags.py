@@ -222,6 +222,8 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
         "model": "/m/a.safetensors",
         "vae": "/v",
         "tokenizer": "/t",
+        "fill": "lama",
+        "fill_model": "/m/lama.onnx",
         "loras": ["b=s3://x/y:0.5"],
         "few_step": "lcm",
     }
@@ -229,6 +231,7 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.model, job.vae, job.tokenizer, job.scheduler, job.steps) == ("/m/a.safetensors", "/v", "/t", "lcm", 4)
     assert [(one.name, one.place, one.weight) for one in job.loras] == [("b", "s3://x/y", 0.5)]
+    assert (job.fill, job.fill_model) == ("lama", "/m/lama.onnx")
 
 
 def test_a_standing_job_may_choose_what_the_form_offers(manifest_dag: Any) -> None:

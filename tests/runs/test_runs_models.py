@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings, load_settings
-from inpaint_ops.errors import ForbiddenLocationError, ModelError, ObjectNotFoundError, RunConflictError
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ModelError, ObjectNotFoundError, RunConflictError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.runs import Workspace, finish, paint, prepare
 from inpaint_ops.supervisor.loras import LORAS, local_loras
-from tests.support import loras, single_files
+from tests.support import loras, onnx_files, single_files
 from tests.support.pictures import file_of, mask_file, smooth
 
 
@@ -256,3 +256,54 @@ def test_what_a_row_is_filled_with_stands_in_its_record_and_where_it_has_no_effe
     assert (fill.count, fill.seconds) == (3, None) and fill.what.endswith("(mean 2, noise 1)")
     with pytest.raises(RunConflictError, match="fill"):
         prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill": "telea"}))
+
+
+def test_rows_filled_by_a_network_of_the_users(workspace: Workspace, tmp_path: Path) -> None:
+    network = tmp_path / "lama.onnx"
+    network.write_bytes(onnx_files.lama())
+    rows = [{"id": "lama", "fill": "lama"}, {"id": "mean", "fill": "mean"}, {"id": "own"}]
+    job = JobOptions(model="tiny-random", device="cpu", strength=0.6, fill_model=str(network))
+    summary, records = run(workspace, rows, job)
+    assert summary.counts.done == 3 and records["lama"].fill == "lama"
+    assert apart(pixels(records["lama"]), pixels(records["own"])) > 1
+    assert apart(pixels(records["lama"]), pixels(records["mean"])) > 1
+    digest = hashlib.sha256(network.read_bytes()).hexdigest()
+    assert (summary.model.fill_model, summary.model.fill_model_digest) == (str(network), digest)
+    (entry,) = (entry for entry in summary.ledger if entry.name == "fill_model")
+    assert entry.effective == f"SHA-256 {digest[:16]}" and entry.reason.startswith("run by OpenCV")
+    with pytest.raises(RunConflictError, match="fill_model"):
+        prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill_model": "other.onnx"}))
+
+
+def test_a_network_that_no_row_needs_is_not_opened(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_text("no network")
+    job = JobOptions(model="tiny-random", device="cpu", steps=2, fill_model=str(tmp_path / "broken.onnx"))
+    summary, _ = run(workspace, [{"id": "one", "fill": "mean"}], job)
+    assert summary.counts.done == 1 and summary.model.fill_model is None
+
+
+def test_a_broken_network_stops_the_run_before_a_row_in_one_line(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_text("no network")
+    job = JobOptions(model="tiny-random", device="cpu", steps=2, fill="lama", fill_model=str(tmp_path / "broken.onnx"))
+    with pytest.raises(ModelError, match=r"broken\.onnx is no ONNX file that OpenCV can read") as caught:
+        run(workspace, [{"id": "one"}], job)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_the_fill_is_refused_when_a_run_is_planned(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^fill lama: it needs a network.*give --fill-model"):
+        job_options(Settings(), model="tiny-random", fill="lama")
+    source = manifest(workspace, {"id": "good"}, {"id": "bad", "fill": "lama"})
+    plan = prepare(workspace, source, "run", JobOptions(model="tiny-random", device="cpu"))
+    assert (plan.rows, plan.rejected_rows) == (2, (2,))
+    rejected = json.loads(workspace.storage.get(workspace.layout("run").rejected))
+    assert rejected["_error"].startswith("row 2: fill: lama: it needs a network")
+    (tmp_path / "big-lama.pt").write_bytes(b"PK")
+    (tmp_path / "empty.onnx").touch()
+    whys = {"big-lama.pt": "pickled weights: give", "none.onnx": "no such file", "empty.onnx": "0 bytes"}
+    for name, why in whys.items():
+        job = JobOptions(model="tiny-random", device="cpu", fill="lama", fill_model=str(tmp_path / name))
+        with pytest.raises(ModelError, match=why):
+            prepare(workspace, source, "other", job, find_model="here")
+    notes = prepare(workspace, source, "other", job, find_model="anywhere").warnings
+    assert any("0 bytes" in line and "the machines that paint may have it" in line for line in notes)
