@@ -20,7 +20,7 @@ from inpaint_ops.model import random_weights
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import Record, RunSummary
-from inpaint_ops.runs import Workspace, finish, paint, prepare
+from inpaint_ops.runs import Workspace, finish, paint, prepare, summary_lines
 from inpaint_ops.supervisor.loras import LORAS, local_loras
 from tests.support import loras, onnx_files, single_files
 from tests.support.pictures import file_of, mask_file, smooth
@@ -171,6 +171,10 @@ def test_a_job_of_one_set_merges_it_and_paints_the_same(files: Path, workspace: 
     assert summary.counts.done == 2
     (entry,) = (entry for entry in summary.ledger if entry.name == "loras")
     assert (entry.effective, entry.requested) == ("merged into the weights", "second 1.5")
+    (cost,) = (one for one in summary.choices if one.choice == "loras")
+    assert (cost.count, cost.seconds) == (1, summary.load and summary.load.loras)
+    assert cost.what == "LoRAs loaded (second), by 1 worker"
+    assert f"  1 LoRAs loaded (second), by 1 worker: {cost.seconds:.2f} s of all workers" in summary_lines(workspace, summary)
     assert summary.load is not None and summary.load.loras > 0
     assert apart(pixels(records["one"]), pixels(records["two"])) <= 1
 
@@ -178,8 +182,8 @@ def test_a_job_of_one_set_merges_it_and_paints_the_same(files: Path, workspace: 
 def test_a_lora_that_no_worker_could_load_is_refused_at_the_start(files: Path, workspace: Workspace) -> None:
     source = manifest(workspace, {"id": "one"})
     for place, error in (
-        (str(files / "vae.safetensors"), ModelError), ("none.safetensors", ModelError), ("x.ckpt", ModelError),
-        (f"file://{Path(source).parent}/none.safetensors", ObjectNotFoundError),
+        (str(files / "vae.safetensors"), ModelError), ("nowhere.safetensors", ModelError), ("x.ckpt", ModelError),
+        (f"file://{Path(source).parent}/nowhere.safetensors", ObjectNotFoundError),
         ("s3://elsewhere/lora.safetensors", ForbiddenLocationError),
     ):  # fmt: skip
         job = JobOptions.model_validate({"model": "tiny-random", "loras": [place]})
