@@ -203,6 +203,13 @@ PARAMS = {
         title="Fill model",
         description="For the fill lama: LaMa's network, an .onnx file on the GPU machines. Empty: as the settings say.",
     ),
+    "profile": Param(
+        default=False,
+        type="boolean",
+        title="Profile",
+        description="Have each worker leave a trace of its threads, operators and kernels for Perfetto, beside its "
+        "report. Slows its first batches.",
+    ),
     "variants": Param(
         default=None,
         type=["null", "integer"],

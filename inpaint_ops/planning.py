@@ -94,6 +94,7 @@ class JobOptions(Model):
     fill_model: str | None = Field(default=None, description="The ONNX file of the network that fill `lama` needs.")
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
     pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
+    profile: bool = Field(default=False, description="Workers leave a trace of their threads, operators and kernels.")
     row_limit: int | None = Field(default=None, ge=1)
     sample: int | None = Field(
         default=None, ge=1, description="Only so many rows, spread over those that can be painted."

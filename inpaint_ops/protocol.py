@@ -55,6 +55,9 @@ def text_of(first: str | None, second: str | None) -> Text | None:
     return first or "", second
 
 
+PROFILE = "profile.json.gz"
+"""The file of its folder in which a worker that is profiled leaves what it found."""
+
 _VARIANT = 10**10
 """Beyond the number of any row."""
 
@@ -108,6 +111,7 @@ class Job(Model):
     metadata: Literal["safe", "keep", "strip"] = "safe"
     provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"
+    profile: bool = Field(default=False, description="Leave PROFILE in `scratch`.")
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker alone may write to.")
     leases: str = Field(

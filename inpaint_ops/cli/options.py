@@ -162,6 +162,12 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--steps", type=click.IntRange(1, 500), help="Steps for rows that name none; beats --quality."),
         click.option("--guidance-scale", type=click.FloatRange(0, 50), help="Default 7.5."),
         click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Default 0.9999."),
+        click.option(
+            "--profile",
+            is_flag=True,
+            default=None,
+            help="Have each worker leave a trace of its threads, operators and kernels, for Perfetto.",
+        ),
         click.option("--row-limit", type=click.IntRange(1), help="Only the first rows."),
         click.option(
             "--sample",

@@ -142,6 +142,7 @@ class WorkerReport(WorkerSetup):
     not_forked: str = Field(default="", description="Why it was started by exec although a warm host is named.")
     attempt: str = ""
     shard: str = ""
+    profile: str = Field(default="", description="URI of the trace that it left, where the job is profiled.")
     warnings: tuple[str, ...] = ()
 
 

@@ -241,7 +241,9 @@ _JSONL = "application/jsonl"
 
 
 def _resumed(standing: Plan, wanted: Plan) -> Plan:
-    """The standing plan, with a warning where rows that it rejected would be accepted now."""
+    """The standing plan, with a warning where rows that it rejected would be accepted now, and where it is not profiled
+    although that is wanted now.
+    """
     if standing.manifest_sha256 != wanted.manifest_sha256:
         raise RunConflictError(
             f"run {wanted.run!r} is of another manifest ({standing.manifest}, {standing.manifest_sha256[:12]}…; now "
@@ -253,12 +255,13 @@ def _resumed(standing: Plan, wanted: Plan) -> Plan:
             raise RunConflictError(
                 f"run {wanted.run!r} was started with {name} = {theirs[name]!r}, not {value!r}: choose another run name"
             )
-    accepted_now = len(set(standing.rejected_rows) - set(wanted.rejected_rows))
-    if not accepted_now:
-        return standing
-    rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
-    note = f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them"
-    return standing.model_copy(update={"warnings": (*standing.warnings, note)})
+    notes = []
+    if accepted_now := len(set(standing.rejected_rows) - set(wanted.rejected_rows)):
+        rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
+        notes.append(f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them")
+    if wanted.job.profile and not standing.job.profile:
+        notes.append("the run was planned without a profile, so none is made: choose another run name")
+    return standing.model_copy(update={"warnings": (*standing.warnings, *notes)}) if notes else standing
 
 
 def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:

@@ -49,6 +49,7 @@ def job_command(
         metadata=settings.metadata,
         provenance=settings.provenance,
         frames=settings.frames,
+        profile=options.profile,
         unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),
         leases=settings.leases,

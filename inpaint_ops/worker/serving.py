@@ -63,6 +63,7 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
         if isinstance(failed, DeviceLostError):
             setup.lease.note_loss(str(failed))
         return _fatal(failed, sender)
+    loop.leave_profile()
     sender.send(loop.bye())
     return 0
 
