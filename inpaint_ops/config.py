@@ -69,6 +69,9 @@ Sharpen = Literal["none", "match"]
 Fill = Literal["original", "noise", "mean", "telea", "lama"]
 """What the masked area holds before it is encoded."""
 
+CudaWait = Literal["sleep", "spin"]
+"""How a worker waits for its card."""
+
 FILL_MODEL_CURE = "give --fill-model a LaMa in ONNX, such as OpenCV's inpainting_lama_2025jan.onnx"
 """What to do where the network of the fill `lama` is missing or unfit."""
 
@@ -152,6 +155,11 @@ class Settings(BaseSettings):
         default=None, description="For fill lama: the LaMa network, an .onnx file on the machines that paint."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
+
+    cuda_wait: CudaWait = Field(
+        default="sleep",
+        description="How a worker waits for its card: asleep, or by asking without a pause, which keeps a core busy.",
+    )
 
     shard_rows: int | None = Field(
         default=None,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Type
 
 from inpaint_ops.config import (
     Blend,
+    CudaWait,
     Fill,
     Grain,
     ImageFormat,
@@ -114,6 +115,7 @@ class Job(Model):
     profile: bool = Field(default=False, description="Leave PROFILE in `scratch`.")
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker alone may write to.")
+    cuda_wait: CudaWait = "sleep"
     leases: str = Field(
         default="", description="The folder of leases that users share; empty: the worker's user's own."
     )

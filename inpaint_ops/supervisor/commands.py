@@ -52,6 +52,7 @@ def job_command(
         profile=options.profile,
         unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),
+        cuda_wait=settings.cuda_wait,
         leases=settings.leases,
         lease_timeout=settings.lease_timeout,
     )

@@ -104,6 +104,7 @@ class WorkLoop:
 
         self._job, self._loaded, self._engine = setup.job, setup.loaded, setup.engine
         self._cold_start = setup.cold_start
+        self._about_device = setup.about_device
         self._profile = Profile(setup.job.profile, self._warn_once)
         self._send, self._inbox = send, inbox
         self._incoming, self._outgoing = incoming, outgoing
@@ -138,7 +139,7 @@ class WorkLoop:
             self._last_size, batch_size=measured.largest_batch, batch_limit=engine.batch_size, prompts_done=True
         )
         return Bye(
-            ledger=engine.with_measured(ledger),
+            ledger=engine.with_measured((*ledger, *self._about_device)),
             cold_start=self._cold_start.model_copy(
                 update={"first_call": measured.first_call, "compile": measured.compiling}
             ),
