@@ -17,9 +17,10 @@ SIDE = 512
 IMAGE, MASK = "image", "mask"
 """Its inputs: (1, 3, SIDE, SIDE) float32 RGB of 0 to 1, and (1, 1, SIDE, SIDE) of 0 and 1, where 1 is to be filled."""
 
-_ELSEWHERE = b"\n\x08location"
-"""How an ONNX file names another one that holds a tensor: `TensorProto.external_data`, a key of 8 letters. OpenCV would
-read any file of this machine so.
+_ELSEWHERE = b"location"
+"""What an ONNX file with a tensor in another one has in it: the key of that file's name (`TensorProto.external_data`).
+OpenCV would read any file of this machine so. The same number can be written in several ways, so the bytes before the
+word decide nothing.
 """
 
 _FORM = f"it must take `{IMAGE}` (1, 3, {SIDE}, {SIDE}) and `{MASK}` (1, 1, {SIDE}, {SIDE}) and give back a picture"
@@ -41,7 +42,9 @@ class Lama:
         if not hasattr(cv2.dnn, "ENGINE_NEW"):
             raise ModelError(f"fill lama needs OpenCV 5 or newer, this is {cv2.__version__}: choose another fill")
         if _ELSEWHERE in data:
-            raise ModelError(f"{name} has its weights in other files, which are not opened: {FILL_MODEL_CURE}")
+            raise ModelError(
+                f"{name} names other files (`location`) for its weights, and none is opened: {FILL_MODEL_CURE}"
+            )
         if not data:
             raise ModelError(f"{name} is empty: {FILL_MODEL_CURE}")
         try:
