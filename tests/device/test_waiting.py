@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from inpaint_ops.config import CudaWait
+from inpaint_ops.config import CudaWait, Settings
 from inpaint_ops.device.waiting import ask_to_wait, inspect
+from inpaint_ops.planning import JobOptions
+from inpaint_ops.runs import Workspace, finish, paint, prepare
+from tests.support import nvml
+from tests.support.pictures import file_of, mask_file, smooth
 
 
 @pytest.fixture
-def maps(tmp_path: Path) -> Path:
-    """What /proc/self/maps says where torch has loaded a runtime."""
+def library(tmp_path: Path) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("pretended cards need a C compiler: install gcc")
-    library = tmp_path / "a folder" / "libcudart.so.13"
-    library.parent.mkdir()
+    library = tmp_path / "libcudart.so.13"
     source = Path(__file__).parents[1] / "support" / "cudart.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+@pytest.fixture
+def maps(tmp_path: Path, library: Path) -> Path:
+    """What /proc/self/maps says where torch has loaded a runtime."""
     listed = tmp_path / "maps"
     listed.write_text(
         "7f00-7f01 r--p 00000000 08:01 12 /usr/lib/libc.so.6\n7f02-7f03 rw-p 00000000 00:00 0 \n"
@@ -59,3 +69,29 @@ def test_without_a_runtime_or_with_a_strange_one_that_is_the_reason(tmp_path: Pa
     why = ask_to_wait("sleep", maps)
     assert why.startswith("the CUDA runtime cannot be asked") and "\n" not in why
     assert inspect("sleep", why, maps).effective == "unknown"
+
+
+@pytest.mark.parametrize(("wanted", "flag"), [("sleep", 4), ("spin", 1)])
+def test_the_worker_of_a_card_asks_once_and_one_of_processors_never(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: CudaWait, flag: int
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "photo.png").write_bytes(file_of(smooth(64, 64)))
+    (folder / "mask.png").write_bytes(mask_file(64, 64, (16, 16, 48, 48)))
+    row = {"image": "photo.png", "mask": "mask.png", "prompt": "x", "steps": 1, "strength": 1.0}
+    (folder / "m.jsonl").write_text(json.dumps(row) + "\n")
+    for name, value in nvml.install(tmp_path / "driver", nvml.gpu("GPU-1"), dict(os.environ)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("CUDART_LOG", str(tmp_path / "log"))
+    settings = Settings(scratch=tmp_path / "s", cuda_wait=wanted, worker_env=("LD_PRELOAD", "CUDART_LOG"))
+    workspace = Workspace.open(settings, store=str(tmp_path / "out"), also_readable=[str(folder)])
+    for device in ("cpu", "auto"):
+        assert not (tmp_path / "log").exists()
+        job = JobOptions(model="tiny-random", device=device)
+        for shard in prepare(workspace, str(folder / "m.jsonl"), device, job).shards:
+            paint(workspace, device, shard.name)
+        assert finish(workspace, device).counts.done == 1
+    assert (tmp_path / "log").read_text() == f"{flag}\n"
