@@ -148,8 +148,13 @@ def prepare_retry(
 
 
 def _job_of(plan: Plan, job: JobOptions, chosen: Collection[str]) -> JobOptions:
-    """The run's job, with what was chosen now where that leaves images and rows alone."""
+    """The run's job, with what was chosen now where that leaves images and rows alone.
+
+    A network to fill with may come now where there was none: no row has been filled by one.
+    """
     fixed = {*plan.job.identity(), "failure_threshold"}
+    if plan.job.fill_model is None:
+        fixed.discard("fill_model")
     for name in sorted(fixed & set(chosen)):
         ours, theirs = getattr(job, name), getattr(plan.job, name)
         if ours != theirs:

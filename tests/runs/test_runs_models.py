@@ -20,7 +20,7 @@ from inpaint_ops.model import random_weights
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import Record, RunSummary
-from inpaint_ops.runs import Workspace, finish, paint, prepare, summary_lines
+from inpaint_ops.runs import Workspace, finish, paint, prepare, prepare_retry, summary_lines
 from inpaint_ops.supervisor.loras import LORAS, local_loras
 from tests.support import loras, onnx_files, single_files
 from tests.support.pictures import file_of, mask_file, smooth
@@ -311,3 +311,22 @@ def test_without_a_network_the_fill_is_refused_when_a_run_is_planned(workspace: 
             prepare(workspace, source, "other", job, find_model="here")
     notes = prepare(workspace, source, "other", job, find_model="anywhere").warnings
     assert any("0 bytes" in line and "the machines that paint may have it" in line for line in notes)
+
+
+def test_rows_that_lacked_a_network_are_done_again_with_one(workspace: Workspace, tmp_path: Path) -> None:
+    network = tmp_path / "lama.onnx"
+    network.write_bytes(onnx_files.lama())
+    job = JobOptions(model="tiny-random", device="cpu", strength=0.6)
+    summary, _ = run(workspace, [{"id": "good"}, {"id": "bad", "fill": "lama"}], job)
+    assert (summary.counts.done, summary.counts.rejected) == (1, 1)
+    source = str(Path(workspace.store.key).parent / "in" / "m.jsonl")
+    given = job.model_copy(update={"fill_model": str(network)})
+    again = prepare_retry(workspace, source, "run", "rejected", given, chosen={"fill_model"}, find_model="here")
+    assert again.retry is not None
+    for shard in again.retry.shards:
+        paint(workspace, "run", shard.name)
+    summary = finish(workspace, "run")
+    assert summary.counts.done == 2 and summary.verdict == "VALID"
+    with pytest.raises(RunConflictError, match="strength"):
+        other = given.model_copy(update={"strength": 0.7})
+        prepare_retry(workspace, source, "run", "bad", other, chosen={"fill_model", "strength"}, find_model="here")
