@@ -81,6 +81,7 @@ class SleepingEngine:
 class _Sleeping:
     identity = ModelIdentity(name="sleeping", random_weights=True)
     native_size = 1024
+    lama = None
     ledger: tuple[LedgerEntry, ...] = ()
 
     def inspect(

@@ -214,7 +214,7 @@ def _is_here(model: str) -> bool:
 
 
 def _whole(name: str | None) -> str | None:
-    return None if name is None else os.path.abspath(Path(name).expanduser())
+    return None if name is None else os.path.abspath(os.path.expanduser(name))
 
 
 def named_options(chosen: dict[str, Any]) -> set[str]:

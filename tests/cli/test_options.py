@@ -39,5 +39,6 @@ def test_files_are_meant_from_the_folder_that_the_command_is_given_in(
         ("own", "/l/o.safetensors"),
     ]
     assert job_of(Settings(), chosen(model="models/sofa")).model == str(tmp_path / "models" / "sofa")
+    assert job_of(Settings(), chosen(vae="~nobody-of-that-name/vae")).vae.endswith("~nobody-of-that-name/vae")  # type: ignore[union-attr]
     for hub in ("owner/model", "demo", "tiny-random"):
         assert job_of(Settings(), chosen(model=hub)).model == hub
