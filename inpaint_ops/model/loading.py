@@ -251,6 +251,14 @@ def read_ahead(files: Sequence[Path]) -> None:
             pass
 
 
+def limit_threads(most: int) -> None:
+    """Have torch use no more threads than `most`. It counts the processors that it may run on, whatever a quota grants:
+    64 threads that share two take turns in waiting for each other.
+    """
+    if most < torch.get_num_threads():
+        torch.set_num_threads(most)
+
+
 def torch_device(device: DeviceInfo) -> torch.device:
     """The device that a worker paints on: the first GPU that its environment lets it see, or the processor."""
     return torch.device("cuda:0" if device.kind == "cuda" else "cpu")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from inpaint_ops.protocol import PROFILE
 
 if TYPE_CHECKING:
-    from inpaint_ops.engine.measuring import PaintedBatch
+    from inpaint_ops.engine import PaintedBatch
 
 PROFILED_BATCHES = 2
 """Batches whose operators are looked into: the first, which warms up, and one that does not."""
@@ -143,16 +143,12 @@ class Profile:
             self._looked_into.append(f"batch {self._batches}: not looked into, since it has over {MOST_STEPS} steps")
             return None
         try:
-            import torch
-            from torch.profiler import ProfilerActivity, profile
+            from inpaint_ops.engine import start_profiler
 
-            devices = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-            profiler = profile(activities=[ProfilerActivity.CPU, *devices])
-            profiler.start()
+            return start_profiler()
         except Exception as error:
             self._fail("operators could not be profiled", error)
             return None
-        return profiler
 
     def _end(self, profiler: Any, began: float) -> None:
         try:

@@ -183,13 +183,11 @@ class _Reporter:
 
 
 def _use_no_more_threads_than_granted() -> None:
-    """Have torch use no more threads than the control groups grant processors: it counts those that it may run on, and
-    64 threads that share two take turns in waiting for each other. A number that is set counts.
-    """
-    import torch
+    """Have torch use no more threads than the control groups grant processors, unless a number is set."""
+    from inpaint_ops.model.loading import limit_threads
 
-    if not os.environ.get("OMP_NUM_THREADS") and (granted := processors()) < torch.get_num_threads():
-        torch.set_num_threads(granted)
+    if not os.environ.get("OMP_NUM_THREADS"):
+        limit_threads(processors())
 
 
 def _lease_device(job: Job, folder: LeaseFolder, report: _Reporter) -> tuple[device.Lease, int]:
