@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from inpaint_ops import worker
 from inpaint_ops.engine import PaintItem, PaintResult
 from inpaint_ops.engine.measuring import Measurements
+from inpaint_ops.machine.processors import processors
 from inpaint_ops.protocol import Job, Ready, Text
 from inpaint_ops.records import (
     Batch,
@@ -32,7 +33,7 @@ from inpaint_ops.records import (
     WorkerInfo,
 )
 from inpaint_ops.worker import serving
-from inpaint_ops.worker.setup import WorkerSetup
+from inpaint_ops.worker.setup import WorkerSetup, threads_for
 
 DEVICE = DeviceInfo(kind="cpu", name="a device that sleeps", uuid="sleeping")
 
@@ -80,6 +81,7 @@ class SleepingEngine:
 class _Sleeping:
     identity = ModelIdentity(name="sleeping", random_weights=True)
     native_size = 1024
+    lama = None
     ledger: tuple[LedgerEntry, ...] = ()
 
     def inspect(
@@ -125,7 +127,7 @@ def main() -> NoReturn:
             )
         )
         lease: Any = None
-        return WorkerSetup(job, lease, model, engine, ColdStart())
+        return WorkerSetup(job, lease, model, engine, ColdStart(), threads_for(processors(), paints_on_them=False))
 
     serving.set_up = set_up  # type: ignore[attr-defined]
     worker.main(rest)

@@ -66,8 +66,14 @@ Grain = Literal["none", "match"]
 Sharpen = Literal["none", "match"]
 """Whether a patch is sharpened to the detail of its surroundings."""
 
-Fill = Literal["original", "noise", "mean", "telea"]
+Fill = Literal["original", "noise", "mean", "telea", "lama"]
 """What the masked area holds before it is encoded."""
+
+CudaWait = Literal["sleep", "spin"]
+"""How a worker waits for its card."""
+
+FILL_MODEL_CURE = "give --fill-model a LaMa in ONNX, such as OpenCV's inpainting_lama_2025jan.onnx"
+"""What to do where the network of the fill `lama` is missing or unfit."""
 
 
 class Settings(BaseSettings):
@@ -142,9 +148,18 @@ class Settings(BaseSettings):
     fill: Fill = Field(
         default="original",
         description="What the masked area holds before it is painted over, which matters at a strength below 1: its "
-        "own pixels (original), noise, the mean colour around it, or its surroundings carried on (telea).",
+        "own pixels (original), noise, the mean colour around it, or its surroundings carried on (telea; lama, by the "
+        "network of `fill_model`).",
+    )
+    fill_model: str | None = Field(
+        default=None, description="For fill lama: the LaMa network, an .onnx file on the machines that paint."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
+
+    cuda_wait: CudaWait = Field(
+        default="sleep",
+        description="How a worker waits for its card: asleep, or by asking without a pause, which keeps a core busy.",
+    )
 
     shard_rows: int | None = Field(
         default=None,
@@ -307,6 +322,7 @@ class Settings(BaseSettings):
         "model_revision",
         "vae",
         "tokenizer",
+        "fill_model",
         "names",
         "c2pa_certificate",
         "c2pa_key",

@@ -32,6 +32,9 @@ REDO = "redo/"
 SHARD_NAME = r"[0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?"
 """What a shard may be called, as a regular expression: `00000`, or `00000r0001_1f2e3d4c` for one of the first retry."""
 
+PROFILE_SUFFIX = ".profile.json.gz"
+"""How the name of a worker's profile ends; its report's is the same up to that."""
+
 MAX_RETRIES = 999
 """Of a run; what a report looks at is bounded by it."""
 _RETRY_SHARD = re.compile(r"[0-9]{5,9}r([0-9]{4})_[0-9a-f]{8}")
@@ -270,6 +273,10 @@ class RunLayout:
     def worker(self, attempt: str) -> Location:
         """The report of one worker process."""
         return self._at(f"workers/{attempt}.json")
+
+    def worker_profile(self, attempt: str) -> Location:
+        """What one worker process left of itself for Perfetto, where the job is profiled."""
+        return self._at(f"workers/{attempt}{PROFILE_SUFFIX}")
 
     @property
     def stop_notes(self) -> Location:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inpaint_ops.config import (
     EXTENSIONS,
+    FILL_MODEL_CURE,
     Blend,
     FewStep,
     Fill,
@@ -58,6 +59,9 @@ STRENGTH = 0.9999
 PROJECT = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$"
 """What a project may be called."""
 
+NO_FILL_MODEL = f"it needs a network, which this package does not have: {FILL_MODEL_CURE}, or choose another fill"
+"""Why `lama` cannot be had."""
+
 
 class JobOptions(Model):
     """What the person who starts a run may choose; rows may override quality, steps, guidance and strength."""
@@ -90,8 +94,10 @@ class JobOptions(Model):
         default=None, description="What images are called: `{folder}/{stem}.{ext}`, for example; None: `{id}.{ext}`."
     )
     fill: Fill = "original"
+    fill_model: str | None = Field(default=None, description="The ONNX file of the network that fill `lama` needs.")
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
     pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
+    profile: bool = Field(default=False, description="Workers leave a trace of their threads, operators and kernels.")
     row_limit: int | None = Field(default=None, ge=1)
     sample: int | None = Field(
         default=None, ge=1, description="Only so many rows, spread over those that can be painted."
@@ -122,6 +128,12 @@ class JobOptions(Model):
         check_names(value)
         return value
 
+    @model_validator(mode="after")
+    def _has_what_it_fills_with(self) -> JobOptions:
+        if self.fill == "lama" and self.fill_model is None:
+            raise ValueError(f"fill lama: {NO_FILL_MODEL}")
+        return self
+
     def texts(self) -> JobTexts:
         """What rows without texts of their own get."""
         return JobTexts(self.prompt, self.negative_prompt, self.prompt_2, self.negative_prompt_2)
@@ -131,8 +143,8 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "variants", "pick", "row_limit",
-            "sample",
+            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "fill_model", "variants", "pick",
+            "row_limit", "sample",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -176,6 +188,7 @@ def job_options(
         "sharpen": settings.sharpen,
         "names": settings.names,
         "fill": settings.fill,
+        "fill_model": settings.fill_model,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -190,7 +203,7 @@ def job_options(
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"a job has no option {name!r}{did_you_mean(name, _OPTIONS)}; leave it out") from None
-        raise ConfigError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise ConfigError(f"{name and f'{name}: '}{first['msg'].removeprefix('Value error, ')}") from None
 
 
 FEW_STEPS: dict[str, Scheduler] = {"lcm": "lcm", "lightning": "euler_trailing", "hyper": "ddim_trailing"}

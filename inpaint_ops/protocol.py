@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Type
 
 from inpaint_ops.config import (
     Blend,
+    CudaWait,
     Fill,
     Grain,
     ImageFormat,
@@ -55,6 +56,9 @@ def text_of(first: str | None, second: str | None) -> Text | None:
     return first or "", second
 
 
+PROFILE = "profile.json.gz"
+"""The file of its folder in which a worker that is profiled leaves what it found."""
+
 _VARIANT = 10**10
 """Beyond the number of any row."""
 
@@ -80,6 +84,7 @@ class Job(Model):
     revision: str | None = None
     vae: str | None = Field(default=None, description="A folder or a file: takes the place of the model's own VAE.")
     tokenizer: str | None = Field(default=None, description="A folder, for a model in one file.")
+    fill_model: str | None = Field(default=None, description="The ONNX file of fill `lama`, where a row needs it.")
     loras: tuple[LoraFile, ...] = ()
     fuse_loras: dict[str, float] | None = Field(
         default=None, description="What every row that comes is painted with, by name; None: rows differ."
@@ -107,8 +112,10 @@ class Job(Model):
     metadata: Literal["safe", "keep", "strip"] = "safe"
     provenance: Provenance = "full"
     frames: Literal["one", "first"] = "one"
+    profile: bool = Field(default=False, description="Leave PROFILE in `scratch`.")
     unchanged_threshold: float = Field(default=0.0, description="8-bit levels; 0: no row fails as unchanged.")
     scratch: str = Field(description="A folder that the worker alone may write to.")
+    cuda_wait: CudaWait = "sleep"
     leases: str = Field(
         default="", description="The folder of leases that users share; empty: the worker's user's own."
     )

@@ -11,7 +11,7 @@ from itertools import compress, islice
 from typing import NamedTuple
 
 from inpaint_ops.manifest import STEPS, AcceptedRow, ParsedManifest, RejectedRow
-from inpaint_ops.planning import JobOptions, parameters, planned, steps_of, steps_that_run, strength_of
+from inpaint_ops.planning import NO_FILL_MODEL, JobOptions, parameters, planned, steps_of, steps_that_run, strength_of
 from inpaint_ops.records import ErrorInfo, parse_row_lora
 
 
@@ -67,7 +67,7 @@ def chunks_estimated(text: str) -> int:
 def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
     return (
         0
-        if _unknown_loras(row, job) or _asks_for_quality(row, job)
+        if _unknown_loras(row, job) or _asks_for_quality(row, job) or _lacks_network(row, job)
         else steps_that_run(steps_of(row, job), strength_of(row, job))
     )
 
@@ -106,6 +106,11 @@ def _asks_for_quality(row: AcceptedRow, job: JobOptions) -> bool:
     return job.few_step is not None and row.quality is not None
 
 
+def _lacks_network(row: AcceptedRow, job: JobOptions) -> bool:
+    """Whether the row is to be filled by a network that the job does not have."""
+    return row.fill == "lama" and job.fill_model is None
+
+
 def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
     settled, field = parameters(row, job), "steps"
     message = (
@@ -125,5 +130,7 @@ def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
             f"({job.few_step}): leave it out, or give steps"
         )
         field = "quality"
+    elif _lacks_network(row, job):
+        message, field = f"row {row.row}: fill: lama: {NO_FILL_MODEL}", "fill"
     error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=field)
     return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

@@ -161,11 +161,24 @@ PARAMS = {
     ),
     "fill": Param(
         default=None,
-        enum=[None, "original", "noise", "mean", "telea"],
+        enum=[None, "original", "noise", "mean", "telea", "lama"],
         values_display={"null": "as the settings say"},
         title="Fill",
         description="What the masked area holds before it is encoded; matters at a strength below 1. Empty: as the "
         "settings say (original).",
+    ),
+    "fill_model": Param(
+        default=None,
+        type=["null", "string"],
+        title="Fill model",
+        description="For the fill lama: LaMa's network, an .onnx file on the GPU machines. Empty: as the settings say.",
+    ),
+    "profile": Param(
+        default=False,
+        type="boolean",
+        title="Profile",
+        description="Have each worker leave a trace of its threads, operators and kernels for Perfetto, beside its "
+        "report. Slows its first batches.",
     ),
     "variants": Param(
         default=None,

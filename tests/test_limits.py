@@ -247,7 +247,7 @@ def shell(tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) 
         "inpaint_ops.runs.painting.ShardQueue._is_stopped_within", lambda queue, seconds: pauses.append(seconds)
     )
     # Its models are roles of the scripted worker, which planning would look for in the hub.
-    monkeypatch.setattr("inpaint_ops.runs.preparing.check_model", lambda *_, **__: None)
+    monkeypatch.setattr("inpaint_ops.runs.preparing.check_models", lambda *_, **__: [])
 
     def run(model: str, **settings: str) -> tuple[Result, RunSummary]:
         for name, value in settings.items():

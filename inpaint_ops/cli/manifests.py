@@ -17,7 +17,7 @@ from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.manifest.pairing import pair
 from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.runs import Workspace
-from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
+from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.runs.pictures import pictures_below
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle
@@ -45,11 +45,10 @@ def validate(
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, chosen)
     check_choices(job.tuning, job.tuning_overrides)
-    about_model = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
+    about_models = check_models(workspace.storage, job, must_be_here=False)
     parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.texts())
     parsed, _ = settle(parsed, job)
-    about_loras = check_loras(workspace.storage, job.loras, must_be_here=False)
-    notes = (*parsed.notes, *([about_model] if about_model else []), *about_loras)
+    notes = (*parsed.notes, *about_models)
     missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)
     problems = itertools.chain((row.error.message for row in parsed.rejected), missing)
     if as_json:

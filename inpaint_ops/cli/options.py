@@ -29,6 +29,7 @@ from inpaint_ops.config import (
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
+from inpaint_ops.model.own_models import PICKLES
 from inpaint_ops.planning import JobOptions, Plan, job_options
 from inpaint_ops.records import MAX_VARIANTS
 from inpaint_ops.runs import Workspace
@@ -144,6 +145,9 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             help="What the masked area holds before it is encoded; matters at a strength below 1 [INPAINT_FILL].",
         ),
         click.option(
+            "--fill-model", metavar="FILE", help="For --fill lama: the network, an ONNX file [INPAINT_FILL_MODEL]."
+        ),
+        click.option(
             "--variants",
             type=click.IntRange(1, MAX_VARIANTS),
             help="Images of each row that names no number, each with a seed of its own; default 1.",
@@ -160,6 +164,12 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--steps", type=click.IntRange(1, 500), help="Steps for rows that name none; beats --quality."),
         click.option("--guidance-scale", type=click.FloatRange(0, 50), help="Default 7.5."),
         click.option("--strength", type=click.FloatRange(0, 1, min_open=True), help="Default 0.9999."),
+        click.option(
+            "--profile",
+            is_flag=True,
+            default=None,
+            help="Have each worker leave a trace of its threads, operators and kernels, for Perfetto.",
+        ),
         click.option("--row-limit", type=click.IntRange(1), help="Only the first rows."),
         click.option(
             "--sample",
@@ -177,13 +187,37 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
-    """The job that the options choose, over the settings. Raises ConfigError."""
+    """The job that the options choose, over the settings. Raises ConfigError.
+
+    Names of files are made whole: they are meant from the folder that the command is given in, and a worker has a
+    folder of its own.
+    """
     try:
         overrides = parse_fields(chosen.pop("overrides"))
     except ValueError as error:
         raise ConfigError(f"--set {error}") from None
     chosen["loras"] = chosen.get("loras") or None
-    return job_options(settings, tuning_overrides=overrides, **chosen)
+    job = job_options(settings, tuning_overrides=overrides, **chosen)
+    files = {
+        "model": _whole(job.model) if _is_here(job.model) else job.model,
+        "vae": _whole(job.vae),
+        "tokenizer": _whole(job.tokenizer),
+        "fill_model": _whole(job.fill_model),
+        "loras": tuple(
+            one if one.is_in_store else one.model_copy(update={"place": _whole(one.place)}) for one in job.loras
+        ),
+    }
+    return job.model_copy(update=files)
+
+
+def _is_here(model: str) -> bool:
+    """Whether it names a file or a folder, and nothing of the hub."""
+    suffixes = (".safetensors", *PICKLES)
+    return model.startswith(("./", "../", "~")) or model.lower().endswith(suffixes) or Path(model).is_dir()
+
+
+def _whole(name: str | None) -> str | None:
+    return None if name is None else os.path.abspath(os.path.expanduser(name))
 
 
 def preset_option(function: Callable[..., None]) -> Callable[..., None]:

@@ -40,7 +40,7 @@ from inpaint_ops.runs import (
     unfinished_shards,
     why_rejected,
 )
-from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
+from inpaint_ops.runs.checking import check_models, missing_objects
 
 _REJECTED_SHOWN = 10
 """Rejected rows whose errors `run` prints before it begins."""
@@ -174,10 +174,9 @@ def plan(
     workspace = workspace_of(settings, out or settings.store or parse(manifest).parent.uri, manifest, allow)
     job = job_of(settings, with_preset(workspace, preset, chosen))
     card = card or local_card(job.device)
-    about_model = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
+    about_models = check_models(workspace.storage, job, must_be_here=False)
     made, parsed = make_plan(workspace, manifest, "plan", job, card=card, devices=devices)
-    about_loras = check_loras(workspace.storage, job.loras, must_be_here=False)
-    notes = [*parsed.notes, *([about_model] if about_model else []), *about_loras]
+    notes = [*parsed.notes, *about_models]
     missing = list(missing_objects(workspace.storage, parsed, ask_each=False))
     if as_json:
         body = made.model_dump(mode="json") | {"warnings": notes, "missing_objects": missing}

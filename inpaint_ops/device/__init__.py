@@ -19,6 +19,8 @@ from inpaint_ops.device.lease import (
     MAX_LOSSES,
     Lease,
 )
+from inpaint_ops.device.waiting import ask_to_wait
+from inpaint_ops.device.waiting import inspect as inspect_waiting
 
 __all__ = [
     "GB",
@@ -26,10 +28,12 @@ __all__ = [
     "Lease",
     "Tier",
     "VisibleDevice",
+    "ask_to_wait",
     "choose_devices",
     "describe",
     "environment_for",
     "host_slots",
+    "inspect_waiting",
     "local_card",
     "tier",
     "visible_devices",

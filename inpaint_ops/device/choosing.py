@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 
 from inpaint_ops.device.cards import VisibleDevice, host_slots, visible_devices
 from inpaint_ops.errors import ConfigError
+from inpaint_ops.machine.processors import processors
 
 AUTO = "auto"
 
@@ -51,7 +52,7 @@ def _so_many(count: int, device: str, gpus: list[VisibleDevice], environment: Mu
     if count > _cpu_slots(environment):
         environment["INPAINT_CPU_SLOTS"] = str(count)
     if count > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // count)))
     return count
 
 

@@ -44,7 +44,10 @@ class DeviceMeter:
 
 @dataclass(frozen=True, slots=True)
 class PaintedBatch:
-    """One batch that was painted: `rows` of them asked for, `seconds` less those spent compiling."""
+    """One batch that was painted: `rows` of them asked for, `seconds` less those spent compiling.
+
+    It `began` at that reading of `time.perf_counter`; its stages followed each other.
+    """
 
     key: BatchKey
     rows: int
@@ -52,6 +55,7 @@ class PaintedBatch:
     seconds: float
     compiling: float
     memory: Memory
+    began: float = 0.0
 
 
 class Measurements:
@@ -66,6 +70,11 @@ class Measurements:
         """Count a batch, of which `images` rows became an image."""
         self._batches.append(batch)
         self.painted += images
+
+    @property
+    def batches(self) -> Sequence[PaintedBatch]:
+        """All that were painted, in order."""
+        return self._batches
 
     @property
     def busy(self) -> float:

@@ -329,7 +329,7 @@ class Engine:
         memory = self._meter.peaks()
         compiling = self._model.compile_seconds() - compiled_before
         self.measurements.add(
-            PaintedBatch(key, len(rows), timings, decoded - began - compiling, compiling, memory),
+            PaintedBatch(key, len(rows), timings, decoded - began - compiling, compiling, memory, began),
             images=sum(error is None for _, error, _ in images),
         )
         batch = Batch(id=f"{self._started:05d}", size=len(rows))

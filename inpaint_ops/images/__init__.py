@@ -24,6 +24,7 @@ from inpaint_ops.images.encoding import (
 )
 from inpaint_ops.images.filling import fill_masked
 from inpaint_ops.images.joining import Joined, JoinOptions, join
+from inpaint_ops.images.lama import Lama
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.measures import measure
@@ -46,6 +47,7 @@ __all__ = [
     "JoinOptions",
     "Joined",
     "JpegOptions",
+    "Lama",
     "Making",
     "Mask",
     "MaskChannel",

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 
 from inpaint_ops.config import Fill
+from inpaint_ops.errors import ConfigError
+from inpaint_ops.images.lama import Lama
 from inpaint_ops.images.placing import Placement
 
 RING = 16
@@ -20,7 +22,7 @@ _GRAY = 128
 
 
 def fill_masked(
-    rgb: np.ndarray, mask: np.ndarray, placement: Placement, fill: Fill, seed: int
+    rgb: np.ndarray, mask: np.ndarray, placement: Placement, fill: Fill, seed: int, lama: Lama | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The canvas with its masked cells filled. What is not masked stays as it is, bit for bit.
 
@@ -30,12 +32,15 @@ def fill_masked(
         placement: of both; its padding, which repeats the picture's edge, decides no colour.
         fill: `original` changes nothing; `noise` gives each pixel a colour at random; `mean` is the mean colour of the
             ring around the mask; `telea` goes on with the surroundings (Telea, An Image Inpainting Technique Based on
-            the Fast Marching Method, 2004).
+            the Fast Marching Method, 2004); `lama` is what that network sees there.
         seed: of `noise`, 0 to 2^63-1.
+        lama: the network of `lama`.
 
     Returns:
         the canvas, (h, w, 3) uint8, and a sentence for each thing that could not be done as asked: without a pixel
-        around the mask, `mean` and `telea` are middle gray.
+        around the mask, `mean`, `telea` and `lama` are middle gray.
+
+    Raises ConfigError where `lama` has no network, NonFiniteImageError where that network gives NaN.
     """
     if fill == "original":
         return rgb, ()
@@ -48,7 +53,12 @@ def fill_masked(
     if hole.all():
         colour, notes = np.full(3, _GRAY, np.uint8), (f"fill {fill} is gray: nothing is left around the mask",)
         return np.where(masked[..., None], colour, rgb), notes
-    inner = _telea(picture, hole) if fill == "telea" else _mean(picture, hole)
+    if fill == "telea":
+        inner = _telea(picture, hole)
+    elif fill == "lama":
+        inner = _by_network(picture, hole, lama)
+    else:
+        inner = _mean(picture, hole)
     height, width = mask.shape
     new = cv2.copyMakeBorder(inner, y0, height - y1, x0, width - x1, cv2.BORDER_REPLICATE)
     return np.where(masked[..., None], new, rgb), ()
@@ -60,6 +70,15 @@ def _mean(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     ring = cv2.bitwise_and(near, cv2.bitwise_not(hole))
     colour = np.rint(cv2.mean(np.ascontiguousarray(picture), mask=ring)[:3]).astype(np.uint8)
     return np.broadcast_to(colour, picture.shape).copy()
+
+
+def _by_network(picture: np.ndarray, hole: np.ndarray, lama: Lama | None) -> np.ndarray:
+    """`picture` as the network gives it back, (h, w, 3) uint8. The mean is in the hole before it is scaled down, so
+    that nothing of what was there reaches a pixel that the network takes for known.
+    """
+    if lama is None:
+        raise ConfigError("fill lama needs the network's file: give --fill-model, or choose another fill")
+    return lama.fill(np.where(hole[..., None] > 0, _mean(picture, hole), picture), hole)
 
 
 def _telea(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:

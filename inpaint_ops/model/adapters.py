@@ -140,6 +140,7 @@ def read(lora: LoraWeights, pipe: Any) -> dict[str, dict[str, Pair]]:
     with safe_open(lora.path, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name).float() for name in header.tensors}
     tensors = _with_scales(tensors)
+    check_finite(lora, tensors)
     renamed, unknown = _renamed(lora, tensors, pipe)
     _scale_by_metadata(renamed, header.notes)
     found: dict[str, dict[str, Pair]] = {part: {} for part in PARTS}
@@ -149,6 +150,13 @@ def read(lora: LoraWeights, pipe: Any) -> dict[str, dict[str, Pair]]:
         found[part][layer] = Pair(pair["down"], pair["up"])
     _check_fit(lora, pipe, found, unknown)
     return found
+
+
+def check_finite(lora: LoraWeights, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError for NaN or infinity in a matrix: every image would be NaN."""
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"the LoRA {lora.path} has NaN or infinity in {name}: it is damaged; fetch it again")
 
 
 def _with_scales(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -185,7 +193,7 @@ def _renamed(
         if layer is None or which is None:
             unknown.append(name)
         else:
-            found.setdefault((part, layer), {})[which] = value
+            _add(lora, found, (part, layer), which, value)
     for name, value in _converted(lora, rest, pipe).items():
         part = next((one for one in sorted(PARTS, reverse=True) if name.startswith(f"{one}.")), "")
         match = _ENDINGS.search(name)
@@ -198,8 +206,25 @@ def _renamed(
         if part in TEXT_PARTS:
             flattened = layer.replace(".", "_").replace("to_out_0", "out_proj").removeprefix("text_model_")
             layer = flat[part].get(re.sub(r"_to_([qkv])$", r"_\1_proj", flattened), layer)
-        found.setdefault((part, layer), {})["down" if (match[2] or match[3]) in ("down", "A") else "up"] = value
+        _add(lora, found, (part, layer), "down" if (match[2] or match[3]) in ("down", "A") else "up", value)
     return found, unknown
+
+
+def _add(
+    lora: LoraWeights,
+    found: dict[tuple[str, str], dict[str, torch.Tensor]],
+    layer: tuple[str, str],
+    which: str,
+    value: torch.Tensor,
+) -> None:
+    """Raises ModelError where the file has the matrix already, under another of the layer's names."""
+    pair = found.setdefault(layer, {})
+    if which in pair:
+        raise ModelError(
+            f"the LoRA {lora.path} has two matrices for {'.'.join(layer)}, under two names: it was put together from "
+            "files of two layouts; use one of them"
+        )
+    pair[which] = value
 
 
 def _converted(lora: LoraWeights, tensors: dict[str, torch.Tensor], pipe: Any) -> dict[str, torch.Tensor]:

@@ -118,9 +118,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     channels = _shape(header, first)[1]
     check_channels(path, channels)
-    dtypes = {tensor.dtype for name, tensor in tensors.items() if name.startswith((UNET, VAE, CLIP_L, CLIP_G))}
-    if others := sorted(name for name in dtypes if name not in _DTYPES and not name.startswith("I")):
-        raise ModelError(f"{path} holds numbers of the kind {others[0]}: use the file with 16 or 32 bits")
+    check_numbers(header, (UNET, VAE, CLIP_L, CLIP_G))
     vocabulary = _shape(header, f"{CLIP_L}text_model.embeddings.token_embedding.weight")[0]
     return Checkpoint(
         path=path,
@@ -132,6 +130,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
         dtype=tensors[first].dtype,
         random=MARKER in header.notes,
     )
+
+
+def check_numbers(
+    header: Header, prefixes: tuple[str, ...] = ("",), *, ends: str = "", also: tuple[str, ...] = ()
+) -> None:
+    """Raise ModelError where a tensor whose name begins with one of `prefixes`, and ends with `ends`, holds other
+    numbers than floating ones of 16 bits or more, or `also` these: quantised weights would be taken for the numbers
+    themselves.
+    """
+    for name, tensor in header.tensors.items():
+        if name.endswith("position_ids") or not name.startswith(prefixes) or not name.endswith(ends):
+            continue
+        if tensor.dtype not in (*_DTYPES, *also):
+            raise ModelError(
+                f"{header.path} holds numbers of the kind {tensor.dtype} ({name[:80]}): use the file with 16 or 32 bits"
+            )
 
 
 def check_channels(place: Path, channels: object) -> None:
@@ -149,6 +163,7 @@ def vae_recipe(header: Header) -> tuple[Recipe, str]:
         name = f"{prefix}encoder.conv_in.weight"
         if name in header.tensors:
             width, last = _shape(header, name)[0], _shape(header, f"{prefix}encoder.conv_out.weight")[1]
+            check_numbers(header, (f"{prefix}encoder.", f"{prefix}decoder.", f"{prefix}quant", f"{prefix}post_quant"))
             for recipe in RECIPES.values():
                 widths = recipe.vae["block_out_channels"]
                 if (widths[0], widths[-1]) == (width, last):

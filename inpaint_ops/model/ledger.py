@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -20,6 +20,9 @@ from inpaint_ops.model import compiled
 from inpaint_ops.model.attention import kernel_in_use
 from inpaint_ops.records import MASKED_LATENTS, LedgerEntry, ModelIdentity
 from inpaint_ops.tuning import Choice, Tuning, shown
+
+if TYPE_CHECKING:
+    from inpaint_ops.images import Lama
 
 _KINDS = {
     "AttnProcessor2_0": "sdpa",
@@ -100,8 +103,10 @@ def inspect(
     return tuple(entries)
 
 
-def inspect_parts(pipe: Any, model: ModelIdentity) -> Iterator[LedgerEntry]:
-    """How the pipeline paints into the mask, and a VAE that took the place of the model's own."""
+def inspect_parts(pipe: Any, model: ModelIdentity, lama: Lama | None = None) -> Iterator[LedgerEntry]:
+    """How the pipeline paints into the mask, a VAE that took the place of the model's own, and the network of fill
+    `lama`.
+    """
     channels = int(pipe.unet.config.in_channels)
     if channels != 9:
         yield LedgerEntry(
@@ -114,6 +119,12 @@ def inspect_parts(pipe: Any, model: ModelIdentity) -> Iterator[LedgerEntry]:
         yield LedgerEntry(
             name="vae", requested=model.vae, effective=f"SHA-256 {model.vae_digest[:16]}", matches=True,
             reason="it computes in float32 in a float16 pipeline" if upcast else "it computes in the pipeline's dtype",
+        )  # fmt: skip
+    if model.fill_model is not None and lama is not None:
+        yield LedgerEntry(
+            name="fill_model", requested=model.fill_model, effective=f"SHA-256 {model.fill_model_digest[:16]}",
+            matches=True,
+            reason=str(lama),
         )  # fmt: skip
 
 

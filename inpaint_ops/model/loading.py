@@ -32,6 +32,7 @@ from inpaint_ops.records import DeviceInfo, LedgerEntry, LoadTimes, LoraIdentity
 from inpaint_ops.tuning import Choice, Tuning, leaner
 
 if TYPE_CHECKING:
+    from inpaint_ops.images import Lama
     from inpaint_ops.model.adapters import Adapters, Wanted
     from inpaint_ops.model.loras import LoraWeights
 
@@ -67,6 +68,7 @@ class LoadedModel:
     scheduler: Scheduler = "model"
     download_seconds: float | None = None
     adapters: Adapters | None = None
+    lama: Lama | None = None
 
     @property
     def load_times(self) -> LoadTimes:
@@ -132,7 +134,7 @@ class LoadedModel:
             batch_size=batch_size, batch_limit=batch_limit, prompts_done=prompts_done,
         )  # fmt: skip
         loras = () if self.adapters is None else (self.adapters.inspect(),)
-        parts = ledger.inspect_parts(self.pipe, self.identity)
+        parts = ledger.inspect_parts(self.pipe, self.identity, self.lama)
         return (*entries, schedulers.inspect(self.pipe, self.scheduler), *parts, *loras)
 
 
@@ -218,8 +220,13 @@ def load(
         loras=tuple(LoraIdentity(name=one.name, weight=one.weight, digest=one.digest) for one in found.loras),
         vae=None if found.vae is None else str(found.vae.place),
         vae_digest="" if found.vae is None else found.vae.digest,
+        fill_model=None if found.fill_model is None else str(found.fill_model.path),
+        fill_model_digest="" if found.fill_model is None else found.fill_model.digest,
     )
-    return LoadedModel(pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download, adapters)
+    lama = None if found.fill_model is None else found.fill_model.network
+    return LoadedModel(
+        pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download, adapters, lama
+    )
 
 
 def read_ahead(files: Sequence[Path]) -> None:
@@ -242,6 +249,14 @@ def read_ahead(files: Sequence[Path]) -> None:
     with ThreadPoolExecutor(_READERS, "read-ahead") as pool:
         for _ in pool.map(read, pieces):
             pass
+
+
+def limit_threads(most: int) -> None:
+    """Have torch use no more threads than `most`. It counts the processors that it may run on, whatever a quota grants:
+    64 threads that share two take turns in waiting for each other.
+    """
+    if most < torch.get_num_threads():
+        torch.set_num_threads(most)
 
 
 def torch_device(device: DeviceInfo) -> torch.device:

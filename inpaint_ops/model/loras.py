@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model.checkpoints import Header, read_header
+from inpaint_ops.model.checkpoints import Header, check_numbers, read_header
 from inpaint_ops.model.digests import file_digest
 from inpaint_ops.records import LoraFile
 
@@ -22,6 +23,9 @@ _OTHERS = {
     "diff_b": "differences of biases",
 }
 """Parts of names that say which relative of LoRA a file holds, none of which is painted with."""
+
+_EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
+"""Numbers that a LoRA's matrices may also be: they have no scale beside them."""
 
 _MATRICES = ("lora_down", "lora_up", "lora_A", "lora_B", "lora.down", "lora.up", "lora_linear_layer")
 
@@ -59,6 +63,12 @@ def check_lora(path: Path) -> Header:
     if not any(part in name for part in _MATRICES for name in names):
         some = f"its first tensor is {names[0][:80]}" if names else "it holds no tensors"
         raise ModelError(f"{path} is no LoRA ({some}): a model is given with --model, a VAE with --vae")
+    check_numbers(header, ends=".weight", also=_EIGHT_BITS)
+    for name, tensor in header.tensors.items():
+        if name.endswith(".alpha") and math.prod(tensor.shape) != 1:
+            raise ModelError(f"the LoRA {path} is damaged: {name} has {math.prod(tensor.shape)} numbers, not one")
+        if name.endswith(".weight") and (len(tensor.shape) < 2 or 0 in tensor.shape):
+            raise ModelError(f"the LoRA {path} is damaged: {name} has the shape {tensor.shape}, which is no matrix's")
     return header
 
 

@@ -23,7 +23,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model import tokenizers
+from inpaint_ops.model import fill_models, tokenizers
 from inpaint_ops.model.cache import (
     cache_home,
     fetch_lock,
@@ -103,6 +103,7 @@ class FoundModel:
     seconds: float
     vae: VaeWeights | None = None
     loras: tuple[LoraWeights, ...] = ()
+    fill_model: fill_models.FillModel | None = None
 
 
 def resolve(
@@ -187,13 +188,16 @@ def find(
     cache: Path | None = None,
     seconds: float = 0.0,
     loras: Sequence[LoraFile] = (),
+    fill_model: str | None = None,
 ) -> FoundModel:
     """Check that what `source` names is whole for `dtype`: what is read depends on it.
 
-    With `published`, weights whose SHA-256 is known are compared with it. `seconds` is what it took to get the source.
+    `fill_model` is the file of the network that rows are filled by, which is read and tried. With `published`, weights
+    whose SHA-256 is known are compared with it. `seconds` is what it took to get the source.
     Raises ModelError that names the file and the cure.
     """
     began = time.perf_counter()
+    fill = None if fill_model is None else fill_models.load(fill_model)
     vae = None if source.vae is None else find_vae(source.vae, verified_notes(_root(cache)))
     if source.checkpoint is not None:
         weights: Verified | None = verify_file(source.checkpoint.path, cache)
@@ -202,7 +206,7 @@ def find(
         if weights is not None and published:
             check_published(weights, cache)
     found = find_loras(loras, verified_notes(_root(cache)))
-    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae, found)
+    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae, found, fill)
 
 
 def is_local(model: str) -> bool:

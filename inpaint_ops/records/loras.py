@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from inpaint_ops.records.base import Model, Number
 
@@ -27,9 +27,20 @@ Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=Fal
 class LoraChoice(Model):
     """One LoRA of a job. `place` is a path on the machines that paint, or a URI of the store."""
 
-    name: str = Field(pattern=_NAME, max_length=120, description="What rows call it; default: the file's stem.")
+    name: str = Field(max_length=120, description="What rows call it; default: the file's stem.")
     place: str = Field(min_length=1)
     weight: Weight = 1.0
+
+    @field_validator("name")
+    @classmethod
+    def _rows_can_write_it(cls, value: str) -> str:
+        if not re.fullmatch(_NAME, value):
+            raise ValueError(
+                f"a LoRA's name has letters, digits, spaces and `_.+-`, {value[:60]!r} has others: name it, NAME=PATH"
+            )
+        if value.lower() == "none":
+            raise ValueError("a LoRA cannot be called `none`, which rows say for no LoRA: name it, NAME=PATH")
+        return value
 
     @property
     def is_in_store(self) -> bool:

@@ -157,6 +157,9 @@ class RunSummary(Model):
     flagged: Count = Field(default=0, description="Done rows that are an outlier in anything.")
     pace: Pace | None = Field(default=None, description="What an image took; None where none was painted.")
     shard_basis: str = Field(default="", description="Why a shard has so many rows, by the plan.")
+    profiles: tuple[str, ...] = Field(
+        default=(), description="URIs of the traces that workers left of themselves, where the run was profiled."
+    )
     choices: tuple[ChoiceCost, ...] = Field(
         default=(), description="What LoRAs, prompts, fills and variants cost, where the run has them."
     )

@@ -44,6 +44,8 @@ class ModelIdentity(Model):
     loras: tuple[LoraIdentity, ...] = Field(default=(), description="The LoRAs that were loaded beside it.")
     vae: str | None = Field(default=None, description="The VAE that took the place of the model's own.")
     vae_digest: str = Field(default="", description="The SHA-256 of its file.")
+    fill_model: str | None = Field(default=None, description="The network that rows of fill `lama` were filled by.")
+    fill_model_digest: str = Field(default="", description="The SHA-256 of its file.")
 
 
 class ColdStart(Model):
@@ -140,6 +142,7 @@ class WorkerReport(WorkerSetup):
     not_forked: str = Field(default="", description="Why it was started by exec although a warm host is named.")
     attempt: str = ""
     shard: str = ""
+    profile: str = Field(default="", description="URI of the trace that it left, where the job is profiled.")
     warnings: tuple[str, ...] = ()
 
 

@@ -173,6 +173,7 @@ def summary_of(
         flags=dict(tally.flags.most_common()),
         flagged=tally.flagged,
         pace=pace,
+        profiles=tuple(report.profile for report in workers if report.profile),
         choices=choices_of(tally, workers, stage_seconds, pace),
         forecast=forecast,
         shard_basis=shard_basis,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from inpaint_ops.errors import one_line
-from inpaint_ops.layout import SHARD_NAME, RunLayout, retry_of
+from inpaint_ops.layout import PROFILE_SUFFIX, SHARD_NAME, RunLayout, retry_of
 from inpaint_ops.locations import Location
 from inpaint_ops.records import AttemptFaults, ErrorInfo, Fault, Model, ShardProgress, WorkerReport
 from inpaint_ops.storage import ObjectInfo, Storage
@@ -28,6 +28,8 @@ def notes_of(
     Notes of retries are passed over silently where their shards are not asked for.
     """
     for info in infos:
+        if info.location.key.endswith(PROFILE_SUFFIX):
+            continue
         name = _NAME.fullmatch(info.location.key.removeprefix(prefix.key))
         if name is not None and name[1] not in shards and retry_of(name[1]):
             continue

@@ -13,11 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from inpaint_ops.config import FILL_MODEL_CURE
 from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest
 from inpaint_ops.model.cache import hub_cache
+from inpaint_ops.model.fill_models import locate as locate_fill_model
 from inpaint_ops.model.own_models import OWN_MODELS, PICKLE_CURE, PICKLES
+from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import LoraChoice
 from inpaint_ops.storage import Storage
 
@@ -126,6 +129,37 @@ def _ask_hub(model: str, revision: str | None) -> str:
         text = " ".join(str(error).split())[:120] or type(error).__name__
         return f"the hub {constants.ENDPOINT} cannot be asked: {text}"
     return ""
+
+
+def check_fill_model(name: str | None, *, must_be_here: bool) -> Iterator[str]:
+    """Refuse a network for fill `lama` that is not here, or no .onnx file; a line where other machines may have it.
+
+    Its content is looked at by a worker alone. Raises ModelError.
+    """
+    if name is None:
+        return
+    if Path(name).suffix.lower() in PICKLES:
+        raise ModelError(f"the fill model {name} holds pickled weights: {FILL_MODEL_CURE}")
+    try:
+        locate_fill_model(name)
+    except ModelError as error:
+        if must_be_here:
+            raise
+        yield f"{error}; the machines that paint may have it"
+
+
+def check_models(storage: Storage, job: JobOptions, *, must_be_here: bool) -> list[str]:
+    """Refuse a job whose model, VAE, tokenizer, LoRAs or fill model no worker could load; lines of what could not be
+    found out. Raises ModelError, StorageError.
+    """
+    about_model = check_model(
+        job.model, job.model_revision, must_be_here=must_be_here, vae=job.vae, tokenizer=job.tokenizer
+    )
+    return [
+        *([about_model] if about_model else []),
+        *check_loras(storage, job.loras, must_be_here=must_be_here),
+        *check_fill_model(job.fill_model, must_be_here=must_be_here),
+    ]
 
 
 def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool) -> Iterator[str]:

@@ -142,6 +142,9 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     if summary.images > counts.done:
         lines.append(f"  {summary.images:,} images of {counts.done:,} rows")
     lines += [f"  {one.in_words()}" for one in summary.choices]
+    if summary.profiles:
+        more = f" and {len(summary.profiles) - 1:,} more" if summary.profiles[1:] else ""
+        lines.append(f"  profile, for https://ui.perfetto.dev: {summary.profiles[0]}{more}")
     files = ["report.html", "run.json", "images/", "failed.jsonl", *(["rejected.jsonl"] if counts.rejected else [])]
     lines.append(f"  {workspace.layout(summary.run).root}  ({', '.join(files)})")
     return [one_line(line) for line in lines]

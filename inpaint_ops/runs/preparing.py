@@ -36,7 +36,7 @@ from inpaint_ops.records import (
     now,
 )
 from inpaint_ops.row_work import RowWork
-from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
+from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
 from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
 from inpaint_ops.runs.sampling import sampled
@@ -173,11 +173,7 @@ def prepare(
     if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
         signing.check()
     if find_model is not None:
-        about_model = check_model(
-            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
-        )
-        notes += [about_model] if about_model else []
-        notes += check_loras(storage, job.loras, must_be_here=find_model == "here")
+        notes += check_models(storage, job, must_be_here=find_model == "here")
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *notes)})
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-plan-") as folder:
         frozen = Path(folder, "manifest.jsonl")  # with whole URIs it may be far longer than what its author wrote
@@ -260,7 +256,9 @@ _JSONL = "application/jsonl"
 
 
 def _resumed(standing: Plan, wanted: Plan) -> Plan:
-    """The standing plan, with a warning where rows that it rejected would be accepted now."""
+    """The standing plan, with a warning where rows that it rejected would be accepted now, and where it is not profiled
+    although that is wanted now.
+    """
     if standing.manifest_sha256 != wanted.manifest_sha256:
         raise RunConflictError(
             f"run {wanted.run!r} is of another manifest ({standing.manifest}, {standing.manifest_sha256[:12]}…; now "
@@ -272,12 +270,13 @@ def _resumed(standing: Plan, wanted: Plan) -> Plan:
             raise RunConflictError(
                 f"run {wanted.run!r} was started with {name} = {theirs[name]!r}, not {value!r}: choose another run name"
             )
-    accepted_now = len(set(standing.rejected_rows) - set(wanted.rejected_rows))
-    if not accepted_now:
-        return standing
-    rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
-    note = f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them"
-    return standing.model_copy(update={"warnings": (*standing.warnings, note)})
+    notes = []
+    if accepted_now := len(set(standing.rejected_rows) - set(wanted.rejected_rows)):
+        rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
+        notes.append(f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them")
+    if wanted.job.profile and not standing.job.profile:
+        notes.append("the run was planned without a profile, so none is made: choose another run name")
+    return standing.model_copy(update={"warnings": (*standing.warnings, *notes)}) if notes else standing
 
 
 def _rejected_records(parsed: ParsedManifest, run: str) -> Iterator[Record]:

@@ -35,7 +35,7 @@ from inpaint_ops.planning import (
 from inpaint_ops.records import Record, now
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRows
-from inpaint_ops.runs.checking import check_loras, check_model
+from inpaint_ops.runs.checking import check_models
 from inpaint_ops.runs.naming import NamesOfRun, names_of
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
@@ -107,20 +107,16 @@ def prepare_retry(
         raise ConfigError(f"there is no run {run!r} in {workspace.store}: --retry does rows of a run again")
     job = _job_of(plan, job, chosen)
     check_choices(job.tuning, job.tuning_overrides)
-    about_model = None
-    about_loras: list[str] = []
+    about_models: list[str] = []
     if find_model == "here" and (signing := signing_of(workspace.settings)) is not None:
         signing.check()
     if find_model is not None:
-        about_model = check_model(
-            job.model, job.model_revision, must_be_here=find_model == "here", vae=job.vae, tokenizer=job.tokenizer
-        )
-        about_loras += check_loras(workspace.storage, job.loras, must_be_here=find_model == "here")
+        about_models = check_models(workspace.storage, job, must_be_here=find_model == "here")
     parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.texts())
     parsed, _ = settle(parsed, job)
     for _ in range(_TRIES):
         standing = _read(workspace, plan)
-        standing.notes.extend([*([about_model] if about_model else []), *about_loras])
+        standing.notes.extend(about_models)
         begun = _begun(standing, selection, digest, request)
         if begun is not None:
             return Again(plan, begun, tuple(standing.notes))
@@ -152,8 +148,13 @@ def prepare_retry(
 
 
 def _job_of(plan: Plan, job: JobOptions, chosen: Collection[str]) -> JobOptions:
-    """The run's job, with what was chosen now where that leaves images and rows alone."""
+    """The run's job, with what was chosen now where that leaves images and rows alone.
+
+    A network to fill with may come now where there was none: no row has been filled by one.
+    """
     fixed = {*plan.job.identity(), "failure_threshold"}
+    if plan.job.fill_model is None:
+        fixed.discard("fill_model")
     for name in sorted(fixed & set(chosen)):
         ours, theirs = getattr(job, name), getattr(plan.job, name)
         if ours != theirs:

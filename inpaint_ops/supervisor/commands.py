@@ -27,6 +27,7 @@ def job_command(
         revision=options.model_revision,
         vae=options.vae,
         tokenizer=options.tokenizer,
+        fill_model=options.fill_model if any(one.row.parameters.fill == "lama" for one in files) else None,
         loras=loras,
         fuse_loras=_one_set(files) if loras else None,
         device=options.device,
@@ -48,8 +49,10 @@ def job_command(
         metadata=settings.metadata,
         provenance=settings.provenance,
         frames=settings.frames,
+        profile=options.profile,
         unchanged_threshold=settings.unchanged_threshold,
         scratch=str(folder),
+        cuda_wait=settings.cuda_wait,
         leases=settings.leases,
         lease_timeout=settings.lease_timeout,
     )

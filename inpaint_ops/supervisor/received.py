@@ -24,6 +24,7 @@ from inpaint_ops.errors import ImageError, WorkerProtocolError
 from inpaint_ops.images import MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
 from inpaint_ops.images.header import FileHeader, read_file_header
 from inpaint_ops.machine.scratch import room_for
+from inpaint_ops.protocol import PROFILE
 
 OUTPUT = "output"
 """The name of a row's output, in the row's folder."""
@@ -33,6 +34,8 @@ _BYTES_PER_PIXEL = 8
 _ROOM = 16 * 2**20
 """Bytes for headers, a colour profile, and what packing adds to pixels that cannot be packed."""
 _CHUNK = 2**20
+PROFILE_BYTES = 64 * 2**20
+"""Of a worker's profile, packed; what it may hold is bounded to a tenth of that."""
 _NOT_A_FILE = {
     errno.ENOENT: "it is not there",
     errno.ELOOP: "it is a symbolic link",
@@ -130,6 +133,17 @@ def receive_thumbnail(expected: Expected, size: int) -> bytes:
         raise _refused(f"it {error}") from error
     if header.format != "webp" or max(header.width, header.height) > size:
         raise _refused(f"it is {header.format} of {header.width}x{header.height}, and a thumbnail is WebP up to {size}")
+    return copy.getvalue()
+
+
+def receive_profile(folder: Path, owner: int) -> bytes:
+    """What a worker that is profiled, which runs as the user `owner`, has left in its own `folder`.
+
+    Raises WorkerProtocolError where it is missing, or larger than such a file is.
+    """
+    copy = io.BytesIO()
+    with _opened(Expected(folder, "png", 1, owner), PROFILE, PROFILE_BYTES) as file:
+        _copy(file, copy, lambda _: None, PROFILE_BYTES)
     return copy.getvalue()
 
 

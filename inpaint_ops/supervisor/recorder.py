@@ -345,6 +345,12 @@ class Recorder:
         except InpaintOpsError as error:
             log.warning("the report of worker %d could not be stored: %s", report.worker.pid, error)
 
+    def store_profile(self, name: str, data: bytes) -> str:
+        """Store the trace that a worker left; its URI. Raises StorageError."""
+        place = self.layout.worker_profile(name)
+        self.storage.put(place, data, content_type="application/gzip")
+        return place.uri
+
     def store_progress(self, progress: ShardProgress) -> None:
         """Replace the shard's progress and, where there are new ones, this attempt's faults; best effort: they decide
         nothing.

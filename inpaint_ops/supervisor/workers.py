@@ -22,13 +22,14 @@ from inpaint_ops.errors import (
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.protocol import Begun, Bye, Done, Event, Failed, Fatal, Phase, Ready, Step, Warn
-from inpaint_ops.records import ErrorInfo, LoraFile
+from inpaint_ops.records import ErrorInfo, LoraFile, WorkerReport
 from inpaint_ops.supervisor.ahead import RowsAhead
 from inpaint_ops.supervisor.attempt import Attempt
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.confinement import Identity
 from inpaint_ops.supervisor.loras import LORAS, local_loras
 from inpaint_ops.supervisor.messages import Exited, FromWorker, Message, RecordsListed
+from inpaint_ops.supervisor.received import receive_profile
 from inpaint_ops.supervisor.row_ends import RowEnds
 from inpaint_ops.supervisor.session import WorkerSession
 
@@ -248,9 +249,21 @@ class Workers:
                 attempt.reporter.warn(text)
             report = session.report(how, attempt=attempt.name, shard=attempt.shard, warnings=attempt.reporter.warnings)
             if report is not None:
+                if self.job.profile:
+                    report = self._with_profile(session, report)
                 attempt.recorder.store_worker(f"{attempt.name}-{session.number}", report)
 
         attempt.transfers.keep(store)
+
+    def _with_profile(self, session: WorkerSession, report: WorkerReport) -> WorkerReport:
+        """The report with the place of the trace that the worker left, or a warning: without one no row is lost."""
+        attempt, name = self.attempt, f"{self.attempt.name}-{session.number}"
+        try:
+            data = receive_profile(self.scratch / f"worker-{session.number}", session.process.user)
+            return report.model_copy(update={"profile": attempt.recorder.store_profile(name, data)})
+        except (InpaintOpsError, OSError) as error:
+            attempt.reporter.warn(f"worker {session.process.pid} left no profile: {error}")
+            return report.model_copy(update={"warnings": tuple(attempt.reporter.warnings)})
 
 
 def _death(session: WorkerSession) -> Callable[[str], InpaintOpsError]:

@@ -11,6 +11,7 @@ from inpaint_ops.records import LedgerEntry, ModelIdentity
 if TYPE_CHECKING:
     from inpaint_ops.engine import PaintItem, PaintResult
     from inpaint_ops.engine.measuring import Measurements
+    from inpaint_ops.images import Lama
 
 
 class TunedModel(Protocol):
@@ -23,6 +24,10 @@ class TunedModel(Protocol):
     @property
     def native_size(self) -> int:
         """The side in pixels that the model was trained at."""
+
+    @property
+    def lama(self) -> Lama | None:
+        """The network of fill `lama`; None where the job has none."""
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:

@@ -22,9 +22,6 @@ from inpaint_ops.worker.work_loop import Garbage, GarbageError, Inbox, WorkLoop
 
 log = logging.getLogger(__name__)
 
-THREADS = 2
-"""For decoding, and for compositing and encoding: each beside the painting, and OpenCV and zlib leave the GIL."""
-
 
 def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = None) -> int:
     """Carry out `commands`, report in `events`, and return the process's exit code.
@@ -48,7 +45,8 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
     except Exception as error:
         return _fatal(error, sender)
     failed: DeviceError | None = None
-    with ThreadPoolExecutor(THREADS, "decode") as incoming, ThreadPoolExecutor(THREADS, "encode") as outgoing:
+    threads = setup.threads
+    with ThreadPoolExecutor(threads, "decode") as incoming, ThreadPoolExecutor(threads, "encode") as outgoing:
         loop = WorkLoop(setup, sender.send, inbox, incoming, outgoing)
         try:
             loop.run()
@@ -63,6 +61,7 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
         if isinstance(failed, DeviceLostError):
             setup.lease.note_loss(str(failed))
         return _fatal(failed, sender)
+    loop.leave_profile()
     sender.send(loop.bye())
     return 0
 

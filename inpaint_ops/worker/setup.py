@@ -18,10 +18,11 @@ from inpaint_ops import device, tuning
 from inpaint_ops.device.lease_files import LeaseFolder
 from inpaint_ops.errors import ConfigError, DeviceLostError
 from inpaint_ops.machine.private_folder import private_folder
+from inpaint_ops.machine.processors import processors
 from inpaint_ops.machine.scratch import room_for
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.protocol import MAX_PROMPTS, Job, Phase, Ready, Step, Warn
-from inpaint_ops.records import ColdStart, DeviceInfo, Model, WorkerInfo
+from inpaint_ops.records import ColdStart, DeviceInfo, LedgerEntry, Model, WorkerInfo
 from inpaint_ops.worker.imports import import_model_stack, set_environment
 from inpaint_ops.worker.installation import versions
 from inpaint_ops.worker.painter import Painter, TunedModel
@@ -38,6 +39,10 @@ PROMPTS_REPORT_EVERY = 10.0
 """Seconds between signs of life while prompts are encoded."""
 
 
+FEWEST_THREADS, MOST_THREADS = 2, 8
+"""For decoding, and as many for compositing and encoding, each beside the painting: OpenCV and zlib leave the GIL."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """What painting needs, ready for the work loop."""
@@ -47,6 +52,20 @@ class WorkerSetup:
     loaded: TunedModel
     engine: Painter
     cold_start: ColdStart
+    threads: int = FEWEST_THREADS
+    """For decoding, and as many for encoding."""
+    about_device: tuple[LedgerEntry, ...] = ()
+    """Of the ledger what the device says itself."""
+
+
+def threads_for(cores: int, *, paints_on_them: bool) -> int:
+    """Threads for decoding, and as many for encoding, of a worker that has so many processors for itself.
+
+    One is left for the thread that feeds the card. Where the processors paint, they are busy with that.
+    """
+    if paints_on_them:
+        return FEWEST_THREADS
+    return max(FEWEST_THREADS, min(MOST_THREADS, (cores - 1) // 2))
 
 
 def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpreter: float) -> WorkerSetup:
@@ -68,8 +87,10 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
     imported = time.perf_counter()
     # The lease comes after the imports, which need no device: the next task imports while this one's device paints.
     # What the process may see of the devices is settled before CUDA looks: nothing asks it during the imports.
-    lease = _lease_device(job, leases, report)
+    lease, sharing = _lease_device(job, leases, report)
     os.environ.update(device.environment_for(lease.device))
+    _use_no_more_threads_than_granted()
+    why_not = "" if lease.device.startswith("cpu-") else device.ask_to_wait(job.cuda_wait)
     leased = time.perf_counter()
     with _failures_noted(lease):
         # The device and the model's kind come before the tuning: it is chosen for both.
@@ -79,7 +100,7 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
         choice = _choose_tuning(job, card, source)
         # The weights are checked after the tuning is chosen, whose dtype says which files are read, and before any is
         # read: a damaged file costs no load.
-        found = _check_weights(job, source, choice, resolving)
+        found = _check_weights(job, source, choice, resolving, report)
         # Where graphs are kept is settled before the load, whose last step may compile.
         if not users_own_graphs:
             _keep_graphs(found, choice, card, report)
@@ -94,8 +115,10 @@ def set_up(job: Job, send: Callable[[Model], None], *, started: float, interpret
         load=ready - leased,
         prompts=time.perf_counter() - ready,
     )
-    send(_ready(loaded, engine, card, cold_start, started))
-    return WorkerSetup(job, lease, loaded, engine, cold_start)
+    about_device = (device.inspect_waiting(job.cuda_wait, why_not),) if card.kind == "cuda" else ()
+    threads = threads_for(processors() // max(1, sharing), paints_on_them=card.kind == "cpu")
+    send(_ready(loaded, engine, card, cold_start, started, about_device))
+    return WorkerSetup(job, lease, loaded, engine, cold_start, threads, about_device)
 
 
 @contextmanager
@@ -159,10 +182,20 @@ class _Reporter:
         self._send(Warn(message=message, fault="out_of_memory"))
 
 
-def _lease_device(job: Job, folder: LeaseFolder, report: _Reporter) -> device.Lease:
+def _use_no_more_threads_than_granted() -> None:
+    """Have torch use no more threads than the control groups grant processors, unless a number is set."""
+    from inpaint_ops.model.loading import limit_threads
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        limit_threads(processors())
+
+
+def _lease_device(job: Job, folder: LeaseFolder, report: _Reporter) -> tuple[device.Lease, int]:
+    """The lease, and how many devices this machine has for workers."""
     report.phase("lease")
     slots = device.host_slots(job.device, cpu_slots=int(os.environ.get("INPAINT_CPU_SLOTS") or 1))
-    return device.Lease.acquire(slots, folder, job.lease_timeout, on_wait=lambda text: report.phase("lease", text))
+    lease = device.Lease.acquire(slots, folder, job.lease_timeout, on_wait=lambda text: report.phase("lease", text))
+    return lease, len(slots)
 
 
 def _use_own_temporary_folder(scratch: Path) -> None:
@@ -202,10 +235,14 @@ def _choose_tuning(job: Job, card: DeviceInfo, source: Source) -> tuning.Choice:
     )
 
 
-def _check_weights(job: Job, source: Source, choice: tuning.Choice, resolving: float) -> FoundModel:
+def _check_weights(job: Job, source: Source, choice: tuning.Choice, resolving: float, report: _Reporter) -> FoundModel:
     from inpaint_ops.model.sources import find
 
-    return find(source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras)
+    if job.fill_model is not None:
+        report.phase("fill model", job.fill_model)
+    return find(
+        source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras, fill_model=job.fill_model
+    )
 
 
 def _keep_graphs(found: FoundModel, choice: tuning.Choice, card: DeviceInfo, report: _Reporter) -> None:
@@ -248,7 +285,14 @@ def _prepare_prompts(job: Job, loaded: LoadedModel, engine: Engine, report: _Rep
     engine.release_text_encoders()
 
 
-def _ready(loaded: LoadedModel, engine: Engine, card: DeviceInfo, cold_start: ColdStart, started: float) -> Ready:
+def _ready(
+    loaded: LoadedModel,
+    engine: Engine,
+    card: DeviceInfo,
+    cold_start: ColdStart,
+    started: float,
+    about_device: tuple[LedgerEntry, ...],
+) -> Ready:
     return Ready(
         worker=WorkerInfo(
             pid=os.getpid(),
@@ -259,7 +303,7 @@ def _ready(loaded: LoadedModel, engine: Engine, card: DeviceInfo, cold_start: Co
         device=card,
         model=loaded.identity,
         tuning=loaded.tuning.model_dump(mode="json"),
-        ledger=loaded.ledger,
+        ledger=(*loaded.ledger, *about_device),
         cold_start=cold_start,
         load=loaded.load_times,
         versions=versions(),

@@ -25,6 +25,7 @@ from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, 
 from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
+from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class WorkLoop:
 
         self._job, self._loaded, self._engine = setup.job, setup.loaded, setup.engine
         self._cold_start = setup.cold_start
+        self._about_device = setup.about_device
+        self._profile = Profile(setup.job.profile, self._warn_once)
         self._send, self._inbox = send, inbox
         self._incoming, self._outgoing = incoming, outgoing
         self._waiting: Batcher[_Decoded] = Batcher()
@@ -136,7 +139,7 @@ class WorkLoop:
             self._last_size, batch_size=measured.largest_batch, batch_limit=engine.batch_size, prompts_done=True
         )
         return Bye(
-            ledger=engine.with_measured(ledger),
+            ledger=engine.with_measured((*ledger, *self._about_device)),
             cold_start=self._cold_start.model_copy(
                 update={"first_call": measured.first_call, "compile": measured.compiling}
             ),
@@ -144,6 +147,10 @@ class WorkLoop:
             painted=measured.painted,
             peak_memory=measured.peak_memory,
         )
+
+    def leave_profile(self) -> None:
+        """Write what was profiled, where that was asked for, once all rows have ended."""
+        self._profile.write(Path(self._job.scratch))
 
     def _take(self, message: _Message) -> None:
         match message:
@@ -179,7 +186,12 @@ class WorkLoop:
         return batch
 
     def _paint(self, batch: list[_Decoded]) -> None:
-        self._send(Begun(rows=tuple(row.item.row for row in batch), stage="paint"))
+        rows = tuple(row.item.row for row in batch)
+        self._send(Begun(rows=rows, stage="paint"))
+        with self._profile.batch(rows, batch[0].key.steps, lambda: self._engine.measurements.batches):
+            self._paint_begun(batch)
+
+    def _paint_begun(self, batch: list[_Decoded]) -> None:
         self._last_size = batch[0].key.width, batch[0].key.height
         if batch[0].parts[1:]:
             results = paint_parts(self._engine, batch[0].parts)
@@ -198,6 +210,10 @@ class WorkLoop:
 
     def _decode(self, item: Item) -> None:
         """In the incoming pool: files to a row on its working size."""
+        with self._profile.span("decode", row=item.row):
+            self._decode_row(item)
+
+    def _decode_row(self, item: Item) -> None:
         from inpaint_ops.engine import BatchKey, PaintItem
 
         started_at, clock = now(), time.perf_counter()
@@ -233,7 +249,8 @@ class WorkLoop:
             for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
                 rgb, working = images.to_working(source, mask.weights, placement)
                 seed = seed_of(item, number)
-                rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed)
+                with self._profile.span("fill", row=item.row):
+                    rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed, self._loaded.lama)
                 notes += tuple(one for one in unlike if one not in notes)
                 key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
                 paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed)
@@ -246,6 +263,10 @@ class WorkLoop:
 
     def _finish(self, row: _Decoded, result: PaintResult, canvases: Sequence[PaintResult]) -> None:
         """In the outgoing pool: painted pixels to a file."""
+        with self._profile.span("encode", row=row.item.row):
+            self._finish_row(row, result, canvases)
+
+    def _finish_row(self, row: _Decoded, result: PaintResult, canvases: Sequence[PaintResult]) -> None:
         item, timings = row.item, _joined(row.timings, result.timings)
         try:
             assert result.batch is not None and result.memory is not None

@@ -210,18 +210,21 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
             "blend": "poisson", "match": "mean", "grain": "match", "sharpen": "match", "fill": "noise",
-            "variants": 4, "pick": "best", "names": "{folder}/{stem}.{ext}"}  # fmt: skip
+            "variants": 4, "pick": "best", "names": "{folder}/{stem}.{ext}",
+            "profile": True}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain, job.sharpen) == ("poisson", "mean", "match", "match")
     assert (job.fill, job.names) == ("noise", "{folder}/{stem}.{ext}")
-    assert (job.variants, job.pick) == (4, "best")
+    assert (job.variants, job.pick, job.profile) == (4, "best", True)
     conf = {
         **GOOD,
         "model": "/m/a.safetensors",
         "vae": "/v",
         "tokenizer": "/t",
+        "fill": "lama",
+        "fill_model": "/m/lama.onnx",
         "loras": ["b=s3://x/y:0.5"],
         "few_step": "lcm",
     }
@@ -229,6 +232,7 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.model, job.vae, job.tokenizer, job.scheduler, job.steps) == ("/m/a.safetensors", "/v", "/t", "lcm", 4)
     assert [(one.name, one.place, one.weight) for one in job.loras] == [("b", "s3://x/y", 0.5)]
+    assert (job.fill, job.fill_model) == ("lama", "/m/lama.onnx")
 
 
 def test_a_standing_job_may_choose_what_the_form_offers(manifest_dag: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from inpaint_ops.device import choose_devices
 from inpaint_ops.errors import ConfigError
+from inpaint_ops.machine.processors import processors
 from tests.support.nvml import MIG, PLAIN, no_driver, pretend
 
 
@@ -85,7 +85,7 @@ def test_without_a_gpu_it_is_a_number_of_workers_that_share_the_cores(
     assert choose_devices("auto", "auto", environment) == 1 and environment == {}
     assert choose_devices("1", "cpu", environment) == 1 and environment == {}
     assert choose_devices("3", "auto", environment) == 3
-    threads = str(max(1, len(os.sched_getaffinity(0)) // 3))
+    threads = str(max(1, processors() // 3))
     assert environment == {"INPAINT_CPU_SLOTS": "3", "OMP_NUM_THREADS": threads}
     assert choose_devices("auto", "auto", environment) == 3
     own = {"INPAINT_CPU_SLOTS": "4", "OMP_NUM_THREADS": "7"}

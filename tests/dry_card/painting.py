@@ -18,7 +18,18 @@ from inpaint_ops import device as cards
 from inpaint_ops import tuning
 from inpaint_ops.engine import BatchKey, Engine, PaintItem
 from inpaint_ops.errors import InpaintOpsError
-from inpaint_ops.model import attention, ledger, loading, loras, random_weights, recipes, sources, tuned, verifying
+from inpaint_ops.model import (
+    adapters,
+    attention,
+    ledger,
+    loading,
+    loras,
+    random_weights,
+    recipes,
+    sources,
+    tuned,
+    verifying,
+)
 from inpaint_ops.model.tokenizers import PAD_TOKENS
 from inpaint_ops.records import DeviceInfo, LoraFile
 from tests.dry_card import sparse_folder
@@ -65,6 +76,7 @@ def stand_ins() -> None:
     sparse_folder.pretend_reading()
     for module in (loras, verifying):
         module.file_digest = lambda path, notes: "0" * 64  # type: ignore[attr-defined]  # of 7 GB of zeros
+    adapters.check_finite = lambda lora, tensors: None  # its matrices have no values
     loading.read_ahead = lambda files: None  # the holes of a folder would fill the page cache with 7 GB of zeros
     cards.cards.visible_devices = lambda environment=None: []  # type: ignore[attr-defined]
     for module in (tuned, attention):

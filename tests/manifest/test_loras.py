@@ -62,6 +62,23 @@ def test_what_names_no_loras_is_rejected_with_the_field(given: Any, says: str) -
     assert says in error and "loras" in error and "row 1" in error
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("my lora (v2).safetensors", "'my lora .v2.' has others: name it, NAME=PATH"),
+        ("a,b.safetensors", "'a,b' has others: name it"), ("x:2.safetensors", "'x:2' has others: name it"),
+        ("a.safetensors:", "name it, NAME=PATH"), ("", "name it, NAME=PATH"),
+        ("none.safetensors", "cannot be called `none`.*name it, NAME=PATH"), ("a.safetensors:99", "equal to 20"),
+    ],
+)  # fmt: skip
+def test_a_file_whose_name_rows_could_not_write_is_to_be_named(given: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^loras\.0\.(name|weight): .*{says}"):
+        job_options(Settings(), loras=(given,))
+    if "equal" not in says and given.strip(":"):
+        (named,) = job_options(Settings(), loras=(f"own={given}",)).loras
+        assert (named.name, named.place) == ("own", given)
+
+
 def test_a_row_gets_the_jobs_weights_or_its_own() -> None:
     job = JobOptions.model_validate({"model": "m", "loras": ["brand.safetensors:0.5", "s=/x/style-v2.safetensors"]})
     assert job.loras == (

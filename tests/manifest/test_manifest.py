@@ -60,7 +60,7 @@ def nested(depth: int) -> Any:
         ({**GOOD, "match": True}, ["match", "histogram"]),
         ({**GOOD, "grain": "film"}, ["grain", "match"]),
         ({**GOOD, "sharpen": "more"}, ["sharpen", "match"]),
-        ({**GOOD, "fill": "lama"}, ["fill", "telea"]),
+        ({**GOOD, "fill": "patch"}, ["fill", "telea"]),
         ({**GOOD, "variants": 17}, ["variants", "16"]),
         ({**GOOD, "variants": 0}, ["variants", "1"]),
         ({**GOOD, "variants": "many"}, ["variants"]),

@@ -175,6 +175,10 @@ def test_the_alpha_that_diffusers_notes_in_the_header_counts(pipe: Any, tmp_path
     assert torch.allclose(found[layers[1]].up, plain[f"{layers[1]}.up"] * 2.0)
 
 
+LAYER = "down_blocks.1.attentions.0.proj_in"
+UP, DOWN, ALPHA = (
+    f"lora_unet_{LAYER.replace('.', '_')}.{end}" for end in ("lora_up.weight", "lora_down.weight", "alpha")
+)
 Change = Callable[[dict[str, torch.Tensor]], object]
 
 
@@ -197,6 +201,17 @@ def widened(tensors: dict[str, torch.Tensor]) -> None:
         (lambda t: t.update({"lora_unet_x.lokr_w1": torch.ones(1)}), "LoKr"),
         (lambda t: t.pop(next(name for name in t if name.endswith("lora_up.weight"))), "no layout that is read"),
         (lambda t: t.update({"stranger": torch.ones(1)}), "no layout that is read|does not fit"),
+        (lambda t: t.update({UP: t[UP] * float("nan")}), f"NaN or infinity in {UP}.*fetch it again"),
+        (lambda t: t.update({ALPHA: torch.tensor(float("inf"))}), f"NaN or infinity in {UP}"),
+        (lambda t: t.update({ALPHA: torch.ones(2)}), f"damaged: {ALPHA} has 2 numbers, not one"),
+        (lambda t: t.update({UP: torch.tensor(1.0)}), f"damaged: {UP} has the shape .., which is no matrix's"),
+        (lambda t: t.update({UP: torch.ones(32, 0), DOWN: torch.ones(0, 32)}), r"has the shape .*, which is no matrix"),
+        (lambda t: t.update({UP: (t[UP] * 10).to(torch.int8)}), f"numbers of the kind I8 .{UP}.: use the file"),
+        (lambda t: t.update({f"unet.{LAYER}.lora_A.weight": t[DOWN] * 1, f"unet.{LAYER}.lora_B.weight": t[UP] * 1}),
+         "does not fit the model|two matrices"),
+        (lambda t: t.update({f"lora_te{one}_text_model_encoder_layers_0_mlp_fc1.lora_{way}.weight": torch.ones(size)
+                             for one in ("", "1") for way, size in (("down", (2, 16)), ("up", (64, 2)))}),
+         r"two matrices for text_encoder\.encoder\.layers\.0\.mlp\.fc1, under two names.*use one of them"),
         (lambda t: (t.clear(), t.update({"model.diffusion_model.x": torch.ones(1)})), "is no LoRA .*--model"),
     ],
 )  # fmt: skip
@@ -210,6 +225,29 @@ def test_a_lora_that_does_not_fit_is_refused_with_its_layers(
     with pytest.raises(ModelError, match=says) as caught:
         loaded(cache, LoraFile(name="a", path=str(file)))
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_lora_of_the_text_encoders_alone_is_read_and_what_has_no_alpha_counts_whole(
+    pipe: Any, tmp_path: Path
+) -> None:
+    file = loras.write(pipe, tmp_path / "a.safetensors", "kohya", texts=True)
+    tensors = load_file(file)
+    save_file({name: value for name, value in tensors.items() if name.startswith("lora_te")}, file)
+    found = read(weights_of(file), pipe)
+    assert not found["unet"] and found["text_encoder"] and found["text_encoder_2"]
+    save_file({name: value for name, value in tensors.items() if not name.endswith(".alpha")}, file)
+    plain = loras.matrices(pipe, seed=1, texts=False)["unet"]
+    assert all(
+        torch.equal(pair.up, plain[f"{layer}.up"]) for layer, pair in read(weights_of(file), pipe)["unet"].items()
+    )
+
+
+def test_matrices_of_eight_bits_without_a_scale_are_read(pipe: Any, tmp_path: Path) -> None:
+    file = loras.write(pipe, tmp_path / "a.safetensors", "kohya")
+    eight = {name: value.to(torch.float8_e4m3fn) if value.ndim else value for name, value in load_file(file).items()}
+    save_file(eight, file)
+    up = read(weights_of(file), pipe)["unet"][LAYER].up
+    assert torch.equal(up, eight[UP].float())
 
 
 def test_a_file_is_named_where_there_is_none_or_it_is_damaged(pipe: Any, cache: Path, tmp_path: Path) -> None:

@@ -236,8 +236,27 @@ def test_other_layer_sizes_are_not_sdxl(file: Path, key: str) -> None:
 def test_eight_bit_weights_are_refused(file: Path) -> None:
     key = f"{UNET}time_embed.0.weight"
     rewrite(file, lambda tensors: tensors.update({key: tensors[key].to(torch.float8_e4m3fn)}))
-    with pytest.raises(ModelError, match="F8_E4M3: use the file with 16 or 32 bits"):
+    with pytest.raises(ModelError, match=r"F8_E4M3 .*: use the file with 16 or 32 bits"):
         resolve(str(file))
+
+
+def test_integers_are_no_weights(file: Path) -> None:
+    """Eight bits with a scale elsewhere would be taken for the numbers themselves; positions are integers."""
+    key = f"{UNET}time_embed.0.weight"
+    rewrite(file, lambda tensors: tensors.update({f"{L}embeddings.position_ids": torch.arange(77)[None]}))
+    resolve(str(file), tokenizer=None)
+    rewrite(file, lambda tensors: tensors.update({key: torch.ones(tensors[key].shape, dtype=torch.int8)}))
+    with pytest.raises(ModelError, match=f"numbers of the kind I8 .{key}.: use the file with 16 or 32 bits"):
+        resolve(str(file))
+
+
+def test_averaged_weights_beside_the_models_own_are_left_alone(file: Path, cache: Path) -> None:
+    """Trainers leave `model_ema.` in their files, whose names are others."""
+    plain = loaded(file, cache).pipe.unet.state_dict()
+    rewrite(file, lambda t: t.update({f"model_ema.{name.removeprefix('model.').replace('.', '')}": value * 0
+                                      for name, value in list(t.items()) if name.startswith(UNET)}))  # fmt: skip
+    beside = loaded(file, cache).pipe.unet.state_dict()
+    assert all(torch.equal(value, beside[name]) for name, value in plain.items())
 
 
 def test_damage_is_named(file: Path, tmp_path: Path) -> None:

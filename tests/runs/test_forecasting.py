@@ -75,6 +75,14 @@ def test_steps_scale_the_denoising_alone_and_the_basis_says_so() -> None:
     assert "scaled" not in few.basis
 
 
+def test_what_loading_loras_takes_is_in_the_start_of_runs_with_the_same_ones() -> None:
+    """It is a part of the load; runs with other LoRAs, or with none, are no basis."""
+    with_one = JobOptions.model_validate({"model": "owner/m", "loras": ["brand.safetensors"]})
+    others = JobOptions.model_validate({"model": "owner/m", "loras": ["style.safetensors"]}), JOB
+    assert len({experience_key(job) for job in (with_one, *others)}) == 3
+    assert experience_key(with_one) == experience_key(with_one.model_copy(update={"fill_model": "/x.onnx"}))
+
+
 def test_the_chunks_of_a_shards_prompts_count_where_a_run_has_measured_them() -> None:
     knows = past().model_copy(update={"prompts": 4.0, "chunk_seconds": 0.5})
     without, few, many = (forecast(JOB, [Work(10, 290, chunks)], [knows], table=EMPTY) for chunks in (0, 8, 20))

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from inpaint_ops.errors import DeviceBusyError, DrainedError, ModelError, WorkerDiedError
+from inpaint_ops.machine.processors import processors
 from inpaint_ops.runs import ShardQueue, finish
 from inpaint_ops.supervisor import Progress
 from tests.support.bench import Bench
@@ -152,7 +153,7 @@ def test_the_command_paints_on_two_devices(tmp_path: Path) -> None:
     row = {"image": "a.png", "mask": "m.png", "prompt": "x"}
     (tmp_path / "job.jsonl").write_text("".join(json.dumps(row | {"id": str(n)}) + "\n" for n in range(5)))
     command = [sys.executable, "-m", "inpaint_ops.cli", "run", "job.jsonl", "--out", "out", "--model", "tiny-random"]
-    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    threads = str(max(1, processors() // 2))
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "INPAINT_CPU_SLOTS")}
     with warm_host(tmp_path, kept | {"OMP_NUM_THREADS": threads}) as host:
         done = subprocess.run(

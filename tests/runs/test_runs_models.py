@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 
 from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings, load_settings
-from inpaint_ops.errors import ForbiddenLocationError, ModelError, ObjectNotFoundError, RunConflictError
+from inpaint_ops.errors import ConfigError, ForbiddenLocationError, ModelError, ObjectNotFoundError, RunConflictError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.cache import cache_home
 from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import Record, RunSummary
-from inpaint_ops.runs import Workspace, finish, paint, prepare
+from inpaint_ops.runs import Workspace, finish, paint, prepare, prepare_retry, summary_lines
 from inpaint_ops.supervisor.loras import LORAS, local_loras
-from tests.support import loras, single_files
+from tests.support import loras, onnx_files, single_files
 from tests.support.pictures import file_of, mask_file, smooth
 
 
@@ -171,6 +171,10 @@ def test_a_job_of_one_set_merges_it_and_paints_the_same(files: Path, workspace: 
     assert summary.counts.done == 2
     (entry,) = (entry for entry in summary.ledger if entry.name == "loras")
     assert (entry.effective, entry.requested) == ("merged into the weights", "second 1.5")
+    (cost,) = (one for one in summary.choices if one.choice == "loras")
+    assert (cost.count, cost.seconds) == (1, summary.load and summary.load.loras)
+    assert cost.what == "LoRAs loaded (second), by 1 worker"
+    assert any(line.startswith(f"  {cost.in_words()}") for line in summary_lines(workspace, summary))
     assert summary.load is not None and summary.load.loras > 0
     assert apart(pixels(records["one"]), pixels(records["two"])) <= 1
 
@@ -178,8 +182,8 @@ def test_a_job_of_one_set_merges_it_and_paints_the_same(files: Path, workspace: 
 def test_a_lora_that_no_worker_could_load_is_refused_at_the_start(files: Path, workspace: Workspace) -> None:
     source = manifest(workspace, {"id": "one"})
     for place, error in (
-        (str(files / "vae.safetensors"), ModelError), ("none.safetensors", ModelError), ("x.ckpt", ModelError),
-        (f"file://{Path(source).parent}/none.safetensors", ObjectNotFoundError),
+        (str(files / "vae.safetensors"), ModelError), ("nowhere.safetensors", ModelError), ("x.ckpt", ModelError),
+        (f"file://{Path(source).parent}/nowhere.safetensors", ObjectNotFoundError),
         ("s3://elsewhere/lora.safetensors", ForbiddenLocationError),
     ):  # fmt: skip
         job = JobOptions.model_validate({"model": "tiny-random", "loras": [place]})
@@ -256,3 +260,73 @@ def test_what_a_row_is_filled_with_stands_in_its_record_and_where_it_has_no_effe
     assert (fill.count, fill.seconds) == (3, None) and fill.what.endswith("(mean 2, noise 1)")
     with pytest.raises(RunConflictError, match="fill"):
         prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill": "telea"}))
+
+
+def test_rows_filled_by_a_network_of_the_users(workspace: Workspace, tmp_path: Path) -> None:
+    network = tmp_path / "lama.onnx"
+    network.write_bytes(onnx_files.lama())
+    rows = [{"id": "lama", "fill": "lama"}, {"id": "mean", "fill": "mean"}, {"id": "own"}]
+    job = JobOptions(model="tiny-random", device="cpu", strength=0.6, fill_model=str(network))
+    summary, records = run(workspace, rows, job)
+    assert summary.counts.done == 3 and records["lama"].fill == "lama"
+    assert apart(pixels(records["lama"]), pixels(records["own"])) > 1
+    assert apart(pixels(records["lama"]), pixels(records["mean"])) > 1
+    digest = hashlib.sha256(network.read_bytes()).hexdigest()
+    assert (summary.model.fill_model, summary.model.fill_model_digest) == (str(network), digest)
+    (entry,) = (entry for entry in summary.ledger if entry.name == "fill_model")
+    assert entry.effective == f"SHA-256 {digest[:16]}" and entry.reason.startswith("run by OpenCV")
+    with pytest.raises(RunConflictError, match="fill_model"):
+        prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill_model": "other.onnx"}))
+
+
+def test_a_network_that_no_row_needs_is_not_opened(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_text("no network")
+    job = JobOptions(model="tiny-random", device="cpu", steps=2, fill_model=str(tmp_path / "broken.onnx"))
+    summary, _ = run(workspace, [{"id": "one", "fill": "mean"}], job)
+    assert summary.counts.done == 1 and summary.model.fill_model is None
+
+
+def test_a_broken_network_stops_the_run_before_a_row_in_one_line(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_text("no network")
+    job = JobOptions(model="tiny-random", device="cpu", steps=2, fill="lama", fill_model=str(tmp_path / "broken.onnx"))
+    with pytest.raises(ModelError, match=r"broken\.onnx is no ONNX file that OpenCV can read") as caught:
+        run(workspace, [{"id": "one"}], job)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_the_fill_is_refused_when_a_run_is_planned(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^fill lama: it needs a network.*give --fill-model"):
+        job_options(Settings(), model="tiny-random", fill="lama")
+    source = manifest(workspace, {"id": "good"}, {"id": "bad", "fill": "lama"})
+    plan = prepare(workspace, source, "run", JobOptions(model="tiny-random", device="cpu"))
+    assert (plan.rows, plan.rejected_rows) == (2, (2,))
+    rejected = json.loads(workspace.storage.get(workspace.layout("run").rejected))
+    assert rejected["_error"].startswith("row 2: fill: lama: it needs a network")
+    (tmp_path / "big-lama.pt").write_bytes(b"PK")
+    (tmp_path / "empty.onnx").touch()
+    whys = {"big-lama.pt": "pickled weights: give", "none.onnx": "no such file", "empty.onnx": "0 bytes"}
+    for name, why in whys.items():
+        job = JobOptions(model="tiny-random", device="cpu", fill="lama", fill_model=str(tmp_path / name))
+        with pytest.raises(ModelError, match=why):
+            prepare(workspace, source, "other", job, find_model="here")
+    notes = prepare(workspace, source, "other", job, find_model="anywhere").warnings
+    assert any("0 bytes" in line and "the machines that paint may have it" in line for line in notes)
+
+
+def test_rows_that_lacked_a_network_are_done_again_with_one(workspace: Workspace, tmp_path: Path) -> None:
+    network = tmp_path / "lama.onnx"
+    network.write_bytes(onnx_files.lama())
+    job = JobOptions(model="tiny-random", device="cpu", strength=0.6)
+    summary, _ = run(workspace, [{"id": "good"}, {"id": "bad", "fill": "lama"}], job)
+    assert (summary.counts.done, summary.counts.rejected) == (1, 1)
+    source = str(Path(workspace.store.key).parent / "in" / "m.jsonl")
+    given = job.model_copy(update={"fill_model": str(network)})
+    again = prepare_retry(workspace, source, "run", "rejected", given, chosen={"fill_model"}, find_model="here")
+    assert again.retry is not None
+    for shard in again.retry.shards:
+        paint(workspace, "run", shard.name)
+    summary = finish(workspace, "run")
+    assert summary.counts.done == 2 and summary.verdict == "VALID"
+    with pytest.raises(RunConflictError, match="strength"):
+        other = given.model_copy(update={"strength": 0.7})
+        prepare_retry(workspace, source, "run", "bad", other, chosen={"fill_model", "strength"}, find_model="here")
