@@ -25,6 +25,7 @@ from inpaint_ops.config import (
     Provenance,
     Scheduler,
     Sharpen,
+    SideProduct,
 )
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
@@ -151,6 +152,7 @@ class Item(Model):
     grain: Grain = "none"
     sharpen: Sharpen = "none"
     fill: Fill = "original"
+    side_products: tuple[SideProduct, ...] = ()
     format: ImageFormat = "png"
 
 
@@ -237,6 +239,9 @@ class Done(Painted):
     batch: Batch
     memory: Memory
     thumbnail_sizes: tuple[Pixels, ...] = Field(default=(), max_length=8, description="Those that lie beside `output`.")
+    side_product_kinds: tuple[SideProduct, ...] = Field(
+        default=(), max_length=8, description="Those that lie beside `output`."
+    )
     started_at: Moment
     finished_at: Moment
 

@@ -156,9 +156,11 @@ def thumbnail(
     return _save(small, "jpeg", quality=quality, optimize=True)
 
 
-def save_lossy_webp(pixels: np.ndarray, *, quality: int, effort: int, icc: bytes | None) -> bytes:
+def save_lossy_webp(
+    pixels: np.ndarray, *, quality: int, effort: int, icc: bytes | None, metadata: Metadata = NOTHING
+) -> bytes:
     """(H, W, 3) uint8 pixels as a lossy WebP: `quality` 1 to 100, `effort` 0 to 6. Raises ImageError."""
-    return _save(pixels, "webp", quality=quality, method=effort, icc_profile=icc)
+    return _save(pixels, "webp", quality=quality, method=effort, icc_profile=icc, **save_options(metadata, "webp"))
 
 
 def _save(pixels: np.ndarray, format: Format, **options: Any) -> bytes:

@@ -57,6 +57,8 @@ class Joined:
         pixels: the shape and dtype of the source's. Where the mask is 0 they are the source's, bit for bit.
         weights: (H, W) uint8: those of the mask, feathered where the patch was.
         how: what was done, for the record.
+        box: (x0, y0, x1, y1) of `patch` in the picture: the mask's box and its ring.
+        patch: (h, w, 1 or 3) of the source's dtype, what was laid down, before it was weighed; None for an empty mask.
         notes: a sentence for each thing that was asked for and could not be done.
     """
 
@@ -64,6 +66,8 @@ class Joined:
     weights: np.ndarray
     how: Joining
     notes: tuple[str, ...] = ()
+    box: Box = (0, 0, 0, 0)
+    patch: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +160,7 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
             if deviation >= MOST_GRAIN:
                 notes.append(f"grain match was limited to {MOST_GRAIN:g} levels of 255")
     lay(pixels[at], joined.patch, joined.weights, alpha=options.alpha)
-    return Joined(pixels, whole, how, tuple(notes))
+    return Joined(pixels, whole, how, tuple(notes), place, joined.patch)
 
 
 def feather_of(mask: np.ndarray) -> float:

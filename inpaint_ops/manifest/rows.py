@@ -14,7 +14,17 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json, to_jsonable_python
 
-from inpaint_ops.config import Blend, Fill, Grain, ImageFormat, MaskChannel, Match, Sharpen
+from inpaint_ops.config import (
+    Blend,
+    Fill,
+    Grain,
+    ImageFormat,
+    MaskChannel,
+    Match,
+    Sharpen,
+    SideProduct,
+    list_side_products,
+)
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import MAX_VARIANTS, ErrorInfo, read_row_loras
 
@@ -72,6 +82,9 @@ class Row(BaseModel):
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
     sharpen: Sharpen | None = Field(default=None, description="Whether it is sharpened to the ring's detail.")
     fill: Fill | None = Field(default=None, description="What the masked area holds before it is encoded.")
+    side_products: list[SideProduct] | None = Field(
+        default=None, description="Files beside the image: some of patch, mask, preview, or none."
+    )
     variants: int | None = Field(
         default=None, ge=1, le=MAX_VARIANTS, description="Images, each with a seed of its own; None: as the job has it."
     )
@@ -105,6 +118,11 @@ class Row(BaseModel):
     @classmethod
     def _loras_are_names(cls, value: object) -> list[str] | None:
         return read_row_loras(value)
+
+    @field_validator("side_products", mode="before")
+    @classmethod
+    def _side_products_are_listed(cls, value: object) -> list[SideProduct] | None:
+        return None if value is None else list(list_side_products(value))
 
     @field_validator("extra")
     @classmethod

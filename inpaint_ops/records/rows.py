@@ -71,6 +71,17 @@ class Thumbnail(Model):
     bytes: Bytes
 
 
+class SideProductFile(Model):
+    """A file beside a row's image; it lies where `RunLayout.side_product` says."""
+
+    kind: str = Field(max_length=32, description="patch, mask or preview.")
+    uri: str
+    sha256: str
+    bytes: Bytes
+    width: Count
+    height: Count
+
+
 class Batch(Model):
     """The batch that a row was painted in."""
 
@@ -233,6 +244,9 @@ class Painted(Measured):
     thumbnail_problem: str = Field(
         default="", exclude_if=operator.not_, description="Why thumbnails of the output are missing."
     )
+    side_product_problem: str = Field(
+        default="", exclude_if=operator.not_, description="Why files that were asked for beside the output are missing."
+    )
 
 
 class MaskMeaning(Model):
@@ -280,6 +294,8 @@ class Variant(Measured):
     error: ErrorInfo | None = None
     output: Output | None = None
     thumbnails: tuple[Thumbnail, ...] = Field(default=(), max_length=8, exclude_if=operator.not_)
+    side_products: tuple[SideProductFile, ...] = Field(default=(), max_length=8, exclude_if=operator.not_)
+    side_product_problem: str = Field(default="", exclude_if=operator.not_)
     measures: Measures | None = Field(default=None, exclude_if=operator.not_)
     steps: Count | None = None
     batch: Batch | None = None
@@ -326,6 +342,12 @@ class Record(Painted, MaskMeaning):
     output: Output | None = None
     thumbnails: tuple[Thumbnail, ...] = Field(
         default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
+    )
+    side_products: tuple[SideProductFile, ...] = Field(
+        default=(),
+        max_length=8,
+        exclude_if=operator.not_,
+        description="Files beside the output, as far as they were asked for.",
     )
     variant: int | None = Field(
         default=None,

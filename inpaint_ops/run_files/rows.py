@@ -305,7 +305,8 @@ def _up_to(compacted: Iterator[tuple[int, KeptRecord]], last: int) -> Iterator[t
 
 def _weight(row: PlannedRow) -> int:
     """What the row brings into its record, in bytes, and no less."""
-    named = 4 * sum(map(len, row.names or (row.id,)))  # the image's and its thumbnails' URIs, and the name itself
+    files = 4 + len(row.parameters.side_products)  # the URIs of image, thumbnails, side products, and the name itself
+    named = files * sum(map(len, row.names or (row.id,)))
     return 6 * (len(row.prompt) + len(row.image) + len(row.mask) + named) + (
         len(row.model_dump_json()) if row.extra else 0
     )

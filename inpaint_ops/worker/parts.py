@@ -37,6 +37,8 @@ class Finished:
     joining: Joining | None
     regions: tuple[PaintedRegion, ...]
     notes: tuple[str, ...]
+    pieces: tuple[images.Piece, ...] = ()
+    """What was laid down, where the row wants its patch alone."""
 
 
 def regions_of(item: Item, source: images.Source, mask: np.ndarray, native: int) -> images.Regions | None:
@@ -104,9 +106,10 @@ def finish_parts(
     if regions is None:
         assert results[0].image is not None
         one = images.join(source, mask, parts[0].placement, results[0].image, options)
-        return Finished(one.pixels, one.weights, one.how, (), one.notes)
+        return Finished(one.pixels, one.weights, one.how, (), one.notes, _pieces(item, one))
     weights, done = np.zeros_like(mask), source
     painted: list[PaintedRegion] = []
+    pieces: list[images.Piece] = []
     notes = [f"the mask's {len(parts)} far regions were painted one by one (crop regions)"]
     for number, (part, result) in enumerate(zip(parts, results, strict=True)):
         assert result.image is not None
@@ -114,6 +117,7 @@ def finish_parts(
         one = images.join(done, own, part.placement, result.image, replace(options, seed=seed_of(item, number)))
         done = replace(done, pixels=one.pixels)
         weights = np.maximum(weights, one.weights)
+        pieces += _pieces(item, one)
         painted.append(
             PaintedRegion(
                 box=part.placement.box,
@@ -124,7 +128,14 @@ def finish_parts(
             )
         )
         notes += [f"region {number + 1}: {note}" for note in one.notes]
-    return Finished(done.pixels, weights, None, tuple(painted), tuple(notes))
+    return Finished(done.pixels, weights, None, tuple(painted), tuple(notes), tuple(pieces))
+
+
+def _pieces(item: Item, joined: images.Joined) -> tuple[images.Piece, ...]:
+    if "patch" not in item.side_products or joined.patch is None:
+        return ()
+    x0, y0, x1, y1 = joined.box
+    return ((joined.box, joined.patch, joined.weights[y0:y1, x0:x1]),)
 
 
 def _total(timings: Sequence[Timings]) -> Timings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,14 +18,14 @@ from pydantic import ValidationError
 
 from inpaint_ops import __version__, images
 from inpaint_ops.config import EXTENSIONS
-from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
-from inpaint_ops.machine.scratch import patiently, room_for
+from inpaint_ops.errors import InpaintOpsError, UnchangedError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of, unit_name
 from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
+from inpaint_ops.worker.side_products import write_patiently, write_side_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +37,6 @@ log = logging.getLogger(__name__)
 STARTS_AT_NOISE = "at a strength of 1 this model begins with noise alone, and the masked area is never encoded"
 """StableDiffusionXLInpaintPipeline.prepare_latents, diffusers 0.42.1. For a UNet of 4 channels the whole image is
 encoded, and its latents beside the mask hold some of what lies under it."""
-
-FULL_DISK_SECONDS = 60.0
-"""How long a painted image waits for room on the scratch disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +274,9 @@ class WorkLoop:
             images.check_changed(change, self._job.unchanged_threshold)
             measures = images.measure(pixels, joined.weights)
             composited = time.perf_counter()
+            making = self._making(row, result)
             metadata, marks = images.marked(
-                row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
+                row.source.metadata, making, policy=self._job.provenance, format=item.format
             )
             data = images.encode(
                 pixels,
@@ -289,8 +286,9 @@ class WorkLoop:
                 effort=self._job.png,
                 jpeg=jpeg_options(self._job),
             )
-            _write(Path(item.output), data)
+            write_patiently(Path(item.output), data)
             sizes, problem = self._write_thumbnails(row, pixels)
+            kinds, missing = write_side_products(item, self._job, row.source, joined, making)
             done = Done(
                 row=item.row,
                 output=item.output,
@@ -325,6 +323,8 @@ class WorkLoop:
                 memory=result.memory,
                 thumbnail_sizes=sizes,
                 thumbnail_problem=problem,
+                side_product_kinds=kinds,
+                side_product_problem=missing,
                 started_at=row.started_at,
                 finished_at=now(),
             )
@@ -405,16 +405,6 @@ def _model_and_loras(model: ModelIdentity, item: Item) -> str:
     digests = {one.name: one.digest[:16] for one in model.loras}
     name = f"{model.name}@{model.revision}" if model.revision else model.name
     return name + "".join(f" + LoRA {one} {weight:g} ({digests.get(one, '')})" for one, weight in _loras(item))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file, waiting for room on a full disk: what is painted has cost more than the wait."""
-
-    def once() -> None:
-        with room_for(path):
-            path.write_bytes(data)
-
-    patiently(once, (ScratchFullError,), FULL_DISK_SECONDS, threading.Event())
 
 
 def _joined(first: Timings, second: Timings) -> Timings:
