@@ -146,7 +146,7 @@ class Item(Model):
     mask_invert: bool = False
     mask_dilate: int = 0
     mask_blur: float = 0.0
-    crop: Literal["none", "auto", "regions"] | int = "none"
+    crop: Literal["none", "auto", "regions", "tiles"] | int = "none"
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"

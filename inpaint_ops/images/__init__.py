@@ -45,11 +45,13 @@ from inpaint_ops.images.side_products import (
     side_product_file,
 )
 from inpaint_ops.images.thumbnails import THUMBNAIL_BYTES, THUMBNAIL_SIZES, thumbnail_name, thumbnails
+from inpaint_ops.images.tiled_painting import MOST_TILES, TilePainting, Tiling, find_tiles
 
 __all__ = [
     "EXTENSIONS",
     "LOSSLESS",
     "MEDIA_TYPES",
+    "MOST_TILES",
     "PREVIEW_BYTES",
     "PREVIEW_SIZE",
     "THUMBNAIL_BYTES",
@@ -69,6 +71,8 @@ __all__ = [
     "Placement",
     "Regions",
     "Source",
+    "TilePainting",
+    "Tiling",
     "alpha_conversions",
     "check_changed",
     "check_output_size",
@@ -78,6 +82,7 @@ __all__ = [
     "encode",
     "fill_masked",
     "find_regions",
+    "find_tiles",
     "fits_the_canvas",
     "join",
     "marked",

@@ -38,6 +38,7 @@ class JoinOptions:
         seed: of the grain.
         alpha: see `composite`.
         sharpen: `match` sharpens the patch where its gradients are smaller than the ring's.
+        enlarged: how many times the patch was enlarged before; None: as the placement enlarges it.
     """
 
     blend: Blend = "hard"
@@ -47,6 +48,7 @@ class JoinOptions:
     seed: int = 0
     alpha: Alpha = "fill"
     sharpen: Sharpen = "none"
+    enlarged: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +124,7 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
                 notes.append(f"match {options.match} was limited to {MOST_SHIFT:g} levels of 255")
 
     if options.sharpen == "match":
-        enlargement = placement.box_size[0] / placement.inner_size[0]
+        enlargement = options.enlarged or placement.box_size[0] / placement.inner_size[0]
         inside = cv2.inRange(window.weights, 1, 255)
         needed = sharpening(window.colours, window.patch, window.ring, inside, enlargement)
         if needed is None:

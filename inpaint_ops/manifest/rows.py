@@ -76,7 +76,7 @@ class Row(BaseModel):
     mask_invert: bool = False
     mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
     mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")
-    crop: Literal["none", "auto", "regions"] | int = "none"
+    crop: Literal["none", "auto", "regions", "tiles"] | int = "none"
     blend: Blend | None = Field(default=None, description="How the patch meets the source.")
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")

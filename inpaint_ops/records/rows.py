@@ -201,6 +201,20 @@ class PaintedRegion(Model):
     joining: Joining = Joining()
 
 
+class PaintedTile(Model):
+    """One of the overlapping tiles that a row's mask was painted in."""
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(
+        description="x0, y0, x1, y1 of what the model saw, in source pixels."
+    )
+    working_size: tuple[Count, Count]
+    number: Count = Field(
+        description="Its place in the order of all tiles, from 0. Its seed is the row's and this more, modulo 2^63."
+    )
+    batch: Batch | None = Field(default=None, description="By the worker's own number. Each tile is one by itself.")
+    timings: Timings = Timings()
+
+
 class MaskArea(Model):
     """What of an image was painted: the bounding box of all pixels that the mask weighs, and their share of all."""
 
@@ -231,6 +245,9 @@ class Painted(Measured):
     memory: Memory | None = None
     regions: Annotated[tuple[PaintedRegion, ...], Field(max_length=64)] = Field(
         default=(), exclude_if=operator.not_, description="Where the mask's regions were painted one by one: each."
+    )
+    tiles: Annotated[tuple[PaintedTile, ...], Field(max_length=64)] = Field(
+        default=(), exclude_if=operator.not_, description="Where the mask was painted in overlapping tiles: each."
     )
     joining: Joining | None = Field(
         default=None, exclude_if=operator.not_, description="How the patch was joined to the source."

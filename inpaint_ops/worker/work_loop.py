@@ -26,6 +26,7 @@ from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
 from inpaint_ops.worker.side_products import write_patiently, write_side_products
+from inpaint_ops.worker.tiles import TiledRow, tiles_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,8 @@ class _Decoded:
     mask: images.Mask
     regions: images.Regions | None
     parts: tuple[Part, ...]
+    """Its canvases; of a row in tiles the first one."""
+    tiles: TiledRow | None
     notes: tuple[str, ...]
     """What its texts lost, and how its canvases were filled otherwise than asked."""
     timings: Timings
@@ -68,6 +71,11 @@ class _Decoded:
     def key(self) -> BatchKey:
         """Of its first canvas."""
         return self.parts[0].paint.key
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it has several canvases, and is painted by itself."""
+        return self.tiles is not None or len(self.parts) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +113,8 @@ class WorkLoop:
         self._send, self._inbox = send, inbox
         self._incoming, self._outgoing = incoming, outgoing
         self._waiting: Batcher[_Decoded] = Batcher()
-        self._of_regions: deque[_Decoded] = deque()
-        """Rows of several canvases: each is painted by itself."""
+        self._alone: deque[_Decoded] = deque()
+        """Rows that are painted by themselves."""
         self._decoding: set[int] = set()
         self._finishing: set[int] = set()
         self._flush = self._end = False
@@ -160,8 +168,8 @@ class WorkLoop:
                 self._end = True
             case _Decoded():
                 self._decoding.discard(message.item.row)
-                if message.parts[1:]:
-                    self._of_regions.append(message)
+                if message.is_alone:
+                    self._alone.append(message)
                 else:
                     self._waiting.add(message.key, message)
             case _Ended():
@@ -174,8 +182,8 @@ class WorkLoop:
 
     def _next_batch(self) -> list[_Decoded]:
         """A full bucket; when no more rows come for now, the largest; else none, to wait for more rows of one shape."""
-        if self._of_regions:
-            return [self._of_regions.popleft()]
+        if self._alone:
+            return [self._alone.popleft()]
         batch = self._waiting.take_full(self._engine.batch_size)
         if not batch and (self._flush or self._end) and not self._decoding:
             batch = self._waiting.take_largest(self._engine.batch_size)
@@ -189,9 +197,9 @@ class WorkLoop:
 
     def _paint_begun(self, batch: list[_Decoded]) -> None:
         self._last_size = batch[0].key.width, batch[0].key.height
-        if batch[0].parts[1:]:
-            results = paint_parts(self._engine, batch[0].parts)
-            self._painted(batch[0], summed(results), results)
+        if (first := batch[0]).is_alone:
+            results = first.tiles.paint(self._engine) if first.tiles else paint_parts(self._engine, first.parts)
+            self._painted(first, summed(results), results)
             return
         by_row = {row.item.row: row for row in batch}
         for result in self._engine.paint([row.parts[0].paint for row in batch]):
@@ -241,18 +249,25 @@ class WorkLoop:
             if fill != "original" and item.strength == 1 and self._starts_at_noise:
                 fill, notes = "original", (*notes, f"fill {fill} had no effect: {STARTS_AT_NOISE}")
                 self._warn_once(f"fill {item.fill} had no effect on some rows: {STARTS_AT_NOISE}")
-            parts = []
-            for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
-                rgb, working = images.to_working(source, mask.weights, placement)
+
+            def prepare(
+                number: int, placement: images.Placement, rgb: np.ndarray, working: np.ndarray
+            ) -> tuple[Part, tuple[str, ...]]:
                 seed = seed_of(item, number)
                 with self._profile.span("fill", row=item.row):
                     rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed, self._loaded.lama)
-                notes += tuple(one for one in unlike if one not in notes)
                 key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
-                paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed)
-                parts.append(Part(placement, paint))
+                return Part(placement, PaintItem(item.row, key, rgb, working, prompt, negative, seed)), unlike
+
+            tiles = tiles_of(item, source, mask.weights, native, prepare)
+            placements = placements_of(item, source, mask.weights, native, regions) if tiles is None else tiles.first
+            parts = []
+            for number, placement in enumerate(placements):
+                part, unlike = prepare(number, placement, *images.to_working(source, mask.weights, placement))
+                parts.append(part)
+                notes += tuple(one for one in unlike if one not in notes and tiles is None)
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), notes, timings, started_at))
+            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), tiles, notes, timings, started_at))
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
@@ -268,7 +283,12 @@ class WorkLoop:
             assert result.batch is not None and result.memory is not None
             self._send(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            joined = finish_parts(item, row.source, row.mask.weights, row.parts, canvases, row.regions, self._job.alpha)
+            weights, alpha = row.mask.weights, self._job.alpha
+            joined = (
+                finish_parts(item, row.source, weights, row.parts, canvases, row.regions, alpha)
+                if row.tiles is None
+                else row.tiles.finish(item, row.source, weights, alpha)
+            )
             pixels = joined.pixels
             change = images.visible_change(row.source.pixels, pixels, joined.weights)
             images.check_changed(change, self._job.unchanged_threshold)
@@ -314,6 +334,7 @@ class WorkLoop:
                 change=change,
                 joining=joined.joining,
                 regions=joined.regions,
+                tiles=joined.tiles,
                 mask_area=_area(joined.weights),
                 measures=measures,
                 batch=result.batch,

@@ -84,7 +84,7 @@ _WRITTEN = st.fixed_dictionaries(
         "mask_threshold": st.integers(0, 255),
         "mask_invert": st.booleans(),
         "mask_dilate": st.integers(0, 512),
-        "crop": st.sampled_from(["none", "auto", "regions"]) | st.integers(0, 4096),
+        "crop": st.sampled_from(["none", "auto", "regions", "tiles"]) | st.integers(0, 4096),
         "blend": st.sampled_from(["hard", "feather", "poisson", "auto"]),
         "match": st.sampled_from(["none", "mean", "histogram"]),
         "grain": st.sampled_from(["none", "match"]),
