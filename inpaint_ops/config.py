@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import posixpath
 import re
 import tempfile
 from collections.abc import Iterable
@@ -29,6 +30,20 @@ ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
 
 EXTENSIONS: dict[ImageFormat, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 """How the names of finished images end."""
+
+RowFormat = ImageFormat | Literal["source"]
+"""What a row may ask for: `source` is the format that the ending of its image's name says."""
+
+_OF_ENDING: dict[str, ImageFormat] = {
+    ".png": "png", ".apng": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".webp": "webp",
+    ".tif": "tiff", ".tiff": "tiff",
+}  # fmt: skip
+
+
+def format_like(name: str) -> ImageFormat:
+    """The format that a file of this name is written in again; png where its own is not written, or not told."""
+    return _OF_ENDING.get(posixpath.splitext(name)[1].lower(), "png")
+
 
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""

@@ -154,6 +154,7 @@ class Item(Model):
     fill: Fill = "original"
     side_products: tuple[SideProduct, ...] = ()
     format: ImageFormat = "png"
+    as_source: bool = Field(default=False, description="Write a JPEG as its source is written, as far as that goes.")
 
 
 class Flush(Model):

@@ -11,6 +11,7 @@ The promise: in a lossless format `out[mask == 0] == in[mask == 0]`, bit for bit
 network I/O, no torch. What cannot be used is an ImageError or a MaskError, of one line.
 """
 
+from inpaint_ops.images.as_source import options_like
 from inpaint_ops.images.compositing import Alpha, composite
 from inpaint_ops.images.encoding import (
     LOSSLESS,
@@ -48,7 +49,6 @@ from inpaint_ops.images.thumbnails import THUMBNAIL_BYTES, THUMBNAIL_SIZES, thum
 from inpaint_ops.images.tiled_painting import MOST_TILES, TilePainting, Tiling, find_tiles
 
 __all__ = [
-    "EXTENSIONS",
     "LOSSLESS",
     "MEDIA_TYPES",
     "MOST_TILES",
@@ -89,6 +89,7 @@ __all__ = [
     "mask_area",
     "mask_file",
     "measure",
+    "options_like",
     "output_conversions",
     "patch_file",
     "patch_layer",

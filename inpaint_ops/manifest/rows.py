@@ -21,8 +21,10 @@ from inpaint_ops.config import (
     ImageFormat,
     MaskChannel,
     Match,
+    RowFormat,
     Sharpen,
     SideProduct,
+    format_like,
     list_side_products,
 )
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
@@ -88,7 +90,7 @@ class Row(BaseModel):
     variants: int | None = Field(
         default=None, ge=1, le=MAX_VARIANTS, description="Images, each with a seed of its own; None: as the job has it."
     )
-    format: ImageFormat = "png"
+    format: RowFormat = "png"
     loras: list[str] | None = Field(
         default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."
     )
@@ -197,6 +199,13 @@ class AcceptedRow(Row):
     id: str
     image: str
     mask: str
+
+    @property
+    def output_format(self) -> ImageFormat:
+        """What its image is written as. With `source` the ending of the source's name decides, so that the names of
+        all images are known when a run is planned.
+        """
+        return format_like(self.image.partition("?")[0]) if self.format == "source" else self.format
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest would say it, with defaults left out: reading it back gives the same work."""

@@ -62,6 +62,8 @@ class _Decoded:
     parts: tuple[Part, ...]
     """Its canvases; of a row in tiles the first one."""
     tiles: TiledRow | None
+    jpeg: images.JpegOptions
+    """How its image is written, if that is a JPEG."""
     notes: tuple[str, ...]
     """What its texts lost, and how its canvases were filled otherwise than asked."""
     timings: Timings
@@ -224,9 +226,8 @@ class WorkLoop:
         try:
             self._send(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
-            source = images.decode_source(
-                Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames
-            )
+            data = Path(item.image).read_bytes()
+            source = images.decode_source(data, max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames)
             images.check_output_size(source.size, item.format)
             mask = images.read_mask(
                 Path(item.mask).read_bytes(),
@@ -266,8 +267,14 @@ class WorkLoop:
                 part, unlike = prepare(number, placement, *images.to_working(source, mask.weights, placement))
                 parts.append(part)
                 notes += tuple(one for one in unlike if one not in notes and tiles is None)
+            jpeg = jpeg_options(self._job)
+            if item.as_source:
+                jpeg, unlike = images.options_like(data, source, item.format, jpeg)
+                notes += unlike
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), tiles, notes, timings, started_at))
+            self._inbox.put(
+                _Decoded(item, source, mask, regions, tuple(parts), tiles, jpeg, notes, timings, started_at)
+            )
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
@@ -304,7 +311,7 @@ class WorkLoop:
                 icc=row.source.icc,
                 metadata=metadata,
                 effort=self._job.png,
-                jpeg=jpeg_options(self._job),
+                jpeg=row.jpeg,
             )
             write_patiently(Path(item.output), data)
             sizes, problem = self._write_thumbnails(row, pixels)
@@ -328,7 +335,7 @@ class WorkLoop:
                     + result.notes
                     + joined.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
-                    + images.output_conversions(row.source, item.format, jpeg_options(self._job))
+                    + images.output_conversions(row.source, item.format, row.jpeg)
                     + marks
                 ),
                 change=change,
