@@ -16,10 +16,10 @@ from inpaint_ops.images.reading import Source
 MOST_TILES = 64
 """Tiles of one mask. Where there would be more, each shows a larger part of the source, at less detail."""
 
-_OVERLAP, _FADE, _MARGIN = 4, 8, 8
-"""Of a tile's side: a quarter is shared with the neighbour; an eighth, at the neighbour's end, is painted by both and
-fades from one to the other, so that the rest is what the later tile goes on from. An eighth of the model's native size
-around the mask is seen as well."""
+_EIGHTHS = 3
+"""Eighths of a tile's side that it shares with its neighbour. What the neighbour painted at its very end, where it saw
+nothing beyond, is painted anew; over the next eighth the two fade into each other; the last one stays, and is what the
+later tile goes on from. An eighth of the model's native size around the mask is seen as well."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ def find_tiles(mask: np.ndarray, *, native: int) -> Tiling | None:
 
 def _boxes(mask: np.ndarray, bounds: Box, native: int, scale: float) -> list[Box]:
     across, down = (
-        _spans(bounds[axis], bounds[axis + 2], mask.shape[1 - axis], round(native * scale), native // _MARGIN)
+        _spans(bounds[axis], bounds[axis + 2], mask.shape[1 - axis], round(native * scale), native // 8)
         for axis in (0, 1)
     )
     done = np.zeros((bounds[3] - bounds[1], bounds[2] - bounds[0]), np.bool_)
@@ -87,7 +87,7 @@ def _spans(first: int, last: int, length: int, side: int, margin: int) -> list[t
     if high - low <= side:
         start = min(max(0, (low + high - side) // 2), length - side)
         return [(start, start + side)]
-    step = side - side // _OVERLAP
+    step = side - _EIGHTHS * side // 8
     count = 1 + -(-(high - low - side) // step)
     starts = [low + round(number * (high - low - side) / (count - 1)) for number in range(count)]
     return [(start, start + side) for start in starts]
@@ -171,7 +171,7 @@ class TilePainting:
         if not left.any():
             return cv2.bitwise_not(done)
         away = cv2.distanceTransform(cv2.bitwise_not(left), cv2.DIST_L2, 3)
-        fading = cv2.convertScaleAbs(np.maximum(0, 1 - away / max(1.0, min(done.shape) / _FADE)), alpha=255)
+        fading = cv2.convertScaleAbs(np.clip(2 - away / max(1.0, min(done.shape) / 8), 0, 1), alpha=255)
         return cv2.bitwise_or(cv2.bitwise_not(done), fading)
 
 

@@ -58,7 +58,7 @@ def test_a_large_mask_is_painted_in_tiles_with_timings_and_seeds_of_their_own(
     assert not talk.all(Failed), talk.all(Failed)
     done = {event.row: event for event in talk.all(Done)}
     one = done[1]
-    assert 6 <= len(one.tiles) <= 12 and one.regions == () and one.joining is not None
+    assert len(one.tiles) == 16 and one.regions == () and one.joining is not None
     assert [tile.number for tile in one.tiles] == list(range(len(one.tiles)))
     assert {tile.working_size for tile in one.tiles} == {one.working_size} == {(64, 64)}
     assert one.batch.size == len(one.tiles) == len({tile.batch.id for tile in one.tiles})
