@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,9 +20,12 @@ from inpaint_ops.images import (
     PREVIEW_BYTES,
     PREVIEW_SIZE,
     JoinOptions,
+    Making,
+    Metadata,
     Piece,
     find_regions,
     join,
+    marked,
     mask_file,
     patch_file,
     patch_layer,
@@ -26,6 +34,7 @@ from inpaint_ops.images import (
 )
 from inpaint_ops.images.compositing import lay
 from inpaint_ops.images.png import ancillary
+from inpaint_ops.images.provenance import SOURCE_TYPE
 from tests.support.patches import WAYS, masks, source_of
 from tests.support.pictures import Array, noise
 
@@ -115,3 +124,31 @@ def test_a_preview_shows_both_and_enlarges_nothing(size: tuple[int, int], expect
 def test_a_preview_of_noise_stays_below_the_limit_that_the_supervisor_sets(channels: int, kind: type) -> None:
     pixels = noise(900, 900, channels, dtype=kind)
     assert len(preview_file(pixels, pixels, icc=None)) <= PREVIEW_BYTES
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_opencv_opens_a_patch_and_a_mask_as_they_are(dtype: type) -> None:
+    layer, weights = noise(20, 30, 4, dtype=dtype), noise(20, 30, 1)
+    read = cv2.imdecode(np.frombuffer(patch_file(layer, (3, 4, 33, 24), icc=None), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == dtype and np.array_equal(cv2.cvtColor(read, cv2.COLOR_BGRA2RGBA), layer)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(mask_file(weights), np.uint8), cv2.IMREAD_UNCHANGED), weights)
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
+def test_exiftool_finds_a_patchs_place_and_the_mark_of_a_patch_and_a_preview(tmp_path: Path) -> None:
+    making = Making("inpaint-ops", "studio/sdxl", "f" * 64, "a boat", None, 7, 29, 7.5, 1.0, "euler", (64, 64))
+    pixels = noise(40, 60, 3)
+    for name, data in (
+        ("patch.png", patch_file(noise(20, 30, 4), (3, 4, 33, 24), icc=None, metadata=_mark(making, "png"))),
+        ("preview.webp", preview_file(pixels, pixels, icc=None, metadata=_mark(making, "webp"))),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        out = subprocess.run(["exiftool", "-j", "-G1", "-all", path], capture_output=True, check=True).stdout
+        found = json.loads(out)
+        assert found[0]["XMP-iptcExt:DigitalSourceType"] == SOURCE_TYPE and "ExifTool:Warning" not in found[0]
+        assert name != "patch.png" or found[0]["PNG:ImageOffset"] == "3, 4 (pixels)"
+
+
+def _mark(making: Making, kind: str) -> Metadata:
+    return marked(Metadata(), making, policy="full", format=kind)[0]
