@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import posixpath
 import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -29,6 +30,20 @@ ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
 
 EXTENSIONS: dict[ImageFormat, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
 """How the names of finished images end."""
+
+RowFormat = ImageFormat | Literal["source"]
+"""What a row may ask for: `source` is the format that the ending of its image's name says."""
+
+_OF_ENDING: dict[str, ImageFormat] = {
+    ".png": "png", ".apng": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".webp": "webp",
+    ".tif": "tiff", ".tiff": "tiff",
+}  # fmt: skip
+
+
+def format_like(name: str) -> ImageFormat:
+    """The format that a file of this name is written in again; png where its own is not written, or not told."""
+    return _OF_ENDING.get(posixpath.splitext(name)[1].lower(), "png")
+
 
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
@@ -74,6 +89,27 @@ CudaWait = Literal["sleep", "spin"]
 
 FILL_MODEL_CURE = "give --fill-model a LaMa in ONNX, such as OpenCV's inpainting_lama_2025jan.onnx"
 """What to do where the network of the fill `lama` is missing or unfit."""
+
+
+SideProduct = Literal["patch", "mask", "preview"]
+"""A file beside a finished image: the patch alone with alpha, the mask as it was used, before and after in one picture.
+"""
+
+
+SIDE_PRODUCTS: tuple[SideProduct, ...] = get_args(SideProduct)
+"""In the order in which they are listed everywhere."""
+
+
+def list_side_products(value: object) -> tuple[SideProduct, ...]:
+    """A list, or a text with commas; `none` is none of them. Each once, in one order. Raises ValueError."""
+    if isinstance(value, str):
+        value = [] if value.strip().lower() == "none" else [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"list some of {', '.join(SIDE_PRODUCTS)}, or write none")
+    for one in value:
+        if one not in SIDE_PRODUCTS:
+            raise ValueError(f"{str(one)[:50]!r} is none of {', '.join(SIDE_PRODUCTS)}: list some of these")
+    return tuple(one for one in SIDE_PRODUCTS if one in value)
 
 
 class Settings(BaseSettings):
@@ -153,6 +189,9 @@ class Settings(BaseSettings):
     )
     fill_model: str | None = Field(
         default=None, description="For fill lama: the LaMa network, an .onnx file on the machines that paint."
+    )
+    side_products: Annotated[tuple[SideProduct, ...], NoDecode] = Field(
+        default=(), description="Files beside each image, with commas between: patch, mask, preview."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto, cpu or cuda.")
 
@@ -302,6 +341,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("side_products", mode="before")
+    @classmethod
+    def _are_listed(cls, value: object) -> object:
+        return list_side_products(value)
 
     @field_validator("tuning_set", mode="before")
     @classmethod

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
+from inpaint_ops.config import SideProduct
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location
 
@@ -222,6 +224,15 @@ class RunLayout:
             raise ValueError(f"{image} is no image of this run")
         return self._at(f"thumbnails/{image.key[len(self.images.key) :]}.{size}.webp")
 
+    def side_product(self, image: Location, kind: SideProduct) -> Location:
+        """A file beside a finished image, which has the image's whole name below `images/` before its own ending.
+
+        Raises ValueError for what does not lie there.
+        """
+        if not _is_below(image, self.images):
+            raise ValueError(f"{image} is no image of this run")
+        return self._at(f"side_products/{side_product_name(image.key[len(self.images.key) :], kind)}")
+
     @property
     def records(self) -> Location:
         """The prefix of all records."""
@@ -365,6 +376,14 @@ class RunLayout:
 def variant_name(name: str, variant: int | None) -> str:
     """What one of a row's variants is called: `chair.2`. None: the row has no variants, and its own name."""
     return name if variant is None else f"{name}.{variant}"
+
+
+SIDE_PRODUCT_FORMATS: dict[SideProduct, Literal["png", "webp"]] = {"patch": "png", "mask": "png", "preview": "webp"}
+
+
+def side_product_name(image: str, kind: SideProduct) -> str:
+    """What a file beside an image is called: `chair.png` has the patch `chair.png.patch.png`."""
+    return f"{image}.{kind}.{SIDE_PRODUCT_FORMATS[kind]}"
 
 
 REJECTED = "rejected"

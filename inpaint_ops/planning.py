@@ -23,6 +23,8 @@ from inpaint_ops.config import (
     Scheduler,
     Settings,
     Sharpen,
+    SideProduct,
+    list_side_products,
 )
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name, variant_name
@@ -95,6 +97,7 @@ class JobOptions(Model):
     )
     fill: Fill = "original"
     fill_model: str | None = Field(default=None, description="The ONNX file of the network that fill `lama` needs.")
+    side_products: tuple[SideProduct, ...] = Field(default=(), description="Files beside each image.")
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
     pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
     profile: bool = Field(default=False, description="Workers leave a trace of their threads, operators and kernels.")
@@ -122,6 +125,11 @@ class JobOptions(Model):
     def _makes_names(cls, value: str | None) -> str | None:
         return None if value is None else check_template(value)
 
+    @field_validator("side_products", mode="before")
+    @classmethod
+    def _are_listed(cls, value: object) -> object:
+        return list_side_products(value) if isinstance(value, str | list | tuple) else value
+
     @field_validator("loras")
     @classmethod
     def _have_names_of_their_own(cls, value: Loras) -> Loras:
@@ -143,8 +151,8 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "fill_model", "variants", "pick",
-            "row_limit", "sample",
+            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "fill_model", "side_products",
+            "variants", "pick", "row_limit", "sample",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -189,6 +197,7 @@ def job_options(
         "names": settings.names,
         "fill": settings.fill,
         "fill_model": settings.fill_model,
+        "side_products": settings.side_products,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,
         "failure_threshold": settings.failure_threshold,
@@ -325,6 +334,7 @@ class PaintParameters(Model):
     grain: Grain = "none"
     sharpen: Sharpen = Field(default="none", exclude_if=lambda sharpen: sharpen == "none")
     fill: Fill = Field(default="original", exclude_if=lambda fill: fill == "original")
+    side_products: tuple[SideProduct, ...] = Field(default=(), exclude_if=operator.not_)
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, exclude_if=lambda variants: variants == 1)
     loras: dict[str, float] = Field(
         default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
@@ -403,6 +413,7 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
         grain=row.grain or job.grain,
         sharpen=row.sharpen or job.sharpen,
         fill=row.fill or job.fill,
+        side_products=job.side_products if row.side_products is None else tuple(row.side_products),
         variants=row.variants or job.variants,
         loras=_loras(row, job),
     )

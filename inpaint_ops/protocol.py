@@ -25,6 +25,7 @@ from inpaint_ops.config import (
     Provenance,
     Scheduler,
     Sharpen,
+    SideProduct,
 )
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
@@ -145,13 +146,15 @@ class Item(Model):
     mask_invert: bool = False
     mask_dilate: int = 0
     mask_blur: float = 0.0
-    crop: Literal["none", "auto", "regions"] | int = "none"
+    crop: Literal["none", "auto", "regions", "tiles"] | int = "none"
     blend: Blend = "hard"
     match: Match = "none"
     grain: Grain = "none"
     sharpen: Sharpen = "none"
     fill: Fill = "original"
+    side_products: tuple[SideProduct, ...] = ()
     format: ImageFormat = "png"
+    as_source: bool = Field(default=False, description="Write a JPEG as its source is written, as far as that goes.")
 
 
 class Flush(Model):
@@ -237,6 +240,9 @@ class Done(Painted):
     batch: Batch
     memory: Memory
     thumbnail_sizes: tuple[Pixels, ...] = Field(default=(), max_length=8, description="Those that lie beside `output`.")
+    side_product_kinds: tuple[SideProduct, ...] = Field(
+        default=(), max_length=8, description="Those that lie beside `output`."
+    )
     started_at: Moment
     finished_at: Moment
 

@@ -180,6 +180,15 @@ PARAMS = {
         description="Have each worker leave a trace of its threads, operators and kernels for Perfetto, beside its "
         "report. Slows its first batches.",
     ),
+    "side_products": Param(
+        default=None,
+        type=["null", "array"],
+        items={"type": "string", "enum": ["patch", "mask", "preview"]},
+        examples=["patch", "mask", "preview"],
+        title="Side products",
+        description="Files beside each image: the patch alone with alpha, the mask as it was used, a preview of before "
+        "and after. Empty: as the settings say (none).",
+    ),
     "variants": Param(
         default=None,
         type=["null", "integer"],

@@ -69,7 +69,7 @@ def test_the_edge_is_the_rows_then_its_feather_then_the_jobs() -> None:
     settled = parameters(row(), JobOptions(model="m"))
     assert (settled.blend, settled.match, settled.grain) == ("hard", "none", "none"), "as it was before"
     assert settled.fill == "original" and "fill" not in settled.model_dump()
-    assert {"blend", "match", "grain", "sharpen", "fill", "names"} <= set(job.identity())
+    assert {"blend", "match", "grain", "sharpen", "fill", "names", "side_products"} <= set(job.identity())
 
 
 def test_a_row_without_a_seed_gets_the_same_one_every_time() -> None:

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, json_option
 from inpaint_ops.cli.terminal import say, say_json
-from inpaint_ops.config import load_settings
+from inpaint_ops.config import list_side_products, load_settings
 from inpaint_ops.delivering import Delivery, Sheet, deliver
+from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import parse
 from inpaint_ops.runs import Workspace
 
@@ -43,6 +44,7 @@ _SHOWN = 20
     show_default=True,
     help="The contact sheet's pictures: made of source, mask and result, or the results' own thumbnails, at no cost.",
 )
+@click.option("--also", metavar="patch,mask,preview", help="Files beside the images, too, as far as the run has any.")
 @click.option("--allow", multiple=True, metavar="PREFIX", help="A prefix that the contact sheet's sources lie under.")
 @json_option
 @as_command
@@ -54,6 +56,7 @@ def deliver_run(
     replace: bool,
     contact_sheet: bool,
     sheet: Sheet,
+    also: str | None,
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -66,6 +69,10 @@ def deliver_run(
     Exit code 3 if a row that was to be delivered has no image there.
     """
     settings, place = load_settings(), parse(to)
+    try:
+        kinds = list_side_products(also or "")
+    except ValueError as error:
+        raise ConfigError(f"--also: {error}") from None
     workspace = Workspace.open(settings, store=out, also_readable=allow, also_writable=[place])
     if contact_sheet and sheet == "full" and (plan := workspace.plan(run_name)) is not None:
         sources = parse(plan.manifest).parent.uri
@@ -78,8 +85,10 @@ def deliver_run(
 
         made = deliver(
             workspace, run_name, place, only=only, replace=replace, contact_sheet=sheet if contact_sheet else None,
-            progress=show,
+            also=kinds, progress=show,
         )  # fmt: skip
+    if kinds and not made.beside:
+        say(f"inpaint-ops: the run has no {' or '.join(kinds)} beside its images: paint it with --also", err=True)
     if as_json:
         say_json(asdict(made) | {"to": place.uri})
     else:
@@ -93,6 +102,8 @@ def _print(made: Delivery, place: str) -> None:
         say(f"  accepted: {made.chosen:,}")
     if made.redone:
         say(f"  of child runs, accepted in place of the run's own: {made.redone:,}")
+    if made.beside:
+        say(f"  files beside them: {made.beside:,}")
     if made.there:
         say(f"  {made.there:,} were there already, with the same bytes")
     if copied := made.delivered - made.read:

@@ -148,6 +148,12 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--fill-model", metavar="FILE", help="For --fill lama: the network, an ONNX file [INPAINT_FILL_MODEL]."
         ),
         click.option(
+            "--also",
+            "side_products",
+            metavar="patch,mask,preview",
+            help="Files beside each image, some of these with commas between [INPAINT_SIDE_PRODUCTS].",
+        ),
+        click.option(
             "--variants",
             type=click.IntRange(1, MAX_VARIANTS),
             help="Images of each row that names no number, each with a seed of its own; default 1.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inpaint_ops.config import SideProduct
 from inpaint_ops.errors import DamagedObjectError
-from inpaint_ops.layout import RunLayout
+from inpaint_ops.layout import SIDE_PRODUCT_FORMATS, RunLayout, side_product_name
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import is_valid_id
 from inpaint_ops.records import Record
@@ -43,6 +44,8 @@ class Image:
     """In bytes."""
     sha256: str
     format: str
+    beside: str = ""
+    """Of a file that lies beside an image: what it is, such as its patch."""
 
 
 def read_results(path: Path, *, max_line: int) -> Iterator[Record]:
@@ -79,14 +82,36 @@ def image_to_deliver(row: Row, layout: RunLayout, made_in: RunLayout) -> Image |
     return Image(row, place, name, output.bytes, output.sha256, output.format)
 
 
+def side_products_to_deliver(image: Image, layout: RunLayout, kinds: Collection[SideProduct]) -> Iterator[Image]:
+    """The files of these kinds that the row's record names beside its image, which `layout` is the run of.
+
+    Raises DamagedObjectError as `image_to_deliver` does.
+    """
+    row = image.row
+    for found in row.made.side_products:
+        kind = next((one for one in kinds if one == found.kind), None)
+        if kind is None:
+            continue
+        place = layout.side_product(image.place, kind)
+        if found.uri != place.uri:
+            raise DamagedObjectError(f"row {row.record.row}: its {kind} is not where the run's lie: it was left out")
+        name = f"{FOLDER}/{side_product_name(image.name, kind)}"
+        yield Image(row, place, name, found.bytes, found.sha256, SIDE_PRODUCT_FORMATS[kind], kind)
+
+
+FOLDER = "side_products"
+"""Where files that lie beside images are, in a delivery."""
+
+
 def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def line_of(row: Row, name: str | None, why: str | None = None) -> dict[str, Any]:
+def line_of(row: Row, name: str | None, why: str | None = None, beside: Sequence[Image] = ()) -> dict[str, Any]:
     """The row's line in `contents.jsonl`: what whoever gets the images may know, and no place of the store.
 
     `name` is of the delivered file; None where there is none, for the reason `why` where that is not the row's own.
+    `beside` are the files that were delivered beside it.
     """
     record, made = row.record, row.made
     line: dict[str, Any] = {"row": record.row, "id": record.id, "status": made.status, "file": name}
@@ -102,4 +127,6 @@ def line_of(row: Row, name: str | None, why: str | None = None) -> dict[str, Any
         line["error"] = why
     if made.flags:
         line["flags"] = list(made.flags)
+    if beside:
+        line["side_products"] = {one.beside: one.name for one in beside}
     return line

@@ -8,7 +8,7 @@ import logging
 import math
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,21 @@ from pathlib import Path
 from typing import Literal
 
 import inpaint_ops
-from inpaint_ops.delivering.contents import Image, Row, image_to_deliver, line_of, read_results
+from inpaint_ops.config import SideProduct
+from inpaint_ops.delivering.contents import (
+    Image,
+    Row,
+    image_to_deliver,
+    line_of,
+    read_results,
+    side_products_to_deliver,
+)
 from inpaint_ops.delivering.fetching import in_order
 from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, Sheet, page_name, render, stored_thumbnail
 from inpaint_ops.delivering.targets import Prefix, Target, check_target
 from inpaint_ops.delivering.zips import ZipFile, ZipStream
 from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
+from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, of_variant
 from inpaint_ops.reviewing import Final, child_runs, finals
@@ -53,6 +62,8 @@ class Delivery:
     """Of the delivered images, those that an earlier delivery had put there already."""
     read: int
     """Of the delivered images, those whose digest was compared: all but what the store copied by itself."""
+    beside: int
+    """Files beside images that were delivered."""
     failed: int
     rejected: int
     bytes: int
@@ -71,6 +82,7 @@ class _Counts:
     redone: int = 0
     there: int = 0
     read: int = 0
+    beside: int = 0
     bytes: int = 0
 
 
@@ -82,10 +94,12 @@ def deliver(
     only: Literal["done", "accepted"] = "done",
     replace: bool = False,
     contact_sheet: Sheet | None = "full",
+    also: Collection[SideProduct] = (),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Delivery:
     """Deliver the done rows of a finished run to a prefix, or to a local path that ends in `.zip`; or the `accepted`.
 
+    With `also`, files of these kinds that lie beside the images, as far as the run has any, in a folder of their own.
     Where a reviewer accepted the image of a child run that redid a row, after that of the run, it is delivered.
     A prefix that holds a part of the same delivery is completed; an image with other bytes is replaced only where
     `replace` says so. `progress` is called with the number of rows that were gone through, and of all.
@@ -105,7 +119,9 @@ def deliver(
     with target:
         if not replace:
             _check_ours(target, to, summary)
-        return _put_all(workspace, summary, target, only=only, contact_sheet=contact_sheet, progress=progress)
+        return _put_all(
+            workspace, summary, target, only=only, contact_sheet=contact_sheet, also=also, progress=progress
+        )
 
 
 def zip_stream(
@@ -136,12 +152,13 @@ def _put_all(
     *,
     only: Literal["done", "accepted"],
     contact_sheet: Sheet | None,
+    also: Collection[SideProduct] = (),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Delivery:
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-deliver-") as folder:
         results = Path(folder, "results.jsonl")
         workspace.storage.download(workspace.layout(summary.run).results, results)
-        work = _Work(workspace, summary, target, Path(folder), results, only=only)
+        work = _Work(workspace, summary, target, Path(folder), results, only=only, also=also)
         return work.do(contact_sheet=contact_sheet, progress=progress)
 
 
@@ -172,6 +189,8 @@ def _check_ours(target: Target, to: Location, summary: RunSummary) -> None:
 
 _Passed = tuple[Row, Image | None, str | None]
 """A row, its image once that is delivered, and else why it is not, where that is not the row's own error."""
+_Delivered = tuple[*_Passed, list[Image]]
+"""The same, and the files that were delivered beside the image."""
 
 NOT_ACCEPTED = "not accepted"
 
@@ -188,7 +207,9 @@ class _Work:
         results: Path,
         *,
         only: Literal["done", "accepted"],
+        also: Collection[SideProduct],
     ) -> None:
+        self._also = also
         self._workspace, self._summary, self._target, self._only = workspace, summary, target, only
         self._layout = workspace.layout(summary.run)
         self._results = results
@@ -203,8 +224,8 @@ class _Work:
         if self._target.resumes:
             self._target.put(NOTE, self._note("under way"), _JSON)
         with self._contents.open("w") as contents, self._sums.open("w") as sums, self._shown.open("wb") as shown:
-            for number, (row, image, why) in enumerate(self._delivered(), 1):
-                line = line_of(row, image.name if image else None, why)
+            for number, (row, image, why, beside) in enumerate(self._delivered(), 1):
+                line = line_of(row, image.name if image else None, why, beside)
                 contents.write(json.dumps(line, ensure_ascii=False) + "\n")
                 if why != NOT_ACCEPTED:
                     name = image.name if image is not None else ""
@@ -212,6 +233,7 @@ class _Work:
                     shown.write(row.shown.model_dump_json().encode() + b"\n")
                 if image is not None:
                     sums.write(f"{image.sha256}  {image.name}\n")
+                sums.writelines(f"{one.sha256}  {one.name}\n" for one in beside)
                 progress(number, rows)
         if contact_sheet:
             self._put_sheet(contact_sheet)
@@ -222,7 +244,8 @@ class _Work:
         return Delivery(
             run=self._summary.run, verdict=self._summary.verdict, rows=counts.rows,
             chosen=counts.rows if self._only == "done" else made.chosen, delivered=made.delivered, redone=made.redone,
-            there=made.there, read=made.read, failed=counts.failed, rejected=counts.rejected, bytes=made.bytes,
+            there=made.there, read=made.read, beside=made.beside, failed=counts.failed, rejected=counts.rejected,
+            bytes=made.bytes,
             left_out=(*self._left, *self._unread.lines()),
         )  # fmt: skip
 
@@ -247,23 +270,35 @@ class _Work:
         if self._only == "accepted" or reviewed or child_runs(self._workspace, self._layout):
             yield from finals(self._workspace, self._summary.run, self._unread)
 
-    def _delivered(self) -> Iterator[_Passed]:
+    def _delivered(self) -> Iterator[_Delivered]:
         """Each row in order, with its image once that is delivered, or with the reason why it is not."""
         passed: deque[_Passed] = deque()
+        held: list[_Delivered] = []  # the last row whose image has come: files beside it follow
         for image, outcome in self._target.images(self._chosen(passed)):
+            if image.beside:
+                if isinstance(outcome, StorageError):
+                    self._leave_out(image.row, outcome)
+                else:
+                    held[0][3].append(image)
+                    self._counts.beside += 1
+                    self._counts.bytes += image.size
+                continue
+            yield from held
             while passed[0][1] is not image:
-                yield passed.popleft()
+                yield *passed.popleft(), []
             row = passed.popleft()[0]
             if isinstance(outcome, StorageError):
-                yield row, None, self._leave_out(row, outcome)
+                held = [(row, None, self._leave_out(row, outcome), [])]
                 continue
             self._counts.delivered += 1
             self._counts.redone += bool(row.run)
             self._counts.there += outcome == "there"
             self._counts.read += outcome != "copied"
             self._counts.bytes += image.size
-            yield row, image, None
-        yield from passed
+            held = [(row, image, None, [])]
+        yield from held
+        for row, none, why in passed:
+            yield row, none, why, []
 
     def _chosen(self, passed: deque[_Passed]) -> Iterator[Image]:
         """The images to deliver; each row that is read on the way goes into `passed`."""
@@ -285,6 +320,18 @@ class _Work:
             if image is not None:
                 self._names.add(image.name.casefold())
                 yield image
+                yield from self._beside(image, made_in)
+
+    def _beside(self, image: Image, made_in: RunLayout) -> Iterator[Image]:
+        """The files beside an image that are to be delivered."""
+        try:
+            for one in side_products_to_deliver(image, made_in, self._also):
+                if one.name.casefold() in self._names:
+                    raise DamagedObjectError(f"row {image.row.record.row}: {one.name} is the name of an image, too")
+                self._names.add(one.name.casefold())
+                yield one
+        except DamagedObjectError as error:
+            self._leave_out(image.row, error)
 
     def _leave_out(self, row: Row, error: StorageError) -> str:
         """Note why a done row's image is not delivered. The reason without any place of the store, for `contents`."""

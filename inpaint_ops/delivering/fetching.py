@@ -53,7 +53,7 @@ def or_why(call: Callable[[Image, Path], B], image: Image, folder: Path) -> B | 
 
 def fetched(storage: Storage, image: Image, folder: Path) -> Path:
     """The image as a file in `folder`, its digest compared. Raises StorageError."""
-    path = folder / f"{image.row.record.row}"
+    path = folder / f"{image.row.record.row}{image.beside}"
     info = storage.download(image.place, path, max_bytes=image.size)
     check_size(image, info.size)
     if sha256_of(path) != image.sha256:

@@ -42,11 +42,14 @@ class JpegOptions:
     quality: int = 95
     chroma: JpegChroma = "444"
     progressive: bool = False
+    tables: tuple[tuple[int, ...], ...] = ()
+    """Quantization tables, of 64 values in rows, in place of `quality`: for gray or luma, and for colour."""
 
     @property
     def text(self) -> str:
         """What it loses by, for people."""
-        return f"quality {self.quality}" + ("" if self.chroma == "444" else f", colour at {':'.join(self.chroma)}")
+        how = "the source's quantization tables" if self.tables else f"quality {self.quality}"
+        return how + ("" if self.chroma == "444" else f", colour at {':'.join(self.chroma)}")
 
 
 _FINE = JpegOptions()
@@ -124,7 +127,7 @@ def encode(
         "webp": {"lossless": True, "exact": True, "method": 4},  # exact: colours under transparent pixels are kept
         "tiff": {"compression": "tiff_adobe_deflate"},
         "jpeg": {
-            "quality": jpeg.quality,
+            **({"qtables": [list(table) for table in jpeg.tables]} if jpeg.tables else {"quality": jpeg.quality}),
             "subsampling": _SUBSAMPLING[jpeg.chroma],
             "progressive": jpeg.progressive,
         },
@@ -156,9 +159,11 @@ def thumbnail(
     return _save(small, "jpeg", quality=quality, optimize=True)
 
 
-def save_lossy_webp(pixels: np.ndarray, *, quality: int, effort: int, icc: bytes | None) -> bytes:
+def save_lossy_webp(
+    pixels: np.ndarray, *, quality: int, effort: int, icc: bytes | None, metadata: Metadata = NOTHING
+) -> bytes:
     """(H, W, 3) uint8 pixels as a lossy WebP: `quality` 1 to 100, `effort` 0 to 6. Raises ImageError."""
-    return _save(pixels, "webp", quality=quality, method=effort, icc_profile=icc)
+    return _save(pixels, "webp", quality=quality, method=effort, icc_profile=icc, **save_options(metadata, "webp"))
 
 
 def _save(pixels: np.ndarray, format: Format, **options: Any) -> bytes:

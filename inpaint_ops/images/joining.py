@@ -38,6 +38,7 @@ class JoinOptions:
         seed: of the grain.
         alpha: see `composite`.
         sharpen: `match` sharpens the patch where its gradients are smaller than the ring's.
+        enlarged: how many times the patch was enlarged before; None: as the placement enlarges it.
     """
 
     blend: Blend = "hard"
@@ -47,6 +48,7 @@ class JoinOptions:
     seed: int = 0
     alpha: Alpha = "fill"
     sharpen: Sharpen = "none"
+    enlarged: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +59,8 @@ class Joined:
         pixels: the shape and dtype of the source's. Where the mask is 0 they are the source's, bit for bit.
         weights: (H, W) uint8: those of the mask, feathered where the patch was.
         how: what was done, for the record.
+        box: (x0, y0, x1, y1) of `patch` in the picture: the mask's box and its ring.
+        patch: (h, w, 1 or 3) of the source's dtype, what was laid down, before it was weighed; None for an empty mask.
         notes: a sentence for each thing that was asked for and could not be done.
     """
 
@@ -64,6 +68,8 @@ class Joined:
     weights: np.ndarray
     how: Joining
     notes: tuple[str, ...] = ()
+    box: Box = (0, 0, 0, 0)
+    patch: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +124,7 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
                 notes.append(f"match {options.match} was limited to {MOST_SHIFT:g} levels of 255")
 
     if options.sharpen == "match":
-        enlargement = placement.box_size[0] / placement.inner_size[0]
+        enlargement = options.enlarged or placement.box_size[0] / placement.inner_size[0]
         inside = cv2.inRange(window.weights, 1, 255)
         needed = sharpening(window.colours, window.patch, window.ring, inside, enlargement)
         if needed is None:
@@ -156,7 +162,7 @@ def join(source: Source, mask: np.ndarray, placement: Placement, painted: np.nda
             if deviation >= MOST_GRAIN:
                 notes.append(f"grain match was limited to {MOST_GRAIN:g} levels of 255")
     lay(pixels[at], joined.patch, joined.weights, alpha=options.alpha)
-    return Joined(pixels, whole, how, tuple(notes))
+    return Joined(pixels, whole, how, tuple(notes), place, joined.patch)
 
 
 def feather_of(mask: np.ndarray) -> float:

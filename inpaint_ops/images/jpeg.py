@@ -40,6 +40,11 @@ def check_complete(data: bytes, *, colours: int) -> None:
     _check_scans(data)
 
 
+def frame_marker(data: bytes) -> int | None:
+    """The second byte of the first picture's frame header, which says how it is coded; None where there is none."""
+    return next((marker for marker, _ in _segments(data) if marker in _FRAMES), None)
+
+
 def _check_scans(data: bytes) -> None:
     """Raise ImageError where a progressive picture never got all bits of all coefficients.
 

@@ -124,6 +124,13 @@ def place(size: Size, mask: np.ndarray, *, native: int, crop: Crop = "none") -> 
     sizes = working_sizes(native)
     margin = _margin(crop, size, bounds, native, sizes)
     box = (0, 0, width, height) if margin is None else _surroundings(bounds, margin, size, native, sizes)
+    return canvas_for(box, sizes)
+
+
+def canvas_for(box: Box, sizes: tuple[Size, ...]) -> Placement:
+    """The canvas, of these (width, height), whose aspect is nearest to a box of the source, and where on it the box
+    lands.
+    """
     box_width, box_height = box[2] - box[0], box[3] - box[1]
     working = _nearest(sizes, box_width, box_height)
     scale = min(working[0] / box_width, working[1] / box_height)
@@ -154,12 +161,19 @@ def to_working(source: Source, mask: np.ndarray, placement: Placement) -> tuple[
     if mask.shape != source.rgb.shape[:2]:
         raise ValueError("the mask has another size than the source")
     x0, y0, x1, y1 = placement.box
+    return on_canvas(source.rgb[y0:y1, x0:x1], mask[y0:y1, x0:x1], placement, counted_from(mask))
+
+
+def on_canvas(
+    rgb: np.ndarray, weights: np.ndarray, placement: Placement, counted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`to_working` of the placement's box alone: its colours, its weights, and the weight from which a pixel counts."""
     left, top, right, bottom = placement.inner
     width, height = placement.working
-    picture = resize(source.rgb[y0:y1, x0:x1], placement.inner_size)
+    picture = resize(rgb, placement.inner_size)
     canvas = cv2.copyMakeBorder(picture, top, height - bottom, left, width - right, cv2.BORDER_REPLICATE)
-    pooled = _pool(_pool(mask[y0:y1, x0:x1], top, bottom, height).T, left, right, width).T
-    cells = np.where(pooled >= counted_from(mask), np.uint8(255), np.uint8(0))
+    pooled = _pool(_pool(weights, top, bottom, height).T, left, right, width).T
+    cells = np.where(pooled >= counted, np.uint8(255), np.uint8(0))
     return canvas, cells.repeat(LATENT_CELL, axis=0).repeat(LATENT_CELL, axis=1)
 
 

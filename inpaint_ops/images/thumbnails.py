@@ -38,16 +38,22 @@ def thumbnails(pixels: np.ndarray, *, icc: bytes | None = None) -> Iterator[tupl
         pixels: (H, W[, C]) uint8 or uint16, as `encode` takes them.
         icc: the image's profile; one of RGB is kept where it is small.
     """
-    profile = icc if icc is not None and len(icc) <= _PROFILE_BYTES and icc[16:20] == b"RGB " else None
+    profile = small_profile(icc)
     height, width = pixels.shape[:2]
     small, large = THUMBNAIL_SIZES
-    view = _shrunk(pixels, large)
-    yield small, save_lossy_webp(_shrunk(view, small), quality=_QUALITY, effort=_EFFORT, icc=profile)
+    view = shrunk(pixels, large)
+    yield small, save_lossy_webp(shrunk(view, small), quality=_QUALITY, effort=_EFFORT, icc=profile)
     if max(height, width) > small:
         yield large, save_lossy_webp(view, quality=_QUALITY, effort=_EFFORT, icc=profile)
 
 
-def _shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
+def small_profile(icc: bytes | None) -> bytes | None:
+    """A profile of RGB that is small enough to go into a small picture; else None."""
+    return icc if icc is not None and len(icc) <= _PROFILE_BYTES and icc[16:20] == b"RGB " else None
+
+
+def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """(h, w, 3) uint8 of pixels as `encode` takes them: `longest` pixels long at most, alpha on white."""
     height, width = pixels.shape[:2]
     scale = min(1.0, longest / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))

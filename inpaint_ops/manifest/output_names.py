@@ -131,7 +131,7 @@ class OutputNames:
 
     def name(self, row: AcceptedRow, k: int = 0, *, several: bool = False) -> str:
         """The name of the row's image, or of its variant `k` of several, without its ending. Raises BadRowError."""
-        source, ending = parse(row.image), EXTENSIONS[row.format]
+        source, ending = parse(row.image), EXTENSIONS[row.output_format]
         below = self.folder.as_prefix().key
         is_below = self.folder.contains(source)
         key = source.key[len(below) :] if is_below else source.key.lstrip("/")

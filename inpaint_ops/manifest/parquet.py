@@ -164,7 +164,7 @@ def _plain(name: str, value: Any) -> Any:
         return value
     if isinstance(value, Decimal):
         return str(value)
-    if name not in (_FREE_FORM, "loras"):  # which may be a list, or an object
+    if name not in (_FREE_FORM, "loras", "side_products"):  # which may be a list, or an object
         raise TypeError(f"a {type(value).__name__}, where text or a number belongs")
     return to_jsonable_python(_without_nulls(value), inf_nan_mode="constants")
 

@@ -14,7 +14,19 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import from_json, to_jsonable_python
 
-from inpaint_ops.config import Blend, Fill, Grain, ImageFormat, MaskChannel, Match, Sharpen
+from inpaint_ops.config import (
+    Blend,
+    Fill,
+    Grain,
+    ImageFormat,
+    MaskChannel,
+    Match,
+    RowFormat,
+    Sharpen,
+    SideProduct,
+    format_like,
+    list_side_products,
+)
 from inpaint_ops.manifest.packed import PackedLines, PackedRows
 from inpaint_ops.records import MAX_VARIANTS, ErrorInfo, read_row_loras
 
@@ -66,16 +78,19 @@ class Row(BaseModel):
     mask_invert: bool = False
     mask_dilate: int = Field(default=0, ge=0, le=512, description="Pixels of the source.")
     mask_blur: float = Field(default=0, ge=0, le=256, description="Gaussian sigma, in pixels of the source.")
-    crop: Literal["none", "auto", "regions"] | int = "none"
+    crop: Literal["none", "auto", "regions", "tiles"] | int = "none"
     blend: Blend | None = Field(default=None, description="How the patch meets the source.")
     match: Match | None = Field(default=None, description="How its colour is brought nearer to a ring around the mask.")
     grain: Grain | None = Field(default=None, description="Whether its noise is brought up to the ring's.")
     sharpen: Sharpen | None = Field(default=None, description="Whether it is sharpened to the ring's detail.")
     fill: Fill | None = Field(default=None, description="What the masked area holds before it is encoded.")
+    side_products: list[SideProduct] | None = Field(
+        default=None, description="Files beside the image: some of patch, mask, preview, or none."
+    )
     variants: int | None = Field(
         default=None, ge=1, le=MAX_VARIANTS, description="Images, each with a seed of its own; None: as the job has it."
     )
-    format: ImageFormat = "png"
+    format: RowFormat = "png"
     loras: list[str] | None = Field(
         default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."
     )
@@ -105,6 +120,11 @@ class Row(BaseModel):
     @classmethod
     def _loras_are_names(cls, value: object) -> list[str] | None:
         return read_row_loras(value)
+
+    @field_validator("side_products", mode="before")
+    @classmethod
+    def _side_products_are_listed(cls, value: object) -> list[SideProduct] | None:
+        return None if value is None else list(list_side_products(value))
 
     @field_validator("extra")
     @classmethod
@@ -179,6 +199,13 @@ class AcceptedRow(Row):
     id: str
     image: str
     mask: str
+
+    @property
+    def output_format(self) -> ImageFormat:
+        """What its image is written as. With `source` the ending of the source's name decides, so that the names of
+        all images are known when a run is planned.
+        """
+        return format_like(self.image.partition("?")[0]) if self.format == "source" else self.format
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest would say it, with defaults left out: reading it back gives the same work."""

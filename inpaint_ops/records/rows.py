@@ -71,6 +71,17 @@ class Thumbnail(Model):
     bytes: Bytes
 
 
+class SideProductFile(Model):
+    """A file beside a row's image; it lies where `RunLayout.side_product` says."""
+
+    kind: str = Field(max_length=32, description="patch, mask or preview.")
+    uri: str
+    sha256: str
+    bytes: Bytes
+    width: Count
+    height: Count
+
+
 class Batch(Model):
     """The batch that a row was painted in."""
 
@@ -190,6 +201,20 @@ class PaintedRegion(Model):
     joining: Joining = Joining()
 
 
+class PaintedTile(Model):
+    """One of the overlapping tiles that a row's mask was painted in."""
+
+    box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(
+        description="x0, y0, x1, y1 of what the model saw, in source pixels."
+    )
+    working_size: tuple[Count, Count]
+    number: Count = Field(
+        description="Its place in the order of all tiles, from 0. Its seed is the row's and this more, modulo 2^63."
+    )
+    batch: Batch | None = Field(default=None, description="By the worker's own number. Each tile is one by itself.")
+    timings: Timings = Timings()
+
+
 class MaskArea(Model):
     """What of an image was painted: the bounding box of all pixels that the mask weighs, and their share of all."""
 
@@ -221,6 +246,9 @@ class Painted(Measured):
     regions: Annotated[tuple[PaintedRegion, ...], Field(max_length=64)] = Field(
         default=(), exclude_if=operator.not_, description="Where the mask's regions were painted one by one: each."
     )
+    tiles: Annotated[tuple[PaintedTile, ...], Field(max_length=64)] = Field(
+        default=(), exclude_if=operator.not_, description="Where the mask was painted in overlapping tiles: each."
+    )
     joining: Joining | None = Field(
         default=None, exclude_if=operator.not_, description="How the patch was joined to the source."
     )
@@ -232,6 +260,9 @@ class Painted(Measured):
     )
     thumbnail_problem: str = Field(
         default="", exclude_if=operator.not_, description="Why thumbnails of the output are missing."
+    )
+    side_product_problem: str = Field(
+        default="", exclude_if=operator.not_, description="Why files that were asked for beside the output are missing."
     )
 
 
@@ -280,6 +311,8 @@ class Variant(Measured):
     error: ErrorInfo | None = None
     output: Output | None = None
     thumbnails: tuple[Thumbnail, ...] = Field(default=(), max_length=8, exclude_if=operator.not_)
+    side_products: tuple[SideProductFile, ...] = Field(default=(), max_length=8, exclude_if=operator.not_)
+    side_product_problem: str = Field(default="", exclude_if=operator.not_)
     measures: Measures | None = Field(default=None, exclude_if=operator.not_)
     steps: Count | None = None
     batch: Batch | None = None
@@ -326,6 +359,12 @@ class Record(Painted, MaskMeaning):
     output: Output | None = None
     thumbnails: tuple[Thumbnail, ...] = Field(
         default=(), max_length=8, exclude_if=operator.not_, description="Small pictures of the output, for pages."
+    )
+    side_products: tuple[SideProductFile, ...] = Field(
+        default=(),
+        max_length=8,
+        exclude_if=operator.not_,
+        description="Files beside the output, as far as they were asked for.",
     )
     variant: int | None = Field(
         default=None,

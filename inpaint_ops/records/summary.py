@@ -62,7 +62,7 @@ class RetryCounts(Model):
 class ChoiceCost(Model):
     """What a choice of the job cost."""
 
-    choice: Literal["loras", "prompts", "fill", "variants"]
+    choice: Literal["loras", "prompts", "fill", "side_products", "variants"]
     count: Count = Field(description="Of what `what` names.")
     seconds: Amount | None = Field(description="Of all workers together; None: not known.")
     what: str = Field(description="What was counted.")

@@ -53,7 +53,10 @@ def of_variant(record: Record, variant: int | None, by: PickedBy) -> Record | No
     found = next((one for one in record.variants if one.variant == variant and one.output is not None), None)
     if found is None:
         return None
-    same = {name: getattr(found, name) for name in ("seed", "output", "thumbnails", "measures", "batch")}
+    same = {
+        name: getattr(found, name)
+        for name in ("seed", "output", "thumbnails", "side_products", "side_product_problem", "measures", "batch")
+    }
     return record.model_copy(update={**same, "pick": Pick(variant=variant, by=by)})
 
 

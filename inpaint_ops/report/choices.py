@@ -15,7 +15,13 @@ def choices_of(
     tally: Tally, workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float], pace: Pace | None
 ) -> tuple[ChoiceCost, ...]:
     """One for each choice that the run made; seconds are those of all workers together."""
-    return (*_loras(workers), *_prompts(workers, stage_seconds), *_fills(tally), *_variants(tally, pace))
+    return (
+        *_loras(workers),
+        *_prompts(workers, stage_seconds),
+        *_fills(tally),
+        *_side_products(tally),
+        *_variants(tally, pace),
+    )
 
 
 def _loras(workers: Sequence[WorkerReport]) -> Iterator[ChoiceCost]:
@@ -56,6 +62,13 @@ def _fills(tally: Tally) -> Iterator[ChoiceCost]:
         kinds = ", ".join(f"{fill} {count:,}" for fill, count in tally.fills.most_common())
         what = f"rows whose masked area was filled before it was encoded ({kinds})"
         yield ChoiceCost(choice="fill", count=tally.fills.total(), seconds=None, what=what)
+
+
+def _side_products(tally: Tally) -> Iterator[ChoiceCost]:
+    if tally.side_products:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.side_products.most_common())
+        what = f"files beside images ({kinds}), {tally.side_product_bytes / 1e6:,.1f} MB"
+        yield ChoiceCost(choice="side_products", count=tally.side_products.total(), seconds=None, what=what)
 
 
 def _variants(tally: Tally, pace: Pace | None) -> Iterator[ChoiceCost]:

@@ -255,6 +255,10 @@ def _warnings(
             f"{failed:,} {'variant' if failed == 1 else 'variants'} of {rows:,} done {'row' if rows == 1 else 'rows'} "
             "have no image: results.jsonl says why (variants)."
         )
+    if missing := tally.without_side_products.total():
+        why = tally.without_side_products.most_common(1)[0][0]
+        are = "image misses" if missing == 1 else "images miss"
+        found.append(f"{missing:,} {are} files that were asked for beside (side_product_problem): {why}.")
     if converted := tally.converted:
         kinds = dict(tally.conversions.most_common())
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])

@@ -104,6 +104,11 @@ class Tally:
         self.peak: Memory | None = None
         self.fills: Counter[str] = Counter()
         """Done rows whose masked area was filled, by what."""
+        self.side_products: Counter[str] = Counter()
+        """Files beside the images of done rows, by kind."""
+        self.side_product_bytes = 0
+        self.without_side_products: Counter[str] = Counter()
+        """Images that miss files that were asked for beside them, by the reason."""
         self.images = 0
         """Of done rows: those of all variants."""
         self.images_with_steps = 0
@@ -276,6 +281,10 @@ class Tally:
         if done and record.fill != "original":
             self.fills[record.fill] += 1
         for painting in done:
+            if painting.side_product_problem:
+                self.without_side_products[painting.side_product_problem] += 1
+            self.side_products.update(one.kind for one in painting.side_products)
+            self.side_product_bytes += sum(one.bytes for one in painting.side_products)
             if painting.steps:
                 self.images_with_steps += 1
                 self.steps += painting.steps

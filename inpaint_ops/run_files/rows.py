@@ -39,6 +39,9 @@ _AT_ONCE = 1000
 _BYTES_PER_RECORD = 8 * 2**10
 """What records have on average, at most, beyond what their rows have; ours have one to two thousand."""
 
+_BYTES_PER_CANVAS, _MOST_CANVASES = 2**10, 64
+"""Of a region or a tile, in the record of a row that is painted in several."""
+
 _SLACK = 64 * 2**20
 _NO_MOMENT = datetime.fromtimestamp(0, UTC)
 
@@ -305,7 +308,13 @@ def _up_to(compacted: Iterator[tuple[int, KeptRecord]], last: int) -> Iterator[t
 
 def _weight(row: PlannedRow) -> int:
     """What the row brings into its record, in bytes, and no less."""
-    named = 4 * sum(map(len, row.names or (row.id,)))  # the image's and its thumbnails' URIs, and the name itself
-    return 6 * (len(row.prompt) + len(row.image) + len(row.mask) + named) + (
-        len(row.model_dump_json()) if row.extra else 0
+    files = 4 + len(row.parameters.side_products)  # the URIs of image, thumbnails, side products, and the name itself
+    images = row.parameters.variants
+    named = files * (sum(map(len, row.names)) or images * len(row.id))
+    canvases = _BYTES_PER_CANVAS * _MOST_CANVASES if row.crop in ("regions", "tiles") else 0
+    return (
+        6 * (len(row.prompt) + len(row.image) + len(row.mask) + named)
+        + (len(row.model_dump_json()) if row.extra else 0)
+        + (images - 1) * _BYTES_PER_RECORD
+        + canvases
     )

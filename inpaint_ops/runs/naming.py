@@ -71,7 +71,7 @@ class _Named:
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         return (
-            (row.row, name + EXTENSIONS[row.format])
+            (row.row, name + EXTENSIONS[row.output_format])
             for row in self.rows
             for name in self.names.names(row, row.variants or self.job.variants)
         )
@@ -87,7 +87,7 @@ class NamesOfRun:
         for row in rows if names else ():
             self._by_row[row.row] = row.names
             for name in row.names:
-                self._taken.claim(name + EXTENSIONS[row.format], row.row)
+                self._taken.claim(name + EXTENSIONS[row.output_format], row.row)
 
     def plan(self, row: AcceptedRow, job: JobOptions) -> PlannedRow:
         """The row as it is planned; one that was planned before keeps its name.
@@ -99,7 +99,7 @@ class NamesOfRun:
         count = row.variants or job.variants
         kept = self._by_row.get(row.row, ())
         names = kept if len(kept) == count else self._names.names(row, count)
-        for whole in (name + EXTENSIONS[row.format] for name in names):
+        for whole in (name + EXTENSIONS[row.output_format] for name in names):
             if (other := self._taken.claim(whole, row.row)) is not None:
                 raise BadRowError(
                     f"{whole!r} is the name of row {other}'s image ({self._names.template}): give the row another "

@@ -59,7 +59,7 @@ def job_command(
 
 
 _OPTIONS = Item.model_fields.keys() & Row.model_fields.keys() - {"id", "image", "mask", "prompt", "negative_prompt"}
-_OPTIONS -= PaintParameters.model_fields.keys()
+_OPTIONS -= PaintParameters.model_fields.keys() | {"format"}
 """The fields of a row that its worker gets as they are: those that Item has by the same name."""
 
 
@@ -75,13 +75,15 @@ def item_command(files: RowFiles) -> Item:
         prompt=row.prompt,
         negative_prompt=row.negative_prompt,
         **row.parameters.model_dump(exclude={"variants"}),
+        format=row.output_format,
+        as_source=row.format == "source",
         **{name: getattr(row, name) for name in _OPTIONS},
     )
 
 
 def expected_output(files: RowFiles, settings: Settings, owner: int) -> Expected:
     """What the worker, which runs as the user `owner`, must leave in a row's folder."""
-    return Expected(files.folder, files.row.format, settings.max_pixels, owner, files.size)
+    return Expected(files.folder, files.row.output_format, settings.max_pixels, owner, files.size)
 
 
 def _one_set(files: Collection[RowFiles]) -> dict[str, float] | None:

@@ -16,13 +16,23 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from inpaint_ops.config import EXTENSIONS
+from inpaint_ops.config import EXTENSIONS, SideProduct
 from inpaint_ops.errors import ImageError, WorkerProtocolError
-from inpaint_ops.images import MEDIA_TYPES, THUMBNAIL_BYTES, Format, thumbnail_name
+from inpaint_ops.images import (
+    MEDIA_TYPES,
+    PREVIEW_BYTES,
+    PREVIEW_SIZE,
+    THUMBNAIL_BYTES,
+    Format,
+    side_product_file,
+    thumbnail_name,
+)
 from inpaint_ops.images.header import FileHeader, read_file_header
+from inpaint_ops.layout import SIDE_PRODUCT_FORMATS
 from inpaint_ops.machine.scratch import room_for
 from inpaint_ops.protocol import PROFILE
 
@@ -101,11 +111,49 @@ def receive(expected: Expected) -> Iterator[Received]:
     large, of another format than asked for or of another size than the source; ScratchFullError where there is no room
     for the copy.
     """
+    with _taken(
+        expected, OUTPUT, expected.format, expected.max_bytes, partial(_checked, expected=expected)
+    ) as received:
+        yield received
+
+
+@contextlib.contextmanager
+def receive_side_product(expected: Expected, kind: SideProduct, size: tuple[int, int]) -> Iterator[Received]:
+    """Take a file that the worker has left beside a row's output, which is of `size`, (width, height).
+
+    Raises WorkerProtocolError where it is missing, or is not what such a file may be; ScratchFullError.
+    """
+
+    def check(copy: BinaryIO) -> FileHeader:
+        try:
+            header = read_file_header(copy)
+        except ImageError as error:
+            raise _refused(f"it {error}") from error
+        found = header.width, header.height
+        fits = {
+            "patch": found[0] <= size[0] and found[1] <= size[1],
+            "mask": found == size,
+            "preview": max(found) <= PREVIEW_SIZE,
+        }
+        if header.format != form or not fits[kind]:
+            raise _refused(f"it is {header.format} of {found[0]}x{found[1]}, which no {kind} of this image is")
+        return header
+
+    form = SIDE_PRODUCT_FORMATS[kind]
+    most = PREVIEW_BYTES if kind == "preview" else expected.max_bytes
+    with _taken(expected, side_product_file(kind), form, most, check) as received:
+        yield received
+
+
+@contextlib.contextmanager
+def _taken(
+    expected: Expected, name: str, form: Format, max_bytes: int, check: Callable[[BinaryIO], FileHeader]
+) -> Iterator[Received]:
     with room_for(expected.folder), tempfile.TemporaryFile(dir=expected.folder.parent) as copy:
         digest = hashlib.sha256()
-        with _opened(expected, OUTPUT, expected.max_bytes) as file:
-            size = _copy(file, copy, digest.update, expected.max_bytes)
-        header = _checked(copy, expected)
+        with _opened(expected, name, max_bytes) as file:
+            size = _copy(file, copy, digest.update, max_bytes)
+        header = check(copy)
         copy.flush()
         yield Received(
             path=Path(f"/proc/self/fd/{copy.fileno()}"),
@@ -113,9 +161,9 @@ def receive(expected: Expected) -> Iterator[Received]:
             sha256=digest.hexdigest(),
             width=header.width,
             height=header.height,
-            format=expected.format,
-            media_type=MEDIA_TYPES[expected.format],
-            extension=EXTENSIONS[expected.format],
+            format=form,
+            media_type=MEDIA_TYPES[form],
+            extension=EXTENSIONS[form],
         )
 
 

@@ -23,7 +23,6 @@ from inpaint_ops.errors import (
     WorkerProtocolError,
     one_line,
 )
-from inpaint_ops.images import THUMBNAIL_SIZES
 from inpaint_ops.layout import RunLayout, retry_of
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import PlannedRow
@@ -40,7 +39,6 @@ from inpaint_ops.records import (
     Record,
     ShardProgress,
     Status,
-    Thumbnail,
     WorkerInfo,
     WorkerReport,
     now,
@@ -50,9 +48,10 @@ from inpaint_ops.run_files.counted import check_image, why_not
 from inpaint_ops.signing import Signed, Signing
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
+from inpaint_ops.supervisor.beside import store_side_products, store_thumbnails
 from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.fault_tally import FaultTally
-from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive, receive_thumbnail
+from inpaint_ops.supervisor.received import OUTPUT, Expected, Received, receive
 from inpaint_ops.supervisor.signed import signed
 from inpaint_ops.supervisor.variants import VariantRecords
 
@@ -225,9 +224,11 @@ class Recorder:
         if digest == image.sha256:
             if credentials.note:
                 conversions += (one_line(credentials.note),)
-            thumbnails, problem = self._store_thumbnails(location, event, expected)
+            thumbnails, problem = store_thumbnails(self.storage, self.layout, location, event, expected)
+            files, missing = store_side_products(self.storage, self.layout, row, location, event, expected)
         else:
             thumbnails, problem = (), "the image is an earlier attempt's"
+            files, missing = (), problem if row.parameters.side_products else ""
         output = Output(
             uri=location.uri, sha256=digest, bytes=size, width=image.width, height=image.height, format=image.format,
             c2pa=credentials.label if digest == image.sha256 else "",
@@ -239,9 +240,11 @@ class Recorder:
             event.started_at,
             output=output,
             thumbnails=thumbnails,
+            side_products=files,
             measured=event.model_copy(
                 update={
                     "thumbnail_problem": problem,
+                    "side_product_problem": missing,
                     "conversions": conversions,
                     "batch": event.batch.model_copy(update={"id": batch_id}),
                     "timings": event.timings.model_copy(
@@ -281,25 +284,6 @@ class Recorder:
             except ObjectExistsError:
                 continue
         return names[-1], False
-
-    def _store_thumbnails(self, image: Location, event: Done, expected: Expected) -> tuple[tuple[Thumbnail, ...], str]:
-        """Put the small pictures of an image that is stored, and why some are missing: the row is done without them.
-
-        Whoever puts them has made them of the image's own pixels, so it does not matter who does so last.
-        """
-        stored, problem = [], event.thumbnail_problem
-        for size in dict.fromkeys(one for one in event.thumbnail_sizes if one in THUMBNAIL_SIZES):
-            try:
-                data, place = receive_thumbnail(expected, size), self.layout.thumbnail(image, size)
-                self.storage.put(place, data, content_type="image/webp")
-            except (InpaintOpsError, OSError) as error:
-                problem = str(error)
-                continue
-            digest = hashlib.sha256(data).hexdigest()
-            stored.append(Thumbnail(size=size, uri=place.uri, sha256=digest, bytes=len(data)))
-        if problem:
-            log.warning("%s: thumbnails are missing: %s", image.name, problem)
-        return tuple(stored), one_line(problem)[:500]
 
     def store_failed(
         self,

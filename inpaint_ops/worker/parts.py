@@ -12,7 +12,7 @@ import numpy as np
 from inpaint_ops import images
 from inpaint_ops.manifest import MAX_SEED
 from inpaint_ops.protocol import Item
-from inpaint_ops.records import Joining, PaintedRegion, Timings
+from inpaint_ops.records import Joining, PaintedRegion, PaintedTile, Timings
 from inpaint_ops.worker.finishing import join_options
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Finished:
     joining: Joining | None
     regions: tuple[PaintedRegion, ...]
     notes: tuple[str, ...]
+    tiles: tuple[PaintedTile, ...] = ()
+    pieces: tuple[images.Piece, ...] = ()
+    """What was laid down, where the row wants its patch alone."""
 
 
 def regions_of(item: Item, source: images.Source, mask: np.ndarray, native: int) -> images.Regions | None:
@@ -53,7 +56,7 @@ def placements_of(
     """Where each canvas of the row lies. A mask of one region is cropped as `auto` does."""
     if regions is not None:
         return [regions.place(mask, number, native=native) for number in range(len(regions.boxes))]
-    crop: images.Crop = "auto" if item.crop == "regions" else item.crop
+    crop: images.Crop = "auto" if item.crop == "regions" or item.crop == "tiles" else item.crop
     return [images.place(source.size, mask, native=native, crop=crop)]
 
 
@@ -104,9 +107,10 @@ def finish_parts(
     if regions is None:
         assert results[0].image is not None
         one = images.join(source, mask, parts[0].placement, results[0].image, options)
-        return Finished(one.pixels, one.weights, one.how, (), one.notes)
+        return Finished(one.pixels, one.weights, one.how, (), one.notes, pieces=pieces_of(item, one))
     weights, done = np.zeros_like(mask), source
     painted: list[PaintedRegion] = []
+    pieces: list[images.Piece] = []
     notes = [f"the mask's {len(parts)} far regions were painted one by one (crop regions)"]
     for number, (part, result) in enumerate(zip(parts, results, strict=True)):
         assert result.image is not None
@@ -114,6 +118,7 @@ def finish_parts(
         one = images.join(done, own, part.placement, result.image, replace(options, seed=seed_of(item, number)))
         done = replace(done, pixels=one.pixels)
         weights = np.maximum(weights, one.weights)
+        pieces += pieces_of(item, one)
         painted.append(
             PaintedRegion(
                 box=part.placement.box,
@@ -124,7 +129,15 @@ def finish_parts(
             )
         )
         notes += [f"region {number + 1}: {note}" for note in one.notes]
-    return Finished(done.pixels, weights, None, tuple(painted), tuple(notes))
+    return Finished(done.pixels, weights, None, tuple(painted), tuple(notes), pieces=tuple(pieces))
+
+
+def pieces_of(item: Item, joined: images.Joined) -> tuple[images.Piece, ...]:
+    """What a canvas laid down, where the row wants its patch alone."""
+    if "patch" not in item.side_products or joined.patch is None:
+        return ()
+    x0, y0, x1, y1 = joined.box
+    return ((joined.box, joined.patch, joined.weights[y0:y1, x0:x1]),)
 
 
 def _total(timings: Sequence[Timings]) -> Timings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,14 +18,15 @@ from pydantic import ValidationError
 
 from inpaint_ops import __version__, images
 from inpaint_ops.config import EXTENSIONS
-from inpaint_ops.errors import InpaintOpsError, ScratchFullError, UnchangedError
-from inpaint_ops.machine.scratch import patiently, room_for
+from inpaint_ops.errors import InpaintOpsError, UnchangedError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of, unit_name
 from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
 from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
+from inpaint_ops.worker.side_products import write_patiently, write_side_products
+from inpaint_ops.worker.tiles import TiledRow, tiles_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 STARTS_AT_NOISE = "at a strength of 1 this model begins with noise alone, and the masked area is never encoded"
 """StableDiffusionXLInpaintPipeline.prepare_latents, diffusers 0.42.1. For a UNet of 4 channels the whole image is
 encoded, and its latents beside the mask hold some of what lies under it."""
-
-FULL_DISK_SECONDS = 60.0
-"""How long a painted image waits for room on the scratch disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,10 @@ class _Decoded:
     mask: images.Mask
     regions: images.Regions | None
     parts: tuple[Part, ...]
+    """Its canvases; of a row in tiles the first one."""
+    tiles: TiledRow | None
+    jpeg: images.JpegOptions
+    """How its image is written, if that is a JPEG."""
     notes: tuple[str, ...]
     """What its texts lost, and how its canvases were filled otherwise than asked."""
     timings: Timings
@@ -72,6 +73,11 @@ class _Decoded:
     def key(self) -> BatchKey:
         """Of its first canvas."""
         return self.parts[0].paint.key
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it has several canvases, and is painted by itself."""
+        return self.tiles is not None or len(self.parts) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,8 @@ class WorkLoop:
         self._send, self._inbox = send, inbox
         self._incoming, self._outgoing = incoming, outgoing
         self._waiting: Batcher[_Decoded] = Batcher()
-        self._of_regions: deque[_Decoded] = deque()
-        """Rows of several canvases: each is painted by itself."""
+        self._alone: deque[_Decoded] = deque()
+        """Rows that are painted by themselves."""
         self._decoding: set[int] = set()
         self._finishing: set[int] = set()
         self._flush = self._end = False
@@ -164,8 +170,8 @@ class WorkLoop:
                 self._end = True
             case _Decoded():
                 self._decoding.discard(message.item.row)
-                if message.parts[1:]:
-                    self._of_regions.append(message)
+                if message.is_alone:
+                    self._alone.append(message)
                 else:
                     self._waiting.add(message.key, message)
             case _Ended():
@@ -178,8 +184,8 @@ class WorkLoop:
 
     def _next_batch(self) -> list[_Decoded]:
         """A full bucket; when no more rows come for now, the largest; else none, to wait for more rows of one shape."""
-        if self._of_regions:
-            return [self._of_regions.popleft()]
+        if self._alone:
+            return [self._alone.popleft()]
         batch = self._waiting.take_full(self._engine.batch_size)
         if not batch and (self._flush or self._end) and not self._decoding:
             batch = self._waiting.take_largest(self._engine.batch_size)
@@ -193,9 +199,9 @@ class WorkLoop:
 
     def _paint_begun(self, batch: list[_Decoded]) -> None:
         self._last_size = batch[0].key.width, batch[0].key.height
-        if batch[0].parts[1:]:
-            results = paint_parts(self._engine, batch[0].parts)
-            self._painted(batch[0], summed(results), results)
+        if (first := batch[0]).is_alone:
+            results = first.tiles.paint(self._engine) if first.tiles else paint_parts(self._engine, first.parts)
+            self._painted(first, summed(results), results)
             return
         by_row = {row.item.row: row for row in batch}
         for result in self._engine.paint([row.parts[0].paint for row in batch]):
@@ -220,9 +226,8 @@ class WorkLoop:
         try:
             self._send(Begun(rows=(item.row,), stage="decode"))
             limit = self._job.max_pixels
-            source = images.decode_source(
-                Path(item.image).read_bytes(), max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames
-            )
+            data = Path(item.image).read_bytes()
+            source = images.decode_source(data, max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames)
             images.check_output_size(source.size, item.format)
             mask = images.read_mask(
                 Path(item.mask).read_bytes(),
@@ -245,18 +250,31 @@ class WorkLoop:
             if fill != "original" and item.strength == 1 and self._starts_at_noise:
                 fill, notes = "original", (*notes, f"fill {fill} had no effect: {STARTS_AT_NOISE}")
                 self._warn_once(f"fill {item.fill} had no effect on some rows: {STARTS_AT_NOISE}")
-            parts = []
-            for number, placement in enumerate(placements_of(item, source, mask.weights, native, regions)):
-                rgb, working = images.to_working(source, mask.weights, placement)
+
+            def prepare(
+                number: int, placement: images.Placement, rgb: np.ndarray, working: np.ndarray
+            ) -> tuple[Part, tuple[str, ...]]:
                 seed = seed_of(item, number)
                 with self._profile.span("fill", row=item.row):
                     rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed, self._loaded.lama)
-                notes += tuple(one for one in unlike if one not in notes)
                 key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
-                paint = PaintItem(item.row, key, rgb, working, prompt, negative, seed)
-                parts.append(Part(placement, paint))
+                return Part(placement, PaintItem(item.row, key, rgb, working, prompt, negative, seed)), unlike
+
+            tiles = tiles_of(item, source, mask.weights, native, prepare)
+            placements = placements_of(item, source, mask.weights, native, regions) if tiles is None else tiles.first
+            parts = []
+            for number, placement in enumerate(placements):
+                part, unlike = prepare(number, placement, *images.to_working(source, mask.weights, placement))
+                parts.append(part)
+                notes += tuple(one for one in unlike if one not in notes and tiles is None)
+            jpeg = jpeg_options(self._job)
+            if item.as_source:
+                jpeg, unlike = images.options_like(data, source, item.format, jpeg)
+                notes += unlike
             timings = Timings(decode=time.perf_counter() - clock)
-            self._inbox.put(_Decoded(item, source, mask, regions, tuple(parts), notes, timings, started_at))
+            self._inbox.put(
+                _Decoded(item, source, mask, regions, tuple(parts), tiles, jpeg, notes, timings, started_at)
+            )
         except Exception as error:
             self._fail(item, error, "decode", started_at, Timings(decode=time.perf_counter() - clock))
             self._inbox.put(_Ended(item.row))
@@ -272,14 +290,20 @@ class WorkLoop:
             assert result.batch is not None and result.memory is not None
             self._send(Begun(rows=(item.row,), stage="encode"))
             clock = time.perf_counter()
-            joined = finish_parts(item, row.source, row.mask.weights, row.parts, canvases, row.regions, self._job.alpha)
+            weights, alpha = row.mask.weights, self._job.alpha
+            joined = (
+                finish_parts(item, row.source, weights, row.parts, canvases, row.regions, alpha)
+                if row.tiles is None
+                else row.tiles.finish(item, row.source, weights, alpha)
+            )
             pixels = joined.pixels
             change = images.visible_change(row.source.pixels, pixels, joined.weights)
             images.check_changed(change, self._job.unchanged_threshold)
             measures = images.measure(pixels, joined.weights)
             composited = time.perf_counter()
+            making = self._making(row, result)
             metadata, marks = images.marked(
-                row.source.metadata, self._making(row, result), policy=self._job.provenance, format=item.format
+                row.source.metadata, making, policy=self._job.provenance, format=item.format
             )
             data = images.encode(
                 pixels,
@@ -287,10 +311,11 @@ class WorkLoop:
                 icc=row.source.icc,
                 metadata=metadata,
                 effort=self._job.png,
-                jpeg=jpeg_options(self._job),
+                jpeg=row.jpeg,
             )
-            _write(Path(item.output), data)
+            write_patiently(Path(item.output), data)
             sizes, problem = self._write_thumbnails(row, pixels)
+            kinds, missing = write_side_products(item, self._job, row.source, joined, making)
             done = Done(
                 row=item.row,
                 output=item.output,
@@ -310,12 +335,13 @@ class WorkLoop:
                     + result.notes
                     + joined.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
-                    + images.output_conversions(row.source, item.format, jpeg_options(self._job))
+                    + images.output_conversions(row.source, item.format, row.jpeg)
                     + marks
                 ),
                 change=change,
                 joining=joined.joining,
                 regions=joined.regions,
+                tiles=joined.tiles,
                 mask_area=_area(joined.weights),
                 measures=measures,
                 batch=result.batch,
@@ -325,6 +351,8 @@ class WorkLoop:
                 memory=result.memory,
                 thumbnail_sizes=sizes,
                 thumbnail_problem=problem,
+                side_product_kinds=kinds,
+                side_product_problem=missing,
                 started_at=row.started_at,
                 finished_at=now(),
             )
@@ -405,16 +433,6 @@ def _model_and_loras(model: ModelIdentity, item: Item) -> str:
     digests = {one.name: one.digest[:16] for one in model.loras}
     name = f"{model.name}@{model.revision}" if model.revision else model.name
     return name + "".join(f" + LoRA {one} {weight:g} ({digests.get(one, '')})" for one, weight in _loras(item))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file, waiting for room on a full disk: what is painted has cost more than the wait."""
-
-    def once() -> None:
-        with room_for(path):
-            path.write_bytes(data)
-
-    patiently(once, (ScratchFullError,), FULL_DISK_SECONDS, threading.Event())
 
 
 def _joined(first: Timings, second: Timings) -> Timings:

@@ -211,13 +211,13 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
             "blend": "poisson", "match": "mean", "grain": "match", "sharpen": "match", "fill": "noise",
             "variants": 4, "pick": "best", "names": "{folder}/{stem}.{ext}",
-            "profile": True}  # fmt: skip
+            "profile": True, "side_products": ["mask", "patch"]}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain, job.sharpen) == ("poisson", "mean", "match", "match")
     assert (job.fill, job.names) == ("noise", "{folder}/{stem}.{ext}")
-    assert (job.variants, job.pick, job.profile) == (4, "best", True)
+    assert (job.variants, job.pick, job.profile, job.side_products) == (4, "best", True, ("patch", "mask"))
     conf = {
         **GOOD,
         "model": "/m/a.safetensors",
@@ -424,7 +424,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     """The DAG's file is parsed often, so it imports nothing of the package: what it repeats is compared here."""
     import inpaint_manifest
 
-    from inpaint_ops.config import Blend, Fill, Grain, Match, Scheduler, Settings, Sharpen
+    from inpaint_ops.config import Blend, Fill, Grain, Match, Scheduler, Settings, Sharpen, SideProduct
     from inpaint_ops.manifest import Quality
     from inpaint_ops.planning import JobOptions
     from inpaint_ops.tuning import Preset
@@ -435,6 +435,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     kinds = (("blend", Blend), ("match", Match), ("grain", Grain), ("sharpen", Sharpen), ("fill", Fill))
     for name, choices in kinds:
         assert forms[name]["enum"] == [None, *get_args(choices)]
+    assert forms["side_products"]["items"]["enum"] == list(get_args(SideProduct))
     assert forms["tuning"]["enum"] == [None, *get_args(Preset)]
     patterns = [name for name, form in forms.items() if "pattern" in form]
     assert not patterns, "Airflow's form says no more than Bad Request of one that is missed: the task refuses in words"

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from demo.object_store import ObjectStoreServer
-from inpaint_ops.config import Settings
+from inpaint_ops.config import SIDE_PRODUCTS, Settings
 from inpaint_ops.delivering import deliver
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.records import Output, Record, Thumbnail
+from inpaint_ops.records import Output, Record, SideProductFile, Thumbnail
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import Storage
 from tests.support.delivered import FAILED, PAINTED, RUN, checked, photo, put_run
@@ -108,6 +108,58 @@ def test_a_sheet_of_results_has_the_thumbnails_that_painting_wrote(workspace: Wo
     assert sheet.count("data:image/webp;base64,") == 1
     assert sheet.count("it has no thumbnail") == 6
     assert "svg" not in sheet
+
+
+def with_files_beside(workspace: Workspace, *rows: int) -> list[Record]:
+    """The run, where these rows have a mask and a preview beside their image, and row 1 another run's patch."""
+    put, layout = workspace.storage.put, workspace.layout(RUN)
+
+    def named(record: Record) -> dict[str, Any]:
+        files: list[SideProductFile] = []
+        for kind in SIDE_PRODUCTS[1:]:
+            place, body = layout.side_product(layout.image(record.id, ".png"), kind), f"{kind} {record.row}".encode()
+            put(place, body)
+            digest = hashlib.sha256(body).hexdigest()
+            files.append(
+                {"kind": kind, "uri": place.uri, "sha256": digest, "bytes": len(body), "width": 6, "height": 4}
+            )
+        stolen = {**files[0], "kind": "patch", "uri": workspace.store.join("photos/1.png").uri}
+        return {
+            "side_products": tuple(SideProductFile(**one) for one in ([*files, stolen] if record.row == 1 else files))
+        }
+
+    return put_run(workspace, **{f"row_{row}": named for row in rows})
+
+
+@pytest.mark.parametrize("to", ["out", "out.zip"])
+def test_files_beside_images_are_delivered_when_asked(workspace: Workspace, tmp_path: Path, to: str) -> None:
+    with_files_beside(workspace, 1, 2, 3)
+    workspace.storage.put(
+        workspace.layout(RUN).side_product(workspace.layout(RUN).image("row-00003", ".png"), "mask"), b"?"
+    )
+    made = deliver(workspace, RUN, parse(str(tmp_path / to)), also=("patch", "mask"), contact_sheet=None)
+    out = tmp_path / "out"
+    if to.endswith(".zip"):
+        with zipfile.ZipFile(tmp_path / to) as archive:
+            archive.extractall(tmp_path / "unpacked")
+        out = tmp_path / "unpacked" / RUN
+    beside = {f"side_products/row-0000{row}.png.mask.png" for row in (1, 2)}
+    assert checked(out) == PAINTED | beside | {"contents.jsonl", "delivery.json"}
+    assert (made.delivered, made.beside, len(made.left_out)) == (7, 2, 2)
+    assert "row-00001: row 1: its patch is not where the run's lie" in made.left_out[0]
+    assert made.left_out[1].startswith("row-00003: row 3: ")
+    lines = [json.loads(line) for line in (out / "contents.jsonl").read_text().splitlines()]
+    assert [line.get("side_products") for line in lines] == [
+        {"mask": "side_products/row-00001.png.mask.png"}, {"mask": "side_products/row-00002.png.mask.png"},
+        *[None] * 7,
+    ]  # fmt: skip
+    assert (out / "side_products/row-00002.png.mask.png").read_bytes() == b"mask 2"
+
+
+def test_files_beside_images_stay_where_they_are_unless_asked_for(workspace: Workspace, tmp_path: Path) -> None:
+    with_files_beside(workspace, 1)
+    made = deliver(workspace, RUN, parse(str(tmp_path / "out")), contact_sheet=None)
+    assert made.beside == 0 and checked(tmp_path / "out") == PAINTED | {"contents.jsonl", "delivery.json"}
 
 
 def test_a_zip_file_holds_the_same_in_one_folder(workspace: Workspace, tmp_path: Path) -> None:

@@ -13,34 +13,12 @@ from inpaint_ops.images import JoinOptions, composite, join, measure, place
 from inpaint_ops.images.grain import MOST_GRAIN, with_grain
 from inpaint_ops.images.joining import UNSEEN, feather_of
 from inpaint_ops.images.matching import MOST_SHIFT
-from tests.support.patches import BOX, boxed, joined, photo, source_of
+from tests.support.patches import BOX, WAYS, boxed, joined, masks, photo, source_of
 from tests.support.pictures import Array, noise
-
-WAYS = st.builds(
-    JoinOptions,
-    blend=st.sampled_from(["hard", "feather", "poisson", "auto"]),
-    feather=st.sampled_from([0.0, 0.0, 0.4, 3.0, 40.0]),
-    match=st.sampled_from(["none", "mean", "histogram"]),
-    grain=st.sampled_from(["none", "match"]),
-    seed=st.integers(0, 2**63 - 1),
-    alpha=st.sampled_from(["fill", "keep"]),
-    sharpen=st.sampled_from(["none", "match"]),
-)  # fmt: skip
 
 
 def shifted(pixels: Array, *levels: int) -> Array:
     return np.clip(pixels.astype(int) + np.array(levels), 0, 255).astype(np.uint8)
-
-
-@st.composite
-def masks(draw: st.DrawFn) -> Array:
-    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
-    dice = np.random.default_rng(draw(st.integers(0, 2**32)))
-    mask = np.zeros((height, width), np.uint8)
-    for _ in range(draw(st.integers(1, 3))):
-        y, x = dice.integers(height), dice.integers(width)
-        mask[y : y + dice.integers(1, 60), x : x + dice.integers(1, 60)] = draw(st.sampled_from([255, 255, 128, 1]))
-    return mask
 
 
 @settings(deadline=None, max_examples=200)

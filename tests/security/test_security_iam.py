@@ -48,6 +48,7 @@ POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "iam"
 ROLES = ("submit", "tasks", "paint", "pages", "housekeeping")
 STORE = "s3://inpaint/"
 JOB = JobOptions(model="tiny-random", steps=2)
+CHOICES = {"failure_threshold": 0.5, "variants": 2, "side_products": ("mask",)}
 
 
 def policy(role: str) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def whole_job(cast: Cast) -> Night:
         cast.proxies["tasks"].on(Fault.LOST_REPLY, method="PUT", path=place)
     (claim,) = claim_all(tasks, "this-airflow")
     assert claim_all(tasks, "this-airflow") == [claim]
-    plan = prepare(tasks, claim.manifest, claim.run, JOB.model_copy(update={"failure_threshold": 0.5, "variants": 2}))
+    plan = prepare(tasks, claim.manifest, claim.run, JOB.model_copy(update=CHOICES))
 
     for place in ("images/", "variants/", "records/0"):
         cast.proxies["paint"].on(Fault.LOST_REPLY, method="PUT", path=place)

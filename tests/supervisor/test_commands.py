@@ -34,6 +34,7 @@ def test_a_worker_gets_every_option_of_a_row_by_its_own_name() -> None:
         grain="match",
         sharpen="match",
         fill="noise",
+        side_products=("mask",),
     )
     row = PlannedRow(
         row=2, id="a", image="s3://b/a.jpg", mask="s3://b/a.png", prompt="a boat", negative_prompt="fog",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from inpaint_ops.config import Settings
+from inpaint_ops.config import Settings, SideProduct
 from inpaint_ops.errors import (
     StorageUnavailableError,
 )
@@ -49,6 +49,7 @@ class Bench:
         s3_client: Callable[[], Any] | None = None,
         sources: list[str] | None = None,
         names: str | None = None,
+        side_products: tuple[SideProduct, ...] = (),
         **settings: Any,
     ) -> None:
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -68,7 +69,9 @@ class Bench:
             also_readable=[str(tmp_path / "in")],
             s3_client=s3_client,
         )
-        self.job = JobOptions(model=model, shard_rows=shard_rows, names=names, variants=variants)
+        self.job = JobOptions(
+            model=model, shard_rows=shard_rows, names=names, variants=variants, side_products=side_products
+        )
         self.plan = prepare(self.workspace, str(manifest), "run", self.job)
         self.layout = self.workspace.layout("run")
 

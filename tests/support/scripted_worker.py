@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from inpaint_ops.config import SideProduct
 from inpaint_ops.device import Lease
 from inpaint_ops.errors import DeviceBusyError, DeviceLostError
 from inpaint_ops.protocol import (
@@ -237,6 +238,34 @@ def _thumbnails(item: Item) -> tuple[tuple[int, ...], str]:
     return (256,), ""
 
 
+def _side_products(item: Item) -> tuple[tuple[SideProduct, ...], str]:
+    """What a prompt that begins with "beside" leaves beside the output, and what it says of it."""
+    if not item.prompt.startswith("beside"):
+        return (), ""
+    folder, small, size = Path(item.output).parent, png(item.row), struct.Struct(">II").pack
+    for kind, data in (("patch", small), ("mask", small), ("preview", webp(200, 100))):
+        (folder / f"side-product-{kind}").write_bytes(data)
+    match item.prompt:
+        case "beside: a mask that is webp":
+            (folder / "side-product-mask").write_bytes(webp(2, 1))
+        case "beside: a mask of another size":
+            (folder / "side-product-mask").write_bytes(small.replace(size(2, 1), size(1, 2)))
+        case "beside: a patch that is larger":
+            (folder / "side-product-patch").write_bytes(small.replace(size(2, 1), size(3, 1)))
+        case "beside: a preview that is larger":
+            (folder / "side-product-preview").write_bytes(webp(1700, 100))
+        case "beside: a preview that is heavy":
+            (folder / "side-product-preview").write_bytes(webp(200, 100) + bytes(2**22))
+        case "beside: no mask":
+            (folder / "side-product-mask").unlink()
+        case "beside: a mask that is a link":
+            (folder / "side-product-mask").unlink()
+            (folder / "side-product-mask").symlink_to(item.image)
+        case "beside: no more room":
+            return ("patch", "mask"), "preview: MemoryError: no room"
+    return ("patch", "mask", "preview"), ""
+
+
 def _finish(item: Item, size: int, say: object) -> None:
     moment = now()
     if item.prompt in ("fail", f"fail at {unit_name(item.row)}"):
@@ -246,6 +275,7 @@ def _finish(item: Item, size: int, say: object) -> None:
     data = png(item.row)
     Path(item.output).write_bytes(data)
     sizes, problem = _thumbnails(item)
+    kinds, missing = _side_products(item)
     say(  # type: ignore[operator]
         Done(
             row=item.row,
@@ -264,6 +294,8 @@ def _finish(item: Item, size: int, say: object) -> None:
             memory=MEMORY,
             thumbnail_sizes=sizes,
             thumbnail_problem=problem,
+            side_product_kinds=kinds,
+            side_product_problem=missing,
             started_at=moment,
             finished_at=moment,
         )

@@ -75,6 +75,44 @@ def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(
     assert done[5].regions == ()
 
 
+@pytest.mark.parametrize("crop", ["none", "regions"])
+def test_the_patch_alone_over_the_source_is_the_image_and_the_mask_is_what_changed(
+    start: Callable[..., Talk], tmp_path: Path, crop: str
+) -> None:
+    wanted = {"side_products": ("patch", "mask", "preview"), "blend": "feather", "mask_blur": 2.0}
+    rows = [with_regions(tmp_path, 1, FAR, crop=crop, **wanted)]
+    talk = start()
+    talk.send(job(tmp_path, provenance="mark"), *rows, End())
+    talk.until(lambda: talk.all(Done) + talk.all(Failed))
+    [one] = talk.all(Done)
+    assert (one.side_product_kinds, one.side_product_problem) == (wanted["side_products"], "")
+    assert len(one.regions) == (2 if crop == "regions" else 0)
+    before, after = pixels(rows[0].image).astype(int), pixels(one.output).astype(int)
+    with Image.open(tmp_path / "side-product-patch") as patch, Image.open(tmp_path / "side-product-mask") as mask:
+        layer, weights = np.asarray(patch).astype(int), np.asarray(mask).astype(int)
+        assert b"compositeWithTrainedAlgorithmicMedia" in patch.info["xmp"]
+    assert weights.shape == before.shape[:2] and not (before != after)[weights == 0].any()
+    x0, y0, x1, y1 = one.mask_area.box
+    part, share = before[y0:y1, x0:x1], layer[..., 3:]
+    assert np.array_equal(share[..., 0], weights[y0:y1, x0:x1]) and 0 < (share % 255 > 0).sum() < share.size
+    assert np.array_equal((part * (255 - share) + layer[..., :3] * share + 127) // 255, after[y0:y1, x0:x1])
+    with Image.open(tmp_path / "side-product-preview") as preview:
+        assert preview.size == (640, 848) and b"compositeWithTrainedAlgorithmicMedia" in preview.info["xmp"]
+
+
+def test_a_file_beside_an_image_that_cannot_be_written_costs_no_row(start: Callable[..., Talk], tmp_path: Path) -> None:
+    (tmp_path / "side-product-mask").mkdir()
+    row = with_regions(tmp_path, 1, FAR[:1], side_products=("patch", "mask", "preview"))
+    talk = start()
+    talk.send(job(tmp_path, provenance="off"), row, End())
+    talk.until(lambda: talk.all(Done) + talk.all(Failed))
+    [one] = talk.all(Done)
+    assert one.side_product_kinds == ("patch", "preview")
+    assert one.side_product_problem.startswith("mask: IsADirectoryError: ")
+    with Image.open(tmp_path / "side-product-patch") as patch:
+        assert "xmp" not in patch.info
+
+
 def test_each_region_has_a_seed_of_its_own(tmp_path: Path) -> None:
     item = with_regions(tmp_path, 1, FAR, seed=2**63 - 1)
     assert [seed_of(item, number) for number in range(3)] == [2**63 - 1, 0, 1]

@@ -379,3 +379,21 @@ def test_use_xformers_false_reaches_the_ledger(start: Callable[..., Talk], tmp_p
     assert (ledger["scheduler"].requested, ledger["scheduler"].effective) == ("ddim", "ddim")
     talk.send(End())
     talk.until(lambda: talk.all(Bye))
+
+
+def test_a_jpeg_is_written_as_its_source_is_where_that_is_asked(start: Callable[..., Talk], tmp_path: Path) -> None:
+    rows = [picture(tmp_path, row, (80, 64), format="jpeg", as_source=row < 3) for row in (1, 2, 3)]
+    tables = [list(range(1, 65)), list(range(65, 129))]
+    with Image.open(rows[0].image) as image:
+        image.save(rows[0].image, "JPEG", qtables=tables, subsampling=2)
+    talk = start()
+    talk.send(job(tmp_path, jpeg_quality=40), *rows, End())
+    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == 3)
+    done = {event.row: event for event in talk.all(Done)}
+    with Image.open(done[1].output) as like:
+        assert [list(like.quantization[at]) for at in (0, 1)] == tables
+    assert any("the source's quantization tables, colour at 4:2:0" in one for one in done[1].conversions)
+    assert "format source: png is not what its name says, jpeg was written" in done[2].conversions
+    assert any("quality 40" in one for one in done[2].conversions) and not [
+        one for one in done[3].conversions if "format source" in one
+    ]
