@@ -12,7 +12,7 @@ from inpaint_ops.tuning import Preset
 _CHOSEN = (
     "model", "model_revision", "vae", "tokenizer", "tuning", "tuning_overrides", "use_xformers", "scheduler",
     "few_step", "prompt_syntax", "quality", "steps", "guidance_scale", "strength", "blend", "match", "grain", "sharpen",
-    "fill", "fill_model", "failure_threshold", "shard_rows", "project",
+    "fill", "fill_model", "side_products", "failure_threshold", "shard_rows", "project",
 )  # fmt: skip
 """Of the job's options: all that change pixels or tuning. Texts are in the rows, since a manifest of rows has them;
 names, variants and samples belong to the run that they were chosen for."""
@@ -24,8 +24,9 @@ def rerun_conf(view: RunView, manifest: str) -> dict[str, Any]:
     job = view.plan.job.model_dump(mode="json", include=set(_CHOSEN), exclude_none=True)
     if job.get("tuning") not in _TUNINGS:
         job.pop("tuning", None)
-    if not job["tuning_overrides"]:
-        job.pop("tuning_overrides")
+    for name in ("tuning_overrides", "side_products"):
+        if not job[name]:
+            job.pop(name)
     if view.plan.job.loras:  # as the DAG's form takes them
         job["loras"] = [_lora(one) for one in view.plan.job.loras]
     return {"manifest": manifest, **job}
