@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is said of a run that is over. `verdict` is VALID, INVALID, or REFUSED where nothing was planned."""
+    """What a notification says of a run that is over. `verdict` is VALID, INVALID, or REFUSED where nothing was planned."""
 
     run: str
     verdict: str
@@ -67,11 +67,11 @@ class Message:
 
     def as_html(self) -> str:
         """For mail: text of manifests is escaped."""
-        said = html.escape
-        items = "".join(f'<li><a href="{said(one.url)}">{said(one.id)}</a></li>' for one in self.pictures)
+        escaped = html.escape
+        items = "".join(f'<li><a href="{escaped(one.url)}">{escaped(one.id)}</a></li>' for one in self.pictures)
         return (
-            f"<p><strong>{said(self.subject)}</strong></p><p>{said(self.text)}</p>"
-            f'<p><a href="{said(self.page)}">{said(self.page)}</a></p><ul>{items}</ul>'
+            f"<p><strong>{escaped(self.subject)}</strong></p><p>{escaped(self.text)}</p>"
+            f'<p><a href="{escaped(self.page)}">{escaped(self.page)}</a></p><ul>{items}</ul>'
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -81,13 +81,13 @@ class Message:
 
 
 def notify(context: Mapping[str, Any]) -> None:
-    """Tell all that INPAINT_NOTIFY names of the run. Whatever goes wrong is logged, and nothing is raised."""
+    """Notify all targets that INPAINT_NOTIFY names. Whatever goes wrong is logged, and nothing is raised."""
     if not os.environ.get(VARIABLE, "").strip():
         return
     try:
         message = _message(context)
     except Exception as error:
-        log.exception("no notification was sent: it could not be made (%s)", type(error).__name__)
+        log.exception("no notification was sent: its text could not be made (%s)", type(error).__name__)
         return
     for kind, connection in targets(os.environ):
         try:

@@ -145,8 +145,8 @@ def review(
     counted = tally(len(results.attempts), dict(decisions(reviews.opinions, results.attempts)))
     if as_json and not (exported and not file):
         lineage = {"parent": parent_of(workspace, plan), "children": [one.run for one in _children(workspace, run)]}
-        told = {"run": run, "marked": marked, "left_out": len(refused), "exported": written}
-        say_json(_as_json(counted) | told | lineage)
+        outcome = {"run": run, "marked": marked, "left_out": len(refused), "exported": written}
+        say_json(_as_json(counted) | outcome | lineage)
     else:
         aside = bool(exported and not file)
         say(_line(run, counted, results), err=aside)

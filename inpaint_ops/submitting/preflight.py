@@ -1,6 +1,6 @@
 """What is known of a job before a device is used, part by part, the quick parts first.
 
-Whoever calls this may stop it at any moment: each part is said as soon as it is known.
+Whoever calls this may stop it at any moment: each part is reported as soon as it is known.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def look_at(
 ) -> None:
     """Say each part of what is known of the job, the whole run's name being `run`.
 
-    A part may be said twice: first of what could be looked at quickly. Raises nothing of ours: an error is a finding.
+    A part may be reported twice: first of what could be looked at quickly. Raises nothing of ours: an error is a finding.
     """
     found = _Looking(workspace, request, run, say, devices, card)
     parts: tuple[tuple[Part, Callable[[], None]], ...] = (

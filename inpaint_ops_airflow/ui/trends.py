@@ -54,7 +54,7 @@ def _charts(groups: tuple[Group, ...], by: By) -> list[dict[str, Any]]:
     for label, values, form in kinds:
         most = max(values, default=0)
         bars = [
-            {"x": at, "height": 100 * value / most if most else 0, "said": f"{one.name}: {form.format(value)}"}
+            {"x": at, "height": 100 * value / most if most else 0, "title": f"{one.name}: {form.format(value)}"}
             for at, (one, value) in enumerate(zip(drawn, values, strict=True))
         ]
         charts.append({"label": label, "bars": bars, "most": form.format(most)})
