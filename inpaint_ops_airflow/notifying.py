@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a notification says of a run that is over. `verdict` is VALID, INVALID, or REFUSED where nothing was planned."""
+    """What a notification says of a run that is over. `verdict` is VALID, INVALID, or REFUSED (nothing was planned)."""
 
     run: str
     verdict: str

@@ -55,7 +55,7 @@ def look_at(
 ) -> None:
     """Say each part of what is known of the job, the whole run's name being `run`.
 
-    A part may be reported twice: first of what could be looked at quickly. Raises nothing of ours: an error is a finding.
+    A part may be reported twice: first of what could be looked at quickly. Raises nothing of ours: errors are findings.
     """
     found = _Looking(workspace, request, run, say, devices, card)
     parts: tuple[tuple[Part, Callable[[], None]], ...] = (
