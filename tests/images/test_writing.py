@@ -10,15 +10,18 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import (
     LOSSLESS,
     MEDIA_TYPES,
+    AvifOptions,
     Format,
     JpegOptions,
+    check_output_size,
+    check_writable,
     composite,
     encode,
     output_conversions,
@@ -43,7 +46,7 @@ from tests.support.pictures import (
     weights,
 )
 
-FORMATS: tuple[Format, ...] = ("png", "webp", "tiff", "jpeg")
+FORMATS: tuple[Format, ...] = ("png", "webp", "tiff", "jpeg", "avif")
 
 
 @cache
@@ -220,6 +223,81 @@ def test_jpegs_are_written_as_the_options_say() -> None:
     assert len(set(sizes.values())) == 3 and max(sizes, key=lambda one: sizes[one]) == JpegOptions()
     assert encode(pixels, format="jpeg", icc=None) == encode(pixels, format="jpeg", icc=None, jpeg=JpegOptions())
     assert encode(pixels, format="png", icc=None, jpeg=JpegOptions(quality=1)) == encode(pixels, format="png", icc=None)
+
+
+def test_what_avif_loses_is_said() -> None:
+    source = decode(png(noise(H, W, 2, dtype=np.uint16), bits=16))
+    sentences = " ".join(output_conversions(source, "avif"))
+    assert "16 bits per channel became 8" in sentences and "gray with alpha became RGBA" in sentences
+    assert "avif is lossy (quality 90)" in sentences
+    assert output_conversions(decode(file_of(smooth(H, W))), "avif", avif=AvifOptions(7, "420")) == (
+        "avif is lossy (quality 7, colour at 4:2:0): unmasked pixels are close to the source's, not equal",
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_avif_comes_back_close_by_two_readers(channels: int, dtype: type) -> None:
+    pixels = np.dstack([cv2.GaussianBlur(noise(H, W, seed=channels), (0, 0), 3)] * 2)[..., :channels]
+    pixels = (pixels.astype(dtype) * (257 if dtype == np.uint16 else 1))[..., 0 if channels == 1 else slice(None)]
+    data = encode(np.ascontiguousarray(pixels), format="avif", icc=None)
+    eight = pixels if dtype == np.uint8 else (pixels // 257).astype(np.uint8)
+    expected = eight[..., [0, 0, 0, 1]] if channels == 2 else eight
+    back = decode(data)
+    assert (back.format, back.pixels.shape, back.pixels.dtype) == ("avif", expected.shape, np.uint8)
+    assert np.abs(back.pixels.astype(int) - expected).max() <= 12
+    other = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    order = {1: ..., 2: [2, 1, 0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    assert np.abs((other if channels == 1 else other[..., order]).astype(int) - expected).max() <= 12
+
+
+def test_avifs_are_written_as_the_options_say_and_alike_every_time() -> None:
+    pixels = cv2.GaussianBlur(noise(128, 160), (0, 0), 2)
+    sizes = []
+    for options, subsampling in (
+        (AvifOptions(), b"\x00"),
+        (AvifOptions(quality=50, chroma="422"), b"\x08"),
+        (AvifOptions(quality=50, chroma="420"), b"\x0c"),
+    ):
+        data = encode(pixels, format="avif", icc=None, avif=options)
+        at = data.index(b"av1C") + 6  # AV1-ISOBMFF: bits 3 and 2 of this byte say how colour is kept
+        assert data[at] & 0x0C == subsampling[0]
+        assert encode(pixels, format="avif", icc=None, avif=options) == data
+        sizes.append(len(data))
+    assert sizes == sorted(sizes, reverse=True)
+    gray = encode(noise(40, 40, 1), format="avif", icc=None, avif=AvifOptions(chroma="420"))
+    assert decode(gray).pixels.shape == (40, 40)
+
+
+def test_an_avif_depends_on_no_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = cv2.GaussianBlur(noise(700, 900), (0, 0), 2)
+    first = encode(pixels, format="avif", icc=None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    assert encode(pixels, format="avif", icc=None) == first
+
+
+def test_an_avif_that_no_reader_would_take_is_refused() -> None:
+    check_output_size((32_768, 10), "avif")
+    with pytest.raises(ImageError, match="32769x10 and avif ends at 32768 pixels per side: choose png or tiff"):
+        check_output_size((32_769, 10), "avif")
+    with pytest.raises(ImageError, match="20000x20000 and avif ends at 268,435,456 pixels: choose png or tiff"):
+        check_output_size((20_000, 20_000), "avif")
+
+
+def test_a_pillow_without_avif_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable("avif")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ImageError, match=r"format: avif: the Pillow .* writes no AVIF: install Pillow 11.3 or later"):
+        encode(noise(8, 8), format="avif", icc=None)
+    check_writable("png")
+
+
+def test_the_gray_profile_of_gray_with_alpha_is_dropped_from_an_avif() -> None:
+    source = decode(file_of(noise(H, W, 2), icc_profile=icc("gray")))
+    assert "the gray ICC profile was dropped, since gray became RGB" in output_conversions(source, "avif")
+    assert decode(encode(source.pixels, format="avif", icc=source.icc)).icc is None
+    plain = decode(file_of(noise(H, W, 1), icc_profile=icc("gray")))
+    assert decode(encode(plain.pixels, format="avif", icc=plain.icc)).icc == plain.icc
 
 
 def test_a_jpeg_of_gray_has_no_colour_to_reduce() -> None:

@@ -29,7 +29,7 @@ from inpaint_ops.machine import limited_process
 from inpaint_ops.signing import Claim, Signing, read_credentials, signing_of
 from tests.support.certificates import certified
 
-FORMATS: list[Format] = ["png", "webp", "tiff", "jpeg"]
+FORMATS: list[Format] = ["png", "webp", "tiff", "jpeg", "avif"]
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
