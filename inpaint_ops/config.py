@@ -25,11 +25,12 @@ DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 """The model that the project exists for; its UNet takes 9 channels."""
 
 
-ImageFormat = Literal["png", "webp", "tiff", "jpeg", "avif"]
+ImageFormat = Literal["png", "webp", "tiff", "jpeg", "avif", "jxl"]
 """What a finished image may be written as."""
 
 EXTENSIONS: dict[ImageFormat, str] = {
     "png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg", "avif": ".avif",
+    "jxl": ".jxl",
 }  # fmt: skip
 """How the names of finished images end."""
 
@@ -38,7 +39,7 @@ RowFormat = ImageFormat | Literal["source"]
 
 _OF_ENDING: dict[str, ImageFormat] = {
     ".png": "png", ".apng": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".webp": "webp",
-    ".tif": "tiff", ".tiff": "tiff", ".avif": "avif",
+    ".tif": "tiff", ".tiff": "tiff", ".avif": "avif", ".jxl": "jxl",
 }  # fmt: skip
 
 

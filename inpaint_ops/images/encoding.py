@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
@@ -14,12 +16,14 @@ from PIL import Image, features
 from inpaint_ops.config import Chroma, ImageFormat
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import png, tiff
+from inpaint_ops.images.formats import JXL_PLUGIN
 from inpaint_ops.images.metadata import NOTHING, Metadata, lost, png_chunks, save_options
 from inpaint_ops.images.placing import resize
+from inpaint_ops.images.profiles import says_srgb
 from inpaint_ops.images.reading import Source, read_pixels, to_8_bit, to_rgb
 
 Format = ImageFormat
-"""What we write. png, webp (in its lossless mode) and tiff are lossless."""
+"""What we write. png, webp and jxl (in their lossless modes) and tiff are lossless."""
 
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "png": "image/png",
@@ -27,21 +31,32 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
     "tiff": "image/tiff",
     "jpeg": "image/jpeg",
     "avif": "image/avif",
+    "jxl": "image/jxl",
 }
-LOSSLESS: Final[frozenset[Format]] = frozenset({"png", "webp", "tiff"})
+LOSSLESS: Final[frozenset[Format]] = frozenset({"png", "webp", "tiff", "jxl"})
 """Formats in which every pixel comes back as it was, up to what `output_conversions` says."""
 
 _LONGEST_SIDE: Final[dict[Format, int]] = {
     "png": 1_000_000, "webp": 16_383, "tiff": 2**31 - 1, "jpeg": 65_500, "avif": 32_768,
+    "jxl": 2**18,
 }  # fmt: skip
-"""Pixels: what libpng, libwebp and libjpeg take, and what libavif reads unless it is told to read more."""
-_MOST_PIXELS: Final[dict[Format, int]] = {"avif": 2**28}
+"""Pixels: what libpng, libwebp and libjpeg take, and what libavif and plain readers of
+JPEG XL (level 5, ISO/IEC 18181-1:2024, annex M) read unless they are told to read more.
+"""
+_MOST_PIXELS: Final[dict[Format, int]] = {"avif": 2**28, "jxl": 2**28}
 """Of a whole image, likewise."""
 _AVIF_EFFORT: Final = {"speed": 6, "max_threads": 4, "autotiling": False}
 """libavif's own speed. The bytes depend on the number of threads, and tiling by itself on the machine's, so both are
 fixed: the same job writes the same file everywhere.
 """
 _SUBSAMPLING: Final[dict[Chroma, int]] = {"444": 0, "422": 1, "420": 2}
+
+
+_JXL_EFFORT: Final = {"lossless": True, "effort": 3, "num_threads": 4, "use_container": True}
+"""The effort of libjxl at which a megapixel of a photo takes about 0.2 s of a processor. The plugin
+would store 16 bits of gray alone, and as linear light, which no source of ours means: so all is written with 8.
+Only a container can be signed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +102,14 @@ def output_conversions(
     conversions = []
     if wide and format in ("webp", "jpeg"):
         conversions.append(f"16 bits per channel became 8: {format} cannot store 16")
-    if wide and format == "avif":
-        conversions.append("16 bits per channel became 8: avif is written with 8 here")
+    if wide and format in ("avif", "jxl"):
+        conversions.append(f"16 bits per channel became 8: {format} is written with 8 here")
     if alpha and format == "jpeg":
         conversions.append("transparency was flattened onto white: jpeg has no alpha")
     if gray and format == "webp":
         conversions.append("gray became RGB of equal channels: webp has no gray")
+    if source.icc and format == "jxl":
+        conversions.append("the ICC profile, which says sRGB, was left out: jxl says so itself")
     if gray and alpha and format == "avif":
         conversions.append("gray with alpha became RGBA: avif is written with alpha in colour alone here")
     if gray and alpha and wide and format == "tiff":
@@ -114,6 +131,20 @@ def check_writable(format: Format) -> None:
         raise ImageError(
             "format: avif: the Pillow that is installed on the machine that paints writes no AVIF: "
             "install Pillow 11.3 or later from its wheels there, or choose another format"
+        )
+    if format == "jxl" and importlib.util.find_spec("pillow_jxl") is None:
+        raise ImageError(
+            f"format: jxl: the machine that paints writes no JPEG XL: install {JXL_PLUGIN} there, "
+            "or choose another format"
+        )
+
+
+def check_profile(icc: bytes | None, format: Format) -> None:
+    """Raise ImageError when the format cannot keep what the colours mean: to be asked before anything is painted."""
+    if icc and format == "jxl" and not says_srgb(icc):
+        raise ImageError(
+            "the source's colour profile is not sRGB, and jxl is written here without a profile: "
+            "choose png, tiff or webp, or convert the source to sRGB"
         )
 
 
@@ -143,7 +174,7 @@ def encode(
 
     Args:
         pixels: (H, W) or (H, W, C) uint8 or uint16; C is 2 (gray, alpha), 3 or 4 (straight alpha).
-        format: png, webp and tiff lose nothing but what `output_conversions` says.
+        format: png, webp, tiff and jxl lose nothing but what `output_conversions` says.
         icc: a profile to embed, or None.
         metadata: what else to embed, as far as the format can hold it.
         effort: how hard to compress a PNG.
@@ -153,6 +184,7 @@ def encode(
     Raises ImageError when the format cannot hold an image of this size, or is not written by this installation.
     """
     check_writable(format)
+    check_profile(icc, format)
     check_output_size((pixels.shape[1], pixels.shape[0]), format)
     if icc and _loses_profile(pixels, icc, format):
         icc = None
@@ -163,6 +195,9 @@ def encode(
         wide = _to_rgba(pixels) if _is_gray(pixels) and _has_alpha(pixels) else pixels
         data = tiff.write_16_bit(wide, icc=icc, resolution=metadata.resolution, xmp=metadata.xmp)
         return tiff.with_exif(data, metadata.exif) if metadata.exif else data
+    if format == "jxl":
+        importlib.import_module("pillow_jxl")  # which registers itself with Pillow
+        icc = None  # it says sRGB
     eight = to_8_bit(pixels)
     if format == "jpeg" and _has_alpha(eight):
         eight = to_rgb(eight)[..., 0] if _is_gray(eight) else to_rgb(eight)
@@ -178,6 +213,7 @@ def encode(
             "subsampling": _SUBSAMPLING[jpeg.chroma],
             "progressive": jpeg.progressive,
         },
+        "jxl": {**_JXL_EFFORT},
         "avif": {
             **_AVIF_EFFORT,
             "quality": avif.quality,

@@ -28,6 +28,9 @@ from inpaint_ops.images import jxl, png
 
 Opener = type[ImageFile.ImageFile]
 
+JXL_PLUGIN = "pillow-jxl-plugin (GPL-3.0-or-later)"
+"""What reads and writes JPEG XL."""
+
 _HEIF_BRANDS = re.compile(rb"heic|heix|heim|heis|hevc|hevx|mif1|msf1")
 
 
@@ -99,11 +102,11 @@ FORMATS: tuple[Format, ...] = (
         bits_at=re.compile(rb"hvcC.{17}[\xf9-\xff]", re.DOTALL),
     ),
     Format(
-        "jpegxl",
+        "jxl",
         lambda data: data.startswith((jxl.CODESTREAM, jxl.CONTAINER)),
         module="pillow_jxl.JpegXLImagePlugin",
         attribute="JXLImageFile",
-        install="pillow-jxl-plugin (GPL-3.0-or-later)",  # so it is no dependency of ours, not even an optional one
+        install=JXL_PLUGIN,  # so it is no dependency of ours, not even an optional one
     ),
 )
 """What we read, in the order in which a file's first bytes are compared."""

@@ -229,6 +229,7 @@ class WorkLoop:
             data = Path(item.image).read_bytes()
             source = images.decode_source(data, max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames)
             images.check_writable(item.format)
+            images.check_profile(source.icc, item.format)
             images.check_output_size(source.size, item.format)
             mask = images.read_mask(
                 Path(item.mask).read_bytes(),

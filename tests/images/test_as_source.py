@@ -153,7 +153,7 @@ def test_other_formats_are_lossless_and_need_nothing(kind: str, format: Any) -> 
     ("name", "format"),
     [
         ("a.png", "png"), ("a.JPG", "jpeg"), ("a.jpeg", "jpeg"), ("x/a.b.jfif", "jpeg"), ("a.webp", "webp"),
-        ("a.AVIF", "avif"), ("a.avifs", "png"),
+        ("a.AVIF", "avif"), ("a.avifs", "png"), ("a.jxl", "jxl"),
         ("a.TIF", "tiff"), ("a.tiff", "tiff"), ("a.heic", "png"), ("a", "png"), ("jpg", "png"), (".jpg", "png"),
         ("a.jpg/", "png"), ("", "png"),
     ],

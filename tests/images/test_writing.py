@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from functools import cache
 from io import BytesIO
@@ -10,7 +11,9 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, features
 
 from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import ImageError
@@ -29,6 +32,8 @@ from inpaint_ops.images import (
     thumbnail,
     to_working,
 )
+from inpaint_ops.images.header import FileHeader, read_file_header
+from inpaint_ops.images.profiles import says_srgb
 from tests.support.pictures import (
     H,
     W,
@@ -45,8 +50,7 @@ from tests.support.pictures import (
     tiff,
     weights,
 )
-
-FORMATS: tuple[Format, ...] = ("png", "webp", "tiff", "jpeg", "avif")
+from tests.support.written import EACH_FORMAT, FORMATS, HAS_JXL
 
 
 @cache
@@ -79,9 +83,13 @@ def kinds_of_source() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", kinds_of_source())
-@pytest.mark.parametrize("format", sorted(LOSSLESS))
+@pytest.mark.parametrize("format", [one for one in EACH_FORMAT if one not in ("jpeg", "avif")])
 def test_unmasked_pixels_are_the_sources_own(kind: str, format: Format) -> None:
     source = decode(kinds_of_source()[kind])
+    if format == "jxl" and kind == "icc-gray":
+        with pytest.raises(ImageError, match="colour profile is not sRGB"):
+            encode(source.pixels, format=format, icc=source.icc)
+        return
     drawn = mask_array(90, 120, (36, 24, 66, 60))
     mask = weights(file_of(drawn), source.size, dilate=3, blur=4)
     for crop in ("none", "auto", 8):
@@ -97,22 +105,27 @@ def test_unmasked_pixels_are_the_sources_own(kind: str, format: Format) -> None:
         assert np.array_equal(back.pixels, as_held_by(format, pixels))
         assert not np.array_equal(back.pixels, expected), "something was painted"
         gray_profile_in_colour = kind == "icc-gray" and format == "webp"
-        assert back.icc == (None if gray_profile_in_colour else source.icc)
-    same = np.array_equal(expected, source.pixels) and back.icc == source.icc
+        if format == "jxl":
+            assert back.icc is not None and says_srgb(back.icc), "every reader is told the same"
+        else:
+            assert back.icc == (None if gray_profile_in_colour else source.icc)
+    same = np.array_equal(expected, source.pixels) and (
+        source.icc is None if format == "jxl" else back.icc == source.icc
+    )
     assert (output_conversions(source, format) == ()) == same, "what a format loses is said"
 
 
 def as_held_by(format: Format, pixels: np.ndarray) -> np.ndarray:
     """What a lossless format makes of pixels that it cannot hold: its documented, only changes."""
     gray = pixels.ndim == 2 or pixels.shape[2] == 2
-    if format == "webp" and pixels.dtype == np.uint16:
+    if format in ("webp", "jxl") and pixels.dtype == np.uint16:
         pixels = np.rint(pixels / 257).astype(np.uint8)
     if gray and (format == "webp" or (format == "tiff" and pixels.dtype == np.uint16 and pixels.ndim == 3)):
         return np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., [0, 0, 0, 1]]
     return pixels
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [one for one in FORMATS if one != "jxl"])
 def test_profiles_are_kept(format: Format) -> None:
     for channels, dtype in ((1, np.uint8), (3, np.uint8), (4, np.uint8), (3, np.uint16), (4, np.uint16)):
         data = encode(noise(H, W, channels, dtype=dtype), format=format, icc=icc())
@@ -147,7 +160,7 @@ def test_a_picture_too_large_for_a_format_is_refused() -> None:
 def test_colours_under_transparent_pixels_survive() -> None:
     pixels = noise(H, W, 4)
     pixels[..., 3] = 0
-    for format in LOSSLESS:
+    for format in (one for one in LOSSLESS if one != "jxl" or HAS_JXL):
         assert np.array_equal(decode(encode(pixels, format=format, icc=None)).pixels, pixels)
 
 
@@ -202,6 +215,7 @@ def test_thumbnails_are_small_jpegs() -> None:
 
 def test_every_format_has_an_extension_and_a_media_type() -> None:
     assert set(EXTENSIONS) == set(MEDIA_TYPES) == set(FORMATS)
+    assert {"jpeg", "avif"} == set(FORMATS) - LOSSLESS
 
 
 def test_jpegs_are_written_as_the_options_say() -> None:
@@ -298,6 +312,38 @@ def test_the_gray_profile_of_gray_with_alpha_is_dropped_from_an_avif() -> None:
     assert decode(encode(source.pixels, format="avif", icc=source.icc)).icc is None
     plain = decode(file_of(noise(H, W, 1), icc_profile=icc("gray")))
     assert decode(encode(plain.pixels, format="avif", icc=plain.icc)).icc == plain.icc
+
+
+def test_what_colours_mean_is_kept_in_jpeg_xl_or_the_row_fails() -> None:
+    """The plugin writes no profile: what is not sRGB would look otherwise."""
+    pytest.importorskip("pillow_jxl")
+    source = decode(file_of(noise(H, W), icc_profile=icc()))
+    assert output_conversions(source, "jxl") == ("the ICC profile, which says sRGB, was left out: jxl says so itself",)
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for other in (wide, b"no profile", icc()[:200]):
+        with pytest.raises(ImageError, match=r"colour profile is not sRGB.*choose png, tiff or webp, or convert"):
+            encode(noise(H, W), format="jxl", icc=other)
+    again = decode(encode(source.pixels, format="jxl", icc=source.icc))
+    assert again.icc and np.array_equal(decode(encode(again.pixels, format="jxl", icc=again.icc)).pixels, source.pixels)
+    gray = decode(encode(noise(H, W, 1, dtype=np.uint16), format="jxl", icc=None))
+    assert gray.icc and says_srgb(gray.icc), "not linear light"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_every_pixel_of_a_jpeg_xl_comes_back(width: int, height: int, channels: int, seed: int) -> None:
+    pytest.importorskip("pillow_jxl")
+    pixels = noise(height, width, channels, seed=seed)
+    data = encode(pixels, format="jxl", icc=None)
+    assert np.array_equal(decode(data).pixels, pixels) and encode(pixels, format="jxl", icc=None) == data
+    assert read_file_header(BytesIO(data)) == FileHeader("jxl", width, height)
+
+
+def test_without_the_plugin_jpeg_xl_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"format: jxl: .*install pillow-jxl-plugin \(GPL-3.0-or-later\) there"):
+        check_writable("jxl")
+    check_writable("png")
 
 
 def test_a_jpeg_of_gray_has_no_colour_to_reduce() -> None:
