@@ -25,10 +25,13 @@ DEFAULT_MODEL = "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"
 """The model that the project exists for; its UNet takes 9 channels."""
 
 
-ImageFormat = Literal["png", "webp", "tiff", "jpeg"]
+ImageFormat = Literal["png", "webp", "tiff", "jpeg", "avif", "jxl"]
 """What a finished image may be written as."""
 
-EXTENSIONS: dict[ImageFormat, str] = {"png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg"}
+EXTENSIONS: dict[ImageFormat, str] = {
+    "png": ".png", "webp": ".webp", "tiff": ".tiff", "jpeg": ".jpg", "avif": ".avif",
+    "jxl": ".jxl",
+}  # fmt: skip
 """How the names of finished images end."""
 
 RowFormat = ImageFormat | Literal["source"]
@@ -36,7 +39,7 @@ RowFormat = ImageFormat | Literal["source"]
 
 _OF_ENDING: dict[str, ImageFormat] = {
     ".png": "png", ".apng": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".webp": "webp",
-    ".tif": "tiff", ".tiff": "tiff",
+    ".tif": "tiff", ".tiff": "tiff", ".avif": "avif", ".jxl": "jxl",
 }  # fmt: skip
 
 
@@ -48,8 +51,8 @@ def format_like(name: str) -> ImageFormat:
 MaskChannel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 """What of a mask file counts."""
 
-JpegChroma = Literal["444", "422", "420"]
-"""How a JPEG keeps colour: at full size, at half the width, or at half the width and height."""
+Chroma = Literal["444", "422", "420"]
+"""How a JPEG or an AVIF keeps colour: at full size, at half the width, or at half the width and height."""
 
 Scheduler = Literal[
     "model", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "ddim", "heun", "unipc", "euler_trailing",
@@ -255,10 +258,14 @@ class Settings(BaseSettings):
         default="fast", description="How hard PNGs are compressed: small takes fifteen times as long."
     )
     jpeg_quality: int = Field(default=95, ge=1, le=100, description="Of JPEGs, on libjpeg's scale.")
-    jpeg_chroma: JpegChroma = Field(
+    jpeg_chroma: Chroma = Field(
         default="444", description="Colour in JPEGs: full (444), half the width (422), half the width and height (420)."
     )
     jpeg_progressive: bool = Field(default=False, description="JPEGs that show coarse first: slower, a little smaller.")
+    avif_quality: int = Field(default=90, ge=1, le=100, description="Of AVIFs, on libavif's scale.")
+    avif_chroma: Chroma = Field(
+        default="444", description="Colour in AVIFs: full (444), half the width (422), half the width and height (420)."
+    )
     thumbnails: Literal["on", "off"] = Field(
         default="on", description="Small WebP pictures of each result, for the pages, written beside it while painting."
     )

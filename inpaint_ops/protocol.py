@@ -14,11 +14,11 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Type
 
 from inpaint_ops.config import (
     Blend,
+    Chroma,
     CudaWait,
     Fill,
     Grain,
     ImageFormat,
-    JpegChroma,
     MaskChannel,
     Match,
     PromptSyntax,
@@ -107,8 +107,10 @@ class Job(Model):
     alpha: Literal["fill", "keep"] = "fill"
     png: Literal["fast", "small"] = "fast"
     jpeg_quality: int = Field(default=95, ge=1, le=100)
-    jpeg_chroma: JpegChroma = "444"
+    jpeg_chroma: Chroma = "444"
     jpeg_progressive: bool = False
+    avif_quality: int = Field(default=90, ge=1, le=100)
+    avif_chroma: Chroma = "444"
     thumbnails: bool = False
     metadata: Literal["safe", "keep", "strip"] = "safe"
     provenance: Provenance = "full"

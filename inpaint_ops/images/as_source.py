@@ -11,13 +11,13 @@ from typing import Final
 
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from inpaint_ops.config import ImageFormat, JpegChroma
+from inpaint_ops.config import Chroma, ImageFormat
 from inpaint_ops.images.encoding import JpegOptions
 from inpaint_ops.images.jpeg import frame_marker
 from inpaint_ops.images.metadata import ORIENTATION, exif_of
 from inpaint_ops.images.reading import Source
 
-_CHROMA: Final[dict[int, JpegChroma]] = {0: "444", 1: "422", 2: "420"}
+_CHROMA: Final[dict[int, Chroma]] = {0: "444", 1: "422", 2: "420"}
 """By Pillow's numbers."""
 _TRANSPOSED = range(5, 9)
 """EXIF orientations that swap width and height."""
@@ -34,7 +34,8 @@ def options_like(
     """How to write the image of a source as the source is written, and a sentence for each thing that is not as there.
 
     Quantization tables, how colour is kept, and whether coarse comes first are the source's where it is a JPEG of gray
-    or YCbCr; where that cannot be had they are those of `options`. All blocks are encoded again.
+    or YCbCr; where that cannot be had they are those of `options`. All blocks are encoded again. Of an AVIF nothing is
+    taken over but the format.
 
     Args:
         data: the source's file.
@@ -45,6 +46,8 @@ def options_like(
     if source.format != format:
         why = "is not written here" if format == "png" else "is not what its name says"
         return options, (f"format source: {source.format} {why}, {format} was written",)
+    if format == "avif":
+        return options, ("format source: an AVIF does not name its quality, so the job's quality and chroma were used",)
     if format != "jpeg":
         return options, ()
     with JpegImageFile(BytesIO(data)) as image:

@@ -6,6 +6,7 @@ ours and not the process-wide one, and a JPEG with pictures behind it (MPO) is s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -27,6 +28,9 @@ from inpaint_ops.errors import ImageError
 from inpaint_ops.images import jxl, png
 
 Opener = type[ImageFile.ImageFile]
+
+JXL_PLUGIN = "pillow-jxl-plugin (GPL-3.0-or-later)"
+"""What reads and writes JPEG XL."""
 
 _HEIF_BRANDS = re.compile(rb"heic|heix|heim|heis|hevc|hevx|mif1|msf1")
 
@@ -99,14 +103,23 @@ FORMATS: tuple[Format, ...] = (
         bits_at=re.compile(rb"hvcC.{17}[\xf9-\xff]", re.DOTALL),
     ),
     Format(
-        "jpegxl",
+        "jxl",
         lambda data: data.startswith((jxl.CODESTREAM, jxl.CONTAINER)),
         module="pillow_jxl.JpegXLImagePlugin",
         attribute="JXLImageFile",
-        install="pillow-jxl-plugin (GPL-3.0-or-later)",  # so it is no dependency of ours, not even an optional one
+        install=JXL_PLUGIN,  # so it is no dependency of ours, not even an optional one
     ),
 )
 """What we read, in the order in which a file's first bytes are compared."""
+
+
+def load_plugins() -> None:
+    """Import every plugin that is installed: for a process that will open no more files of its own. One that does not
+    import is left out, and says why at its first picture.
+    """
+    for one in FORMATS:
+        with contextlib.suppress(Exception):
+            one.open_with()
 
 
 def format_of(data: bytes) -> Format | None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from inpaint_ops.errors import ImageError
+from inpaint_ops.images import jxl
+from inpaint_ops.images.avif_header import avif_size
 from inpaint_ops.images.png import SIGNATURE as PNG_SIGNATURE
 
-HeaderFormat = Literal["png", "jpeg", "webp", "tiff", "bmp"]
+HeaderFormat = Literal["png", "jpeg", "webp", "tiff", "bmp", "avif", "jxl"]
 
 _MOST_SEGMENTS = 4096
 """Segments of a JPEG that are skipped on the way to its frame header; a colour profile of 16 MB takes 256."""
@@ -37,7 +39,7 @@ def read_file_header(file: BinaryIO) -> FileHeader:
     """The header of the image that begins at `file`'s start; leaves the position anywhere.
 
     Reads a few kilobytes at most, whatever the file says of itself. Raises ImageError where it is no PNG, JPEG, WebP,
-    TIFF or BMP, or its header is cut off or makes no sense.
+    TIFF, BMP, JPEG XL or AVIF of one picture, or its header is cut off or makes no sense.
     """
     file.seek(0)
     start = file.read(64)
@@ -52,8 +54,13 @@ def read_file_header(file: BinaryIO) -> FileHeader:
             found = _tiff(file, start)
         elif start.startswith(b"BM"):
             found = _bmp(start)
+        elif start[4:12] == b"ftypavif":
+            found = FileHeader("avif", *avif_size(file))
+        elif start.startswith((jxl.CODESTREAM, jxl.CONTAINER)):
+            header = jxl.read_header(file)
+            found = FileHeader("jxl", header.width, header.height)
         else:
-            raise ImageError(f"is no PNG, JPEG, WebP, TIFF or BMP file: it begins with {start[:12]!r}")
+            raise ImageError(f"is no PNG, JPEG, WebP, TIFF, BMP, AVIF or JPEG XL file: it begins with {start[:12]!r}")
     except (struct.error, IndexError) as error:
         raise ImageError("has a header that is cut off") from error
     if found.width < 1 or found.height < 1:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO
 
 from inpaint_ops.errors import ImageError
 
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _HEADER_BYTES = 64
 """More than what is read here can take."""
+_MOST_BOXES = 4096
+"""Boxes of a container that are looked at."""
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
@@ -46,9 +50,9 @@ class _Bits:
         return offset + self.take(count)
 
 
-def read_header(data: bytes) -> Header:
-    """The image header. Raises ImageError where there is none, or it is cut off."""
-    bits = _Bits(_codestream_start(data))
+def read_header(data: bytes | BinaryIO) -> Header:
+    """The image header of a file, of which little is read. Raises ImageError where there is none, or it is cut off."""
+    bits = _Bits(_codestream_start(BytesIO(data) if isinstance(data, bytes) else data))
     width, height = _size(bits)
     if bits.take(1):  # all of the metadata has its default
         return Header(width, height, 8, False)
@@ -95,26 +99,57 @@ def _animation(bits: _Bits) -> None:
     bits.take(1)
 
 
-def _codestream_start(data: bytes) -> bytes:
+def read_xmp(data: bytes) -> bytes | None:
+    """The XMP of a file in a container, which the plugin does not give; None where it has none, or a packed one."""
+    file = BytesIO(data)
+    try:
+        for kind, begin, end in _boxes(file):
+            if kind == b"xml ":
+                return data[begin:end]
+    except ImageError:
+        pass  # whether the file is sound is for its decoder to say
+    return None
+
+
+def _codestream_start(file: BinaryIO) -> bytes:
     """The beginning of the codestream, behind its signature."""
-    start = data[:_HEADER_BYTES] if data.startswith(CODESTREAM) else b"".join(_pieces(data))[:_HEADER_BYTES]
+    file.seek(0)
+    start = file.read(_HEADER_BYTES)
+    if not start.startswith(CODESTREAM):
+        start = b"".join(_pieces(file))[:_HEADER_BYTES]
     if not start.startswith(CODESTREAM):
         raise ImageError("has no JPEG XL codestream")
     return start[2:]
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
     """The beginning of each box of the codestream, until there is enough."""
-    at, seen = 0, 0
-    while at + 8 <= len(data) and seen < _HEADER_BYTES:
-        length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
-        if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        end = len(data) if length == 0 else at + length
-        if end < at + head:
-            raise ImageError("has a box of no size")
+    seen = 0
+    for kind, begin, end in _boxes(file):
         if kind in (b"jxlc", b"jxlp"):
-            piece = data[at + head + (4 if kind == b"jxlp" else 0) : min(end, at + head + 4 + _HEADER_BYTES)]
+            begin += 4 if kind == b"jxlp" else 0
+            file.seek(begin)
+            piece = file.read(max(0, min(end - begin, _HEADER_BYTES)))
             seen += len(piece)
             yield piece
+        if seen >= _HEADER_BYTES:
+            return
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """The kind of each box of a container, and where its content begins and ends."""
+    at, size = 0, file.seek(0, 2)
+    for _ in range(_MOST_BOXES):
+        if at + 8 > size:
+            return
+        file.seek(at)
+        start = file.read(16)
+        length, kind, head = int.from_bytes(start[:4], "big"), start[4:8], 8
+        if length == 1:
+            length, head = int.from_bytes(start[8:16], "big"), 16
+        end = size if length == 0 else at + length
+        if end < at + head:
+            raise ImageError("has a box of no size")
+        yield kind, at + head, min(end, size)
         at = end
+    raise ImageError(f"has more than {_MOST_BOXES} boxes")

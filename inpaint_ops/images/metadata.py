@@ -135,8 +135,8 @@ def lost(metadata: Metadata, format: str) -> tuple[str, ...]:  # noqa: A002
     if metadata.colour and format != "png":
         names = ", ".join(kind.decode() for kind, _ in metadata.colour)
         conversions.append(f"the PNG's colour chunks ({names}) were dropped: {format} cannot store them")
-    if metadata.resolution and format == "webp":
-        conversions.append(f"the resolution ({metadata.resolution[0]:.0f} dpi) was dropped: webp cannot store it")
+    if metadata.resolution and format in ("webp", "avif", "jxl"):
+        conversions.append(f"the resolution ({metadata.resolution[0]:.0f} dpi) was dropped: {format} cannot store it")
     if metadata.aspect and format != "png":
         conversions.append(f"the pixels' aspect was dropped: {format} cannot store it")
     if metadata.texts and format != "png":
@@ -169,7 +169,7 @@ def png_chunks(metadata: Metadata, *, has_icc: bool) -> list[tuple[bytes, bytes]
 
 
 def save_options(metadata: Metadata, format: str) -> dict[str, Any]:  # noqa: A002
-    """What Pillow's `save` is given for a jpeg, webp or 8-bit tiff."""
+    """What Pillow's `save` is given for a jpeg, webp, avif, jxl or 8-bit tiff."""
     options: dict[str, Any] = {}
     fits = [block if block and (format != "jpeg" or len(block) <= MAX_SEGMENT) else None
             for block in (metadata.exif, metadata.xmp)]  # fmt: skip

@@ -60,7 +60,7 @@ def marked(
         metadata: what the source brought.
         making: how the picture was made.
         policy: `full`; `mark`, which leaves out prompt, seed and all other parameters; `off`.
-        format: png, webp, tiff or jpeg.
+        format: what the image is written as.
     """
     if policy == "off":
         return metadata, ()

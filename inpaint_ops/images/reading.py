@@ -64,7 +64,7 @@ class Source:
         rgb: (H, W, 3) uint8, read-only: what the model sees. Transparent pixels lie on white; 16 bits are scaled to 8.
         icc: the embedded ICC profile.
         format: the container that it came in: png, jpeg, webp, tiff, bmp, gif, jpeg2000, avif, heif
-            or jpegxl.
+            or jxl.
         conversions: one sentence for each thing that was converted or dropped on the way in.
         metadata: what goes on to the output besides the pixels.
     """
@@ -136,7 +136,7 @@ def opened(
                 check(data)
             if found.name == "tiff":
                 tiff.check_kind(data)
-            if found.name == "jpegxl":  # which its plugin decodes as soon as it opens it
+            if found.name == "jxl":  # which its plugin decodes as soon as it opens it
                 header = jxl.read_header(data)
                 _check_size((header.width, header.height), max_pixels)
                 _check_frames(header.is_animated, frames)
@@ -176,7 +176,7 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
     if found.name == "jpeg":
         jpeg.check_complete(data, colours=len(image.getbands()))
     conversions: list[str] = []
-    header = jxl.read_header(data) if found.name == "jpegxl" else None
+    header = jxl.read_header(data) if found.name == "jxl" else None
     if getattr(image, "is_animated", False) or (header is not None and header.is_animated):
         conversions.append("only the first of several frames or pages was used (INPAINT_FRAMES=first)")
     icc: bytes | None = image.info.get("icc_profile") or None
@@ -208,6 +208,8 @@ def _read(image: ImageFile.ImageFile, data: bytes, found: Format, max_pixels: in
         conversions.append("pictures embedded behind the first (MPO: depth, gain map, stereo) are not kept")
     metadata = NOTHING
     if policy is not None:
+        if header is not None and "xmp" not in image.info and (xmp := jxl.read_xmp(data)):
+            image.info["xmp"] = xmp
         size = array.shape[1], array.shape[0]
         metadata = read_metadata(
             image, data, policy=policy, orientation=orientation, size=size, conversions=conversions

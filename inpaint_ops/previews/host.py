@@ -20,6 +20,7 @@ from PIL import Image
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images.difference import difference
+from inpaint_ops.images.formats import load_plugins
 from inpaint_ops.images.preview import mask_layer, mask_overlay, preview, upright_size
 from inpaint_ops.images.tiles import Block, mask_tiles, picture_tiles
 from inpaint_ops.machine import limited_process
@@ -112,6 +113,7 @@ def main() -> None:
     Image.preinit()  # the child can open no module
     cv2.setNumThreads(1)
     limited_process.yield_to_others()
+    load_plugins()  # a child, once it is locked in, opens no file of ours either
     limited_process.withdraw()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _serve(sys.stdin.buffer, sys.stdout.buffer)

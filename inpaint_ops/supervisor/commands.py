@@ -45,6 +45,8 @@ def job_command(
         jpeg_quality=settings.jpeg_quality,
         jpeg_chroma=settings.jpeg_chroma,
         jpeg_progressive=settings.jpeg_progressive,
+        avif_quality=settings.avif_quality,
+        avif_chroma=settings.avif_chroma,
         thumbnails=settings.thumbnails == "on",
         metadata=settings.metadata,
         provenance=settings.provenance,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from inpaint_ops import __version__
 from inpaint_ops.config import Provenance
@@ -46,10 +47,6 @@ def signed(
         regular(expected.folder, "image") as source,
         tempfile.TemporaryFile(dir=expected.folder.parent) as out,
     ):
-        try:
-            kind = read_file_header(source).format
-        except ImageError as error:
-            raise SigningError(f"the image could not be signed (C2PA): its source {error}") from error
         is_named = how == "full"
         claim = Claim(
             tool="inpaint-ops",
@@ -57,7 +54,7 @@ def signed(
             title=f"{name}{image.extension}" if is_named else "image",
             media_type=image.media_type,
             source_title=PurePosixPath(row.image).name if is_named else "source",
-            source_media_type=f"image/{kind}",
+            source_media_type=_media_type(source),
             box=area.box if area else None,
             share=area.share if area else None,
         )
@@ -76,3 +73,11 @@ def signed(
             replace(image, path=Path(f"/proc/self/fd/{out.fileno()}"), bytes=size, sha256=digest.hexdigest()),
             made,
         )
+
+
+def _media_type(source: BinaryIO) -> str:
+    """What the source is, by its header. Of other formats nothing is looked up: they are named by their hash alone."""
+    try:
+        return f"image/{read_file_header(source).format}"
+    except ImageError:
+        return "application/octet-stream"

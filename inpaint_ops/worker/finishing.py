@@ -19,3 +19,8 @@ def join_options(item: Item, alpha: images.Alpha) -> images.JoinOptions:
 def jpeg_options(job: Job) -> images.JpegOptions:
     """How the job's JPEGs are written."""
     return images.JpegOptions(job.jpeg_quality, job.jpeg_chroma, job.jpeg_progressive)
+
+
+def avif_options(job: Job) -> images.AvifOptions:
+    """How the job's AVIFs are written."""
+    return images.AvifOptions(job.avif_quality, job.avif_chroma)

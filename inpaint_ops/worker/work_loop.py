@@ -21,7 +21,7 @@ from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import InpaintOpsError, UnchangedError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of, unit_name
 from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
-from inpaint_ops.worker.finishing import feather_when_read, jpeg_options
+from inpaint_ops.worker.finishing import avif_options, feather_when_read, jpeg_options
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
@@ -228,6 +228,8 @@ class WorkLoop:
             limit = self._job.max_pixels
             data = Path(item.image).read_bytes()
             source = images.decode_source(data, max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames)
+            images.check_writable(item.format)
+            images.check_profile(source.icc, item.format)
             images.check_output_size(source.size, item.format)
             mask = images.read_mask(
                 Path(item.mask).read_bytes(),
@@ -312,6 +314,7 @@ class WorkLoop:
                 metadata=metadata,
                 effort=self._job.png,
                 jpeg=row.jpeg,
+                avif=avif_options(self._job),
             )
             write_patiently(Path(item.output), data)
             sizes, problem = self._write_thumbnails(row, pixels)
@@ -335,7 +338,7 @@ class WorkLoop:
                     + result.notes
                     + joined.notes
                     + images.alpha_conversions(row.source.pixels, pixels)
-                    + images.output_conversions(row.source, item.format, row.jpeg)
+                    + images.output_conversions(row.source, item.format, row.jpeg, avif_options(self._job))
                     + marks
                 ),
                 change=change,

@@ -275,7 +275,7 @@ def source(data: bytes) -> None:
         _check_kept(decoded.pixels, decoded.icc, decoded.metadata)
         for policy in get_args(Policy):
             held = decode_source(raw, max_pixels=MAX_PIXELS, metadata=policy)
-            for written in ("webp", "tiff", "jpeg"):
+            for written in ("webp", "tiff", "jpeg", "avif"):
                 encode(held.pixels, format=written, icc=held.icc, metadata=held.metadata)
 
 

@@ -133,6 +133,14 @@ def test_where_the_name_and_the_file_differ_it_is_said(kind: str, format: Any) -
     assert notes[0].endswith(f"{format} was written")
 
 
+def test_an_avif_is_written_as_avif_by_the_jobs_own_quality_which_is_said() -> None:
+    sink = BytesIO()
+    Image.fromarray(smooth(16, 16)).save(sink, "AVIF")
+    source = decode_source(sink.getvalue(), max_pixels=10**7)
+    options, (note,) = options_like(sink.getvalue(), source, "avif", JOB)
+    assert options == JOB and "an AVIF does not name its quality" in note
+
+
 @pytest.mark.parametrize(("kind", "format"), [("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tiff")])
 def test_other_formats_are_lossless_and_need_nothing(kind: str, format: Any) -> None:  # noqa: A002
     sink = BytesIO()
@@ -145,6 +153,7 @@ def test_other_formats_are_lossless_and_need_nothing(kind: str, format: Any) -> 
     ("name", "format"),
     [
         ("a.png", "png"), ("a.JPG", "jpeg"), ("a.jpeg", "jpeg"), ("x/a.b.jfif", "jpeg"), ("a.webp", "webp"),
+        ("a.AVIF", "avif"), ("a.avifs", "png"), ("a.jxl", "jxl"),
         ("a.TIF", "tiff"), ("a.tiff", "tiff"), ("a.heic", "png"), ("a", "png"), ("jpg", "png"), (".jpg", "png"),
         ("a.jpg/", "png"), ("", "png"),
     ],

@@ -181,7 +181,7 @@ def jxl_of(image: Image.Image, **options: Any) -> bytes:
 def test_jpeg_xl_is_read_with_the_extra(tmp_path: Path) -> None:
     data = jxl_of(Image.fromarray(PIXELS))
     source = decode(data)
-    assert source.format == "jpegxl" and np.array_equal(source.pixels, PIXELS) and source.conversions == ()
+    assert source.format == "jxl" and np.array_equal(source.pixels, PIXELS) and source.conversions == ()
     deep = Image.fromarray(np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12)
     assert np.array_equal(decode(jxl_of(deep)).pixels, np.asarray(deep))
     (tmp_path / "a.jpg").write_bytes(file_of(photo(), "JPEG"))
@@ -216,6 +216,18 @@ def bits_of(*fields: str | tuple[int, int, int]) -> bytes:
         else:
             text += field
     return int(text[::-1], 2).to_bytes(-(-len(text) // 8), "little")
+
+
+def test_the_xmp_of_a_jpeg_xl_is_read_and_many_boxes_end_in_one_error() -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
+    data = jxl_of(Image.fromarray(PIXELS), xmp=packet)
+    assert decode(data, metadata="keep").metadata.xmp == packet and jxl.read_xmp(data) == packet
+    assert decode(data, metadata="strip").metadata.xmp is None
+    assert jxl.read_xmp(jxl_of(Image.fromarray(PIXELS))) is None
+    free = (8).to_bytes(4, "big") + b"free"
+    for read in (jxl.read_header, lambda body: jxl.read_xmp(body) or jxl.read_header(body)):
+        with pytest.raises(ImageError, match="more than 4096 boxes"):
+            read(jxl.CONTAINER + free * 5000 + data[12:])
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -70,6 +70,24 @@ def test_a_rows_record_becomes_the_job(channel: str, threshold: int, invert: boo
     assert (known, job.threshold, job.invert) == (channel if " " not in channel else "auto", threshold, invert)
 
 
+@pytest.mark.parametrize(("kind", "module"), [("AVIF", "PIL"), ("HEIF", "pillow_heif"), ("JXL", "pillow_jxl")])
+def test_the_locked_process_shows_the_formats_of_plugins(kind: str, module: str) -> None:
+    """It opens no file: what reads a picture has to be there before."""
+    plugin = pytest.importorskip(module)
+    sink, red_one = BytesIO(), Image.new("RGB", (64, 48), (200, 30, 30))
+    if kind == "HEIF":
+        plugin.from_pillow(red_one).save(sink)
+    else:
+        red_one.save(sink, kind)
+    with (
+        Helper() as helper,
+        Image.open(BytesIO(helper.make(Job("picture", 32, 10**6), [Whole(sink.getvalue())]).data)) as image,
+    ):
+        assert image.size == (32, 24)
+        red, green, _ = image.convert("RGB").getpixel((16, 12))  # type: ignore[misc]
+    assert red > 170 and green < 60
+
+
 def test_the_locked_process_makes_it_and_lays_it_over_the_source() -> None:
     shape = np.zeros((40, 80), bool)
     shape[8:30, 6:30] = True

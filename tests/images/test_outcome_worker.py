@@ -18,7 +18,7 @@ from inpaint_ops.protocol import Done, End, Failed, Item
 from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.variants import Unit
-from inpaint_ops.worker.finishing import jpeg_options
+from inpaint_ops.worker.finishing import avif_options, jpeg_options
 from tests.support.worker_talk import Talk, job, picture, pixels, start
 
 __all__ = ["start"]
@@ -94,6 +94,7 @@ def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
     settings = load_settings(
         alpha="keep", unchanged_threshold=0.5, mask_resize="nearest",
         jpeg_quality=80, jpeg_chroma="420", jpeg_progressive=True,
+        avif_quality=70, avif_chroma="422",
     )  # fmt: skip
     options = job_options(settings)
     row = AcceptedRow(
@@ -102,6 +103,7 @@ def test_settings_and_fields_reach_the_worker(tmp_path: Path) -> None:
     state = RowFiles(Unit(planned(row, options)), tmp_path)
     sent = job_command(options, settings, [state], tmp_path)
     assert (sent.jpeg_quality, sent.jpeg_chroma, sent.jpeg_progressive) == (80, "420", True)
+    assert avif_options(sent) == images.AvifOptions(70, "422")
     assert jpeg_options(sent) == images.JpegOptions(80, "420", True)
     assert (sent.alpha, sent.unchanged_threshold, sent.mask_resize) == ("keep", 0.5, "nearest")
     item = item_command(state)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from functools import cache
 from io import BytesIO
@@ -10,15 +11,20 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, features
 
 from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import (
     LOSSLESS,
     MEDIA_TYPES,
+    AvifOptions,
     Format,
     JpegOptions,
+    check_output_size,
+    check_writable,
     composite,
     encode,
     output_conversions,
@@ -26,6 +32,8 @@ from inpaint_ops.images import (
     thumbnail,
     to_working,
 )
+from inpaint_ops.images.header import FileHeader, read_file_header
+from inpaint_ops.images.profiles import says_srgb
 from tests.support.pictures import (
     H,
     W,
@@ -42,8 +50,7 @@ from tests.support.pictures import (
     tiff,
     weights,
 )
-
-FORMATS: tuple[Format, ...] = ("png", "webp", "tiff", "jpeg")
+from tests.support.written import EACH_FORMAT, FORMATS, HAS_JXL
 
 
 @cache
@@ -76,9 +83,13 @@ def kinds_of_source() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", kinds_of_source())
-@pytest.mark.parametrize("format", sorted(LOSSLESS))
+@pytest.mark.parametrize("format", [one for one in EACH_FORMAT if one not in ("jpeg", "avif")])
 def test_unmasked_pixels_are_the_sources_own(kind: str, format: Format) -> None:
     source = decode(kinds_of_source()[kind])
+    if format == "jxl" and kind == "icc-gray":
+        with pytest.raises(ImageError, match="colour profile is not sRGB"):
+            encode(source.pixels, format=format, icc=source.icc)
+        return
     drawn = mask_array(90, 120, (36, 24, 66, 60))
     mask = weights(file_of(drawn), source.size, dilate=3, blur=4)
     for crop in ("none", "auto", 8):
@@ -94,22 +105,27 @@ def test_unmasked_pixels_are_the_sources_own(kind: str, format: Format) -> None:
         assert np.array_equal(back.pixels, as_held_by(format, pixels))
         assert not np.array_equal(back.pixels, expected), "something was painted"
         gray_profile_in_colour = kind == "icc-gray" and format == "webp"
-        assert back.icc == (None if gray_profile_in_colour else source.icc)
-    same = np.array_equal(expected, source.pixels) and back.icc == source.icc
+        if format == "jxl":
+            assert back.icc is not None and says_srgb(back.icc), "every reader is told the same"
+        else:
+            assert back.icc == (None if gray_profile_in_colour else source.icc)
+    same = np.array_equal(expected, source.pixels) and (
+        source.icc is None if format == "jxl" else back.icc == source.icc
+    )
     assert (output_conversions(source, format) == ()) == same, "what a format loses is said"
 
 
 def as_held_by(format: Format, pixels: np.ndarray) -> np.ndarray:
     """What a lossless format makes of pixels that it cannot hold: its documented, only changes."""
     gray = pixels.ndim == 2 or pixels.shape[2] == 2
-    if format == "webp" and pixels.dtype == np.uint16:
+    if format in ("webp", "jxl") and pixels.dtype == np.uint16:
         pixels = np.rint(pixels / 257).astype(np.uint8)
     if gray and (format == "webp" or (format == "tiff" and pixels.dtype == np.uint16 and pixels.ndim == 3)):
         return np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., [0, 0, 0, 1]]
     return pixels
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [one for one in FORMATS if one != "jxl"])
 def test_profiles_are_kept(format: Format) -> None:
     for channels, dtype in ((1, np.uint8), (3, np.uint8), (4, np.uint8), (3, np.uint16), (4, np.uint16)):
         data = encode(noise(H, W, channels, dtype=dtype), format=format, icc=icc())
@@ -144,7 +160,7 @@ def test_a_picture_too_large_for_a_format_is_refused() -> None:
 def test_colours_under_transparent_pixels_survive() -> None:
     pixels = noise(H, W, 4)
     pixels[..., 3] = 0
-    for format in LOSSLESS:
+    for format in (one for one in LOSSLESS if one != "jxl" or HAS_JXL):
         assert np.array_equal(decode(encode(pixels, format=format, icc=None)).pixels, pixels)
 
 
@@ -199,6 +215,7 @@ def test_thumbnails_are_small_jpegs() -> None:
 
 def test_every_format_has_an_extension_and_a_media_type() -> None:
     assert set(EXTENSIONS) == set(MEDIA_TYPES) == set(FORMATS)
+    assert {"jpeg", "avif"} == set(FORMATS) - LOSSLESS
 
 
 def test_jpegs_are_written_as_the_options_say() -> None:
@@ -220,6 +237,113 @@ def test_jpegs_are_written_as_the_options_say() -> None:
     assert len(set(sizes.values())) == 3 and max(sizes, key=lambda one: sizes[one]) == JpegOptions()
     assert encode(pixels, format="jpeg", icc=None) == encode(pixels, format="jpeg", icc=None, jpeg=JpegOptions())
     assert encode(pixels, format="png", icc=None, jpeg=JpegOptions(quality=1)) == encode(pixels, format="png", icc=None)
+
+
+def test_what_avif_loses_is_said() -> None:
+    source = decode(png(noise(H, W, 2, dtype=np.uint16), bits=16))
+    sentences = " ".join(output_conversions(source, "avif"))
+    assert "16 bits per channel became 8" in sentences and "gray with alpha became RGBA" in sentences
+    assert "avif is lossy (quality 90)" in sentences
+    assert output_conversions(decode(file_of(smooth(H, W))), "avif", avif=AvifOptions(7, "420")) == (
+        "avif is lossy (quality 7, colour at 4:2:0): unmasked pixels are close to the source's, not equal",
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_avif_comes_back_close_by_two_readers(channels: int, dtype: type) -> None:
+    pixels = np.dstack([cv2.GaussianBlur(noise(H, W, seed=channels), (0, 0), 3)] * 2)[..., :channels]
+    pixels = (pixels.astype(dtype) * (257 if dtype == np.uint16 else 1))[..., 0 if channels == 1 else slice(None)]
+    data = encode(np.ascontiguousarray(pixels), format="avif", icc=None)
+    eight = pixels if dtype == np.uint8 else (pixels // 257).astype(np.uint8)
+    expected = eight[..., [0, 0, 0, 1]] if channels == 2 else eight
+    back = decode(data)
+    assert (back.format, back.pixels.shape, back.pixels.dtype) == ("avif", expected.shape, np.uint8)
+    assert np.abs(back.pixels.astype(int) - expected).max() <= 12
+    other = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    order = {1: ..., 2: [2, 1, 0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    assert np.abs((other if channels == 1 else other[..., order]).astype(int) - expected).max() <= 12
+
+
+def test_avifs_are_written_as_the_options_say_and_alike_every_time() -> None:
+    pixels = cv2.GaussianBlur(noise(128, 160), (0, 0), 2)
+    sizes = []
+    for options, subsampling in (
+        (AvifOptions(), b"\x00"),
+        (AvifOptions(quality=50, chroma="422"), b"\x08"),
+        (AvifOptions(quality=50, chroma="420"), b"\x0c"),
+    ):
+        data = encode(pixels, format="avif", icc=None, avif=options)
+        at = data.index(b"av1C") + 6  # AV1-ISOBMFF: bits 3 and 2 of this byte say how colour is kept
+        assert data[at] & 0x0C == subsampling[0]
+        assert encode(pixels, format="avif", icc=None, avif=options) == data
+        sizes.append(len(data))
+    assert sizes == sorted(sizes, reverse=True)
+    gray = encode(noise(40, 40, 1), format="avif", icc=None, avif=AvifOptions(chroma="420"))
+    assert decode(gray).pixels.shape == (40, 40)
+
+
+def test_an_avif_depends_on_no_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = cv2.GaussianBlur(noise(700, 900), (0, 0), 2)
+    first = encode(pixels, format="avif", icc=None)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    assert encode(pixels, format="avif", icc=None) == first
+
+
+def test_an_avif_that_no_reader_would_take_is_refused() -> None:
+    check_output_size((32_768, 10), "avif")
+    with pytest.raises(ImageError, match="32769x10 and avif ends at 32768 pixels per side: choose png or tiff"):
+        check_output_size((32_769, 10), "avif")
+    with pytest.raises(ImageError, match="20000x20000 and avif ends at 268,435,456 pixels: choose png or tiff"):
+        check_output_size((20_000, 20_000), "avif")
+
+
+def test_a_pillow_without_avif_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable("avif")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ImageError, match=r"format: avif: the Pillow .* writes no AVIF: install Pillow 11.3 or later"):
+        encode(noise(8, 8), format="avif", icc=None)
+    check_writable("png")
+
+
+def test_the_gray_profile_of_gray_with_alpha_is_dropped_from_an_avif() -> None:
+    source = decode(file_of(noise(H, W, 2), icc_profile=icc("gray")))
+    assert "the gray ICC profile was dropped, since gray became RGB" in output_conversions(source, "avif")
+    assert decode(encode(source.pixels, format="avif", icc=source.icc)).icc is None
+    plain = decode(file_of(noise(H, W, 1), icc_profile=icc("gray")))
+    assert decode(encode(plain.pixels, format="avif", icc=plain.icc)).icc == plain.icc
+
+
+def test_what_colours_mean_is_kept_in_jpeg_xl_or_the_row_fails() -> None:
+    """The plugin writes no profile: what is not sRGB would look otherwise."""
+    pytest.importorskip("pillow_jxl")
+    source = decode(file_of(noise(H, W), icc_profile=icc()))
+    assert output_conversions(source, "jxl") == ("the ICC profile, which says sRGB, was left out: jxl says so itself",)
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for other in (wide, b"no profile", icc()[:200]):
+        with pytest.raises(ImageError, match=r"colour profile is not sRGB.*choose png, tiff or webp, or convert"):
+            encode(noise(H, W), format="jxl", icc=other)
+    again = decode(encode(source.pixels, format="jxl", icc=source.icc))
+    assert again.icc and np.array_equal(decode(encode(again.pixels, format="jxl", icc=again.icc)).pixels, source.pixels)
+    gray = decode(encode(noise(H, W, 1, dtype=np.uint16), format="jxl", icc=None))
+    assert gray.icc and says_srgb(gray.icc), "not linear light"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_every_pixel_of_a_jpeg_xl_comes_back(width: int, height: int, channels: int, seed: int) -> None:
+    pytest.importorskip("pillow_jxl")
+    pixels = noise(height, width, channels, seed=seed)
+    data = encode(pixels, format="jxl", icc=None)
+    assert np.array_equal(decode(data).pixels, pixels) and encode(pixels, format="jxl", icc=None) == data
+    assert read_file_header(BytesIO(data)) == FileHeader("jxl", width, height)
+
+
+def test_without_the_plugin_jpeg_xl_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"format: jxl: .*install pillow-jxl-plugin \(GPL-3.0-or-later\) there"):
+        check_writable("jxl")
+    check_writable("png")
 
 
 def test_a_jpeg_of_gray_has_no_colour_to_reduce() -> None:

@@ -92,7 +92,7 @@ _WRITTEN = st.fixed_dictionaries(
         "variants": st.integers(1, 16),
         "side_products": st.lists(st.sampled_from(["patch", "mask", "preview"]), min_size=1).map(",".join),
         "fill": st.sampled_from(["original", "noise", "mean", "telea", "lama"]),
-        "format": st.sampled_from(["png", "webp", "tiff", "jpeg", "source"]),
+        "format": st.sampled_from(["png", "webp", "tiff", "jpeg", "avif", "jxl", "source"]),
         "extra": st.dictionaries(_WORDS, st.integers(-9, 9) | _WORDS, min_size=1, max_size=3),
     },
 )

@@ -16,7 +16,9 @@ from inpaint_ops.variants import Unit
 from tests.support.manifests import read
 
 
-@pytest.mark.parametrize(("name", "format"), [("a.jpg", "jpeg"), ("b.TIFF", "tiff"), ("c.heic", "png")])
+@pytest.mark.parametrize(
+    ("name", "format"), [("a.jpg", "jpeg"), ("b.TIFF", "tiff"), ("c.heic", "png"), ("d.avif", "avif"), ("e.jxl", "jxl")]
+)
 def test_the_worker_and_the_store_are_told_the_same_format(name: str, format: str) -> None:  # noqa: A002
     rows = [{"image": name, "mask": "m.png", "prompt": "x", "format": "source"}]
     [row] = read(rows).accepted
@@ -27,7 +29,7 @@ def test_the_worker_and_the_store_are_told_the_same_format(name: str, format: st
     assert expected_output(files, Settings(), 0).format == format
     assert settled.as_manifest_row()["format"] == "source", "a failed row asks for it again"
     assert PlannedRow.model_validate(settled.as_shard_line()).output_format == format
-    ending = {"jpeg": ".jpg", "tiff": ".tiff", "png": ".png"}[format]
+    ending = {"jpeg": ".jpg", "tiff": ".tiff", "png": ".png", "avif": ".avif", "jxl": ".jxl"}[format]
     names = OutputNames("{stem}-{ext}.{ext}", parse("s3://bucket/photos/"))
     assert names.name(row).endswith(ending[1:])
 

@@ -69,6 +69,19 @@ def test_with_fewer_marks_the_manifest_names_no_file(tmp_path: Path) -> None:
     assert manifest is not None and (manifest["title"], manifest["ingredients"][0]["title"]) == ("image", "source")
 
 
+@pytest.mark.parametrize("kind", ["GIF", "AVIF"])
+def test_a_source_of_any_format_is_named_by_its_hash(tmp_path: Path, kind: str) -> None:
+    bench = bench_of(tmp_path, ["ok"])
+    path = tmp_path / "in" / "0.png"
+    Image.new("RGB", (2, 1), (9, 9, 9)).save(path, kind)
+    assert bench.shard_run().run().done == 1
+    record = bench.records()[1]
+    assert record.output is not None
+    found = read_credentials(bench.workspace.storage.get(record.output.uri), "image/png")
+    assert found is not None and found["state"] == "Valid"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in found["ingredients"]
+
+
 def test_a_certificate_that_will_not_do_stops_the_attempt_before_a_worker_starts(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, ["ok"])
     certified(begins=-9, ends=-1).write(tmp_path / "certificate")

@@ -24,7 +24,8 @@ export const startComparing = ({ api, frame, image, tile, untile }) => {
     const parts = [`${number(changed)} pixels changed (${share(changed, record.output.width * record.output.height)}), by up to ${highest} of 255 levels.`];
     if (outside === null) parts.push("Where it was painted is not recorded.");
     else parts.push(outside ? `${number(outside)} of them lie outside of the painted part and are shown red.` : "None of them lies outside of the painted part.");
-    if (outside && record.output.format === "jpeg") parts.push("A JPEG changes pixels everywhere.");
+    const lossy = { jpeg: "A JPEG", avif: "An AVIF" }[record.output.format];
+    if (outside && lossy) parts.push(`${lossy} changes pixels everywhere.`);
     return parts.join(" ");
   };
   const reason = async (reply) => {

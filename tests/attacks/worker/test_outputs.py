@@ -16,6 +16,7 @@ from inpaint_ops.supervisor.received import Expected, receive, source_size
 from tests.attacks.worker.bench import SECRET, Attacked
 from tests.attacks.worker.hostile import FILES, LIES, png
 from tests.support.pictures import noise
+from tests.support.written import EACH_FORMAT
 
 REFUSED = {
     "missing": "it is not there",
@@ -124,7 +125,7 @@ def test_the_copy_is_out_of_the_workers_reach(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["output", "row"], "it has no name"
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("kind", EACH_FORMAT)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("bits", [np.uint8, np.uint16])
 def test_every_picture_that_we_write_passes(tmp_path: Path, kind: Format, channels: int, bits: type) -> None:
@@ -139,7 +140,7 @@ def test_every_picture_that_we_write_passes(tmp_path: Path, kind: Format, channe
 
 
 @pytest.mark.parametrize("cut", range(0, 64, 3))
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("kind", EACH_FORMAT)
 def test_a_header_that_is_cut_off_is_one_error(tmp_path: Path, kind: Format, cut: int) -> None:
     """The attack: a file that ends amid its header."""
     path = tmp_path / "output"
