@@ -1,9 +1,10 @@
-"""How the fields of a row and of its job become what its picture is finished by."""
+"""How the fields of a row and of its job become what its picture is finished by, and what it says of its making."""
 
 from __future__ import annotations
 
-from inpaint_ops import images
+from inpaint_ops import __version__, images
 from inpaint_ops.protocol import Item, Job
+from inpaint_ops.records import ModelIdentity
 
 
 def feather_when_read(item: Item) -> float:
@@ -24,3 +25,36 @@ def jpeg_options(job: Job) -> images.JpegOptions:
 def avif_options(job: Job) -> images.AvifOptions:
     """How the job's AVIFs are written."""
     return images.AvifOptions(job.avif_quality, job.avif_chroma)
+
+
+def making(item: Item, model: ModelIdentity, size: tuple[int, int], steps: int, scheduler: str) -> images.Making:
+    """What the row's picture says of its making: painted at `size` (width, height) in so many steps."""
+    return images.Making(
+        tool=f"inpaint-ops {__version__}",
+        model=_model_and_loras(model, item),
+        digest=model.digest,
+        prompt=_both(item.prompt, item.prompt_2),
+        negative_prompt=_both(item.negative_prompt or "", item.negative_prompt_2) or None,
+        seed=item.seed,
+        steps=steps,
+        guidance_scale=item.guidance_scale,
+        strength=item.strength,
+        scheduler=scheduler,
+        size=size,
+    )
+
+
+def loras_in_use(item: Item) -> tuple[tuple[str, float], ...]:
+    """What the row is painted with: of weight 0 is as if it were not there."""
+    return tuple(sorted((name, weight) for name, weight in item.loras.items() if weight))
+
+
+def _both(first: str, second: str | None) -> str:
+    """A text as an image's marks show it, with the second text encoder's where it has another."""
+    return first if second in (None, first) else f"{first} (second text encoder: {second})"
+
+
+def _model_and_loras(model: ModelIdentity, item: Item) -> str:
+    digests = {one.name: one.digest[:16] for one in model.loras}
+    name = f"{model.name}@{model.revision}" if model.revision else model.name
+    return name + "".join(f" + LoRA {one} {weight:g} ({digests.get(one, '')})" for one, weight in loras_in_use(item))

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from inpaint_ops import __version__, images
+from inpaint_ops import images
 from inpaint_ops.config import EXTENSIONS
 from inpaint_ops.errors import InpaintOpsError, UnchangedError
 from inpaint_ops.protocol import Begun, Bye, Command, Done, End, Failed, Flush, Item, Job, Warn, text_of, unit_name
-from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, ModelIdentity, Stage, Timings, now
-from inpaint_ops.worker.finishing import avif_options, feather_when_read, jpeg_options
+from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, Stage, Timings, now
+from inpaint_ops.worker.finishing import avif_options, feather_when_read, jpeg_options, loras_in_use, making
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
@@ -259,7 +259,9 @@ class WorkLoop:
                 seed = seed_of(item, number)
                 with self._profile.span("fill", row=item.row):
                     rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed, self._loaded.lama)
-                key = BatchKey(*placement.working, item.steps, item.guidance_scale, item.strength, chunks, _loras(item))
+                key = BatchKey(
+                    *placement.working, item.steps, item.guidance_scale, item.strength, chunks, loras_in_use(item)
+                )
                 return Part(placement, PaintItem(item.row, key, rgb, working, prompt, negative, seed)), unlike
 
             tiles = tiles_of(item, source, mask.weights, native, prepare)
@@ -303,9 +305,9 @@ class WorkLoop:
             images.check_changed(change, self._job.unchanged_threshold)
             measures = images.measure(pixels, joined.weights)
             composited = time.perf_counter()
-            making = self._making(row, result)
+            made_by = making(item, self._loaded.identity, row.parts[0].placement.working, result.steps, self._scheduler)
             metadata, marks = images.marked(
-                row.source.metadata, making, policy=self._job.provenance, format=item.format
+                row.source.metadata, made_by, policy=self._job.provenance, format=item.format
             )
             data = images.encode(
                 pixels,
@@ -318,7 +320,7 @@ class WorkLoop:
             )
             write_patiently(Path(item.output), data)
             sizes, problem = self._write_thumbnails(row, pixels)
-            kinds, missing = write_side_products(item, self._job, row.source, joined, making)
+            kinds, missing = write_side_products(item, self._job, row.source, joined, made_by)
             done = Done(
                 row=item.row,
                 output=item.output,
@@ -380,22 +382,6 @@ class WorkLoop:
             return tuple(sizes), f"{type(error).__name__}: {error}"
         return tuple(sizes), ""
 
-    def _making(self, row: _Decoded, result: PaintResult) -> images.Making:
-        item, model = row.item, self._loaded.identity
-        return images.Making(
-            tool=f"inpaint-ops {__version__}",
-            model=_model_and_loras(model, item),
-            digest=model.digest,
-            prompt=_both(item.prompt, item.prompt_2),
-            negative_prompt=_both(item.negative_prompt or "", item.negative_prompt_2) or None,
-            seed=item.seed,
-            steps=result.steps,
-            guidance_scale=item.guidance_scale,
-            strength=item.strength,
-            scheduler=self._scheduler,
-            size=row.parts[0].placement.working,
-        )
-
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
@@ -420,22 +406,6 @@ class WorkLoop:
 def _area(weights: np.ndarray) -> MaskArea:
     box, share = images.mask_area(weights)
     return MaskArea(box=box, share=share)
-
-
-def _both(first: str, second: str | None) -> str:
-    """A text as an image's marks show it, with the second text encoder's where it has another."""
-    return first if second in (None, first) else f"{first} (second text encoder: {second})"
-
-
-def _loras(item: Item) -> tuple[tuple[str, float], ...]:
-    """What the row is painted with: of weight 0 is as if it were not there."""
-    return tuple(sorted((name, weight) for name, weight in item.loras.items() if weight))
-
-
-def _model_and_loras(model: ModelIdentity, item: Item) -> str:
-    digests = {one.name: one.digest[:16] for one in model.loras}
-    name = f"{model.name}@{model.revision}" if model.revision else model.name
-    return name + "".join(f" + LoRA {one} {weight:g} ({digests.get(one, '')})" for one, weight in _loras(item))
 
 
 def _joined(first: Timings, second: Timings) -> Timings:
