@@ -29,7 +29,7 @@ from inpaint_ops.config import (
 from inpaint_ops.errors import ConfigError, InpaintOpsError, UnsafePathError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.machine.private_folder import read_bounded, trusted_folder
-from inpaint_ops.model.own_models import PICKLES
+from inpaint_ops.model.own_models import OWN_MODELS, PICKLES
 from inpaint_ops.planning import JobOptions, Plan, job_options
 from inpaint_ops.records import MAX_VARIANTS
 from inpaint_ops.runs import Workspace
@@ -217,7 +217,9 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
 
 
 def _is_here(model: str) -> bool:
-    """Whether it names a file or a folder, and nothing of the hub."""
+    """Whether it names a file or a folder, and no model of our own or of the hub."""
+    if model in OWN_MODELS:
+        return False  # a folder of that name is ./demo
     suffixes = (".safetensors", *PICKLES)
     return model.startswith(("./", "../", "~")) or model.lower().endswith(suffixes) or Path(model).is_dir()
 

@@ -40,5 +40,7 @@ def test_files_are_meant_from_the_folder_that_the_command_is_given_in(
     ]
     assert job_of(Settings(), chosen(model="models/sofa")).model == str(tmp_path / "models" / "sofa")
     assert job_of(Settings(), chosen(vae="~nobody-of-that-name/vae")).vae.endswith("~nobody-of-that-name/vae")  # type: ignore[union-attr]
+    (tmp_path / "demo").mkdir()
+    assert job_of(Settings(), chosen(model="./demo")).model == str(tmp_path / "demo")
     for hub in ("owner/model", "demo", "tiny-random"):
         assert job_of(Settings(), chosen(model=hub)).model == hub

@@ -142,6 +142,8 @@ def test_the_grid_is_one_stop_of_tab_and_arrow_keys_move_in_it(page: Page, serve
     expect(page.locator(".thumb")).to_have_count(48)
     page.get_by_label("Prompt or id").focus()
     page.keyboard.press("Tab")
+    expect(page.get_by_text("Saved views")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(thumb(page, 1)).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Next")).to_be_focused()

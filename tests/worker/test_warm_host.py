@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -233,10 +234,12 @@ def test_five_hundred_forks_leave_nothing_behind(tmp_path: Path) -> None:
 
         fork(5)
         wait_until(lambda: not process.children())
+        gc.collect()
         before, mine, memory = process.num_fds(), here(), process.memory_full_info().uss
         fork(FORKS)
         wait_until(lambda: not process.children())  # zombies count as children
-        wait_until(lambda: here() == mine)
+        # What tests before this one left in this process may go meanwhile: no more than before, then.
+        wait_until(lambda: all(now <= then for now, then in zip(here(), mine, strict=True)))
         assert process.num_fds() == before and process.num_threads() == 1
         assert process.memory_full_info().uss - memory < 4 * 2**20, "8 kB per fork would be a leak"
 
