@@ -162,20 +162,21 @@ class Profile:
         """Keep the longest operators of a batch, whose first one was begun no sooner than `began`."""
         host: list[_Operator] = []
         device: list[_Operator] = []
+        events = list(events)
+        first_ns = min((event.start_ns() for event in events), default=self._zero_ns)
+        # Its clock is the one of the day in today's torch; where it is another, the first operator says how far off.
+        first, begun = (first_ns - self._zero_ns) / 1e9, began - self._zero
+        base = first if abs(first - begun) < _SAME_CLOCK else begun
         for event in events:
             on_host = str(event.device_type()).endswith("CPU")
-            seconds, start = event.duration_ns() / 1e9, (event.start_ns() - self._zero_ns) / 1e9
+            start = base + (event.start_ns() - first_ns) / 1e9  # in whole ns first: floats are too coarse for dates
             kept = host if on_host else device
-            lane = 0 if on_host else int(event.device_resource_id())
-            kept.append(_Operator(seconds, start, event.name(), -1 if on_host else int(event.device_index()), lane))
-        # Its clock is the one of the day in today's torch; where it is another, the first operator says how far off.
-        first = min((one.start for one in (*host, *device)), default=0.0)
-        begun = began - self._zero
-        shift = 0.0 if abs(first - begun) < _SAME_CLOCK else begun - first
+            lane, number = (0, -1) if on_host else (int(event.device_resource_id()), int(event.device_index()))
+            kept.append(_Operator(event.duration_ns() / 1e9, start, event.name(), number, lane))
         for found in (host, device):
             longest = heapq.nlargest(MAX_OPERATORS, found)
             self._left_out["operators"] += len(found) - len(longest)
-            self._operators += [one._replace(start=one.start + shift) for one in longest]
+            self._operators += longest
         self._looked_into.append(f"batch {self._batches}: {len(host):,} operators, {len(device):,} on a device")
 
     def _fail(self, what: str, error: Exception) -> None:

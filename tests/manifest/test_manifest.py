@@ -44,7 +44,10 @@ def nested(depth: int) -> Any:
         ({**GOOD, "seed": -1}, ["seed: -1 is out of range: write an integer from 0 to 9223372036854775807"]),
         ({**GOOD, "mask_invert": "WAHR"}, ["mask_invert: 'WAHR' is neither true nor false: write one of them"]),
         ({**GOOD, "quality": "Bests"}, ["quality: 'Bests' is none of good, high, best: did you mean 'best'?"]),
-        ({**GOOD, "crop": "atuo"}, ["crop: 'atuo' is none of none, auto, regions, and no integer from 0 to 4096"]),
+        (
+            {**GOOD, "crop": "atuo"},
+            ["crop: 'atuo' is none of none, auto, regions, tiles, and no integer from 0 to 4096"],
+        ),
         ({**GOOD, "guidance_scale": "much"}, ["guidance_scale: 'much' is not a number: write a number from 0"]),
         ({**GOOD, "mask": ["m.png"]}, ["mask: a list is not text: write one text"]),
         ({**GOOD, "image": "a" * 1025}, ["image: is 1,025 characters long: keys have at most 1,024"]),
