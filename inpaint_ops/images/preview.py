@@ -20,12 +20,11 @@ from inpaint_ops.errors import ImageError
 from inpaint_ops.images import tiff
 from inpaint_ops.images.mask_meaning import MaskChannel, weights_of
 from inpaint_ops.images.reading import opened, read_pixels
+from inpaint_ops.images.thumbnails import small_profile
 
 _MAGENTA = (230, 0, 126)
 _OPACITY = 0.6
 _QUALITY = 80
-PROFILE_BYTES = 2**12
-"""A larger colour profile is left out, as it is of thumbnails."""
 
 
 def preview(data: bytes, longest: int, *, max_pixels: int) -> bytes:
@@ -95,7 +94,7 @@ def as_jpeg(picture: Image.Image, *, icc: bytes | None = None, quality: int = _Q
 def shown_profile(image: Image.Image) -> bytes | None:
     """The file's profile, where it is of RGB and small: all of a row's pictures have the same colours then."""
     icc = image.info.get("icc_profile")
-    return icc if isinstance(icc, bytes) and icc[16:20] == b"RGB " and len(icc) <= PROFILE_BYTES else None
+    return small_profile(icc) if isinstance(icc, bytes) else None
 
 
 def _small(data: bytes, longest: int, max_pixels: int) -> tuple[Image.Image, bytes | None]:

@@ -18,7 +18,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Forecast, Model
 from inpaint_ops.records.base import duration_in_words
 from inpaint_ops.runs import Workspace, plan_of, refusal
-from inpaint_ops.runs.checking import check_loras, check_model, missing_objects
+from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.submitting.asking import Request, rows_of_folders
 from inpaint_ops.tuning import check_choices
 
@@ -171,9 +171,7 @@ class _Looking:
 
     def model(self) -> None:
         job = self.job
-        note = check_model(job.model, job.model_revision, must_be_here=False, vae=job.vae, tokenizer=job.tokenizer)
-        notes = [*([note] if note else []), *check_loras(self.workspace.storage, job.loras, must_be_here=False)]
-        if notes:
+        if notes := check_models(self.workspace.storage, job, must_be_here=False):
             self.say("model", "unknown", "Whether the machines that paint have it is not known here.", notes)
         else:
             self.say(

@@ -26,6 +26,7 @@ Prepare = Callable[[int, images.Placement, np.ndarray, np.ndarray], tuple[Part, 
 class TiledRow:
     """The tiles of one row, first planned, then painted by `paint`, then joined to the source by `finish`."""
 
+    row: int
     painting: images.TilePainting
     prepare: Prepare
     notes: tuple[str, ...] = field(default=())
@@ -38,14 +39,18 @@ class TiledRow:
 
     def paint(self, painter: Painter) -> list[PaintResult]:
         """Paint the tiles in order: one result each, up to the first that failed."""
+        from inpaint_ops.engine import PaintResult
+
         results: list[PaintResult] = []
         for number, placement in enumerate(self.painting.tiling.placements):
-            rgb, working = self.painting.see(number)
-            if not working.any():
+            try:
+                part = self._prepared(number, placement)
+            except Exception as error:  # of this row alone, as if it had been read so
+                results.append(PaintResult(self.row, None, error))
+                break
+            if part is None:
                 self.painting.add(number, None)
                 continue
-            part, notes = self.prepare(number, placement, rgb, working)
-            self.notes += tuple(one for one in notes if one not in self.notes)
             [result] = painter.paint([part.paint])
             results.append(result)
             if result.error is not None:
@@ -62,6 +67,15 @@ class TiledRow:
             )
             results[-1] = replace(result, image=None)  # it is in the patch: a row of many tiles need not hold them all
         return results
+
+    def _prepared(self, number: int, placement: images.Placement) -> Part | None:
+        """A tile as it is painted, with what those before made of it; None where nothing of it is masked."""
+        rgb, working = self.painting.see(number)
+        if not working.any():
+            return None
+        part, notes = self.prepare(number, placement, rgb, working)
+        self.notes += tuple(one for one in notes if one not in self.notes)
+        return part
 
     def finish(self, item: Item, source: images.Source, mask: np.ndarray, alpha: images.Alpha) -> Finished:
         """Join what was painted to the source, as one patch."""
@@ -83,4 +97,4 @@ class TiledRow:
 def tiles_of(item: Item, source: images.Source, mask: np.ndarray, native: int, prepare: Prepare) -> TiledRow | None:
     """The tiles that the row is painted in; None where it has no more than one canvas, or wants no tiles."""
     tiling = images.find_tiles(mask, native=native) if item.crop == "tiles" else None
-    return None if tiling is None else TiledRow(images.TilePainting(source, mask, tiling), prepare)
+    return None if tiling is None else TiledRow(item.row, images.TilePainting(source, mask, tiling), prepare)

@@ -74,6 +74,15 @@ class TestCheck:
         assert "tiny-random" in parts["model"]["text"]
         assert not list(workspace.storage.list(workspace.places.runs)), "looking writes nothing"
 
+    def test_files_that_the_machines_that_paint_may_have_are_named(
+        self, client: TestClient, workspace: Workspace
+    ) -> None:
+        options = {"fill": "lama", "fill_model": "/nowhere/lama.onnx"}
+        body, parts = check(client, manifest=put_rows(workspace, ROW), options=options)
+        assert parts["model"]["state"] == "unknown"
+        assert "/nowhere/lama.onnx: there is no such file" in "".join(parts["model"]["lines"])
+        assert body["may_run"] is True
+
     def test_rejected_rows_and_missing_files_are_named(self, client: TestClient, workspace: Workspace) -> None:
         rows = [ROW, *(ROW | odd for odd in ({"image": "nowhere.png"}, {"promt": "x"}, {"image": "s3://other/a.png"}))]
         body, parts = check(client, manifest=put_rows(workspace, *rows))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from inpaint_ops import images
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
+from inpaint_ops.errors import NonFiniteImageError
 from inpaint_ops.manifest import MAX_SEED
 from inpaint_ops.protocol import Done, End, Failed, Item, Step
 from inpaint_ops.records import Batch, Timings
@@ -118,6 +119,21 @@ def test_a_tile_that_fails_ends_its_row_and_no_further_one_is_painted() -> None:
     results = row.paint(painter)  # type: ignore[arg-type]
     assert len(results) == len(painter.seen) == 3 and len(row.tiles) == 2
     assert isinstance(summed(results).error, ValueError)
+
+
+def test_a_tile_that_cannot_be_prepared_fails_its_row_and_ends_no_worker() -> None:
+    row, painter = tiled(), Painter()
+    prepare = row.prepare
+
+    def broken(number: int, *args: Any) -> Any:
+        if number == 2:
+            raise NonFiniteImageError("fill lama: the network's result has NaN or infinity: use another fill")
+        return prepare(number, *args)
+
+    row.prepare = broken
+    results = row.paint(painter)  # type: ignore[arg-type]
+    assert len(painter.seen) == 2 and len(results) == 3 and {one.row for one in results} == {1}
+    assert isinstance(summed(results).error, NonFiniteImageError)
 
 
 def test_tiles_are_painted_in_order_and_their_notes_are_said_once() -> None:
