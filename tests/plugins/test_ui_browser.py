@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, expect
 from demo.airflow_stack import USER
 from inpaint_ops.reviewing import Reviews
 from tests.support.airflow import DAG, JOBS, PREFIX, STORE, STRANGER, Site, put_manifest
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient, watching
 from tests.support.fault_proxy import Fault
 from tests.support.people import inside, session, token
 from tests.support.waiting import PATIENCE, wait_until
@@ -47,12 +47,10 @@ def finished(site: Site) -> str:
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, session: dict[str, Any], site: Site, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = patient(chromium.new_context(storage_state=session, accept_downloads=True, **VIEWS[request.param]))
-    watched = Watched(context, site.stack.url)
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(
+        chromium, site.stack.url, storage_state=session, accept_downloads=True, **VIEWS[request.param]
+    ) as watched:
+        yield watched
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from inpaint_ops.records import MaskArea, Output, Record
 from inpaint_ops.report import results_jsonl, timings_parquet
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, watching
 from tests.support.served_pages import ServedPages, photo, served
 from tests.support.synthetic_run import EVIL, make_plan, put_finished_run, put_plan
 from tests.support.variant_run import RUN as TRIES
@@ -55,12 +55,8 @@ def runs(served: ServedPages) -> ServedPages:
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, served: ServedPages, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = patient(chromium.new_context(**VIEWS[request.param]))
-    watched = Watched(context, served.url.partition("/airflow")[0])
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, served.url.partition("/airflow")[0], **VIEWS[request.param]) as watched:
+        yield watched
 
 
 def opened(window: Watched, runs: ServedPages, query: str = "left=parent&right=child&row=1") -> Page:

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from inpaint_ops.records import MaskArea, Output
 from inpaint_ops.report import results_jsonl
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, watching
 from tests.support.served_pages import ServedPages, photo, served
 from tests.support.synthetic_run import put_finished_run
 
@@ -70,12 +70,8 @@ def _png(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, served: ServedPages, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = patient(chromium.new_context(**VIEWS[request.param]))
-    watched = Watched(context, served.url.partition("/airflow")[0])
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, served.url.partition("/airflow")[0], **VIEWS[request.param]) as watched:
+        yield watched
 
 
 def opened(window: Watched, url: str, row: int = 1, **media: str) -> Page:

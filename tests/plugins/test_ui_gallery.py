@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, chromium, watching
 from tests.support.served_pages import ROWS, ServedPages, served
 from tests.support.waiting import wait_until
 
@@ -19,12 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 @pytest.fixture
 def page(chromium: Browser, served: ServedPages) -> Iterator[Page]:
-    context = patient(chromium.new_context(accept_downloads=True, **VIEWS["light"]))
-    watched = Watched(context, served.url.partition("/airflow")[0])
-    yield watched.page
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, served.url.partition("/airflow")[0], accept_downloads=True, **VIEWS["light"]) as watched:
+        yield watched.page
 
 
 def thumb(page: Page, row: int) -> Locator:

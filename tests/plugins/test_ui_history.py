@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from inpaint_ops.records import EarlierAttempt, ErrorInfo
 from inpaint_ops.report import results_jsonl, timings_parquet
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, watching
 from tests.support.served_pages import ServedPages, served
 from tests.support.synthetic_run import EVIL, put_finished_run
 
@@ -22,12 +22,8 @@ RETRY_SHARD = "00000r0001_1f2e3d4c"
 
 @pytest.fixture
 def window(chromium: Browser, served: ServedPages) -> Iterator[Watched]:
-    context = patient(chromium.new_context(**VIEWS["dark"]))
-    watched = Watched(context, served.url.partition("/airflow")[0])
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, served.url.partition("/airflow")[0], **VIEWS["dark"]) as watched:
+        yield watched
 
 
 def test_a_row_that_was_done_again_shows_each_attempt_with_its_log(window: Watched, served: ServedPages) -> None:

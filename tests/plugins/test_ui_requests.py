@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.airflow_stack import USER
 from tests.support.airflow import DAG, Site, put_manifest, records
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, watching
 from tests.support.fault_proxy import Fault
 from tests.support.people import problems, session
 from tests.support.waiting import PATIENCE, wait_until
@@ -28,12 +28,8 @@ pytestmark = [
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, session: dict[str, Any], site: Site, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = patient(chromium.new_context(storage_state=session, **VIEWS[request.param]))
-    watched = Watched(context, site.stack.url)
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, site.stack.url, storage_state=session, **VIEWS[request.param]) as watched:
+        yield watched
 
 
 def press(page: Page, what: str, run: str) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.airflow_stack import USER
 from tests.support.airflow import DAG, JOBS, STORE, STRANGER, Site, put_manifest
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient, watching
 from tests.support.people import inside, problems, session, token
 from tests.support.waiting import PATIENCE
 
@@ -26,12 +26,8 @@ pytestmark = [
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, session: dict[str, Any], site: Site, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = patient(chromium.new_context(storage_state=session, **VIEWS[request.param]))
-    watched = Watched(context, site.stack.url)
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, site.stack.url, storage_state=session, **VIEWS[request.param]) as watched:
+        yield watched
 
 
 def opened(page: Page, site: Site) -> Page:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from inpaint_ops.layout import variant_name
 from inpaint_ops.records import Record
 from inpaint_ops.reviewing import Reviews
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient, watching
 from tests.support.served_pages import ServedPages, served
 from tests.support.variant_run import RUN, put_variants
 
@@ -45,12 +45,8 @@ def test_each_variant_has_its_picture_and_its_file(served: ServedPages, row: Rec
 
 @pytest.fixture
 def window(chromium: Browser, served: ServedPages) -> Iterator[Watched]:
-    context = patient(chromium.new_context(**VIEWS["light"]))
-    watched = Watched(context, served.url.partition("/airflow")[0])
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, served.url.partition("/airflow")[0], **VIEWS["light"]) as watched:
+        yield watched
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

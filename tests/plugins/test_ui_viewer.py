@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
+from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, watching
 from tests.support.served_pages import LARGE, ServedPages, served
 from tests.support.waiting import wait_until
 
@@ -19,12 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 @pytest.fixture(params=["light"])
 def window(chromium: Browser, served: ServedPages, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    context = patient(chromium.new_context(**VIEWS[request.param]))
-    watched = Watched(context, served.url.partition("/airflow")[0])
-    yield watched
-    context.close()
-    assert not watched.complaints
-    assert not watched.elsewhere
+    with watching(chromium, served.url.partition("/airflow")[0], **VIEWS[request.param]) as watched:
+        yield watched
 
 
 def opened(window: Watched, served: ServedPages, row: int = 1) -> Page:

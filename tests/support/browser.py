@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -58,3 +59,14 @@ class Watched:
     def _ask(self, url: str, host: str) -> None:
         if not url.startswith((host, "data:", "blob:")):
             self.elsewhere.append(url)
+
+
+@contextmanager
+def watching(browser: Browser, address: str, **options: Any) -> Iterator[Watched]:
+    """A window of its own for one test, which fails where its pages complain or ask for anything beyond `address`."""
+    context = patient(browser.new_context(**options))
+    watched = Watched(context, address)
+    yield watched
+    context.close()
+    assert not watched.complaints
+    assert not watched.elsewhere
