@@ -81,6 +81,7 @@ class FinishedRecords:
         self._lock = threading.RLock()
         self._table: RecordTable | None = None
         self._prompts: list[str] | None = None
+        self._images: list[str] | None = None
         self._data = bytearray()
         self._size: int | None = None
         self._etag = ""
@@ -117,9 +118,11 @@ class FinishedRecords:
             return self._prompts
 
     def images(self) -> Sequence[str]:
-        """See Records. Reads all results."""
+        """See Records. Reads all results, once."""
         with self._lock:
-            return [self._of_line(position, _source) for position in range(len(self.table))]
+            if self._images is None:
+                self._images = [self._of_line(position, _source) for position in range(len(self.table))]
+            return self._images
 
     def _of_line(self, position: int, read: Callable[[bytes], str]) -> str:
         try:
