@@ -26,6 +26,8 @@ from demo.ports import Claim, claim_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 USER = "admin"
+DATABASE_WAIT = 120
+"""Seconds for which a component waits for another one's write to the database."""
 
 
 def _die_with_parent() -> None:
@@ -86,7 +88,8 @@ class AirflowStack:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.home / "passwords.json"),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}",
+            # Components wait for each other's writes; by SQLite's default they give up after 5 s: the API answers 500.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}?timeout={DATABASE_WAIT}",
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__BASE_URL": self.url,
@@ -199,7 +202,10 @@ class AirflowStack:
         return path.read_text(errors="replace")[-size:] if path.exists() else ""
 
     def api(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call the REST API (`/api/v2` + path) as the user `admin`; returns the JSON. Raises httpx.HTTPStatusError."""
+        """Call the REST API (`/api/v2` + path) as the user `admin`; returns the JSON.
+
+        Raises httpx.HTTPStatusError; where Airflow itself failed, with the end of the api-server's log as its note.
+        """
         if not self._token:
             reply = httpx.post(f"{self.url}/auth/token", json={"username": USER, "password": self.password}, timeout=30)
             reply.raise_for_status()
@@ -210,9 +216,14 @@ class AirflowStack:
             json=body,
             params=query,
             headers={"Authorization": f"Bearer {self._token}"},
-            timeout=60,
+            timeout=DATABASE_WAIT + 60,
         )
-        reply.raise_for_status()
+        try:
+            reply.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            if reply.is_server_error:
+                error.add_note(f"{reply.text[:500]}\n{self.log_tail('api-server')}")
+            raise
         return reply.json() if reply.content else None
 
     def wait_for_dags(self, *dag_ids: str, timeout: float = 600) -> None:

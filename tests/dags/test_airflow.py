@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -311,3 +312,16 @@ def test_the_model_cache_dag_puts_a_model_into_the_cache(airflow: AirflowStack) 
     assert airflow.wait_for_run("model_cache", run_id) == "success", airflow.task_logs("model_cache", run_id)
     missing = airflow.trigger("model_cache", {"model": "/nowhere/at/all"})
     assert airflow.wait_for_run("model_cache", missing) == "failed"
+
+
+def test_a_component_waits_for_a_write_of_another_one(airflow: AirflowStack) -> None:
+    """By SQLite's default, the API would answer 500 to whoever has waited for 5 seconds."""
+    writer = sqlite3.connect(airflow.home / "airflow.db", isolation_level=None, check_same_thread=False, timeout=120)
+    writer.execute("begin immediate")
+    release = threading.Timer(6, lambda: writer.execute("commit"))
+    release.start()
+    try:
+        airflow.api("POST", "/variables", {"key": "written", "value": "in the end"})
+    finally:
+        release.join()
+        writer.close()
