@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from inpaint_ops.config import Settings
 from inpaint_ops.machine.scratch import remove
+from inpaint_ops.supervisor.attempt_notes import AttemptNotes
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.progress import Reporter
 from inpaint_ops.supervisor.recorder import Recorder
@@ -49,6 +50,7 @@ class Attempt:
     """No further attempt follows: what would wait for one is recorded as failed."""
     settings: Settings
     recorder: Recorder
+    notes: AttemptNotes
     transfers: Transfers
     reporter: Reporter
     drain: Drain

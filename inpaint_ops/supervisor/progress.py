@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from inpaint_ops.records import FaultKind, ShardProgress, duration_in_words, now
-from inpaint_ops.supervisor.recorder import Recorder
+from inpaint_ops.supervisor.attempt_notes import AttemptNotes
 from inpaint_ops.supervisor.session import WorkerSession
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Tally:
 class Reporter:
     """The state of one attempt, for others: how far it is, its warnings, and the faults that it recovered from."""
 
-    recorder: Recorder
+    notes: AttemptNotes
     rows: int
     interval: float
     """Seconds between two snapshots."""
@@ -88,17 +88,17 @@ class Reporter:
         """Keep a warning for the run's report, once."""
         if message not in self.warnings:
             self.warnings.append(message)
-            log.warning("shard %s: %s", self.recorder.shard, message)
+            log.warning("shard %s: %s", self.notes.shard, message)
 
     def fault(self, kind: FaultKind, what: str) -> None:
         """Count a fault that the attempt goes on after."""
-        self.recorder.faults.add(kind, what)
-        log.warning("shard %s: %s", self.recorder.shard, what)
+        self.notes.faults.add(kind, what)
+        log.warning("shard %s: %s", self.notes.shard, what)
 
     def progress(self, session: WorkerSession | None, left: int) -> Progress:
         """How far the shard is, with `left` rows to go."""
         phase, device = (session.phase, session.device) if session else ("finishing", "")
-        return self.tally.progress(self.recorder.shard, rows=self.rows, left=left, phase=phase, device=device)
+        return self.tally.progress(self.notes.shard, rows=self.rows, left=left, phase=phase, device=device)
 
     def snapshot(
         self, session: WorkerSession | None, left: int, *, painting: bool, phase: str | None = None
@@ -109,8 +109,8 @@ class Reporter:
         progress = self.progress(session, left)
         silent = time.monotonic() - session.last_sign if session and painting and not phase else None
         return ShardProgress(
-            shard=self.recorder.shard,
-            attempt=self.recorder.attempt,
+            shard=self.notes.shard,
+            attempt=self.notes.attempt,
             rows=progress.rows,
             done=progress.done,
             failed=progress.failed,

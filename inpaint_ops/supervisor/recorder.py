@@ -16,7 +16,6 @@ from typing import Any
 from inpaint_ops.config import Provenance
 from inpaint_ops.errors import (
     DamagedObjectError,
-    InpaintOpsError,
     ObjectExistsError,
     StorageError,
     StorageUnavailableError,
@@ -28,26 +27,22 @@ from inpaint_ops.locations import Location
 from inpaint_ops.planning import PlannedRow
 from inpaint_ops.protocol import Done, Failed, unit_number
 from inpaint_ops.records import (
-    AttemptFaults,
     ErrorInfo,
-    Fault,
     MaskMeaning,
     Measured,
     Output,
     Painted,
     PickedBy,
     Record,
-    ShardProgress,
     Status,
     WorkerInfo,
-    WorkerReport,
     now,
 )
 from inpaint_ops.run_files.compacted import read_shard_compacted
 from inpaint_ops.run_files.counted import check_image, why_not
 from inpaint_ops.signing import Signed, Signing
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, each, listed, parse_model, read_model
+from inpaint_ops.storage.stored import Leftovers, each, listed, parse_model
 from inpaint_ops.supervisor.beside import store_side_products, store_thumbnails
 from inpaint_ops.supervisor.compacting import KeptRecords
 from inpaint_ops.supervisor.fault_tally import FaultTally
@@ -63,15 +58,13 @@ CHECKED_RECORDS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Writes what one attempt at one shard leaves in the store. Safe to call from several threads."""
+    """Writes how the rows of one attempt at one shard end. Safe to call from several threads."""
 
     storage: Storage
     layout: RunLayout
     shard: str
     attempt: str
     faults: FaultTally = field(default_factory=FaultTally)
-    repeated_before: int = 0
-    """Requests that the storage had repeated before this attempt."""
     rows: Mapping[int, PlannedRow] = field(default_factory=dict)
     """The shard's frozen rows by line; where there are none, records are checked against their own names only."""
     record_bytes: int = 2**23
@@ -82,7 +75,6 @@ class Recorder:
     pick: PickedBy = "first"
     """What chooses a row's image among its variants."""
     variants: VariantRecords = field(init=False)
-    _stored_faults: list[tuple[Fault, ...]] = field(default_factory=lambda: [()])
     _accepted: dict[int, str] = field(default_factory=dict)
     """Rows whose record was checked, and its ETag then."""
     _kept: KeptRecords = field(default_factory=KeptRecords)
@@ -319,56 +311,6 @@ class Recorder:
             self._commit(record)
             self.variants.forget(record.row)
         return record
-
-    def store_worker(self, name: str, report: WorkerReport) -> None:
-        """Store a worker's report; best effort: a failure costs no row."""
-        try:
-            self.storage.put(
-                self.layout.worker(name), report.model_dump_json().encode(), content_type="application/json"
-            )
-        except InpaintOpsError as error:
-            log.warning("the report of worker %d could not be stored: %s", report.worker.pid, error)
-
-    def store_profile(self, name: str, data: bytes) -> str:
-        """Store the trace that a worker left; its URI. Raises StorageError."""
-        place = self.layout.worker_profile(name)
-        self.storage.put(place, data, content_type="application/gzip")
-        return place.uri
-
-    def store_progress(self, progress: ShardProgress) -> None:
-        """Replace the shard's progress and, where there are new ones, this attempt's faults; best effort: they decide
-        nothing.
-        """
-        with contextlib.suppress(InpaintOpsError):
-            body = progress.model_dump_json().encode()
-            self.storage.put(self.layout.shard_progress(self.shard), body, content_type="application/json")
-        with contextlib.suppress(InpaintOpsError):
-            self._store_faults()
-
-    def _store_faults(self) -> None:
-        faults = self.faults.all()
-        if (repeated := self.storage.repeated - self.repeated_before) > 0:
-            faults += (Fault(kind="storage_repeated", count=repeated),)
-        if faults != self._stored_faults[0]:
-            note = AttemptFaults(shard=self.shard, attempt=self.attempt, faults=faults).model_dump_json().encode()
-            self.storage.put(self.layout.fault_note(self.attempt), note, content_type="application/json")
-            self._stored_faults[0] = faults
-
-    def note_killed_attempt(self) -> None:
-        """Count the attempt before this one, where it was killed: it could not report its end itself."""
-        with contextlib.suppress(InpaintOpsError):
-            place = self.layout.shard_progress(self.shard)
-            last = read_model(self.storage, place, ShardProgress, max_bytes=NOTE_BYTES)
-            if not last.is_over:
-                self.faults.add(
-                    "try_killed", f"{last.attempt} at '{last.phase}', last heard of {last.updated_at:%H:%M:%S} UTC"
-                )
-
-    def record_stop_reason(self, error: InpaintOpsError) -> None:
-        """Store why this attempt stopped, for the report; best effort."""
-        note = ErrorInfo.of(error, "worker").model_dump_json().encode()
-        with contextlib.suppress(InpaintOpsError):
-            self.storage.put(self.layout.stop_note(self.attempt), note, content_type="application/json")
 
     def _record(
         self, row: PlannedRow, status: Status, started_at: datetime, *, measured: Measured, **fields: Any

@@ -30,6 +30,7 @@ from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor.ahead import RowsAhead, in_order, limits
 from inpaint_ops.supervisor.attempt import Attempt, Drain
+from inpaint_ops.supervisor.attempt_notes import AttemptNotes
 from inpaint_ops.supervisor.confinement import Identity, identity
 from inpaint_ops.supervisor.messages import Downloaded, Message, Recorded, RowFiles
 from inpaint_ops.supervisor.progress import Progress, Reporter, ShardResult
@@ -66,8 +67,9 @@ class ShardRun:
 
     def __post_init__(self) -> None:
         name = f"{self.shard}-{uuid.uuid4().hex[:12]}"
+        notes = AttemptNotes(self.storage, self.layout, self.shard, name, repeated_before=self.storage.repeated)
         recorder = Recorder(
-            self.storage, self.layout, self.shard, name, repeated_before=self.storage.repeated,
+            self.storage, self.layout, self.shard, name, notes.faults,
             rows={row.row: row for row in self.rows}, record_bytes=row_bytes(self.settings),
             signing=signing_of(self.settings), provenance=self.settings.provenance,
             pick=self.job.pick,
@@ -79,8 +81,9 @@ class ShardRun:
             self.final_attempt,
             self.settings,
             recorder,
+            notes,
             Transfers(self.storage, self.settings, self._inbox.put, self._identity),
-            Reporter(recorder, len(self.rows), self.settings.progress_interval),
+            Reporter(notes, len(self.rows), self.settings.progress_interval),
             Drain(self.settings.grace),
             RowBook((), limits(self.settings)),
         )
@@ -94,10 +97,10 @@ class ShardRun:
         working at all: ModelError, DeviceError, WorkerDiedError, StorageError.
         """
         attempt, started = self._attempt, time.monotonic()
-        recorder, tally = attempt.recorder, attempt.reporter.tally
+        recorder, notes, tally = attempt.recorder, attempt.notes, attempt.reporter.tally
         sweep(self.settings.scratch)
         recorded = attempt.transfers.patiently(recorder.recorded_units)
-        recorder.note_killed_attempt()
+        notes.note_killed_attempt()
         units = chain.from_iterable(map(units_of, self.rows))
         missing = [unit for unit in units if unit.number not in recorded]
         tally.skipped = len(self.rows) - len({unit.row.row for unit in missing})
@@ -105,10 +108,10 @@ class ShardRun:
             try:
                 self._paint(missing)
             except InpaintOpsError as error:
-                recorder.record_stop_reason(error)
-                recorder.store_progress(self._snapshot("stopped"))
+                notes.record_stop_reason(error)
+                notes.store_progress(self._snapshot("stopped"))
                 raise
-        recorder.store_progress(self._snapshot("finished"))
+        notes.store_progress(self._snapshot("finished"))
         recorder.store_compacted()
         workers = self._workers.started if self._workers else 0
         return ShardResult(
@@ -233,7 +236,7 @@ class ShardRun:
 
     def _publish(self) -> None:
         """Store how far the shard is, in a thread."""
-        self._attempt.transfers.publish(partial(self._attempt.recorder.store_progress, self._snapshot()))
+        self._attempt.transfers.publish(partial(self._attempt.notes.store_progress, self._snapshot()))
 
 
 def _folder(unit: Unit) -> str:

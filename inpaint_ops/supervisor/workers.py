@@ -251,7 +251,7 @@ class Workers:
             if report is not None:
                 if self.job.profile:
                     report = self._with_profile(session, report)
-                attempt.recorder.store_worker(f"{attempt.name}-{session.number}", report)
+                attempt.notes.store_worker(f"{attempt.name}-{session.number}", report)
 
         attempt.transfers.keep(store)
 
@@ -260,7 +260,7 @@ class Workers:
         attempt, name = self.attempt, f"{self.attempt.name}-{session.number}"
         try:
             data = receive_profile(self.scratch / f"worker-{session.number}", session.process.user)
-            return report.model_copy(update={"profile": attempt.recorder.store_profile(name, data)})
+            return report.model_copy(update={"profile": attempt.notes.store_profile(name, data)})
         except (InpaintOpsError, OSError) as error:
             attempt.reporter.warn(f"worker {session.process.pid} left no profile: {error}")
             return report.model_copy(update={"warnings": tuple(attempt.reporter.warnings)})
