@@ -151,7 +151,7 @@ def opened(
     if not data:
         raise ImageError(f"the {what} is empty (0 bytes): upload it again")
     if name := named_format(data):
-        raise ImageError(f"the {what} is a {name} file, which is not read: convert it to PNG or TIFF")
+        raise ImageError(f"the {what} is of the format {name}, which is not read: convert it to PNG or TIFF")
     raise ImageError(
         f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC or JPEG XL file (it begins with "
         f"{data[:12]!r}): convert it to PNG"

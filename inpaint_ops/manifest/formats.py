@@ -57,15 +57,18 @@ def read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[RawRow]:
 
 def _read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
     try:
-        value = load_json(line.decode("utf-8"), "write each row as one JSON object on a line of its own")
+        value = load_json(
+            line.decode("utf-8"), "write each row as one JSON object on a line of its own (as jq -c . does)"
+        )
     except UnicodeDecodeError as error:
         return BadRowError(f"not UTF-8 (byte {error.start}): save the manifest as UTF-8").of(text=line)
     except BadRowError as error:
         return error.of(text=line)
-    return (
-        value
-        if isinstance(value, dict)
-        else BadRowError('not a JSON object: write {"image": ..., "mask": ..., "prompt": ...}').of(text=line)
+    if isinstance(value, dict):
+        return value
+    cure = "one to a line (as jq -c '.[]' does)" if isinstance(value, list) else ""
+    return BadRowError(f'not a JSON object: write {{"image": ..., "mask": ..., "prompt": ...}} {cure}'.strip()).of(
+        text=line
     )
 
 
@@ -152,10 +155,7 @@ def read_csv(
             raise ManifestError(f"{name}: line {number}: the columns' names are {too_long(limits, first)}")
         header = [cell.strip() for cell in first]
         if "image" not in header:
-            raise ManifestError(
-                f"{name}: the first line must name the columns (image, mask, prompt, ...), with a comma between them; "
-                f"it is {[shortened(cell) for cell in header[:8]]!r}"
-            )
+            raise ManifestError(f"{name}: {_no_image_column(header)}")
         check_columns(header, name)
         row_of = cells_to_row(header, notes, delimiter)
         for line, cells in records:
@@ -168,6 +168,15 @@ def read_csv(
         raise ManifestError(f"{name}: line {error.line}: {error}; the rest cannot be parsed") from None
     except NotUtf8Error as error:
         raise ManifestError(f"{name}: not UTF-8 (byte {error.position}); save it as 'CSV UTF-8'") from None
+
+
+def _no_image_column(header: list[str]) -> str:
+    must = "the first line must name the columns (image, mask, prompt, ...), with a comma between them"
+    if not any(header):
+        return f"{must}; it is empty"
+    near = next((cell for cell in header if cell.lower() == "image"), "")
+    cure = f": names are lower case, write 'image' for {near!r}" if near else ""
+    return f"{must}; it is {[shortened(cell) for cell in header[:8]]!r}{cure}"
 
 
 def cells_to_row(

@@ -108,7 +108,8 @@ def read_parts(
         if row_limit is not None and read.rows >= row_limit:
             break
     if not read.rows:
-        raise ManifestError(f"{name} has no rows: write one JSON object a line with image, mask and prompt")
+        a_row = "JSON object to a line" if manifest_ending(name) in (".jsonl", ".ndjson") else "row per image"
+        raise ManifestError(f"{name} has no rows: write one {a_row}, with image, mask and prompt")
     return read.parsed()
 
 

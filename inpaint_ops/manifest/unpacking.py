@@ -16,7 +16,9 @@ _ENCODINGS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _PACKED = (
-    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it first, or name it .xlsx if it is an Excel workbook"),
+    (b"PAR1", "a Parquet file: name it .parquet"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook of the old format: save it as .xlsx or .csv"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first (zstd -d), or use gzip"),
     (b"BZh", "compressed with bzip2: unpack it first (bunzip2), or use gzip"),
     (b"\xfd7zXZ\x00", "compressed with xz: unpack it first (unxz), or use gzip"),

@@ -102,7 +102,8 @@ def _integer(name: str, given: Any) -> Any:
         if not _NUMBER.fullmatch(given):
             _refuse_decimal_comma(name, given)
             return given
-        given = Decimal(given)
+        number = Decimal(given)
+        return int(number) if _is_whole(number) else given
     if isinstance(given, float) and math.isfinite(given) and given.is_integer() and abs(given) > _EXACT:
         raise BadRowError(
             f"{given:.0f} is above 2^53 and kept as a float, which loses digits: keep the column as integers or text",

@@ -267,7 +267,9 @@ def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pyt
     ],
 )
 def test_a_format_that_is_not_read_is_named_with_the_cure(start: bytes, name: str) -> None:
-    with pytest.raises(ImageError, match=f"the image is a {name} file, which is not read: convert it to PNG or TIFF"):
+    with pytest.raises(
+        ImageError, match=f"the image is of the format {name}, which is not read: convert it to PNG or TIFF"
+    ):
         decode(start + bytes(100))
 
 

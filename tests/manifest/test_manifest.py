@@ -127,6 +127,8 @@ def test_a_bad_row_is_rejected_by_line_field_and_cure_and_the_rest_goes_on(row: 
     ("line", "words"),
     [
         (b"{broken", "not JSON"),
+        (b"{", "on a line of its own (as jq -c . does)"),
+        (b'[{"image": "a.png"}]', "one to a line (as jq -c '.[]' does)"),
         (b'{"image": "a.png", "image": "b.png", "mask": "m.png", "prompt": "x"}', "image: the field is given twice"),
         (
             b'{"image": "a.png", "mask": "m.png", "prompt": "x", "strength": NaN}',
@@ -256,10 +258,12 @@ def test_csv_with_a_byte_order_mark_carries_the_same_columns() -> None:
     ("data", "words"),
     [
         (b"picture,mask\na,b\n", "must name the columns"),
+        (b"Image,MASK\na,b\n", "names are lower case, write 'image' for 'Image'"),
+        (b"", "must name the columns .* it is empty"),
         (b"image,mask,mask,prompt\na,b,c,d\n", "two columns have one name"),
         ("image,mask,prompt\nä,b,c\n".encode("latin-1"), "not UTF-8"),
         (b'image,mask,prompt\na,"b,c\n', "line 2"),
-        (b"image,mask,prompt\n", "has no rows"),
+        (b"image,mask,prompt\n", "has no rows: write one row per image"),
         (b"x" * 1_000_000 + b"\n1\n", "must name the columns"),
         (b"image," + b"x" * 100_000 + b"," + b"x" * 100_000 + b"\n", "two columns have one name"),
     ],
@@ -273,6 +277,7 @@ def test_an_unreadable_csv_is_one_clear_error(data: bytes, words: str) -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "words"),
     [
+        ("steps", "3.5", "steps: '3.5' is not an integer: write an integer from 1 to 500"),
         ("crop", "²", "crop"),
         ("crop", "9" * 5000, "crop"),
         ("extra", "[" * 100_000, "extra: not a JSON object (nested too deeply)"),
