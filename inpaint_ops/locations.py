@@ -81,10 +81,14 @@ def check_relative(key: str) -> None:
     if _CONTROL.search(key) or "\\" in key:
         raise ForbiddenLocationError(f"{key!r} holds a control character or a backslash: rename the object")
     if key.startswith("/"):
-        raise ForbiddenLocationError(f"{key!r} is absolute: give a key relative to the manifest, or a full URI")
+        raise ForbiddenLocationError(
+            f"{key!r} is absolute: give a key relative to the manifest, or a full URI (s3://bucket{key}, file://{key})"
+        )
     parts = key.rstrip("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise ForbiddenLocationError(f"{key!r} is not a plain key: keys hold no '..', '.' or empty parts")
+        raise ForbiddenLocationError(
+            f"{key!r} is not a plain key: keys hold no '..', '.' or empty parts: give the full URI without them"
+        )
 
 
 def has_scheme(text: str) -> bool:
