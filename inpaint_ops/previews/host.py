@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 import cv2
+import numpy.ma  # noqa: F401  # np.quantile loads it at its first call, when the child can open no module
 from PIL import Image
 
 from inpaint_ops.errors import ImageError
