@@ -26,17 +26,20 @@ from tests.support.stores import (
     s3_prefix,
     storage,
 )
+from tests.support.warm import forked_workers, shared_warm_host
 
 __all__ = [
     "aws_environment",
     "cluster_site",
     "flaky_storage",
+    "forked_workers",
     "no_gallery",
     "object_store",
     "prefix",
     "proxy",
     "s3_client",
     "s3_prefix",
+    "shared_warm_host",
     "site",
     "storage",
 ]

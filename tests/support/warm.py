@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inpaint_ops.protocol import Event
 from inpaint_ops.supervisor.confinement import worker_environment
 from inpaint_ops.supervisor.worker_process import WorkerProcess
@@ -76,6 +78,21 @@ def light_host(
     command = [sys.executable, "-c", _LIGHT, str(path), script, changes]
     with _running(command, path, worker_environment(os.environ) | ONE_THREAD, folder / "host.log") as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def shared_warm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """One per process of the session."""
+    with warm_host(tmp_path_factory.mktemp("host")) as host:
+        yield host
+
+
+@pytest.fixture
+def forked_workers(shared_warm_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked from the shared warm host, in a tenth of a second: for tests of what is done with a worker, in
+    which its start, six seconds of imports, plays no part.
+    """
+    monkeypatch.setenv("INPAINT_WARM_HOST", shared_warm_host.socket)
 
 
 @contextlib.contextmanager
