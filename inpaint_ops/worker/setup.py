@@ -184,9 +184,9 @@ class _Reporter:
 
 def _use_no_more_threads_than_granted() -> None:
     """Have torch use no more threads than the control groups grant processors, unless a number is set."""
-    from inpaint_ops.model.loading import limit_threads
-
     if not os.environ.get("OMP_NUM_THREADS"):
+        from inpaint_ops.model.loading import limit_threads
+
         limit_threads(processors())
 
 
