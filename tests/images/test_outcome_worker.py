@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from inpaint_ops import images
@@ -22,8 +21,6 @@ from inpaint_ops.worker.finishing import avif_options, jpeg_options
 from tests.support.worker_talk import Talk, job, picture, pixels, start
 
 __all__ = ["start"]
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def masked(item: Item, mask: np.ndarray) -> Item:

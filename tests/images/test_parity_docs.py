@@ -9,7 +9,7 @@ import pytest
 
 from docs.parity import make as parity
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 FACTS = tuple(name for name in parity.COLUMNS if name != "seam contrast")
 
 

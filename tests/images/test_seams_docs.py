@@ -16,7 +16,7 @@ from inpaint_ops.images import JoinOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from inpaint_ops.supervisor.loras import LORAS, local_loras
 from tests.support import loras, onnx_files, single_files
 from tests.support.pictures import file_of, mask_file, smooth
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,8 +19,6 @@ from inpaint_ops.runs import Workspace, finish, paint, prepare, summary_lines
 from tests.support.pictures import file_of, mask_file, smooth
 from tests.support.warm import warm_host
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def workspace_of(tmp_path: Path, **settings: Any) -> Workspace:
     folder = tmp_path / "in"

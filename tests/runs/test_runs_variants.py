@@ -22,6 +22,8 @@ from inpaint_ops.runs.finishing import summary_lines
 from inpaint_ops.variants import seed_of_variant
 from tests.support.pictures import file_of, mask_file, smooth
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 JOB = JobOptions(model="tiny-random", device="cpu", steps=3)
 
 

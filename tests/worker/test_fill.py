@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tifffile
 from PIL import Image
 
@@ -16,7 +15,6 @@ from tests.support.worker_talk import Talk, job, picture, pixels, start
 
 __all__ = ["start"]
 
-pytestmark = pytest.mark.timeout(180)
 FILLS = ("original", "noise", "mean", "telea")
 
 

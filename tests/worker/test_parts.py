@@ -16,7 +16,6 @@ from tests.support.worker_talk import Talk, job, picture, pixels, start
 
 __all__ = ["start"]
 
-pytestmark = pytest.mark.timeout(120)
 FAR = ((10, 12, 30, 40), (560, 380, 590, 400))
 
 

@@ -25,7 +25,6 @@ from tests.support.worker_talk import Talk, job, picture, pixels, start
 
 __all__ = ["start"]
 
-pytestmark = pytest.mark.timeout(180)
 BOX = (40, 30, 200, 170)
 
 
