@@ -3,7 +3,8 @@
 A finished run of many rows, looked at for the first time by a process that has never seen it and then again, on a real
 S3 server; a page of 48 pictures with thumbnails and without, in seconds of the processor, those of the client that asks
 included; a review of 10,000 rows; and the list of many runs in a folder. Rights are left out, since Airflow has them.
-`--only pictures` and `--only reviews` measure these alone.
+`--only pictures` and `--only reviews` measure
+these alone; `--only server` what a server in a process of its own spends on a run of 10,000 rows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import cv2
 import numpy as np
 from fastapi.testclient import TestClient
 
+from bench import ui_server
+from bench.ui_server import tree_cpu
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
@@ -40,6 +43,9 @@ from tests.support.synthetic_run import START, put_finished_run
 
 FIRST_PAGE_MS = 300.0
 """What the first page of the large run may take."""
+
+THUMBNAILS_MS = 100.0
+"""What a page of 48 thumbnails may take of a server's processor."""
 
 
 def _client(workspace: Workspace, *, keep: bool = False) -> TestClient:
@@ -82,15 +88,6 @@ def large_run(workspace: Workspace, rows: int) -> float:
     return first["run page"] + first["gallery, first page"]
 
 
-def _tree_cpu(pid: int) -> float:
-    """Seconds of the processor of a process and all below it, the ended ones too."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    below = Path(f"/proc/{pid}/task").glob("*/children")
-    children = {int(child) for path in below for child in path.read_text().split()}
-    return sum(map(int, fields[11:15])) / ticks + sum(map(_tree_cpu, children))
-
-
 def pictures(workspace: Workspace, size: tuple[int, int], rounds: int) -> None:
     """A gallery's page of 48 results of `size` pixels, and one view: processor time with thumbnails and without."""
     _, records = put_finished_run(workspace, "pictures", PAGE)
@@ -121,13 +118,13 @@ def pictures(workspace: Workspace, size: tuple[int, int], rounds: int) -> None:
             client = _client(workspace)
             client.get("/api/runs/pictures/rows").raise_for_status()
             client.get("/api/runs/pictures/rows/1/pictures/result?size=256").raise_for_status()  # threads, helpers
-            begun = _tree_cpu(os.getpid())
+            begun = tree_cpu(os.getpid())
             for row in range(2, PAGE + 1):
                 while client.get(f"/api/runs/pictures/rows/{row}/pictures/result?size=256").status_code == 503:
                     time.sleep(0.2)
-            page = _tree_cpu(os.getpid()) - begun
+            page = tree_cpu(os.getpid()) - begun
             client.get("/api/runs/pictures/rows/2/pictures/result?size=1600").raise_for_status()
-            view = _tree_cpu(os.getpid()) - begun - page
+            view = tree_cpu(os.getpid()) - begun - page
             print(f"  {what:<8} thumbnails: page {page * 1000 * PAGE / (PAGE - 1):>8.0f}, one view {view * 1000:>6.0f}")
 
 
@@ -213,12 +210,17 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--picture", type=int, nargs=2, default=(4000, 3000), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["pictures", "reviews"])
+    parser.add_argument("--only", choices=["pictures", "reviews", "server"])
     chosen = parser.parse_args()
     logging.disable(logging.INFO)  # a line per request would be measured, too
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(scratch=Path(folder) / "scratch")
         with ObjectStoreServer(Path(folder) / "s3", "inpaint") as server:
+            if chosen.only in (None, "server"):
+                page, small = ui_server.measure(server, Path(folder), 10_000, chosen.rounds)
+                print(f"  {FIRST_PAGE_MS:.0f} and {THUMBNAILS_MS:.0f} are allowed for the first two")
+            if chosen.only == "server":
+                return 0 if page <= FIRST_PAGE_MS and small <= THUMBNAILS_MS else 1
             s3 = make_s3_client(server.session(), endpoint_url=server.endpoint)
             workspace = Workspace.open(settings, store="s3://inpaint/", s3_client=lambda: s3)
             if chosen.only != "reviews":

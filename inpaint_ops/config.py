@@ -135,6 +135,14 @@ class Settings(BaseSettings):
         "off: never.",
     )
 
+    link_hours: float = Field(
+        default=0.0,
+        ge=0,
+        le=168,
+        description="The longest that a link of `inpaint-ops deliver --link` may live, in hours; 0: none is made. "
+        "Whoever has such a link sees the images, without a password.",
+    )
+
     model: str = Field(
         default=DEFAULT_MODEL,
         description="A hub id, a folder, a .safetensors file, demo, or tiny-random, mid-random, sdxl-random.",

@@ -1,7 +1,7 @@
-"""What may be removed: old runs, abandoned claims, unfinished uploads, and models that nobody uses.
+"""What may be removed: old runs, galleries whose links have ended, abandoned claims, unfinished uploads, unused models.
 
-First a list of candidates and reasons, which changes nothing; then, where that is wanted, `remove` for each. Nothing
-outside the store's own `runs/` and `claims/`, its unfinished writes, and huggingface_hub's own cache is looked at.
+First a list of candidates and reasons, which changes nothing; then, where that is wanted, `remove` for each. Nothing is
+looked at but the store's own `runs/`, `linked/` and `claims/`, its unfinished writes, and huggingface_hub's own cache.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from inpaint_ops.errors import (
     ObjectTooLargeError,
 )
 from inpaint_ops.inbox import MAX_CLAIM_BYTES, claim_of, claimed_run, waiting
-from inpaint_ops.layout import CLAIM_ENDING, REDO, TRIGGERED_ENDING, check_run_name
+from inpaint_ops.layout import CLAIM_ENDING, REDO, TRIGGERED_ENDING, check_run_name, gallery_end
 from inpaint_ops.locations import Location
 from inpaint_ops.model.cache import repositories, repository
 from inpaint_ops.records import Model, now
 from inpaint_ops.runs import Workspace, read_refusal
+from inpaint_ops.storage import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def in_the_store(workspace: Workspace, retention: Retention, today: datetime | N
     """What may go of the store. Reads only. Raises StorageError."""
     today = today or now()
     yield from _old_runs(workspace, today - timedelta(days=retention.runs))
+    yield from _ended_galleries(workspace, today)
     yield from _dead_claims(workspace, retention, today)
     for found in workspace.storage.unfinished(workspace.store):
         if found.started < today - timedelta(days=retention.uploads):
@@ -191,6 +193,25 @@ def _remove_run(workspace: Workspace, run: str) -> None:
             if info.location != layout.plan:
                 workspace.storage.delete(info.location)
     workspace.storage.delete(layout.plan)
+
+
+def _ended_galleries(workspace: Workspace, today: datetime) -> Iterator[Candidate]:
+    """Galleries whose links have ended, by their names: nobody can see them any more."""
+    root = workspace.places.linked
+    found: dict[str, list[ObjectInfo]] = {}
+    for info in workspace.storage.list(root):
+        parts = info.location.key.removeprefix(root.key).split("/")
+        end = gallery_end(parts[1]) if len(parts) > 2 else None
+        if end is not None and end < today:
+            found.setdefault("/".join(parts[:2]), []).append(info)
+    for name, objects in sorted(found.items()):
+        size, remove = sum(info.size for info in objects), partial(_remove_each, workspace, objects)
+        yield Candidate("gallery", name, "its link has ended", size, remove)
+
+
+def _remove_each(workspace: Workspace, objects: Iterable[ObjectInfo]) -> None:
+    for info in objects:
+        workspace.storage.delete(info.location)
 
 
 def _dead_claims(workspace: Workspace, retention: Retention, today: datetime) -> Iterator[Candidate]:

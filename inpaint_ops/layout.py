@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from inpaint_ops.config import SideProduct
@@ -50,6 +52,23 @@ def record_place(name: str) -> tuple[str, int] | None:
     if found is None or name != f"{found[1]}/{int(found[2]):07d}.json":
         return None
     return found[1], int(found[2])
+
+
+_GALLERY = re.compile(r"until-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}")
+
+
+def gallery_name(end: datetime) -> str:
+    """What a gallery is called whose links end then: no two are called alike."""
+    return f"until-{end:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def gallery_end(name: str) -> datetime | None:
+    """When a gallery's links end, by its name; None for a name that no gallery has."""
+    found = _GALLERY.fullmatch(name)
+    try:
+        return datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%SZ%z") if found else None
+    except ValueError:
+        return None
 
 
 def _below(prefix: Location, key: str) -> Location:
@@ -133,6 +152,15 @@ class StoreLayout:
         """The manifest made for one run; put if absent."""
         return _below(self.submitted, f"{check_run_name(run)}.jsonl")
 
+    @property
+    def linked(self) -> Location:
+        """The prefix of the galleries that links lead to: `<run>/until-<time>-<nonce>/`."""
+        return self._at("linked/")
+
+    def gallery(self, run: str, name: str) -> Location:
+        """The prefix of one such gallery."""
+        return _below(self.linked, f"{check_run_name(run)}/{name}/")
+
     def history(self, key: str) -> Location:
         """The prefix of what the runs of one model and tuning measured, for the next forecast: one object per run.
 
@@ -147,8 +175,8 @@ class StoreLayout:
     def is_kept_for_runs(self, where: Location) -> bool:
         """Whether an object or prefix lies where this program alone writes, or would hold such a place."""
         own = [
-            self.runs, self.inbox, self.claims, self.jobs, self.presets, self.submitted, self._at("standing/"),
-            self._at("history/"),
+            self.runs, self.inbox, self.claims, self.jobs, self.presets, self.submitted, self.linked,
+            self._at("standing/"), self._at("history/"),
         ]  # fmt: skip
         return any(one.contains(where) or where.contains(one) for one in own)
 

@@ -14,6 +14,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError
 from inpaint_ops.housekeeping import Candidate, Retention, in_the_model_cache, in_the_store, retention, sweep
 from inpaint_ops.inbox import claim_all
+from inpaint_ops.layout import gallery_name
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import now
@@ -57,6 +58,24 @@ def test_a_refused_job_is_removed_when_it_is_old_and_nothing_else_that_has_no_pl
     assert not [one for one in found(workspace, 89) if one.kind == "run"]
     assert sweep(found(workspace, 91), dry_run=False)["run"] == 1
     assert keys(workspace) == {"runs/foreign/refused.json", "runs/of-another/refused.json"}
+
+
+def test_a_gallery_goes_once_its_link_has_ended_and_not_before(workspace: Workspace) -> None:
+    ends = now() + timedelta(days=3)
+    place = workspace.places.gallery("night", gallery_name(ends))
+    for name in ("contact-sheet/0001.html", "SHA256SUMS"):
+        workspace.storage.put(place.join(name), b"x")
+    for strange in (
+        "night/until-20261399T000000Z-00000000/a",
+        "night/until-x/a",
+        "a.html",
+        "until-20200101T000000Z-1f2e3d4c/a",
+    ):
+        put(workspace, f"linked/{strange}")
+    assert not found(workspace, 2)
+    counts = sweep(found(workspace, 4), dry_run=False)
+    assert (counts["gallery"], counts["bytes"], counts["failed"]) == (1, 2, 0)
+    assert len(keys(workspace)) == 4, "what has no name of ours is not ours"
 
 
 def test_a_dry_run_says_what_would_go_and_touches_nothing(workspace: Workspace) -> None:

@@ -1,27 +1,18 @@
-"""Columns of a Parquet file of the store, read in a process of its own: `python -m inpaint_ops.browse.columns`.
-
-As with manifests (`parquet`): a crafted file may crash its reader or unpack to any size. The process returns an Arrow
-stream of exactly the requested columns and types.
-"""
+"""Columns of a Parquet file of the store, read in a process of its own (`machine.parquet_columns`)."""
 
 from __future__ import annotations
 
 import base64
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from typing import Any
 
 from inpaint_ops.errors import DamagedObjectError
-from inpaint_ops.machine import limited_process
-from inpaint_ops.manifest.parquet import limit
+from inpaint_ops.machine import limited_process, parquet_columns
 
-_CPU_SECONDS = 60
 _WALL_SECONDS = 600
-_REFUSED = 3
-_AT_ONCE = 4096
 
 
 def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> Any:
@@ -36,7 +27,7 @@ def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> 
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         file.write(data)
         file.seek(0)
-        command = [sys.executable, "-m", "inpaint_ops.browse.columns", str(max_bytes), str(max_rows), wanted]
+        command = [sys.executable, "-m", parquet_columns.__name__, str(max_bytes), str(max_rows), wanted]
         try:
             code = subprocess.run(
                 command, stdin=file, stdout=out, stderr=errors, env=limited_process.environment(),
@@ -50,7 +41,7 @@ def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> 
             last_line = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             raise DamagedObjectError(
                 " ".join(last_line)
-                if code == _REFUSED
+                if code == parquet_columns.REFUSED
                 else "; its last line: ".join([f"its reader {limited_process.how_it_ended(code)}", *last_line])
             )
         out.seek(0)
@@ -58,61 +49,3 @@ def read_columns(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> 
     if table.schema != schema.remove_metadata():
         raise DamagedObjectError("its reader returned other columns than were requested")
     return table
-
-
-class _RefusedError(Exception):
-    pass
-
-
-def select(data: bytes, schema: Any, *, max_bytes: int, max_rows: int) -> Any:
-    """What the process does: the table, or an exception that says why not."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(pa.BufferReader(data))
-    metadata, there = file.metadata, file.schema_arrow
-    if metadata.num_rows > max_rows:
-        raise _RefusedError(f"it has {metadata.num_rows} rows, and the limit is {max_rows}")
-    for field in schema:
-        if there.names.count(field.name) != 1 or there.field(field.name).type != field.type:
-            raise _RefusedError(f"it has no column {field.name} of {field.type}, or several")
-    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
-    if sum(group.total_byte_size for group in groups) > max_bytes:
-        raise _RefusedError(f"it unpacks to more than {max_bytes} bytes")
-    batches, rows, unpacked = [], 0, 0
-    for batch in file.iter_batches(batch_size=_AT_ONCE, columns=schema.names, use_threads=False):
-        rows, unpacked = rows + batch.num_rows, unpacked + batch.nbytes
-        if rows > max_rows or unpacked > max_bytes:
-            raise _RefusedError(f"it unpacks to more than {max_bytes} bytes or {max_rows} rows")
-        batches.append(batch.select(schema.names))
-    if rows != metadata.num_rows:
-        raise _RefusedError(f"it names {metadata.num_rows} rows and holds {rows}")
-    table = pa.Table.from_batches([pa.record_batch(list(batch.columns), schema=schema) for batch in batches], schema)
-    table.validate(full=True)
-    return table
-
-
-def main(arguments: list[str]) -> None:
-    """Read standard input, write standard output; end with `_REFUSED` and a line of why not."""
-    max_bytes, max_rows = map(int, arguments[:2])
-    limit(max_bytes, seconds=_CPU_SECONDS)
-    largest = 2 * max_bytes + 2**20
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    import pyarrow as pa
-
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(arguments[2])))
-    try:
-        table = select(sys.stdin.buffer.read(), schema, max_bytes=max_bytes, max_rows=max_rows)
-        with pa.ipc.new_stream(sys.stdout.buffer, schema) as stream:
-            stream.write_table(table)
-    except Exception as error:  # Arrow's own, OSError, MemoryError, and of names that are not UTF-8, ValueError
-        print(
-            f"not readable: {' '.join(str(error).split())[:300] or type(error).__name__}", file=sys.stderr, flush=True
-        )
-        os._exit(_REFUSED)
-    sys.stdout.flush()
-    os._exit(0)  # Arrow's own teardown has nothing to save
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +22,8 @@ from inpaint_ops.delivering.contents import (
     read_results,
     side_products_to_deliver,
 )
-from inpaint_ops.delivering.fetching import in_order
-from inpaint_ops.delivering.sheet import PAGE_ROWS, Card, Sheet, page_name, render, stored_thumbnail
+from inpaint_ops.delivering.sheet import Sheet
+from inpaint_ops.delivering.sheet_pages import SheetPages, shown_lines
 from inpaint_ops.delivering.targets import Prefix, Target, check_target
 from inpaint_ops.delivering.zips import ZipFile, ZipStream
 from inpaint_ops.errors import ConfigError, DamagedObjectError, ObjectNotFoundError, StorageError
@@ -37,7 +33,6 @@ from inpaint_ops.records import Record, RunSummary, of_variant
 from inpaint_ops.reviewing import Final, child_runs, finals
 from inpaint_ops.run_files.frozen import row_bytes
 from inpaint_ops.runs import Workspace
-from inpaint_ops.runs.gallery import RowPictures
 from inpaint_ops.storage.stored import SUMMARY_BYTES, Leftovers, read_model
 
 log = logging.getLogger(__name__)
@@ -112,16 +107,14 @@ def deliver(
     if is_zip and to.bucket is not None:
         raise ConfigError(f"{to}: a ZIP file is written on this machine: give a local path, or a prefix without .zip")
     check_target(to, workspace.places)
-    summary = _summary_of(workspace, run)
+    summary = summary_of(workspace, run)
     target: Target = (
         ZipFile(storage, Path(to.key), run, replace=replace) if is_zip else Prefix(storage, to, replace=replace)
     )
     with target:
         if not replace:
             _check_ours(target, to, summary)
-        return _put_all(
-            workspace, summary, target, only=only, contact_sheet=contact_sheet, also=also, progress=progress
-        )
+        return put_all(workspace, summary, target, only=only, contact_sheet=contact_sheet, also=also, progress=progress)
 
 
 def zip_stream(
@@ -136,16 +129,16 @@ def zip_stream(
     Where that raises, or the store does not answer, the ZIP ends without its list: no program takes it for whole.
     Raises ConfigError where there is no such run or no report of it; StorageError.
     """
-    summary = _summary_of(workspace, run)
+    summary = summary_of(workspace, run)
 
     def send_to(send: Callable[[bytes], None]) -> Delivery:
         with ZipStream(workspace.storage, run, send) as target:
-            return _put_all(workspace, summary, target, only=only, contact_sheet=contact_sheet)
+            return put_all(workspace, summary, target, only=only, contact_sheet=contact_sheet)
 
     return send_to
 
 
-def _put_all(
+def put_all(
     workspace: Workspace,
     summary: RunSummary,
     target: Target,
@@ -155,6 +148,7 @@ def _put_all(
     also: Collection[SideProduct] = (),
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Delivery:
+    """Deliver a finished run to an opened target; see `deliver`."""
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-deliver-") as folder:
         results = Path(folder, "results.jsonl")
         workspace.storage.download(workspace.layout(summary.run).results, results)
@@ -162,7 +156,8 @@ def _put_all(
         return work.do(contact_sheet=contact_sheet, progress=progress)
 
 
-def _summary_of(workspace: Workspace, run: str) -> RunSummary:
+def summary_of(workspace: Workspace, run: str) -> RunSummary:
+    """The summary of a finished run. Raises ConfigError where there is no such run or no report of it."""
     try:
         return read_model(workspace.storage, workspace.layout(run).summary, RunSummary, max_bytes=SUMMARY_BYTES)
     except ObjectNotFoundError:
@@ -228,15 +223,15 @@ class _Work:
                 line = line_of(row, image.name if image else None, why, beside)
                 contents.write(json.dumps(line, ensure_ascii=False) + "\n")
                 if why != NOT_ACCEPTED:
-                    name = image.name if image is not None else ""
-                    shown.write(json.dumps([name, why or "", f"{row.run}/{row.made.id}"]).encode() + b"\n")
-                    shown.write(row.shown.model_dump_json().encode() + b"\n")
+                    shown.write(shown_lines(row, image, why))
                 if image is not None:
                     sums.write(f"{image.sha256}  {image.name}\n")
                 sums.writelines(f"{one.sha256}  {one.name}\n" for one in beside)
                 progress(number, rows)
         if contact_sheet:
-            self._put_sheet(contact_sheet)
+            pages = SheetPages(self._workspace, self._summary, self._target, contact_sheet, self._unread)
+            for name, body in pages.of(self._shown, delivered=self._counts.delivered):
+                self._put(name, body, _HTML)
         self._put(CONTENTS, self._contents.read_bytes(), _JSONL)
         self._put(NOTE, self._note("complete"), _JSON)
         self._target.put(SUMS, self._sums, _TEXT)
@@ -337,53 +332,6 @@ class _Work:
         """Note why a done row's image is not delivered. The reason without any place of the store, for `contents`."""
         self._left.append(f"{row.record.id}: {error}")
         return type(error).__name__
-
-    def _put_sheet(self, sheet: Sheet) -> None:
-        """The contact sheet: every row that was to be delivered, with pictures where there is an image."""
-        with self._shown.open("rb") as lines:
-            pages = max(1, math.ceil(sum(1 for _ in lines) / 2 / PAGE_ROWS))
-        with self._shown.open("rb") as lines, ExitStack() as stack:
-            pictured = self._with_thumbnails
-            if sheet == "full":
-                pictures = stack.enter_context(RowPictures(self._workspace.storage, self._workspace.settings))
-                pictured = partial(self._with_pictures, pictures)
-            for page in range(1, pages + 1):
-                cards = [
-                    (Card(Record.model_validate_json(next(lines)), name, why), run)
-                    for name, why, run in map(json.loads, islice(lines, PAGE_ROWS))
-                ]
-                body = render(
-                    pictured(cards),
-                    self._summary,
-                    page=page,
-                    pages=pages,
-                    delivered=self._counts.delivered,
-                    sheet=sheet,
-                )
-                self._put(page_name(page), body, _HTML)
-
-    def _with_pictures(self, pictures: RowPictures, cards: Sequence[tuple[Card, str]]) -> list[Card]:
-        """The cards with source, mask and result, which helper processes make of the files."""
-        there = [card for card, _ in cards if card.name]
-        made = dict(zip((card.record.row for card in there), pictures.of(card.record for card in there), strict=True))
-        for item in made.values():
-            if isinstance(item, str):
-                self._unread.add(f"contact sheet: {item}")
-        return [card.showing(made[card.record.row]) if card.record.row in made else card for card, _ in cards]
-
-    def _with_thumbnails(self, cards: Sequence[tuple[Card, str]]) -> list[Card]:
-        """The cards with the thumbnails that painting wrote."""
-
-        def one(card: tuple[Card, str]) -> Card:
-            shown, made_as = card
-            if not shown.name:
-                return shown
-            run, _, row = made_as.partition("/")
-            record = shown.record.model_copy(update={"id": row})
-            layout = self._workspace.layout(run or self._summary.run)
-            return shown.showing_result(stored_thumbnail(self._workspace.storage, record, layout))
-
-        return [shown for _, shown in in_order(one, cards)]
 
     def _put(self, name: str, data: bytes, content_type: str) -> None:
         """A file beside the images, with its digest."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Literal
-from urllib.parse import quote
 
 from jinja2 import PackageLoader, Template
 
+from inpaint_ops.delivering.targets import SHEET
 from inpaint_ops.errors import StorageError, StorageUnavailableError
 from inpaint_ops.images import THUMBNAIL_BYTES, THUMBNAIL_SIZES
 from inpaint_ops.layout import RunLayout
@@ -37,27 +39,24 @@ class Card:
 
     record: Record
     name: str
+    link: str = ""
+    """To the delivered file; empty where there is none."""
     why: str = ""
     images: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def link(self) -> str:
-        """The delivered file, from the folder of the sheet; empty where there is none."""
-        return f"../{quote(self.name)}" if self.name else ""
 
     def showing(self, item: GalleryItem | str) -> Card:
         """The same with its pictures, or with a word that there are none: why names places of the store."""
         if isinstance(item, str):
-            return Card(self.record, self.name, "no pictures could be made")
+            return replace(self, why="no pictures could be made")
         images = tuple((kind, data_uri(getattr(item, kind))) for kind in _KINDS)
-        return Card(self.record, self.name, self.why, images)
+        return replace(self, images=images)
 
     def showing_result(self, webp: bytes | None) -> Card:
         """The same with the thumbnail of its result that painting wrote; None where it has none."""
         if webp is None:
-            return Card(self.record, self.name, "it has no thumbnail")
+            return replace(self, why="it has no thumbnail")
         uri = f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
-        return Card(self.record, self.name, self.why, (("result", uri),))
+        return replace(self, images=(("result", uri),))
 
 
 def stored_thumbnail(storage: Storage, record: Record, layout: RunLayout) -> bytes | None:
@@ -81,17 +80,34 @@ def stored_thumbnail(storage: Storage, record: Record, layout: RunLayout) -> byt
 
 def page_name(page: int) -> str:
     """The file of a page, from 1."""
-    return f"contact-sheet/{page:04d}.html"
+    return f"{SHEET}/{page:04d}.html"
 
 
-def render(cards: Sequence[Card], summary: RunSummary, *, page: int, pages: int, delivered: int, sheet: Sheet) -> bytes:
-    """One page as HTML."""
+def jumps(page: int, pages: int) -> list[int]:
+    """The pages that each page links to, beside the one before and after it: first, last, and some ten between."""
+    step = max(1, math.ceil(pages / 10))
+    return sorted({1, *range(step, pages, step), pages} - {page}) if pages > 3 else []
+
+
+def render(
+    cards: Sequence[Card],
+    summary: RunSummary,
+    *,
+    page: int,
+    pages: int,
+    delivered: int,
+    sheet: Sheet,
+    link: Callable[[str], str],
+    end: datetime | None = None,
+) -> bytes:
+    """One page as HTML. `link` makes links of names in the delivery; at `end` they stop working."""
     notice = model_notice(summary)
     return (
         _template()
         .render(
             run=summary.run, cards=cards, page=page, pages=pages, rows=summary.counts.rows, delivered=delivered,
             finished=summary.finished_at, sheet=sheet, notice=notice[1] if notice else "",
+            to=link, to_page=lambda number: link(page_name(number)), jumps=jumps(page, pages), end=end,
         )
         .encode()
     )  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import tempfile
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
+from urllib.parse import quote
 
 from inpaint_ops.delivering.contents import Image
 from inpaint_ops.delivering.fetching import check_size, fetched, in_order, or_why, sha256_of
@@ -23,11 +26,19 @@ Outcome = Literal["written", "copied", "there"]
 _NOTE_BYTES = 2**20
 
 
+SHEET = "contact-sheet"
+"""The folder of the pages in a delivery."""
+
+
 class Target(Protocol):
     """A delivery's place. Used as a context; what it holds counts once the context is left without an error."""
 
     resumes: bool
     """Whether a delivery that was interrupted leaves what it has put, and the next one goes on there."""
+
+    @property
+    def end(self) -> datetime | None:
+        """When its links stop working; None: never."""
 
     def __enter__(self) -> Self: ...
 
@@ -47,6 +58,17 @@ class Target(Protocol):
     def read(self, name: str) -> bytes | None:
         """A file that is there from an earlier delivery; None where there is none."""
 
+    def link(self, name: str, place: Location | None = None) -> str:
+        """What a page of the contact sheet links to for a file of the delivery, as a URL.
+
+        `place` is where the run has it, if it is an image of the run.
+        """
+
+
+def relative_link(name: str) -> str:
+    """From a page of the contact sheet to a file of the same delivery."""
+    return quote(posixpath.relpath(name, SHEET))
+
 
 def check_target(where: Location, store: StoreLayout) -> None:
     """Raise ConfigError for a place in which this program keeps runs, or what starts them."""
@@ -61,6 +83,7 @@ class Prefix:
     """A folder or a prefix of a bucket. Goes on where an earlier delivery of the same run stopped."""
 
     resumes = True
+    end = None
 
     def __init__(self, storage: Storage, prefix: Location, *, replace: bool) -> None:
         self._storage, self._prefix, self._replace = storage, prefix.as_prefix(), replace
@@ -86,6 +109,10 @@ class Prefix:
     def read(self, name: str) -> bytes | None:
         """See Target."""
         return self._storage.get(self._prefix.join(name), max_bytes=_NOTE_BYTES) if name in self._there else None
+
+    def link(self, name: str, place: Location | None = None) -> str:
+        """See Target."""
+        return relative_link(name)
 
     def _put_image(self, image: Image, folder: Path) -> Outcome:
         where = self._prefix.join(image.name)

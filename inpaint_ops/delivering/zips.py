@@ -20,8 +20,9 @@ from typing import IO, Self
 
 from inpaint_ops.delivering.contents import Image
 from inpaint_ops.delivering.fetching import AHEAD, THREADS, fetched, in_order, or_why
-from inpaint_ops.delivering.targets import Outcome
+from inpaint_ops.delivering.targets import Outcome, relative_link
 from inpaint_ops.errors import ConfigError, StorageError
+from inpaint_ops.locations import Location
 from inpaint_ops.records import now
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.files import temporary_beside
@@ -39,6 +40,7 @@ class Archive:
     """
 
     resumes = False
+    end = None
 
     def __init__(self, storage: Storage, folder: str, *, threads: int = THREADS, ahead: int = AHEAD) -> None:
         self._storage, self._folder = storage, folder
@@ -68,6 +70,10 @@ class Archive:
     def read(self, name: str) -> bytes | None:
         """None: a ZIP that is there is replaced as a whole."""
         return None
+
+    def link(self, name: str, place: Location | None = None) -> str:
+        """See Target."""
+        return relative_link(name)
 
     def _open(self, image: Image) -> IO[bytes]:
         entry = self._entry(image.name, image.row.made.finished_at)

@@ -176,9 +176,9 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
-def limit(max_bytes: int, seconds: int = SECONDS) -> None:
+def limit(max_bytes: int) -> None:
     """Let the kernel end this process before it takes more memory, or longer, than any manifest can need."""
-    limited_process.limit(data_bytes=2**30 + 4 * max_bytes, cpu_seconds=seconds)
+    limited_process.limit(data_bytes=2**30 + 4 * max_bytes, cpu_seconds=SECONDS)
 
 
 def main(arguments: list[str]) -> None:

@@ -13,6 +13,9 @@ from inpaint_ops.records.loras import (
 from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
+    LOG_BYTES,
+    LOG_LINE_CHARS,
+    LOG_LINES,
     MAX_VARIANTS,
     STAGES,
     Batch,
@@ -68,6 +71,9 @@ from inpaint_ops.records.workers import (
 
 __all__ = [
     "BATCH_STAGES",
+    "LOG_BYTES",
+    "LOG_LINES",
+    "LOG_LINE_CHARS",
     "MASKED_LATENTS",
     "MAX_VARIANTS",
     "STAGES",

@@ -222,6 +222,15 @@ class MaskArea(Model):
     share: Annotated[float, Field(ge=0, le=1)]
 
 
+LOG_LINES = 20
+"""Of one row, at most."""
+LOG_LINE_CHARS = 400
+LOG_BYTES = 4000
+"""Of all lines of one row together, as UTF-8."""
+
+LogLine = Annotated[str, Field(max_length=LOG_LINE_CHARS)]
+
+
 class Measured(Model):
     """What a worker measures of every row: part of its event and of the row's record."""
 
@@ -229,6 +238,12 @@ class Measured(Model):
         default=None, description="How much the masked part changed, as it is seen, in 8-bit levels (0 to 255)."
     )
     timings: Timings = Timings()
+    log: tuple[LogLine, ...] = Field(
+        default=(),
+        max_length=LOG_LINES,
+        exclude_if=operator.not_,
+        description="The last warnings and errors that were logged of the row, where there were any.",
+    )
 
 
 class Painted(Measured):

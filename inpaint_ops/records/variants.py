@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from inpaint_ops.records.rows import BATCH_STAGES, STAGES, Measures, Pick, PickedBy, Record, Timings, Variant
+from inpaint_ops.records.rows import (
+    BATCH_STAGES,
+    LOG_BYTES,
+    LOG_LINES,
+    STAGES,
+    Measures,
+    Pick,
+    PickedBy,
+    Record,
+    Timings,
+    Variant,
+)
 
 _FREE_SEAM, _FREE_SHIFT = 1.25, 4.0
 """Up to here a seam contrast and a colour shift are not seen: the figures below which no row is flagged."""
@@ -75,6 +86,7 @@ def row_record(records: Sequence[Record], by: PickedBy) -> Record:
             "variant": None,
             "variants": variants,
             "pick": pick,
+            "log": _log(records),
             "timings": Timings(**(shown.timings.model_dump() | together)),
             "started_at": min(record.started_at for record in records),
             "finished_at": max(record.finished_at for record in records),
@@ -85,6 +97,16 @@ def row_record(records: Sequence[Record], by: PickedBy) -> Record:
 def _variant(record: Record) -> Variant:
     same = {name: getattr(record, name) for name in Variant.model_fields if name != "score"}
     return Variant(**same, score=fit_score(record.measures) if record.status == "done" else None)
+
+
+def _log(records: Sequence[Record]) -> tuple[str, ...]:
+    """The lines of all variants, less those of the first where a record does not take as many."""
+    lines: list[str] = []
+    for text in reversed([text for record in records for text in record.log]):
+        if len(lines) == LOG_LINES or sum(len(one.encode()) for one in (text, *lines)) > LOG_BYTES:
+            break
+        lines.append(text)
+    return tuple(reversed(lines))
 
 
 def _sum(records: Sequence[Record], stage: str) -> float | None:

@@ -6,13 +6,14 @@ the store. `S3Store` and `FolderStore` are the two stores behind it, `ObjectStor
 
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.guard import Storage
-from inpaint_ops.storage.interface import MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
+from inpaint_ops.storage.interface import MAX_PRESIGN, MAX_SIGNED, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.probe import probe_conditional_put, probe_etag
 from inpaint_ops.storage.s3 import S3Store
 from inpaint_ops.storage.s3_client import make_s3_client
 
 __all__ = [
     "MAX_PRESIGN",
+    "MAX_SIGNED",
     "FolderStore",
     "ObjectInfo",
     "ObjectStore",

@@ -23,7 +23,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.locations import Location
 from inpaint_ops.storage.files import TEMP_PREFIX, locked, temporary_beside
-from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_size
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, MAX_PRESIGN, ObjectInfo, Unfinished, check_size
 
 _CHUNK = 2**20
 _LATEST = 7_258_118_400.0
@@ -181,9 +181,13 @@ class FolderStore:
         """See ObjectStore."""
         self.delete(unfinished.location.key)
 
-    def presign(self, key: str, expires: timedelta) -> str:
+    def presign(self, key: str, expires: timedelta, *, longest: timedelta = MAX_PRESIGN) -> str:
         """Raises StorageError: a folder has no links."""
         raise StorageError(f"{key} is in a folder, which has no links: read the file, or use an S3 store")
+
+    def credentials_end(self) -> datetime | None:
+        """None: a folder has none."""
+        return None
 
     def _ours(self, where: Location, file: BinaryIO) -> ObjectInfo:
         """The object there, if it holds the file's very bytes. Raises ObjectExistsError if it does not."""

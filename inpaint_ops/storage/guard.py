@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location, check_relative, parse
 from inpaint_ops.storage.folder import FolderStore
-from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, ObjectStore, Unfinished
+from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.s3 import Repeats, S3Store
 from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.storage.twins import find_twin
@@ -172,10 +172,15 @@ class Storage:
         location = self.check_writable(unfinished.location)
         self._store(location).discard(unfinished)
 
-    def presign(self, where: Where, expires: timedelta) -> str:
+    def presign(self, where: Where, expires: timedelta, *, longest: timedelta = MAX_PRESIGN) -> str:
         """A short-lived link that reads the object; see `ObjectStore.presign`."""
         location = self.check_readable(where)
-        return self._store(location).presign(location.key, expires)
+        return self._store(location).presign(location.key, expires, longest=longest)
+
+    def credentials_end(self, prefix: Where) -> datetime | None:
+        """When the credentials end by which the prefix is read; see `ObjectStore.credentials_end`."""
+        location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
+        return self._store(location).credentials_end()
 
     def may_read(self, where: Where) -> bool:
         """Whether the object lies under an allowed prefix; says nothing of whether it is there."""

@@ -12,7 +12,10 @@ from inpaint_ops.errors import ObjectTooLargeError
 from inpaint_ops.locations import Location
 
 MAX_PRESIGN = timedelta(minutes=15)
-"""The longest that a presigned link may live."""
+"""The longest that a presigned link may live, where its caller says no other limit."""
+
+MAX_SIGNED = timedelta(days=7)
+"""The longest that any can: Signature Version 4 allows no more."""
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -123,11 +126,15 @@ class ObjectStore(Protocol):
     def discard(self, unfinished: Unfinished) -> None:
         """End an unfinished write and free what it holds; one that is gone is fine."""
 
-    def presign(self, key: str, expires: timedelta) -> str:
-        """A link that reads the object, without credentials, for at most `MAX_PRESIGN`. It is a secret: never log it.
+    def presign(self, key: str, expires: timedelta, *, longest: timedelta = MAX_PRESIGN) -> str:
+        """A link that reads the object, without credentials, for at most `longest`. It is a secret: never log it.
 
-        Raises ValueError if `expires` is not within that; StorageError where the store has no links.
+        It ends earlier where the credentials do (`credentials_end`). Raises ValueError if `expires` is not within
+        `longest`, or that not within `MAX_SIGNED`; StorageError where the store has no links.
         """
+
+    def credentials_end(self) -> datetime | None:
+        """When the credentials end that links are signed with; None where they do not, or where nobody says when."""
 
 
 def check_size(where: Location, size: int, max_bytes: int | None) -> None:
@@ -136,8 +143,9 @@ def check_size(where: Location, size: int, max_bytes: int | None) -> None:
         raise ObjectTooLargeError(f"{where} is too large: {size:,} bytes, and the limit is {max_bytes:,}")
 
 
-def check_expiry(expires: timedelta) -> int:
-    """The whole seconds of `expires`. Raises ValueError unless there are 1 to 900."""
-    if not timedelta(seconds=1) <= expires <= MAX_PRESIGN:
-        raise ValueError(f"a presigned link lives 1 second to 15 minutes, not {expires}")
+def check_expiry(expires: timedelta, longest: timedelta) -> int:
+    """The whole seconds of `expires`. Raises ValueError unless there are 1 to `longest`, which is 7 days at most."""
+    if not timedelta(seconds=1) <= expires <= longest <= MAX_SIGNED:
+        minutes = min(longest, MAX_SIGNED) / timedelta(minutes=1)
+        raise ValueError(f"a presigned link lives 1 second to {minutes:g} minutes, not {expires}")
     return int(expires.total_seconds())

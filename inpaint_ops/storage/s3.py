@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -31,8 +31,15 @@ from inpaint_ops.locations import Location
 from inpaint_ops.storage.checksums import ETAG, Etags, expected_digest
 from inpaint_ops.storage.content_coding import unpack
 from inpaint_ops.storage.files import temporary_beside
-from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, ObjectInfo, Unfinished, check_expiry, check_size
-from inpaint_ops.storage.s3_client import sends_checksums
+from inpaint_ops.storage.interface import (
+    DEFAULT_CONTENT_TYPE,
+    MAX_PRESIGN,
+    ObjectInfo,
+    Unfinished,
+    check_expiry,
+    check_size,
+)
+from inpaint_ops.storage.s3_client import credentials_end, sends_checksums
 from inpaint_ops.storage.s3_errors import (
     COPY,
     GIVE_UP,
@@ -311,13 +318,17 @@ class S3Store:
                 if error_code(error) != "NoSuchUpload":
                     raise
 
-    def presign(self, key: str, expires: timedelta) -> str:
+    def presign(self, key: str, expires: timedelta, *, longest: timedelta = MAX_PRESIGN) -> str:
         """See ObjectStore. The link is made here; whether the object exists is not asked."""
-        seconds = check_expiry(expires)
+        seconds = check_expiry(expires, longest)
         with s3_errors(self._at(key), "sign a link to"):
             return self._client.generate_presigned_url(
                 "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds, HttpMethod="GET"
             )
+
+    def credentials_end(self) -> datetime | None:
+        """See ObjectStore."""
+        return credentials_end(self._client)
 
     def _at(self, key: str) -> Location:
         return Location(self._bucket, key)

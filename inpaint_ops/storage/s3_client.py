@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import boto3
@@ -70,6 +71,16 @@ def make_s3_client(
         client.meta.events.register("before-parameter-build.s3", _accept_cost)
         client.meta.events.register("before-sign.s3", _accept_cost_in_links)
     return client
+
+
+def credentials_end(client: S3Client) -> datetime | None:
+    """When the client's credentials end; None where they do not, or where nobody says when (AWS_SESSION_TOKEN).
+
+    botocore has no public way to a client's credentials, nor to their end.
+    """
+    credentials = getattr(client, "_get_credentials", lambda: None)()
+    end = getattr(credentials, "_expiry_time", None)
+    return end if isinstance(end, datetime) else None
 
 
 def sends_checksums(client: S3Client) -> bool:

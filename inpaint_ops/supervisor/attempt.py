@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from inpaint_ops.config import Settings
 from inpaint_ops.machine.scratch import remove
+from inpaint_ops.supervisor import row_log
 from inpaint_ops.supervisor.attempt_notes import AttemptNotes
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.supervisor.progress import Reporter
@@ -60,8 +61,15 @@ class Attempt:
     left: dict[int, str] = field(default_factory=dict)
     """Rows that are left to another attempt, and why."""
 
+    said: dict[int, list[str]] = field(default_factory=dict)
+    """What the supervisor has to say of a row, for its record, as lines of log; most rows have none."""
+
     ended: set[int] = field(default_factory=set)
     """Rows that have got their record, by line."""
+
+    def say(self, number: int, text: str) -> None:
+        """Keep a warning about a row for its record."""
+        self.said.setdefault(number, []).append(row_log.line(text))
 
     def remove_files(self, number: int) -> None:
         """Remove a row's files from this machine."""

@@ -286,10 +286,11 @@ class Recorder:
         *,
         download: float | None,
         variant: int | None = None,
+        said: tuple[str, ...] = (),
     ) -> Record:
         """Commit the record of a row, or of one of its variants, that has no image, as `store_done` does.
 
-        Raises StorageError.
+        `said` are its lines of log. Raises StorageError.
         """
         measured = Measured(change=event.change, timings=event.timings) if event else Measured()
         timings = measured.timings.model_copy(update={"download": download})
@@ -297,7 +298,7 @@ class Recorder:
             row,
             "failed",
             event.started_at if event else now(),
-            measured=measured.model_copy(update={"timings": timings}),
+            measured=measured.model_copy(update={"timings": timings, "log": said}),
             error=error,
             worker=worker,
             variant=variant,

@@ -10,6 +10,7 @@ from functools import partial
 from inpaint_ops.errors import InpaintOpsError, SigningError, WorkerProtocolError
 from inpaint_ops.protocol import Done, Failed, unit_name
 from inpaint_ops.records import ErrorInfo, Record, WorkerInfo
+from inpaint_ops.supervisor import row_log
 from inpaint_ops.supervisor.attempt import Attempt
 from inpaint_ops.supervisor.commands import expected_output
 from inpaint_ops.supervisor.messages import Recorded, RowFiles
@@ -36,6 +37,7 @@ class RowEnds:
         files.painted_by = session.number
         expected = expected_output(files, attempt.settings, session.process.user)
         batch_id = f"{attempt.name}-{session.number}-{event.batch.id}"
+        event = event.model_copy(update={"log": row_log.kept((*attempt.said.get(event.row, ()), *event.log))})
         write = partial(self._store_done, files, event, session.ready.worker, expected, batch_id)
         attempt.transfers.record(files, write)
 
@@ -53,7 +55,9 @@ class RowEnds:
                 raise
             log.warning("row %d (%s) failed at encode: %s", row.row, row.id, error)
             info = ErrorInfo.of(error, "encode")
-            return recorder.store_failed(row, info, None, worker, download=files.download, variant=files.unit.variant)
+            return recorder.store_failed(
+                row, info, None, worker, download=files.download, variant=files.unit.variant, said=event.log
+            )
 
     def failed(self, number: int, error: ErrorInfo, session: WorkerSession | None, event: Failed | None = None) -> None:
         """The row has no image; `event` is what the worker of `session` reported, where it was the worker's failure.
@@ -122,6 +126,7 @@ class RowEnds:
         attempt = self.attempt
         if session is not None and session.number == attempt.files[number].painted_by:
             attempt.book.refused(number)
+            attempt.say(number, f"its image was refused: {why}")
             session.distrust(why)  # its exit comes through the inbox
             return
         attempt.reporter.fault("worker_died", f"a worker that is gone: {why}")
@@ -147,6 +152,7 @@ class RowEnds:
         attempt, files = self.attempt, self.attempt.files[number]
         log.warning("row %s (%s) failed at %s: %s", unit_name(number), files.row.id, error.stage, error.message)
         worker = session.ready.worker if event and session and session.ready else None
+        said = row_log.kept((*attempt.said.get(number, ()), *(event.log if event else ())))
 
         def write() -> Record:
             store = attempt.recorder.store_failed
@@ -159,6 +165,8 @@ class RowEnds:
                     download=None,
                     variant=attempt.files[other].unit.variant,
                 )
-            return store(files.row, error, event, worker, download=files.download, variant=files.unit.variant)
+            return store(
+                files.row, error, event, worker, download=files.download, variant=files.unit.variant, said=said
+            )
 
         attempt.transfers.record(files, write)

@@ -225,6 +225,8 @@ class Workers:
         if not session.process.stalled:
             what = f"worker {session.process.pid} ended ({how}) while it held {len(end.suspects)} rows"
             attempt.reporter.fault("worker_died", what)
+        for number in end.suspects:
+            attempt.say(number, f"worker {session.process.pid} ended ({how}) while it held {len(end.suspects)} rows")
         self._store_report(session, how)
         if end.blamed is not None:
             error = kind(f"the worker ended ({how}) while it held only this row: the row is set aside")

@@ -17,6 +17,7 @@ from inpaint_ops.errors import DeviceError, DeviceLostError, InpaintOpsError
 from inpaint_ops.protocol import End, Fatal, Job, dump, parse_command
 from inpaint_ops.records import ErrorInfo, Model
 from inpaint_ops.worker import EXIT_FATAL, EXIT_ORPHANED
+from inpaint_ops.worker.row_lines import RowLines
 from inpaint_ops.worker.setup import set_up
 from inpaint_ops.worker.work_loop import Garbage, GarbageError, Inbox, WorkLoop
 
@@ -47,7 +48,9 @@ def serve(commands: Iterable[bytes], events: TextIO, *, started: float | None = 
     failed: DeviceError | None = None
     threads = setup.threads
     with ThreadPoolExecutor(threads, "decode") as incoming, ThreadPoolExecutor(threads, "encode") as outgoing:
-        loop = WorkLoop(setup, sender.send, inbox, incoming, outgoing)
+        lines = RowLines()
+        logging.getLogger().addHandler(lines)
+        loop = WorkLoop(setup, sender.send, inbox, incoming, outgoing, lines)
         try:
             loop.run()
         except GarbageError as error:

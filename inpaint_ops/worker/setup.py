@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from inpaint_ops.engine import Engine
     from inpaint_ops.model.loading import LoadedModel
     from inpaint_ops.model.sources import FoundModel, Source
+
+log = logging.getLogger(__name__)
 
 _DTYPE = {"cuda": "float16", "cpu": "float32"}
 """What the planner takes where the job does not name one: the dtype in which attention kernels are tried."""
@@ -179,6 +182,7 @@ class _Reporter:
         self._send(Warn(message=message))
 
     def out_of_memory(self, message: str) -> None:
+        log.warning("%s", message)  # which rows it is about, their records say
         self._send(Warn(message=message, fault="out_of_memory"))
 
 

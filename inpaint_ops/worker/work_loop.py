@@ -24,6 +24,7 @@ from inpaint_ops.records import MASKED_LATENTS, ErrorInfo, MaskArea, Model, Stag
 from inpaint_ops.worker.finishing import avif_options, feather_when_read, jpeg_options, loras_in_use, making
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.profiling import Profile
+from inpaint_ops.worker.row_lines import RowLines
 from inpaint_ops.worker.setup import WorkerSetup
 from inpaint_ops.worker.side_products import write_patiently, write_side_products
 from inpaint_ops.worker.tiles import TiledRow, tiles_of
@@ -105,6 +106,7 @@ class WorkLoop:
         inbox: Inbox,
         incoming: ThreadPoolExecutor,
         outgoing: ThreadPoolExecutor,
+        lines: RowLines,
     ) -> None:
         from inpaint_ops.engine import Batcher
 
@@ -113,7 +115,7 @@ class WorkLoop:
         self._about_device = setup.about_device
         self._profile = Profile(setup.job.profile, self._warn_once)
         self._send, self._inbox = send, inbox
-        self._incoming, self._outgoing = incoming, outgoing
+        self._incoming, self._outgoing, self._lines = incoming, outgoing, lines
         self._waiting: Batcher[_Decoded] = Batcher()
         self._alone: deque[_Decoded] = deque()
         """Rows that are painted by themselves."""
@@ -194,7 +196,10 @@ class WorkLoop:
     def _paint(self, batch: list[_Decoded]) -> None:
         rows = tuple(row.item.row for row in batch)
         self._send(Begun(rows=rows, stage="paint"))
-        with self._profile.batch(rows, batch[0].key.steps, lambda: self._engine.measurements.batches):
+        with (
+            self._lines.about(*rows),
+            self._profile.batch(rows, batch[0].key.steps, lambda: self._engine.measurements.batches),
+        ):
             self._paint_begun(batch)
 
     def _paint_begun(self, batch: list[_Decoded]) -> None:
@@ -216,7 +221,7 @@ class WorkLoop:
 
     def _decode(self, item: Item) -> None:
         """In the incoming pool: files to a row on its working size."""
-        with self._profile.span("decode", row=item.row):
+        with self._lines.about(item.row), self._profile.span("decode", row=item.row):
             self._decode_row(item)
 
     def _decode_row(self, item: Item) -> None:
@@ -285,7 +290,7 @@ class WorkLoop:
 
     def _finish(self, row: _Decoded, result: PaintResult, canvases: Sequence[PaintResult]) -> None:
         """In the outgoing pool: painted pixels to a file."""
-        with self._profile.span("encode", row=row.item.row):
+        with self._lines.about(row.item.row), self._profile.span("encode", row=row.item.row):
             self._finish_row(row, result, canvases)
 
     def _finish_row(self, row: _Decoded, result: PaintResult, canvases: Sequence[PaintResult]) -> None:
@@ -354,6 +359,7 @@ class WorkLoop:
                     timings, Timings(composite=composited - clock, encode=time.perf_counter() - composited)
                 ),
                 memory=result.memory,
+                log=self._lines.take(item.row),
                 thumbnail_sizes=sizes,
                 thumbnail_problem=problem,
                 side_product_kinds=kinds,
@@ -389,7 +395,8 @@ class WorkLoop:
 
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:
         if not isinstance(error, InpaintOpsError):
-            log.error("row %s: %s failed", unit_name(item.row), stage, exc_info=error)
+            with self._lines.about(item.row):
+                log.error("row %s: %s failed", unit_name(item.row), stage, exc_info=error)
         info = ErrorInfo.of(error, stage)
         self._send(
             Failed(
@@ -397,6 +404,7 @@ class WorkLoop:
                 error=info,
                 change=error.change if isinstance(error, UnchangedError) else None,
                 timings=timings,
+                log=self._lines.take(item.row),
                 started_at=started_at,
                 finished_at=now(),
             )

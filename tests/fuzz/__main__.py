@@ -34,7 +34,7 @@ GUIDED_BY = {
     "record": [*STORED, "inpaint_ops.run_files.counted", "inpaint_ops.report"],
     "progress": [*STORED, "inpaint_ops.browse"],
     "notes": [*STORED, "inpaint_ops.runs.attempts", "inpaint_ops.report"],
-    "timings": ["inpaint_ops.browse.columns", "inpaint_ops.browse"],
+    "timings": ["inpaint_ops.machine.parquet_columns", "inpaint_ops.browse"],
 }
 """The modules whose branches guide a target. To instrument everything takes longer than CI's whole fuzzing."""
 MEMORY_MB = 2048

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel
 
-from inpaint_ops.browse import columns
 from inpaint_ops.browse.state import run_state, shard_states
 from inpaint_ops.browse.table import _SCHEMA, RecordTable, RowQuery, _check, worker_parts
 from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
+from inpaint_ops.machine import parquet_columns
 from inpaint_ops.manifest import parquet
 from inpaint_ops.metrics import measure
 from inpaint_ops.planning import JobOptions, Plan
@@ -191,7 +191,7 @@ def _forked(data: bytes) -> Any:
             parquet.limit(TIMINGS_BYTES)
             with os.fdopen(writing, "wb") as out:
                 try:
-                    table = columns.select(data, _SCHEMA, max_bytes=TIMINGS_BYTES, max_rows=TIMINGS_ROWS)
+                    table = parquet_columns.select(data, _SCHEMA, max_bytes=TIMINGS_BYTES, max_rows=TIMINGS_ROWS)
                 except Exception:
                     os._exit(_REFUSED)
                 with pa.ipc.new_stream(out, _SCHEMA) as stream:

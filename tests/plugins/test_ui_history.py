@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -34,7 +35,13 @@ def test_a_row_that_was_done_again_shows_each_attempt_with_its_log(window: Watch
         error=ErrorInfo(type="WorkerDiedError", stage="worker", message=EVIL, permanent=False),
     )  # fmt: skip
     records[0] = records[0].model_copy(
-        update={"retry": 1, "attempt": f"{RETRY_SHARD}-9f8e7d6c", "earlier": (first,), "source": None}
+        update={
+            "retry": 1,
+            "attempt": f"{RETRY_SHARD}-9f8e7d6c",
+            "earlier": (first,),
+            "source": None,
+            "log": ("2026-11-22 22:00:19 WARNING worker 7 ended (killed by SIGKILL) while it held 1 rows", EVIL),
+        }
     )
     layout = workspace.layout("again")
     workspace.storage.put(layout.results, results_jsonl(records))
@@ -50,6 +57,9 @@ def test_a_row_that_was_done_again_shows_each_attempt_with_its_log(window: Watch
     here = "/airflow/inpaint/runs/again"
     for item, shard in ((earlier, "00000"), (last, RETRY_SHARD)):
         expect(item.get_by_role("link")).to_have_attribute("href", f"{here}/shards/{shard}/log")
+    logged = history.get_by_role("region", name="2 lines of log")
+    expect(logged).to_have_text(re.compile("^2026-11-22 22:00:19 WARNING worker 7 ended"))
+    expect(logged).to_contain_text(EVIL)
     expect(history).to_contain_text("Painted by process 1000 of gpu-1 on NVIDIA H200")
     expect(history.get_by_role("link", name="Trace of the run")).to_have_attribute("href", f"{here}/trace.json")
     bar = history.get_by_role("img")
@@ -68,3 +78,4 @@ def test_a_row_that_was_done_again_shows_each_attempt_with_its_log(window: Watch
     expect(history).to_contain_text("The run itself: failed")
     expect(history.get_by_role("img")).to_have_count(0)
     expect(history).not_to_contain_text("Painted by")
+    expect(history.get_by_role("region")).to_have_count(0)

@@ -88,8 +88,9 @@ def test_nothing_in_the_package_runs_data_as_code() -> None:
 
 
 def test_nothing_outside_of_the_storage_makes_a_link() -> None:
+    """But `deliver --link`, which a setting must allow: tests/delivering/test_links.py."""
     for path in CODE:
-        if path.parent.name != "storage":
+        if path.parent.name != "storage" and path != REPOSITORY / "inpaint_ops/delivering/links.py":
             assert not [name for name, _ in calls(path) if "presign" in name], path
 
 

@@ -32,6 +32,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import AccessDeniedError, ConfigError, InpaintOpsError
 from inpaint_ops.housekeeping import in_the_store, retention, sweep
 from inpaint_ops.inbox import claim_all
+from inpaint_ops.layout import gallery_name
 from inpaint_ops.metrics import Measurement, measured_shard
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import RunSummary, now
@@ -238,6 +239,7 @@ def whole_job(cast: Cast) -> Night:
     owner = cast.server.client()
     owner.delete_object(Bucket="inpaint", Key="inbox/dead.jsonl")
     owner.create_multipart_upload(Bucket="inpaint", Key="inbox/half.png")
+    owner.put_object(Bucket="inpaint", Key=f"linked/{claim.run}/{gallery_name(now())}/SHA256SUMS", Body=b"x")
     removed = clean_up(cast, "housekeeping")
     left = [item["Key"] for item in owner.list_objects_v2(Bucket="inpaint")["Contents"]]
     return Night(cast, summary, {entry.run for entry in page.entries}, removed, left)

@@ -318,6 +318,16 @@ class TestS3:
         with pytest.raises(ValueError, match="15 minutes"):
             storage.presign(s3_prefix.join("a"), expires)
 
+    def test_a_presigned_link_lives_longer_where_that_is_asked_for_and_a_week_at_most(
+        self, s3_client: object, s3_prefix: Location
+    ) -> None:
+        storage = Storage(writable=[s3_prefix], s3_client=lambda: s3_client)  # type: ignore[arg-type, return-value]
+        week = timedelta(days=7)
+        assert "X-Amz-Expires=604800" in storage.presign(s3_prefix.join("a"), week, longest=week)
+        for expires, longest in ((timedelta(hours=2), timedelta(hours=1)), (timedelta(hours=1), timedelta(days=8))):
+            with pytest.raises(ValueError, match="a presigned link lives"):
+                storage.presign(s3_prefix.join("a"), expires, longest=longest)
+
     def test_a_missing_bucket_is_named(self, s3_client: object) -> None:
         storage = Storage(writable=["s3://no-such-bucket/"], s3_client=lambda: s3_client)  # type: ignore[arg-type, return-value]
         calls: list[Callable[[str], object]] = [

@@ -291,6 +291,7 @@ def _finish(item: Item, size: int, say: object) -> None:
             working_size=(64, 64),
             batch=Batch(id="1", size=size),
             timings=Timings(denoise=0.1),
+            log=tuple(item.prompt.removeprefix("log: ").split("|")) if item.prompt.startswith("log: ") else (),
             memory=MEMORY,
             thumbnail_sizes=sizes,
             thumbnail_problem=problem,

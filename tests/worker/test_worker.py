@@ -98,6 +98,10 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
         9: ("FileNotFoundError", "decode"),
         10: ("FileNotFoundError", "encode"),
     }
+    logs = {event.row: event.log for event in (*talk.all(Done), *talk.all(Failed)) if event.log}
+    assert sorted(logs) == [9, 10], "what nobody expected; a refusal says all in its error"
+    assert " ERROR inpaint_ops.worker.work_loop: row 9: decode failed" in logs[9][0]
+    assert logs[9][1].startswith("FileNotFoundError: ")
     begun = [(row, event.stage) for event in talk.all(Begun) for row in event.rows]
     assert all((row, stage) in begun for row in done for stage in ("decode", "paint", "encode"))
     assert len(begun) == len(set(begun))

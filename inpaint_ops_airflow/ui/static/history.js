@@ -1,4 +1,5 @@
-// How a row came about: where its time went, each attempt with its task's log, and the worker that ended it.
+// How a row came about: where its time went, each attempt with its task's log, what was logged of the row, and the
+// worker that ended it.
 import { make, seconds } from "./dom.js";
 
 const SHARD = /^([0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?)-/; // layout.py: the shard that an attempt's name begins with
@@ -29,10 +30,19 @@ const attempt = (here, one) => {
   return make("li", {}, `${what}: ${one.status}, ${moment(one.finished_at)} `, log, one.error ? make("div", { className: "why" }, `${one.error.type}: ${one.error.message}`) : undefined);
 };
 
+// The lines that the row's record keeps; most rows have none.
+const logged = (lines) => {
+  if (!lines?.length) return undefined;
+  const title = `${lines.length} ${lines.length === 1 ? "line" : "lines"} of log`;
+  const text = make("pre", { className: "log", tabIndex: 0, ariaLabel: title }, lines.join("\n"));
+  text.setAttribute("role", "region");
+  return make("details", { open: lines.length <= 8 }, make("summary", {}, title), text);
+};
+
 export const history = (here, record, stages, isFinished) => {
   const { worker } = record;
   const painter = worker ? make("p", { className: "small" }, `Painted by process ${worker.pid} of ${worker.host} on ${worker.device}, from ${moment(record.started_at)} on.`) : undefined;
   const trace = isFinished && worker ? make("p", { className: "small" }, make("a", { href: `${here}/trace.json`, download: "" }, "Trace of the run"), ", for Perfetto") : undefined;
   return make("div", { className: "history" }, make("h3", {}, "History"), timeBar(stages),
-    make("ol", {}, ...[...(record.earlier ?? []), record].map((one) => attempt(here, one))), painter, trace);
+    make("ol", {}, ...[...(record.earlier ?? []), record].map((one) => attempt(here, one))), logged(record.log), painter, trace);
 };
