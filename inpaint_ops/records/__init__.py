@@ -10,6 +10,7 @@ from inpaint_ops.records.loras import (
     parse_row_lora,
     read_row_loras,
 )
+from inpaint_ops.records.measures import SCORES, Measures, Score
 from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
@@ -22,7 +23,6 @@ from inpaint_ops.records.rows import (
     MaskArea,
     MaskMeaning,
     Measured,
-    Measures,
     Memory,
     Output,
     Painted,
@@ -70,6 +70,7 @@ __all__ = [
     "BATCH_STAGES",
     "MASKED_LATENTS",
     "MAX_VARIANTS",
+    "SCORES",
     "STAGES",
     "Amount",
     "AttemptFaults",
@@ -112,6 +113,7 @@ __all__ = [
     "Refusal",
     "RetryCounts",
     "RunSummary",
+    "Score",
     "ShardProgress",
     "SideProductFile",
     "Stage",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from inpaint_ops.errors import InpaintOpsError, one_line
 from inpaint_ops.records.base import Bytes, Count, Model, Moment, Number, Seconds
+from inpaint_ops.records.measures import Levels, Measures, Ratio
 
 Status = Literal["done", "failed", "rejected"]
 
@@ -117,44 +118,6 @@ class WorkerInfo(Model):
     host: str
     device: str
     started_at: Moment
-
-
-Levels = Annotated[float, Field(ge=0, le=255)]
-"""A difference of pixels, in 8-bit levels."""
-
-
-Ratio = Annotated[float, Field(ge=0, le=1100)]
-
-
-class Measures(Model):
-    """How the painted patch fits its surroundings: of the finished picture, alpha on white. None: too few pixels.
-
-    Patch: the pixels with at least half of the mask's highest weight. Ring: the pixels of weight 0 up to 16 from the
-    mask. Band: the pixels of the patch up to 16 from weight 0. Differences are in 8-bit levels; of a pair of
-    neighbouring pixels, the channel that differs most counts.
-    """
-
-    seam_contrast: Ratio | None = Field(
-        default=None,
-        description="(a + 1) / (b + 1): a is the mean difference of neighbours across the patch's edge, b that of "
-        "neighbours that lie both in the ring or both in the band. About 1: no seam is seen. 1/256 to 256.",
-    )
-    colour_shift: Levels | None = Field(
-        default=None, description="The mean colour of the band less that of the ring: the channel that differs most."
-    )
-    flatness: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="The share of neighbours within the patch that differ by less than 1 level."
-    )
-    sharpness_ratio: Ratio | None = Field(
-        default=None,
-        description="(a + 0.25) / (b + 0.25): a and b are the mean gradients of luma (Sobel, both axes, levels per "
-        "pixel) in the patch and in the ring. Below 1: the patch is softer. 1/1021 to 1021.",
-    )
-    grain_ratio: Ratio | None = Field(
-        default=None,
-        description="(a + 0.25) / (b + 0.25): a and b are the standard deviations of noise in levels in the patch and "
-        "in the ring, by the quieter quarter of Immerkaer's filter. Below 1: the patch is smoother. 1/535 to 535.",
-    )
 
 
 Shift = Annotated[float, Field(ge=-255, le=255)]

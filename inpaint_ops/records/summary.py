@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,11 +28,17 @@ class MeasureSpread(Model):
     """How one measure is spread over the done rows that have it, and beyond which values a row is flagged."""
 
     count: Count
-    p5: Amount
-    median: Amount
-    p95: Amount
-    low: Amount | None = Field(default=None, description="Rows below it are flagged; None: none is.")
-    high: Amount | None = Field(default=None, description="Rows above it are flagged; None: none is.")
+    p5: Number
+    median: Number
+    p95: Number
+    low: Number | None = Field(default=None, description="Rows below it are flagged; None: none is.")
+    high: Number | None = Field(default=None, description="Rows above it are flagged; None: none is.")
+    models: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        exclude_if=operator.not_,
+        description="Of a score: by which models it was taken. Where these are several, no row is flagged.",
+    )
 
 
 class Counts(Model):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from inpaint_ops.records.rows import BATCH_STAGES, STAGES, Measures, Pick, PickedBy, Record, Timings, Variant
+from inpaint_ops.records.measures import Measures
+from inpaint_ops.records.rows import BATCH_STAGES, STAGES, Pick, PickedBy, Record, Timings, Variant
 
 _FREE_SEAM, _FREE_SHIFT = 1.25, 4.0
 """Up to here a seam contrast and a colour shift are not seen: the figures below which no row is flagged."""

@@ -109,6 +109,8 @@ class Tally:
         self.side_product_bytes = 0
         self.without_side_products: Counter[str] = Counter()
         """Images that miss files that were asked for beside them, by the reason."""
+        self.without_scores: Counter[str] = Counter()
+        """Images that miss a score that the job has a model for, by the reason."""
         self.images = 0
         """Of done rows: those of all variants."""
         self.images_with_steps = 0
@@ -281,6 +283,8 @@ class Tally:
         if done and record.fill != "original":
             self.fills[record.fill] += 1
         for painting in done:
+            if painting.measures is not None and painting.measures.score_problem:
+                self.without_scores[painting.measures.score_problem] += 1
             if painting.side_product_problem:
                 self.without_side_products[painting.side_product_problem] += 1
             self.side_products.update(one.kind for one in painting.side_products)
