@@ -237,6 +237,10 @@ class MaskMeaning(Model):
     mask_invert: bool = False
 
 
+Crop = Literal["none", "auto", "regions", "tiles"] | Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""What of a source the model was asked to see: a number is a margin around the mask, in pixels."""
+
+
 class EarlierAttempt(Model):
     """How a row ended before it was done again."""
 
@@ -358,6 +362,9 @@ class Record(Painted, MaskMeaning):
     loras: dict[str, Number] = Field(
         default_factory=dict, exclude_if=operator.not_, description="What the row was painted with, and how strongly."
     )
+    crop: Crop = Field(
+        default="none", exclude_if=lambda crop: crop == "none", description="What the model was asked to see."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
     worker: WorkerInfo | None = None
@@ -393,6 +400,11 @@ class Record(Painted, MaskMeaning):
             )
             for one in self.variants
         ) or (self,)
+
+    @property
+    def canvases(self) -> int:
+        """On how many canvases its image was painted."""
+        return max(1, len(self.tiles), len(self.regions))
 
     def outputs(self) -> tuple[tuple[int | None, Output], ...]:
         """Every image that the record names, with the variant that it is of; None in a row without variants."""

@@ -85,9 +85,16 @@ class Pace(Model):
 
     images: Count = Field(description="Images that were painted; variants of a row count each.")
     steps: Amount = Field(description="Mean steps that ran, of the images.")
-    step_seconds: Amount = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
-    other_seconds: Amount = Field(description="Seconds per image of the other stages that a batch shares.")
+    step_seconds: Amount = Field(
+        description="Denoise seconds over the steps of all canvases of the images; a batch's seconds count once."
+    )
+    other_seconds: Amount = Field(description="Seconds per canvas of the other stages that a batch shares.")
     waiting_seconds: Amount = Field(description="Seconds per image of the workers' lifetimes that were not painting.")
+    canvases: dict[Literal["regions", "tiles"], Amount] = Field(
+        default_factory=dict,
+        exclude_if=operator.not_,
+        description="Mean canvases of the images of rows with that `crop`, which may take several each.",
+    )
 
 
 class Forecast(Model):

@@ -192,9 +192,12 @@ def _pace(tally: Tally, seconds: Mapping[str, float], total: WorkerTime) -> Pace
     return Pace(
         images=images,
         steps=steps / images,
-        step_seconds=warm * denoise / steps,
-        other_seconds=warm * (shared - denoise) / images,
+        step_seconds=warm * denoise / tally.canvas_steps,
+        other_seconds=warm * (shared - denoise) / tally.canvases,
         waiting_seconds=total.waiting / images,
+        canvases={
+            crop: found["canvases"] / found["images"] for crop, found in tally.cropped.items() if found["images"]
+        },
     )
 
 

@@ -116,6 +116,12 @@ class Tally:
         self.images_with_steps = 0
         self.steps = 0
         """Of the images, that ran."""
+        self.canvases = 0
+        """Of the images with steps: what the model painted, one for most images."""
+        self.canvas_steps = 0
+        """Of the images' canvases, that ran."""
+        self.cropped: dict[str, Counter[str]] = {"regions": Counter(), "tiles": Counter()}
+        """Images of rows with that `crop`, and their canvases."""
         self.rows_with_variants = 0
         self.further_images = 0
         """Of them, beyond each row's first."""
@@ -292,6 +298,10 @@ class Tally:
             if painting.steps:
                 self.images_with_steps += 1
                 self.steps += painting.steps
+                self.canvases += painting.canvases
+                self.canvas_steps += painting.steps * painting.canvases
+                if painting.crop in ("regions", "tiles"):
+                    self.cropped[painting.crop].update(images=1, canvases=painting.canvases)
         if record.variants:
             self.rows_with_variants += 1
             self.further_images += max(0, len(done) - 1)

@@ -66,11 +66,12 @@ def test_a_run_by_the_command_scores_each_image_and_says_by_which_models(
     command = ["run", manifest, "--out", str(tmp_path / "out"), "--run", "run", "--model", "tiny-random"]
     result = CliRunner().invoke(main, [*command, "--device", "cpu", "--clip-model", str(models / "clip")])
     assert result.exit_code == 0, result.output
+    digest = hashlib.sha256((models / "clip/model.safetensors").read_bytes()).hexdigest()[:16]
+    assert f"  clip: median 0.31, from 0.31 (p5) to 0.31 (p95), of 2 rows, by clip {digest}" in result.output
     assert "1 image misses a score" not in result.output and "2 images miss a score" in result.output
 
     workspace = Workspace.open(Settings(scratch=tmp_path / "s"), store=str(tmp_path / "out"))
     found = records_of(workspace)
-    digest = hashlib.sha256((models / "clip/model.safetensors").read_bytes()).hexdigest()[:16]
     measures = found["one"].measures
     assert measures is not None and measures.clip == pytest.approx(0.31, abs=1e-6)
     assert measures.models["clip"] == f"clip {digest}" and measures.models["lpips"].startswith("lpips.onnx ")
