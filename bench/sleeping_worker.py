@@ -20,6 +20,7 @@ from inpaint_ops import worker
 from inpaint_ops.engine import PaintItem, PaintResult
 from inpaint_ops.engine.measuring import Measurements
 from inpaint_ops.machine.processors import processors
+from inpaint_ops.model.scorers import Scorers
 from inpaint_ops.protocol import Job, Ready, Text
 from inpaint_ops.records import (
     Batch,
@@ -82,6 +83,7 @@ class _Sleeping:
     identity = ModelIdentity(name="sleeping", random_weights=True)
     native_size = 1024
     lama = None
+    scorers = Scorers()
     ledger: tuple[LedgerEntry, ...] = ()
 
     def inspect(

@@ -90,6 +90,15 @@ Fill = Literal["original", "noise", "mean", "telea", "lama"]
 CudaWait = Literal["sleep", "spin"]
 """How a worker waits for its card."""
 
+CLIP_MODEL_CURE = (
+    "give --clip-model a folder with a CLIP model as transformers saves it, such as that of "
+    "`hf download openai/clip-vit-large-patch14 --local-dir FOLDER`"
+)
+"""What to do where the model of the CLIP score is missing or unfit."""
+
+LPIPS_MODEL_CURE = "give --lpips-model an LPIPS network in ONNX (docs/measures.md says how to make one)"
+"""What to do where the network of the LPIPS distance is missing or unfit."""
+
 FILL_MODEL_CURE = "give --fill-model a LaMa in ONNX, such as OpenCV's inpainting_lama_2025jan.onnx"
 """What to do where the network of the fill `lama` is missing or unfit."""
 
@@ -200,6 +209,14 @@ class Settings(BaseSettings):
     )
     fill_model: str | None = Field(
         default=None, description="For fill lama: the LaMa network, an .onnx file on the machines that paint."
+    )
+    clip_model: str | None = Field(
+        default=None,
+        description="Each image's CLIP score is measured by it: the folder of a CLIP model on the machines that paint.",
+    )
+    lpips_model: str | None = Field(
+        default=None,
+        description="Each image's LPIPS distance is measured by it: an .onnx file on the machines that paint.",
     )
     side_products: Annotated[tuple[SideProduct, ...], NoDecode] = Field(
         default=(), description="Files beside each image, with commas between: patch, mask, preview."
@@ -382,6 +399,8 @@ class Settings(BaseSettings):
         "vae",
         "tokenizer",
         "fill_model",
+        "clip_model",
+        "lpips_model",
         "names",
         "c2pa_certificate",
         "c2pa_key",

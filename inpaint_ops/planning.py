@@ -97,6 +97,8 @@ class JobOptions(Model):
     )
     fill: Fill = "original"
     fill_model: str | None = Field(default=None, description="The ONNX file of the network that fill `lama` needs.")
+    clip_model: str | None = Field(default=None, description="The folder of the model of each image's CLIP score.")
+    lpips_model: str | None = Field(default=None, description="The ONNX file of each image's LPIPS distance.")
     side_products: tuple[SideProduct, ...] = Field(default=(), description="Files beside each image.")
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
     pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
@@ -151,8 +153,8 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "fill_model", "side_products",
-            "variants", "pick", "row_limit", "sample",
+            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "fill_model", "clip_model",
+            "lpips_model", "side_products", "variants", "pick", "row_limit", "sample",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 
@@ -197,6 +199,8 @@ def job_options(
         "names": settings.names,
         "fill": settings.fill,
         "fill_model": settings.fill_model,
+        "clip_model": settings.clip_model,
+        "lpips_model": settings.lpips_model,
         "side_products": settings.side_products,
         "use_xformers": settings.use_xformers,
         "shard_rows": settings.shard_rows,

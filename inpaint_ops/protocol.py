@@ -86,6 +86,8 @@ class Job(Model):
     vae: str | None = Field(default=None, description="A folder or a file: takes the place of the model's own VAE.")
     tokenizer: str | None = Field(default=None, description="A folder, for a model in one file.")
     fill_model: str | None = Field(default=None, description="The ONNX file of fill `lama`, where a row needs it.")
+    clip_model: str | None = Field(default=None, description="The folder of the model that scores images by CLIP.")
+    lpips_model: str | None = Field(default=None, description="The ONNX file of the network that measures LPIPS.")
     loras: tuple[LoraFile, ...] = ()
     fuse_loras: dict[str, float] | None = Field(
         default=None, description="What every row that comes is painted with, by name; None: rows differ."

@@ -23,6 +23,10 @@ def _unknown_loras(row: AcceptedRow, job: JobOptions) -> list[str]:
     return [name for name, _ in map(parse_row_lora, row.loras) if name not in known]
 
 
+CROPS = ("", "regions", "tiles")
+"""Values of `crop` of which a mask may be painted on several canvases, after that of all others."""
+
+
 class RowWork(NamedTuple):
     """What each row of a manifest has to do, in the order of the rows."""
 
@@ -34,6 +38,8 @@ class RowWork(NamedTuple):
     """A number for its prompt: equal ones are one text."""
     chunks: array[int]
     """Chunks that its prompt has, by an estimate."""
+    crops: array[int]
+    """Its place in `CROPS`: whether its mask may be painted on several canvases."""
 
     def part(self, which: slice) -> RowWork:
         """That of some of the rows."""
@@ -42,11 +48,12 @@ class RowWork(NamedTuple):
 
 def row_work(rows: Iterable[AcceptedRow], job: JobOptions) -> RowWork:
     """What the rows have to do; each is unpacked once."""
-    work = RowWork(array("H"), array("B"), array("q"), array("B"))
+    work = RowWork(array("H"), array("B"), array("q"), array("B"), array("B"))
     for row in rows:
         work.steps.append(_steps_to_run(row, job))
         work.images.append(row.variants or job.variants)
         work.texts.append(hash((row.prompt, row.prompt_2)))
+        work.crops.append(CROPS.index(row.crop) if row.crop in CROPS else 0)
         work.chunks.append(max(chunks_estimated(row.prompt), chunks_estimated(row.prompt_2 or "")))
     return work
 

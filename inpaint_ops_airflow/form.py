@@ -173,6 +173,20 @@ PARAMS = {
         title="Fill model",
         description="For the fill lama: LaMa's network, an .onnx file on the GPU machines. Empty: as the settings say.",
     ),
+    "clip_model": Param(
+        default=None,
+        type=["null", "string"],
+        title="CLIP model",
+        description="Score each image against its prompt: the folder of a CLIP model on the GPU machines. Empty: as "
+        "the settings say (none).",
+    ),
+    "lpips_model": Param(
+        default=None,
+        type=["null", "string"],
+        title="LPIPS model",
+        description="Measure each image's distance to its source: an LPIPS network, an .onnx file on the GPU machines. "
+        "Empty: as the settings say (none).",
+    ),
     "profile": Param(
         default=False,
         type="boolean",

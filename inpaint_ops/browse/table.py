@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,24 +20,29 @@ from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, Model, Record, RunSummary, StageStats
 from inpaint_ops.report import TIMINGS_SCHEMA, timings_table
 from inpaint_ops.report.facts import STAGE_LABELS, Part, lifetime_parts, parts
-from inpaint_ops.report.spread import FLAGS, MEASURES, Flagged, Spread, find_flags
+from inpaint_ops.report.spread import FLAGS, MEASURES, SCORED, Flagged, Spread, find_flags
 from inpaint_ops.report.stages import StageTimes
 from inpaint_ops.reviewing import VERDICTS
 
 Positions = npt.NDArray[np.int64]
 
 _BATCH_KEY = ("worker_host", "worker_pid", "worker_started_at", "batch_id")
+_SCORES = tuple(column for one in SCORED for column in (one.name, f"{one.name}_model"))
 _ADDED = ("id", "attempt", "worker_device", "output_width", "output_height", *(one.name for one in MEASURES))
-"""Columns that pages can do without: they are null where a file has not all of them."""
+"""Columns that pages can do without: they are null where a file has not all of them, or not the scores, which came
+last."""
 _COLUMNS = (
-    *_ADDED, "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES), *_BATCH_KEY, "started_at",
-    "finished_at",
+    *dict.fromkeys((*_ADDED, *_SCORES)), "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES),
+    *_BATCH_KEY, "started_at", "finished_at",
 )  # fmt: skip
 _SCHEMA = pa.schema([TIMINGS_SCHEMA.field(name) for name in _COLUMNS])
-_LEAST_SCHEMA = pa.schema([field for field in _SCHEMA if field.name not in _ADDED])
+_OLDER_SCHEMAS = tuple(
+    pa.schema([field for field in _SCHEMA if field.name not in missing]) for missing in (_SCORES, (*_ADDED, *_SCORES))
+)
+"""Of files that were written before columns were added, the newest first."""
 _BUCKETS = 60
 _FILE_BYTES = 2**24
-_BYTES_PER_ROW = 2**10
+_BYTES_PER_ROW = 3 * 2**9
 """The most bytes of a row in `timings.parquet`: thirty numbers, and names of bounded length."""
 
 
@@ -111,12 +117,7 @@ class RecordTable:
     def from_parquet(cls, data: bytes, *, max_rows: int) -> RecordTable:
         """Read `timings.parquet`, in a process of its own. Raises DamagedObjectError."""
         limits = {"max_bytes": timings_bytes(max_rows), "max_rows": max_rows}
-        try:
-            columns = read_columns(data, _SCHEMA, **limits)
-        except DamagedObjectError:
-            least = read_columns(data, _LEAST_SCHEMA, **limits)  # of a file that was written before they were added
-            nulls = {name: pa.nulls(len(least), _SCHEMA.field(name).type) for name in _ADDED}
-            columns = pa.table([nulls[one.name] if one.name in nulls else least[one.name] for one in _SCHEMA], _SCHEMA)
+        columns = _read(data, (_SCHEMA, *_OLDER_SCHEMAS), limits)
         _check(columns)
         return cls(columns)
 
@@ -179,6 +180,8 @@ class RecordTable:
         found = [Spread(measure) for measure in MEASURES]
         for spread in found:
             spread.add_values(self._numbers(spread.measure.name))
+            if spread.measure in SCORED:
+                spread.add_models(pc.unique(self.columns[f"{spread.measure.name}_model"]).to_pylist())
         return found
 
     @cached_property
@@ -298,6 +301,21 @@ class RecordTable:
 _MEASURES = frozenset(measure.name for measure in MEASURES)
 
 
+def _read(data: bytes, schemas: Sequence[Any], limits: Mapping[str, int]) -> Any:
+    """The columns of `_SCHEMA`, by the first of `schemas` that the file has; null where that has them not."""
+    for schema in schemas[:-1]:
+        with contextlib.suppress(DamagedObjectError):
+            return _widened(read_columns(data, schema, **limits))
+    return _widened(read_columns(data, schemas[-1], **limits))
+
+
+def _widened(found: Any) -> Any:
+    return pa.table(
+        [found[one.name] if one.name in found.column_names else pa.nulls(len(found), one.type) for one in _SCHEMA],
+        _SCHEMA,
+    )
+
+
 def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
@@ -314,7 +332,7 @@ def _check(columns: Any) -> None:
             raise DamagedObjectError(f"a row has no {name}")
     bounds = {"row": (1, 2**31 - 1)} | {f"{stage}_seconds": (0.0, 1e9) for stage in STAGES}
     bounds |= dict.fromkeys(("started_at", "finished_at"), (0, _LATEST))
-    bounds |= {measure.name: (0.0, 1100.0) for measure in MEASURES}
+    bounds |= {measure.name: (-1.0 if measure.scale == "cosine" else 0.0, 1100.0) for measure in MEASURES}
     bounds |= dict.fromkeys(("output_width", "output_height"), (0, 2**31 - 1))
     for name, (least, most) in bounds.items():
         values = columns[name].cast(pa.int64()) if name in ("started_at", "finished_at") else columns[name]

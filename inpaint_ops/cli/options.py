@@ -148,6 +148,16 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--fill-model", metavar="FILE", help="For --fill lama: the network, an ONNX file [INPAINT_FILL_MODEL]."
         ),
         click.option(
+            "--clip-model",
+            metavar="FOLDER",
+            help="Score each image against its prompt by this CLIP model [INPAINT_CLIP_MODEL].",
+        ),
+        click.option(
+            "--lpips-model",
+            metavar="FILE",
+            help="Measure each image's LPIPS distance to its source by this ONNX file [INPAINT_LPIPS_MODEL].",
+        ),
+        click.option(
             "--also",
             "side_products",
             metavar="patch,mask,preview",
@@ -209,6 +219,8 @@ def job_of(settings: Settings, chosen: dict[str, Any]) -> JobOptions:
         "vae": _whole(job.vae),
         "tokenizer": _whole(job.tokenizer),
         "fill_model": _whole(job.fill_model),
+        "clip_model": _whole(job.clip_model),
+        "lpips_model": _whole(job.lpips_model),
         "loras": tuple(
             one if one.is_in_store else one.model_copy(update={"place": _whole(one.place)}) for one in job.loras
         ),

@@ -12,6 +12,7 @@ network I/O, no torch. What cannot be used is an ImageError or a MaskError, of o
 """
 
 from inpaint_ops.images.as_source import options_like
+from inpaint_ops.images.close_up import close_up
 from inpaint_ops.images.compositing import Alpha, composite
 from inpaint_ops.images.encoding import (
     LOSSLESS,
@@ -29,6 +30,7 @@ from inpaint_ops.images.encoding import (
 from inpaint_ops.images.filling import fill_masked
 from inpaint_ops.images.joining import Joined, JoinOptions, join
 from inpaint_ops.images.lama import Lama
+from inpaint_ops.images.lpips import Lpips
 from inpaint_ops.images.mask_meaning import MaskChannel
 from inpaint_ops.images.masks import Mask, decode_mask, read_mask
 from inpaint_ops.images.measures import measure
@@ -67,6 +69,7 @@ __all__ = [
     "Joined",
     "JpegOptions",
     "Lama",
+    "Lpips",
     "Making",
     "Mask",
     "MaskChannel",
@@ -82,6 +85,7 @@ __all__ = [
     "check_output_size",
     "check_profile",
     "check_writable",
+    "close_up",
     "composite",
     "decode_mask",
     "decode_source",

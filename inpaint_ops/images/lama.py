@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 
 import cv2
@@ -10,18 +9,13 @@ import numpy as np
 
 from inpaint_ops.config import FILL_MODEL_CURE
 from inpaint_ops.errors import ModelError, NonFiniteImageError
+from inpaint_ops.images.networks import in_short, read_network
 
 SIDE = 512
 """Pixels a side of what the network is given: that of the files which are published."""
 
 IMAGE, MASK = "image", "mask"
 """Its inputs: (1, 3, SIDE, SIDE) float32 RGB of 0 to 1, and (1, 1, SIDE, SIDE) of 0 and 1, where 1 is to be filled."""
-
-_ELSEWHERE = b"location"
-"""What an ONNX file with a tensor in another one has in it: the key of that file's name (`TensorProto.external_data`).
-OpenCV would read any file of this machine so. The same number can be written in several ways, so the bytes before the
-word decide nothing.
-"""
 
 _FORM = f"it must take `{IMAGE}` (1, 3, {SIDE}, {SIDE}) and `{MASK}` (1, 1, {SIDE}, {SIDE}) and give back a picture"
 _NEAR = 0.1
@@ -39,22 +33,7 @@ class Lama:
         """
         self._lock = threading.Lock()
         self._scale = 1.0
-        if not hasattr(cv2.dnn, "ENGINE_NEW"):
-            raise ModelError(f"fill lama needs OpenCV 5 or newer, this is {cv2.__version__}: choose another fill")
-        if _ELSEWHERE in data:
-            raise ModelError(
-                f"{name} names other files (`location`) for its weights, and none is opened: {FILL_MODEL_CURE}"
-            )
-        if not data:
-            raise ModelError(f"{name} is empty: {FILL_MODEL_CURE}")
-        try:
-            self._net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8), cv2.dnn.ENGINE_NEW)
-        except (cv2.error, MemoryError) as error:
-            raise ModelError(
-                f"{name} is no ONNX file that OpenCV can read ({_text(error)}): {FILL_MODEL_CURE}"
-            ) from error
-        if self._net.empty():
-            raise ModelError(f"{name} has operators that OpenCV {cv2.__version__} does not know: {FILL_MODEL_CURE}")
+        self._net = read_network(data, name, FILL_MODEL_CURE)
         self._try_out(name)
 
     def __str__(self) -> str:
@@ -106,7 +85,7 @@ class Lama:
         try:
             result = self._run(picture, masked)
         except (cv2.error, ValueError, MemoryError) as error:
-            raise ModelError(f"{name} cannot be run ({_text(error)}): {_FORM}; {FILL_MODEL_CURE}") from error
+            raise ModelError(f"{name} cannot be run ({in_short(error)}): {_FORM}; {FILL_MODEL_CURE}") from error
         if not np.isfinite(result).all():
             raise ModelError(f"{name} gives NaN or infinity for a plain picture: {FILL_MODEL_CURE}")
         self._scale = 1.0 if np.median(result[~masked]) > 2 else 255.0
@@ -131,10 +110,3 @@ def _drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     under = np.array((0.1, 0.9, 0.9), np.float32)
     picture[masked] = under
     return picture, masked, under
-
-
-def _text(error: BaseException) -> str:
-    """The error in short: OpenCV's own words come after the place in its code."""
-    text = " ".join(str(error).split()).rsplit("error: ", 1)[-1]
-    text = re.sub(r"^\(-\d+:[^)]*\) *|in function '[^']*' *", "", text).strip()
-    return text[:160] or type(error).__name__

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inpaint_ops.config import FILL_MODEL_CURE
-from inpaint_ops.errors import ModelError
+from inpaint_ops.model import onnx_files
 
 if TYPE_CHECKING:
     from inpaint_ops.images import Lama
 
-MAX_BYTES = 2**31 - 1
-"""The largest that one ONNX file can be (a limit of protobuf); LaMa's have 92 to 208 MB."""
+_WHAT = "fill model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +26,12 @@ class FillModel:
 
 def locate(name: str) -> Path:
     """The file that `name` names, by its suffix and its size. Raises ModelError that names the file and the cure."""
-    path = Path(name).expanduser()
-    if path.suffix.lower() != ".onnx":
-        raise ModelError(f"the fill model {name} is no .onnx file, and nothing else is opened: {FILL_MODEL_CURE}")
-    if not path.is_file():
-        raise ModelError(f"the fill model {name}: there is no such file")
-    if not 0 < path.stat().st_size <= MAX_BYTES:
-        raise ModelError(f"the fill model {name} has {path.stat().st_size:,} bytes: {FILL_MODEL_CURE}")
-    return path
+    return onnx_files.locate(name, _WHAT, FILL_MODEL_CURE)
 
 
 def load(name: str) -> FillModel:
-    """Read the file once, so that what was hashed is what runs, and try the network. Raises ModelError."""
+    """Read the file once, and try the network. Raises ModelError."""
     from inpaint_ops.images import Lama  # needs OpenCV, which planning does without
 
-    path = locate(name)
-    try:
-        with path.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ModelError(f"the fill model {name} cannot be read: {error.strerror or error}") from error
-    return FillModel(path, hashlib.sha256(data).hexdigest(), Lama(data, f"the fill model {name}"))
+    data, digest = onnx_files.read(name, _WHAT, FILL_MODEL_CURE)
+    return FillModel(locate(name), digest, Lama(data, f"the fill model {name}"))

@@ -23,6 +23,8 @@ from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, single_file, tuned
 from inpaint_ops.model.progress import without_progress_bars
 from inpaint_ops.model.recipes import recipe
+from inpaint_ops.model.scorers import Scorers
+from inpaint_ops.model.scorers import load as load_scorers
 from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
 from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.tuned import in_short, relieved
@@ -69,6 +71,7 @@ class LoadedModel:
     download_seconds: float | None = None
     adapters: Adapters | None = None
     lama: Lama | None = None
+    scorers: Scorers = field(default_factory=Scorers)
 
     @property
     def load_times(self) -> LoadTimes:
@@ -135,7 +138,8 @@ class LoadedModel:
         )  # fmt: skip
         loras = () if self.adapters is None else (self.adapters.inspect(),)
         parts = ledger.inspect_parts(self.pipe, self.identity, self.lama)
-        return (*entries, schedulers.inspect(self.pipe, self.scheduler), *parts, *loras)
+        scheduler = schedulers.inspect(self.pipe, self.scheduler)
+        return (*entries, scheduler, *parts, *loras, *self.scorers.entries())
 
 
 def load(
@@ -202,6 +206,9 @@ def load(
         why_not = tuned.apply(
             pipe, plan, device, use_xformers, switches_loras=adapters is not None and adapters.fused is None
         )
+        seconds["tune"] = -clock + (clock := time.perf_counter())
+        scorers = load_scorers(found.scorers, place, dtype)
+        seconds["scores"] = time.perf_counter() - clock
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -209,7 +216,6 @@ def load(
             f"{source.name} in {plan.dtype} does not fit {device.name}: {' '.join(str(error).split())[:200]}; "
             "try the tuning low-memory"
         ) from error
-    seconds["tune"] = time.perf_counter() - clock
     identity = ModelIdentity(
         name=source.name,
         revision=source.revision,
@@ -225,7 +231,7 @@ def load(
     )
     lama = None if found.fill_model is None else found.fill_model.network
     return LoadedModel(
-        pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download, adapters, lama
+        pipe, identity, native, plan, seconds, place, choice, why_not, scheduler, download, adapters, lama, scorers
     )
 
 

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,7 +23,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model import fill_models, tokenizers
+from inpaint_ops.model import fill_models, score_models, tokenizers
 from inpaint_ops.model.cache import (
     cache_home,
     fetch_lock,
@@ -104,6 +104,7 @@ class FoundModel:
     vae: VaeWeights | None = None
     loras: tuple[LoraWeights, ...] = ()
     fill_model: fill_models.FillModel | None = None
+    scorers: score_models.ScoreModels = field(default_factory=score_models.ScoreModels)
 
 
 def resolve(
@@ -162,8 +163,10 @@ def workload(
     prompts_known: bool = True,
     loras: Sequence[LoraFile] = (),
     fused: Mapping[str, float] | None = None,
+    clip_model: str | None = None,
 ) -> Workload:
-    """What the planner needs to know of the model, and of LoRAs that are not merged into it (`fused`).
+    """What the planner needs to know of the model, of LoRAs that are not merged into it (`fused`), and of the CLIP
+    model that images are scored by.
 
     Raises ModelError for a folder of another kind of model.
     """
@@ -177,7 +180,8 @@ def workload(
     else:
         upcast = bool(recipe(source.name).vae["force_upcast"])
     held = 0 if fused is not None else sum(locate_lora(one.path).stat().st_size for one in loras)
-    return Workload(side, upcast, prompts_known, held)
+    scoring = 0 if clip_model is None else score_models.locate_clip(clip_model).bytes
+    return Workload(side, upcast, prompts_known, held, scoring)
 
 
 def find(
@@ -189,15 +193,19 @@ def find(
     seconds: float = 0.0,
     loras: Sequence[LoraFile] = (),
     fill_model: str | None = None,
+    clip_model: str | None = None,
+    lpips_model: str | None = None,
 ) -> FoundModel:
     """Check that what `source` names is whole for `dtype`: what is read depends on it.
 
-    `fill_model` is the file of the network that rows are filled by, which is read and tried. With `published`, weights
+    `fill_model` is the file of the network that rows are filled by, which is read and tried; so is that of
+    `lpips_model`. `clip_model` is a folder, whose headers are read. With `published`, weights
     whose SHA-256 is known are compared with it. `seconds` is what it took to get the source.
     Raises ModelError that names the file and the cure.
     """
     began = time.perf_counter()
     fill = None if fill_model is None else fill_models.load(fill_model)
+    scores = score_models.find(clip_model, lpips_model, verified_notes(_root(cache)))
     vae = None if source.vae is None else find_vae(source.vae, verified_notes(_root(cache)))
     if source.checkpoint is not None:
         weights: Verified | None = verify_file(source.checkpoint.path, cache)
@@ -206,7 +214,7 @@ def find(
         if weights is not None and published:
             check_published(weights, cache)
     found = find_loras(loras, verified_notes(_root(cache)))
-    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae, found, fill)
+    return FoundModel(source, weights, seconds + time.perf_counter() - began, vae, found, fill, scores)
 
 
 def is_local(model: str) -> bool:

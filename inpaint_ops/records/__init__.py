@@ -10,6 +10,7 @@ from inpaint_ops.records.loras import (
     parse_row_lora,
     read_row_loras,
 )
+from inpaint_ops.records.measures import SCORES, Measures, Score
 from inpaint_ops.records.refusals import Refusal
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
@@ -25,7 +26,6 @@ from inpaint_ops.records.rows import (
     MaskArea,
     MaskMeaning,
     Measured,
-    Measures,
     Memory,
     Output,
     Painted,
@@ -76,6 +76,7 @@ __all__ = [
     "LOG_LINE_CHARS",
     "MASKED_LATENTS",
     "MAX_VARIANTS",
+    "SCORES",
     "STAGES",
     "Amount",
     "AttemptFaults",
@@ -118,6 +119,7 @@ __all__ = [
     "Refusal",
     "RetryCounts",
     "RunSummary",
+    "Score",
     "ShardProgress",
     "SideProductFile",
     "Stage",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from inpaint_ops.errors import InpaintOpsError, one_line
 from inpaint_ops.records.base import Bytes, Count, Model, Moment, Number, Seconds
+from inpaint_ops.records.measures import Levels, Measures, Ratio
 
 Status = Literal["done", "failed", "rejected"]
 
@@ -117,44 +118,6 @@ class WorkerInfo(Model):
     host: str
     device: str
     started_at: Moment
-
-
-Levels = Annotated[float, Field(ge=0, le=255)]
-"""A difference of pixels, in 8-bit levels."""
-
-
-Ratio = Annotated[float, Field(ge=0, le=1100)]
-
-
-class Measures(Model):
-    """How the painted patch fits its surroundings: of the finished picture, alpha on white. None: too few pixels.
-
-    Patch: the pixels with at least half of the mask's highest weight. Ring: the pixels of weight 0 up to 16 from the
-    mask. Band: the pixels of the patch up to 16 from weight 0. Differences are in 8-bit levels; of a pair of
-    neighbouring pixels, the channel that differs most counts.
-    """
-
-    seam_contrast: Ratio | None = Field(
-        default=None,
-        description="(a + 1) / (b + 1): a is the mean difference of neighbours across the patch's edge, b that of "
-        "neighbours that lie both in the ring or both in the band. About 1: no seam is seen. 1/256 to 256.",
-    )
-    colour_shift: Levels | None = Field(
-        default=None, description="The mean colour of the band less that of the ring: the channel that differs most."
-    )
-    flatness: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="The share of neighbours within the patch that differ by less than 1 level."
-    )
-    sharpness_ratio: Ratio | None = Field(
-        default=None,
-        description="(a + 0.25) / (b + 0.25): a and b are the mean gradients of luma (Sobel, both axes, levels per "
-        "pixel) in the patch and in the ring. Below 1: the patch is softer. 1/1021 to 1021.",
-    )
-    grain_ratio: Ratio | None = Field(
-        default=None,
-        description="(a + 0.25) / (b + 0.25): a and b are the standard deviations of noise in levels in the patch and "
-        "in the ring, by the quieter quarter of Immerkaer's filter. Below 1: the patch is smoother. 1/535 to 535.",
-    )
 
 
 Shift = Annotated[float, Field(ge=-255, le=255)]
@@ -289,6 +252,10 @@ class MaskMeaning(Model):
     mask_invert: bool = False
 
 
+Crop = Literal["none", "auto", "regions", "tiles"] | Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""What of a source the model was asked to see: a number is a margin around the mask, in pixels."""
+
+
 class EarlierAttempt(Model):
     """How a row ended before it was done again."""
 
@@ -410,6 +377,9 @@ class Record(Painted, MaskMeaning):
     loras: dict[str, Number] = Field(
         default_factory=dict, exclude_if=operator.not_, description="What the row was painted with, and how strongly."
     )
+    crop: Crop = Field(
+        default="none", exclude_if=lambda crop: crop == "none", description="What the model was asked to see."
+    )
     source: str | None = Field(default=None, description="The image's URI.")
     mask: str | None = Field(default=None, description="The mask's URI.")
     worker: WorkerInfo | None = None
@@ -445,6 +415,11 @@ class Record(Painted, MaskMeaning):
             )
             for one in self.variants
         ) or (self,)
+
+    @property
+    def canvases(self) -> int:
+        """On how many canvases its image was painted."""
+        return max(1, len(self.tiles), len(self.regions))
 
     def outputs(self) -> tuple[tuple[int | None, Output], ...]:
         """Every image that the record names, with the variant that it is of; None in a row without variants."""

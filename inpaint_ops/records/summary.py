@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,11 +28,17 @@ class MeasureSpread(Model):
     """How one measure is spread over the done rows that have it, and beyond which values a row is flagged."""
 
     count: Count
-    p5: Amount
-    median: Amount
-    p95: Amount
-    low: Amount | None = Field(default=None, description="Rows below it are flagged; None: none is.")
-    high: Amount | None = Field(default=None, description="Rows above it are flagged; None: none is.")
+    p5: Number
+    median: Number
+    p95: Number
+    low: Number | None = Field(default=None, description="Rows below it are flagged; None: none is.")
+    high: Number | None = Field(default=None, description="Rows above it are flagged; None: none is.")
+    models: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        exclude_if=operator.not_,
+        description="Of a score: by which models it was taken. Where these are several, no row is flagged.",
+    )
 
 
 class Counts(Model):
@@ -78,9 +85,16 @@ class Pace(Model):
 
     images: Count = Field(description="Images that were painted; variants of a row count each.")
     steps: Amount = Field(description="Mean steps that ran, of the images.")
-    step_seconds: Amount = Field(description="Denoise seconds over the images' steps; a batch's seconds count once.")
-    other_seconds: Amount = Field(description="Seconds per image of the other stages that a batch shares.")
+    step_seconds: Amount = Field(
+        description="Denoise seconds over the steps of all canvases of the images; a batch's seconds count once."
+    )
+    other_seconds: Amount = Field(description="Seconds per canvas of the other stages that a batch shares.")
     waiting_seconds: Amount = Field(description="Seconds per image of the workers' lifetimes that were not painting.")
+    canvases: dict[Literal["regions", "tiles"], Amount] = Field(
+        default_factory=dict,
+        exclude_if=operator.not_,
+        description="Mean canvases of the images of rows with that `crop`, which may take several each.",
+    )
 
 
 class Forecast(Model):

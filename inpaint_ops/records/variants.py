@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from inpaint_ops.records.measures import Measures
 from inpaint_ops.records.rows import (
     BATCH_STAGES,
     LOG_BYTES,
     LOG_LINES,
     STAGES,
-    Measures,
     Pick,
     PickedBy,
     Record,

@@ -71,7 +71,7 @@ def _of_one_worker(cold: ColdStart) -> ColdStart:
 
 
 class LoadTimes(Model):
-    """Where the load's seconds went. `resolve` to `tune` are parts of the cold start, `download` came before it."""
+    """Where the load's seconds went. `resolve` to `scores` are parts of the cold start, `download` came before it."""
 
     download: Seconds | None = Field(
         default=None, description="What fetching the model into this cache took; None: not known, or nothing to fetch."
@@ -81,6 +81,7 @@ class LoadTimes(Model):
     device: Seconds = Field(default=0.0, description="Making the modules and bringing the weights to the device.")
     loras: Seconds = Field(default=0.0, description="Reading LoRAs, and merging them into the weights.")
     tune: Seconds = Field(default=0.0, description="Applying the tuning.")
+    scores: Seconds = Field(default=0.0, description="Loading and trying the models that images are scored by.")
 
 
 class DeviceInfo(Model):

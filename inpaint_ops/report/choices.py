@@ -76,7 +76,8 @@ def _variants(tally: Tally, pace: Pace | None) -> Iterator[ChoiceCost]:
     if not tally.rows_with_variants:
         return
     rows = f"{tally.rows_with_variants:,} {'row' if tally.rows_with_variants == 1 else 'rows'}"
-    seconds = further * (pace.steps * pace.step_seconds + pace.other_seconds) if pace else None
+    canvases = tally.canvases / tally.images_with_steps if tally.images_with_steps else 1.0
+    seconds = further * canvases * (pace.steps * pace.step_seconds + pace.other_seconds) if pace else None
     yield ChoiceCost(
         choice="variants",
         count=further,

@@ -151,7 +151,7 @@ def _measure_facts(tally: Tally) -> Iterator[MeasureFacts]:
         bars = one.bars()
         highest = max(count for _, _, count in bars)
         yield MeasureFacts(
-            label=one.measure.label,
+            label=one.label,
             spread=spread,
             bars=tuple(
                 Bar(start, end, count, count / highest, is_outside=end <= low or start >= high)

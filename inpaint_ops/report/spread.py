@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_ops.records import Measures, MeasureSpread, Record
+from inpaint_ops.records import SCORES, Measures, MeasureSpread, Record
 
 THRESHOLD = 3.5
 """Of the modified z-score 0.6745 (x - median) / MAD, from which Iglewicz and Hoaglin (1993) call a value an outlier."""
@@ -19,18 +19,26 @@ FEWEST_ROWS = 20
 """A run with fewer measured rows flags none: its median and its spread say too little."""
 
 _MAD_OF_NORMAL = 0.6745
+_MOST_MODELS = 16
 Side = Literal["low", "high"]
 SIDES: tuple[Side, ...] = ("low", "high")
-_Scale = Literal["ratio", "levels", "share"]
+_Scale = Literal["ratio", "levels", "share", "cosine", "distance"]
 _SCALES: dict[_Scale, tuple[float, float, int]] = {
     "ratio": (-11, 11, 1408),
     "levels": (0, 8, 512),
     "share": (0, 1, 512),
+    "cosine": (-1, 1, 1024),
+    "distance": (0, 4, 1024),
 }
-"""From, to and bins of the scale on which values are compared: the binary logarithm of a ratio, that of 1 + levels, and
-a share as it is. A ratio of 1/2 is thus as far from 1 as 2 is."""
-_LEAST_MAD: dict[_Scale, float] = {"ratio": 0.05, "levels": 0.1, "share": 0.01}
-"""Where most rows are alike, what is this near to them is no outlier: 1.2 times a ratio, 1.4 times the levels, 0.05."""
+"""From, to and bins of the scale on which values are compared: the binary logarithm of a ratio, that of 1 + levels or
+1 + a distance, and a share or a cosine as it is. A ratio of 1/2 is thus as far from 1 as 2 is."""
+_LEAST_MAD: dict[_Scale, float] = {"ratio": 0.05, "levels": 0.1, "share": 0.01, "cosine": 0.01, "distance": 0.01}
+"""Where most rows are alike, what is this near to them is no outlier: 1.2 times a ratio, 1.4 times the levels, 0.05 of
+a share or a cosine, 1.04 times 1 + a distance."""
+_LEAST: dict[_Scale, float] = {"ratio": 0, "levels": 0, "share": 0, "cosine": -1, "distance": 0}
+"""No value is below it, so that no row can be flagged as lower."""
+_RAISED: tuple[_Scale, ...] = ("levels", "distance")
+_LINEAR: dict[_Scale, tuple[float, float]] = {"share": (0, 1), "cosine": (-1, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,10 @@ class Measure:
         value: float | None = getattr(record.measures, self.name, None)
         return value
 
+    def model_of(self, record: Record) -> str | None:
+        """By which model the row's value was taken; None for a measure that needs none, or a row without a value."""
+        return None if record.measures is None else record.measures.models.get(self.name)  # type: ignore[call-overload]
+
     def flag(self, side: Side) -> str:
         """What the row's flag is called."""
         return f"{self.name}_{side}"
@@ -66,8 +78,12 @@ MEASURES = (
     Measure("flatness", "Flatness", "share", low=False, high=True),
     Measure("sharpness_ratio", "Sharpness, patch to ring", "ratio", low=True, high=True),
     Measure("grain_ratio", "Grain, patch to ring", "ratio", low=True, high=True),
+    Measure("clip", "CLIP score, picture to prompt", "cosine", low=True, high=False),
+    Measure("lpips", "LPIPS, picture to source", "distance", low=True, high=True),
 )
-assert {measure.name for measure in MEASURES} == {*Measures.model_fields, "change"}
+assert {measure.name for measure in MEASURES} == {*Measures.model_fields, "change"} - {"models", "score_problem"}
+SCORED = tuple(measure for measure in MEASURES if measure.name in SCORES)
+"""Those that are taken by a model of the user's."""
 FLAGS = tuple(measure.flag(side) for measure in MEASURES for side in SIDES if getattr(measure, side))
 """What rows may be flagged as."""
 
@@ -80,11 +96,19 @@ class Spread:
         self._from, end, bins = _SCALES[measure.scale]
         self._width = (end - self._from) / bins
         self._counts = array("q", bytes(8 * bins))
+        self.models: dict[str, None] = {}
+        """By which models the values were taken, of a score; at most so many are kept as say that they differ."""
+
+    @property
+    def label(self) -> str:
+        """What people call it: of a score with the model that it was taken by."""
+        return f"{self.measure.label} ({' and '.join(self.models)})" if self.models else self.measure.label
 
     def add(self, record: Record) -> None:
         """Count a row's value, if it has one."""
         value = self.measure.of(record)
         if value is not None:
+            self.add_models([self.measure.model_of(record)])
             at = int((self._scaled(value) - self._from) / self._width)
             self._counts[min(max(at, 0), len(self._counts) - 1)] += 1
 
@@ -94,6 +118,12 @@ class Spread:
         bins = np.clip(((there - self._from) / self._width).astype(np.int64), 0, len(self._counts) - 1)
         counted = np.asarray(self._counts) + np.bincount(bins, minlength=len(self._counts))
         self._counts = array("q", counted.astype(np.int64).tobytes())
+
+    def add_models(self, models: Iterable[str | None]) -> None:
+        """Note by which models values were taken."""
+        for model in models:
+            if model and len(self.models) < _MOST_MODELS:
+                self.models[model] = None
 
     @property
     def count(self) -> int:
@@ -107,15 +137,16 @@ class Spread:
             return None
         median, mad = self._centre()
         reach = THRESHOLD / _MAD_OF_NORMAL * max(mad, _LEAST_MAD[self.measure.scale])
-        flags = count >= FEWEST_ROWS
+        flags = count >= FEWEST_ROWS and len(self.models) < 2
         low = self._unscaled(median - reach) if flags and self.measure.low else None
         return MeasureSpread(
             count=count,
             p5=self._unscaled(self._percentile(0.05)),
             median=self._unscaled(median),
             p95=self._unscaled(self._percentile(0.95)),
-            low=low if low is not None and low > 0 else None,
+            low=low if low is not None and low > _LEAST[self.measure.scale] else None,
             high=max(self.measure.harmless, self._unscaled(median + reach)) if flags and self.measure.high else None,
+            models=tuple(self.models),
         )
 
     def scores(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -150,20 +181,21 @@ class Spread:
         return np.asarray(self._from + self._width * (np.arange(len(self._counts)) + 0.5), np.float64)
 
     def _scaled(self, value: float) -> float:
-        if self.measure.scale == "share":
+        if self.measure.scale in _LINEAR:
             return value
-        return math.log2(value + 1 if self.measure.scale == "levels" else max(value, 2**-11))
+        return math.log2(value + 1 if self.measure.scale in _RAISED else max(value, 2**-11))
 
     def _scaled_many(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        if self.measure.scale == "share":
+        if self.measure.scale in _LINEAR:
             return values
-        return np.asarray(np.log2(values + 1 if self.measure.scale == "levels" else np.maximum(values, 2**-11)))
+        return np.asarray(np.log2(values + 1 if self.measure.scale in _RAISED else np.maximum(values, 2**-11)))
 
     def _unscaled(self, value: float) -> float:
-        if self.measure.scale == "share":
-            return min(max(value, 0.0), 1.0)
-        if self.measure.scale == "levels":
-            return min(max(2**value - 1, 0.0), 255.0)
+        if self.measure.scale in _LINEAR:
+            least, most = _LINEAR[self.measure.scale]
+            return min(max(value, least), most)
+        if self.measure.scale in _RAISED:
+            return min(max(2**value - 1, 0.0), 2 ** _SCALES[self.measure.scale][1] - 1)
         return float(2**value)
 
 

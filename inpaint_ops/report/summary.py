@@ -192,9 +192,12 @@ def _pace(tally: Tally, seconds: Mapping[str, float], total: WorkerTime) -> Pace
     return Pace(
         images=images,
         steps=steps / images,
-        step_seconds=warm * denoise / steps,
-        other_seconds=warm * (shared - denoise) / images,
+        step_seconds=warm * denoise / tally.canvas_steps,
+        other_seconds=warm * (shared - denoise) / tally.canvases,
         waiting_seconds=total.waiting / images,
+        canvases={
+            crop: found["canvases"] / found["images"] for crop, found in tally.cropped.items() if found["images"]
+        },
     )
 
 
@@ -259,6 +262,16 @@ def _warnings(
         why = tally.without_side_products.most_common(1)[0][0]
         are = "image misses" if missing == 1 else "images miss"
         found.append(f"{missing:,} {are} files that were asked for beside (side_product_problem): {why}.")
+    if missing := tally.without_scores.total():
+        why = tally.without_scores.most_common(1)[0][0]
+        are = "image misses" if missing == 1 else "images miss"
+        found.append(f"{missing:,} {are} a score (measures.score_problem): {why}.")
+    for one in tally.spreads:
+        if len(one.models) > 1:
+            found.append(
+                f"{one.measure.label}: rows were scored by different models ({', '.join(one.models)}). Their values "
+                "say nothing about each other, so no row is flagged by them."
+            )
     if converted := tally.converted:
         kinds = dict(tally.conversions.most_common())
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record
-from inpaint_ops.report.spread import MEASURES
+from inpaint_ops.report.spread import MEASURES, SCORED
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -38,6 +38,7 @@ _COLUMNS: tuple[tuple[str, Any, Callable[[Record], Any]], ...] = (
     ("steps", pa.int32(), lambda r: r.steps),
     ("steps_requested", pa.int32(), lambda r: r.steps_requested),
     *((measure.name, pa.float64(), measure.of) for measure in MEASURES),
+    *((f"{measure.name}_model", pa.string(), measure.model_of) for measure in SCORED),
     ("flags", pa.list_(pa.string()), lambda r: list(r.flags)),
     ("output_bytes", pa.int64(), lambda r: r.output and r.output.bytes),
     ("output_width", pa.int32(), lambda r: r.output and r.output.width),

@@ -109,11 +109,19 @@ class Tally:
         self.side_product_bytes = 0
         self.without_side_products: Counter[str] = Counter()
         """Images that miss files that were asked for beside them, by the reason."""
+        self.without_scores: Counter[str] = Counter()
+        """Images that miss a score that the job has a model for, by the reason."""
         self.images = 0
         """Of done rows: those of all variants."""
         self.images_with_steps = 0
         self.steps = 0
         """Of the images, that ran."""
+        self.canvases = 0
+        """Of the images with steps: what the model painted, one for most images."""
+        self.canvas_steps = 0
+        """Of the images' canvases, that ran."""
+        self.cropped: dict[str, Counter[str]] = {"regions": Counter(), "tiles": Counter()}
+        """Images of rows with that `crop`, and their canvases."""
         self.rows_with_variants = 0
         self.further_images = 0
         """Of them, beyond each row's first."""
@@ -281,6 +289,8 @@ class Tally:
         if done and record.fill != "original":
             self.fills[record.fill] += 1
         for painting in done:
+            if painting.measures is not None and painting.measures.score_problem:
+                self.without_scores[painting.measures.score_problem] += 1
             if painting.side_product_problem:
                 self.without_side_products[painting.side_product_problem] += 1
             self.side_products.update(one.kind for one in painting.side_products)
@@ -288,6 +298,10 @@ class Tally:
             if painting.steps:
                 self.images_with_steps += 1
                 self.steps += painting.steps
+                self.canvases += painting.canvases
+                self.canvas_steps += painting.steps * painting.canvases
+                if painting.crop in ("regions", "tiles"):
+                    self.cropped[painting.crop].update(images=1, canvases=painting.canvases)
         if record.variants:
             self.rows_with_variants += 1
             self.further_images += max(0, len(done) - 1)

@@ -10,16 +10,17 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from inpaint_ops.config import FILL_MODEL_CURE
+from inpaint_ops.config import CLIP_MODEL_CURE, FILL_MODEL_CURE, LPIPS_MODEL_CURE
 from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ParsedManifest
 from inpaint_ops.model.cache import hub_cache
 from inpaint_ops.model.fill_models import locate as locate_fill_model
 from inpaint_ops.model.own_models import OWN_MODELS, PICKLE_CURE, PICKLES
+from inpaint_ops.model.score_models import locate_clip, locate_lpips
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import LoraChoice
 from inpaint_ops.storage import Storage
@@ -148,9 +149,34 @@ def check_fill_model(name: str | None, *, must_be_here: bool) -> Iterator[str]:
         yield f"{error}; the machines that paint may have it"
 
 
+def check_score_models(job: JobOptions, *, must_be_here: bool) -> Iterator[str]:
+    """Refuse a model for scores that is not here, or of another kind by its files' headers; a line where other machines
+    may have it. Raises ModelError.
+    """
+    checks: tuple[tuple[str | None, Callable[[str], object], str], ...] = (
+        (job.clip_model, locate_clip, CLIP_MODEL_CURE),
+        (job.lpips_model, locate_lpips, LPIPS_MODEL_CURE),
+    )
+    for name, locate, cure in checks:
+        if name is None:
+            continue
+        if Path(name).suffix.lower() in PICKLES:
+            raise ModelError(f"{name} holds pickled weights: {cure}")
+        try:
+            locate(name)
+        except ModelError as error:
+            if must_be_here:
+                raise
+            yield f"{error}; the machines that paint may have it"
+        except ModuleNotFoundError as error:
+            if must_be_here:
+                raise
+            yield f"it is not known whether there is a model {name}: {error.name} is not installed here"
+
+
 def check_models(storage: Storage, job: JobOptions, *, must_be_here: bool) -> list[str]:
-    """Refuse a job whose model, VAE, tokenizer, LoRAs or fill model no worker could load; lines of what could not be
-    found out. Raises ModelError, StorageError.
+    """Refuse a job whose model, VAE, tokenizer, LoRAs, fill model or models for scores no worker could load; lines of
+    what could not be found out. Raises ModelError, StorageError.
     """
     about_model = check_model(
         job.model, job.model_revision, must_be_here=must_be_here, vae=job.vae, tokenizer=job.tokenizer
@@ -159,6 +185,7 @@ def check_models(storage: Storage, job: JobOptions, *, must_be_here: bool) -> li
         *([about_model] if about_model else []),
         *check_loras(storage, job.loras, must_be_here=must_be_here),
         *check_fill_model(job.fill_model, must_be_here=must_be_here),
+        *check_score_models(job, must_be_here=must_be_here),
     ]
 
 

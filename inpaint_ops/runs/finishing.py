@@ -15,7 +15,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import retry_of
 from inpaint_ops.planning import Plan, every_shard
-from inpaint_ops.records import ErrorInfo, RunSummary, ShardProgress, duration_in_words
+from inpaint_ops.records import SCORES, ErrorInfo, RunSummary, ShardProgress, duration_in_words
 from inpaint_ops.run_files.digests import Compared, compare_digests
 from inpaint_ops.runs.attempts import read_notes, read_workers, recovered_faults, stopped, why_unfinished
 from inpaint_ops.runs.forecasting import experience, experience_key
@@ -133,6 +133,12 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
     if summary.images_per_second:
         warm = f", {summary.images_per_second_warm:.3f} while painting" if summary.images_per_second_warm else ""
         lines.append(f"  {summary.images_per_second:.3f} images/s in {summary.seconds:.1f} s{warm}")
+    for name in SCORES:
+        if (spread := summary.measures.get(name)) is not None:
+            lines.append(
+                f"  {name}: median {spread.median:.3g}, from {spread.p5:.3g} (p5) to {spread.p95:.3g} (p95), of "
+                f"{spread.count:,} rows, by {' and '.join(spread.models)}"
+            )
     if summary.flagged:
         kinds = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
         lines.append(f"  {summary.flagged} done rows differ from the others: {kinds} (report.html lists them)")

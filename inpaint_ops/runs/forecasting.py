@@ -4,9 +4,13 @@ Two sources, the better first: an earlier run in this store of the same model, t
 it; else the benchmark's table, which comes with the package (`estimates.json`; `python -m bench.estimates` writes it).
 With neither, everything is unknown: nothing is guessed.
 
-Seconds of a shard = cold start + chunks of its prompts x seconds per chunk + steps of its images x seconds per step +
-images x (the other stages + waiting). So both sources scale with steps, and with the variants of the rows. All working
-sizes of a model have about the same area, so size needs no scaling.
+Seconds of a shard = cold start + chunks of its prompts x seconds per chunk + steps of its canvases x seconds per step +
+canvases x the other stages + images x waiting. So both sources scale with steps, and with the variants of the rows. All
+working sizes of a model have about the same area, so size needs no scaling.
+
+An image is one canvas, but where its row says `crop: regions` or `crop: tiles`: how many those are depends on masks,
+which nothing has opened when a run is planned. Such images count as many canvases as they had on average in the newest
+run that had any.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ import heapq
 import json
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from importlib.resources import files
+from itertools import compress
 from typing import Any, Literal
 
 from pydantic import Field
@@ -28,10 +33,18 @@ from pydantic import Field
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Amount, Bytes, Forecast, Model, Moment, Pace, RunSummary
-from inpaint_ops.row_work import RowWork
+from inpaint_ops.row_work import CROPS, RowWork
 
 SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 """Models whose speed and memory were measured with random weights of the same layer sizes (model/random_weights.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """Those images of a shard whose row has one `crop` of which an image may take several canvases."""
+
+    images: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +56,26 @@ class Work:
     steps: int
     chunks: int = 0
     """Chunks of its distinct prompts, which its worker encodes before the first batch; an estimate."""
+    regions: Cropped = Cropped()
+    tiles: Cropped = Cropped()
+
+    def with_canvases(self, means: Mapping[str, float]) -> tuple[float, float]:
+        """Canvases, and steps of all of them; `means` has the canvases of an image, by crop."""
+        more = [(means.get(name, 1.0) - 1.0, getattr(self, name)) for name in CROPS if name]
+        canvases = self.rows + sum(mean * one.images for mean, one in more)
+        return canvases, self.steps + sum(mean * one.steps for mean, one in more)
 
 
 def work_of(rows: RowWork, *, texts: bool = True) -> Work:
     """What these rows have to do together, in one shard; without `texts`, less their prompts."""
     chunks = sum(dict(zip(rows.texts, rows.chunks, strict=True)).values()) if texts else 0
-    return Work(sum(rows.images), sum(map(operator.mul, rows.steps, rows.images)), chunks)
+    steps = list(map(operator.mul, rows.steps, rows.images))
+    cropped = {
+        name: Cropped(sum(compress(rows.images, marks)), sum(compress(steps, marks)))
+        for number, name in enumerate(CROPS)
+        if name and any(marks := [crop == number for crop in rows.crops])
+    }
+    return Work(sum(rows.images), sum(steps), chunks, **cropped)
 
 
 class Experience(Model):
@@ -108,7 +135,7 @@ _IRRELEVANT = {
     "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "blend", "match", "grain",
     "sharpen", "fill", "fill_model", "tokenizer", "few_step", "variants", "pick", "names", "sample", "profile",
-    "project", "side_products",
+    "project", "side_products", "clip_model", "lpips_model",
 }  # fmt: skip
 """Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
 
@@ -162,6 +189,7 @@ def forecast(
     `history` holds earlier runs of the same model and tuning (`experience_key`), in any order. Without a `card`, as
     where the plan is made on another machine than the painting, that of the newest run is assumed: the basis states it.
     """
+    means, about = _canvases(work, history)
     alike = [past for past in history if card is None or past.card == card]
     if alike:
         past = max(alike, key=lambda one: one.finished_at)
@@ -169,18 +197,20 @@ def forecast(
         scaled = _scaled(work, past.pace.steps)
         return _add_up(
             work, devices, past.card, past.cold_start - (past.prompts if past.chunk_seconds else 0.0),
-            past.pace.step_seconds, past.pace.other_seconds + past.pace.waiting_seconds, past.peak_reserved,
-            f"run {past.run} in this store on {past.card}{assumed} ({past.pace.images} images{scaled})",
-            past.chunk_seconds,
+            past.pace.step_seconds, past.pace.other_seconds, past.pace.waiting_seconds, past.peak_reserved,
+            f"run {past.run} in this store on {past.card}{assumed} ({past.pace.images} images{scaled}){about}",
+            means, past.chunk_seconds,
         )  # fmt: skip
     row = _closest(job, work, card, (benchmark_table() if table is None else table).rows)
     if row is not None:
         layers = "" if row.model == job.model else f", {row.model} with the same layers"
         return _add_up(
-            work, devices, row.device, row.cold_start or 0.0, row.step_seconds, row.other_seconds, row.peak_reserved,
+            work, devices, row.device, row.cold_start or 0.0, row.step_seconds, row.other_seconds, 0.0,
+            row.peak_reserved,
             f"the benchmark of {row.measured_on} on {row.device} (tuning {row.preset}, batch {row.batch}"
             f"{layers}{_scaled(work, row.steps)}); waiting for storage is not in it"
-            + ("" if row.cold_start else ", nor the cold start"),
+            + ("" if row.cold_start else ", nor the cold start") + about,
+            means,
         )  # fmt: skip
     others = sorted({past.card for past in history})
     where = f" on {card}" if card else ""
@@ -193,9 +223,34 @@ def forecast(
     )
 
 
-def _add_up(work: Sequence[Work], devices: int, card: str, cold: float, step: float, image: float, peak: int | None,
-            basis: str, chunk: float = 0.0) -> Forecast:  # fmt: skip
-    shards = [cold + one.chunks * chunk + one.steps * step + one.rows * image for one in work]
+def _canvases(work: Sequence[Work], history: Sequence[Experience]) -> tuple[dict[str, float], str]:
+    """Canvases of an image by its row's crop, as far as the work has such rows and a run in the store says; and what
+    the forecast's basis says of them.
+    """
+    means, about = {}, ""
+    for name in CROPS:
+        images = sum(getattr(one, name).images for one in work) if name else 0
+        if not images:
+            continue
+        knowing = [past for past in history if name in past.pace.canvases]
+        if knowing:
+            past = max(knowing, key=lambda one: one.finished_at)
+            means[name] = max(1.0, past.pace.canvases[name])  # type: ignore[index]
+            about += f"; an image of crop {name} counts as {means[name]:.3g} canvases, as in run {past.run}"
+        else:
+            about += (
+                f"; {images:,} {'image' if images == 1 else 'images'} of crop {name} count as one canvas each, since "
+                "how many they take is not known before a run has painted some: they may take much longer"
+            )
+    return means, about
+
+
+def _add_up(work: Sequence[Work], devices: int, card: str, cold: float, step: float, canvas: float, image: float,
+            peak: int | None, basis: str, means: Mapping[str, float], chunk: float = 0.0) -> Forecast:  # fmt: skip
+    shards = []
+    for one in work:
+        canvases, steps = one.with_canvases(means)
+        shards.append(cold + one.chunks * chunk + steps * step + canvases * canvas + one.rows * image)
     rows = sum(one.rows for one in work)
     start = cold + (sum(one.chunks for one in work) * chunk / len(work) if work else 0.0)
     return Forecast(

@@ -28,6 +28,8 @@ def job_command(
         vae=options.vae,
         tokenizer=options.tokenizer,
         fill_model=options.fill_model if any(one.row.parameters.fill == "lama" for one in files) else None,
+        clip_model=options.clip_model,
+        lpips_model=options.lpips_model,
         loras=loras,
         fuse_loras=_one_set(files) if loras else None,
         device=options.device,

@@ -333,6 +333,7 @@ class Recorder:
             strength=chosen.strength,
             fill=chosen.fill,
             loras=chosen.loras,
+            crop=row.crop,
             source=row.image,
             mask=row.mask,
             **{name: getattr(row, name) for name in MaskMeaning.model_fields},

@@ -58,6 +58,9 @@ class Workload:
     prompts_known: bool = True
     lora_bytes: int = 0
     """Of LoRAs that lie beside the weights, since rows switch them."""
+    scorer_bytes: int = 0
+    """Of the CLIP model that images are scored by, which stays on the device. Its file's size: a bound, since the
+    weights lie there in the tuning's dtype, and one picture's activations take some ten megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ def _phases(tuning: Tuning, workload: Workload, batch_size: int | None) -> dict[
     weights = _weights(tuning, workload, width, encode_width, decode_width)
     convolving = () if tuning.channels_last else ("encode", "decode")
     return {
-        name: _Phase(weights[name], amount, NCHW_WORKSPACE * amount if name in convolving else 0.0)
+        name: _Phase(
+            weights[name] + workload.scorer_bytes, amount, NCHW_WORKSPACE * amount if name in convolving else 0.0
+        )
         for name, amount in activations.items()
         if name in weights
     }

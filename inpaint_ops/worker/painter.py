@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from inpaint_ops.engine import PaintItem, PaintResult
     from inpaint_ops.engine.measuring import Measurements
     from inpaint_ops.images import Lama
+    from inpaint_ops.model.scorers import Scorers
 
 
 class TunedModel(Protocol):
@@ -28,6 +29,10 @@ class TunedModel(Protocol):
     @property
     def lama(self) -> Lama | None:
         """The network of fill `lama`; None where the job has none."""
+
+    @property
+    def scorers(self) -> Scorers:
+        """What finished images are scored by."""
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:

@@ -232,7 +232,13 @@ def _choose_tuning(job: Job, card: DeviceInfo, source: Source) -> tuning.Choice:
         card,
         preset=job.tuning,
         overrides=job.tuning_overrides,
-        workload=workload(source, prompts_known=job.prompts is not None, loras=job.loras, fused=job.fuse_loras),
+        workload=workload(
+            source,
+            prompts_known=job.prompts is not None,
+            loras=job.loras,
+            fused=job.fuse_loras,
+            clip_model=job.clip_model,
+        ),
         expected_rows=job.expected_rows,
         use_xformers=job.use_xformers,
         probe=attention.probe(card, job.tuning_overrides.get("dtype") or _DTYPE[card.kind], cache_home()),
@@ -244,9 +250,12 @@ def _check_weights(job: Job, source: Source, choice: tuning.Choice, resolving: f
 
     if job.fill_model is not None:
         report.phase("fill model", job.fill_model)
+    if job.clip_model is not None or job.lpips_model is not None:
+        report.phase("score models", ", ".join(filter(None, (job.clip_model, job.lpips_model))))
     return find(
-        source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras, fill_model=job.fill_model
-    )
+        source, dtype=choice.tuning.dtype, published=True, seconds=resolving, loras=job.loras,
+        fill_model=job.fill_model, clip_model=job.clip_model, lpips_model=job.lpips_model,
+    )  # fmt: skip
 
 
 def _keep_graphs(found: FoundModel, choice: tuning.Choice, card: DeviceInfo, report: _Reporter) -> None:

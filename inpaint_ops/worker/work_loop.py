@@ -25,6 +25,7 @@ from inpaint_ops.worker.finishing import avif_options, feather_when_read, jpeg_o
 from inpaint_ops.worker.parts import Part, finish_parts, paint_parts, placements_of, regions_of, seed_of, summed
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.row_lines import RowLines
+from inpaint_ops.worker.scoring import scored
 from inpaint_ops.worker.setup import WorkerSetup
 from inpaint_ops.worker.side_products import write_patiently, write_side_products
 from inpaint_ops.worker.tiles import TiledRow, tiles_of
@@ -308,7 +309,10 @@ class WorkLoop:
             pixels = joined.pixels
             change = images.visible_change(row.source.pixels, pixels, joined.weights)
             images.check_changed(change, self._job.unchanged_threshold)
-            measures = images.measure(pixels, joined.weights)
+            measures, cut = scored(
+                images.measure(pixels, joined.weights),
+                self._loaded.scorers, item, row.source.pixels, pixels, joined.weights, syntax=self._job.prompt_syntax,
+            )  # fmt: skip
             composited = time.perf_counter()
             made_by = making(item, self._loaded.identity, row.parts[0].placement.working, result.steps, self._scheduler)
             metadata, marks = images.marked(
@@ -344,6 +348,7 @@ class WorkLoop:
                     + row.mask.conversions
                     + result.notes
                     + joined.notes
+                    + cut
                     + images.alpha_conversions(row.source.pixels, pixels)
                     + images.output_conversions(row.source, item.format, row.jpeg, avif_options(self._job))
                     + marks

@@ -73,7 +73,7 @@ def reviews(
         flags=dict(table.flag_counts),
         devices=tuple(table.devices[:100]),
         measures=tuple(
-            MeasureBody(name=one.measure.name, label=one.measure.label, bars=tuple(one.bars()))
+            MeasureBody(name=one.measure.name, label=one.label, bars=tuple(one.bars()))
             for one in table.spreads
             if one.count
         ),

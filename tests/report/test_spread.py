@@ -18,7 +18,8 @@ BY_NAME = {measure.name: measure for measure in MEASURES}
 
 def row(number: int, **values: float) -> Record:
     common: dict[str, float] = {"seam_contrast": 1.1, "colour_shift": 8, "flatness": 0.1,
-                                "sharpness_ratio": 0.9, "grain_ratio": 0.8, "change": 30}  # fmt: skip
+                                "sharpness_ratio": 0.9, "grain_ratio": 0.8, "change": 30,
+                                "clip": 0.27, "lpips": 0.3}  # fmt: skip
     common |= {name: value * (1 + number % 7 / 100) for name, value in common.items()} | values
     change = common.pop("change")
     return record(number, change=change, measures=Measures(**common))
@@ -43,12 +44,46 @@ def flags_of(records: list[Record]) -> list[list[str]]:
         ({"flatness": 1.0}, ["flatness_high"]),
         ({"sharpness_ratio": 0.2, "grain_ratio": 4.0}, ["sharpness_ratio_low", "grain_ratio_high"]),
         ({"seam_contrast": 1.15, "grain_ratio": 0.75}, []),
+        ({"clip": 0.1}, ["clip_low"]),
+        ({"clip": -0.1}, ["clip_low"]),
+        ({"clip": 0.9}, []),
+        ({"lpips": 0.001}, ["lpips_low"]),
+        ({"lpips": 0.9}, ["lpips_high"]),
+        ({"lpips": 900.0}, ["lpips_high"]),
     ],
 )
 def test_a_row_far_from_the_others_is_flagged_on_the_side_that_counts(odd: dict[str, float], flags: list[str]) -> None:
     records = [row(number) for number in range(1, 40)]
     found = flags_of([*records, row(40, **odd), record(41, "failed"), record(42)])
     assert found == [[]] * 39 + [flags, [], []] and set(flags) <= set(FLAGS)
+
+
+def test_cosines_below_0_are_spread_and_flagged_like_others() -> None:
+    records = [row(number, clip=-0.4 + number % 5 / 500) for number in range(1, 40)]
+    assert flags_of([*records, row(40, clip=-0.6), row(41, clip=0.9)])[-2:] == [["clip_low"], []]
+    spread = Spread(BY_NAME["clip"])
+    for one in records:
+        spread.add(one)
+    found = spread.summary()
+    assert found is not None and found.median == pytest.approx(-0.396, abs=0.002)
+    assert found.low is not None and -0.5 < found.low < -0.41
+
+
+def test_scores_by_different_models_are_not_compared() -> None:
+    def scored(number: int, model: str, **values: float) -> Record:
+        one = row(number, **values)
+        assert one.measures is not None
+        measures = one.measures.model_copy(update={"models": {"clip": model}})
+        return one.model_copy(update={"measures": measures})
+
+    alike = [scored(number, "b32 0123", clip=0.3) for number in range(1, 60)]
+    assert flags_of([*alike, scored(60, "b32 0123", clip=0.1)])[-1] == ["clip_low"]
+    mixed = [*alike, scored(60, "l14 4567", clip=0.1)]
+    assert not any(flags_of(mixed)), "0.1 of another model may be much"
+    summary = Run(mixed, []).summary()
+    assert summary.measures["clip"].models == ("b32 0123", "l14 4567") and summary.measures["clip"].low is None
+    [line] = [line for line in summary.warnings if "scored by different models (b32 0123, l14 4567)" in line]
+    assert line.startswith("CLIP score, picture to prompt: ")
 
 
 def test_limits_are_three_and_a_half_robust_deviations_from_the_median() -> None:
@@ -74,7 +109,10 @@ def test_limits_are_three_and_a_half_robust_deviations_from_the_median() -> None
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
 def test_the_ends_of_each_scale_are_counted(measure: object) -> None:
     name = measure.name  # type: ignore[attr-defined]
-    ends = {"ratio": (0.0, 1100.0), "levels": (0.0, 255.0), "share": (0.0, 1.0)}[BY_NAME[name].scale]
+    ends = {
+        "ratio": (0.0, 1100.0), "levels": (0.0, 255.0), "share": (0.0, 1.0), "cosine": (-1.0, 1.0),
+        "distance": (0.0, 1000.0),
+    }[BY_NAME[name].scale]  # fmt: skip
     spread = Spread(BY_NAME[name])
     for number, value in enumerate(ends * 15, 1):
         spread.add(row(number, **{name: value}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from inpaint_ops.config import DEFAULT_MODEL, Settings
 from inpaint_ops.locations import Location
 from inpaint_ops.manifest import AcceptedRow
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.records import DeviceInfo, Forecast, Pace
+from inpaint_ops.records import DeviceInfo, Forecast, Pace, PaintedTile
 from inpaint_ops.report import compared, render_page
 from inpaint_ops.row_work import chunks_estimated, row_work
 from inpaint_ops.runs import Workspace, finish, make_plan, prepare
 from inpaint_ops.runs.forecasting import (
     Benchmark,
     BenchmarkTable,
+    Cropped,
     Experience,
     Work,
     benchmark_table,
@@ -73,6 +75,48 @@ def test_steps_scale_the_denoising_alone_and_the_basis_says_so() -> None:
     assert many.gpu_seconds - few.gpu_seconds == pytest.approx(10 * 20 * 0.1)
     assert "scaled from 29 steps to 49" in many.basis
     assert "scaled" not in few.basis
+
+
+def test_images_in_tiles_count_as_many_canvases_as_those_of_an_earlier_run_had() -> None:
+    rows = [AcceptedRow.model_validate({"row": n, "id": f"r{n}", "image": "/i", "mask": "/m", "prompt": "p",
+                                        "steps": 30, "strength": 1.0, "crop": crop})
+            for n, crop in enumerate(("none", "auto", 64, "tiles", "tiles", "regions"), 1)]  # fmt: skip
+    work = work_of(row_work(rows, JOB.model_copy(update={"variants": 2})))
+    assert (work.rows, work.steps) == (12, 360)
+    assert (work.tiles, work.regions) == (Cropped(4, 120), Cropped(2, 60))
+
+    plain = forecast(JOB, [work], [past()], table=EMPTY)
+    assert plain.gpu_seconds == pytest.approx(60 + 360 * 0.1 + 12 * 1.0)
+    assert "4 images of crop tiles count as one canvas each" in plain.basis and "crop regions" in plain.basis
+    tiled = past("tiled", hours=-5)
+    tiled = tiled.model_copy(update={"pace": tiled.pace.model_copy(update={"canvases": {"tiles": 6.5}})})
+    found = forecast(JOB, [work], [past(), tiled], table=EMPTY)
+    more = 5.5 * (120 * 0.1 + 4 * 0.5)
+    assert found.gpu_seconds == pytest.approx(plain.gpu_seconds + more), "waiting is per image"
+    assert "an image of crop tiles counts as 6.5 canvases, as in run tiled" in found.basis
+    assert "2 images of crop regions count as one canvas each" in found.basis
+    measured_too = forecast(JOB, [work], [past(card="x"), tiled.model_copy(update={"card": "x"})], card="NVIDIA H200",
+                            table=BenchmarkTable(made_by="a test", rows=(measured(),)))  # fmt: skip
+    assert measured_too.gpu_seconds == pytest.approx(20 + 360 * 0.1 + 12 * 0.4 + 5.5 * (120 * 0.1 + 4 * 0.4))
+    assert forecast(JOB, THREE_SHARDS, [past()], table=EMPTY).basis.count("crop") == 0
+
+
+def test_a_run_in_tiles_measures_its_steps_by_the_canvas() -> None:
+    tile = {"box": (0, 0, 64, 64), "working_size": (64, 64)}
+    tiled = [
+        one.model_copy(update={"crop": "tiles", "tiles": tuple(PaintedTile(**tile, number=n) for n in range(count))})
+        for one, count in zip(a_run().records[:2], (4, 0), strict=True)
+    ]
+    run = a_run()
+    plain = run.summary().pace
+    pace = replace(run, records=[*tiled, *run.records[2:]]).summary().pace
+    assert plain is not None and pace is not None and plain.canvases == {}
+    assert pace.canvases == {"tiles": 2.5} and pace.steps == plain.steps, "the one that fits a canvas counts too"
+    steps = tiled[0].steps
+    assert pace.step_seconds == pytest.approx(plain.step_seconds * plain.images * plain.steps /
+                                              (plain.images * plain.steps + 3 * steps))  # fmt: skip
+    assert pace.other_seconds == pytest.approx(plain.other_seconds * plain.images / (plain.images + 3))
+    assert pace.waiting_seconds == plain.waiting_seconds
 
 
 def test_what_loading_loras_takes_is_in_the_start_of_runs_with_the_same_ones() -> None:

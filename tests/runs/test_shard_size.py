@@ -25,7 +25,13 @@ STEPS = [29] * 1000
 
 def work(steps: list[int], images: int = 1) -> RowWork:
     one = [1] * len(steps)
-    return RowWork(array("H", steps), array("B", [images]) * len(steps), array("q", one), array("B", one))
+    return RowWork(
+        array("H", steps),
+        array("B", [images]) * len(steps),
+        array("q", one),
+        array("B", one),
+        array("B", bytes(len(one))),
+    )
 
 
 def past(*, cold: float = 60, step: float = 0.1, other: float = 0.5) -> Experience:

@@ -1,6 +1,7 @@
-"""ONNX files with the inputs and the output of LaMa's, written here: ModelProto in protobuf's wire format (onnx.proto).
+"""ONNX files with the inputs and outputs of LaMa's and LPIPS's, written here: ModelProto in protobuf's wire format.
 
-The network fills the mask with the mean of what is seen nearby. Opset 17, as the files that are published.
+The one network fills the mask with the mean of what is seen nearby; the other gives the mean square of the differences.
+Opset 17, as the files that are published (onnx.proto has the fields' numbers).
 """
 
 from __future__ import annotations
@@ -58,6 +59,39 @@ def lama(
     graph += b"".join(_bytes(5, constant) for constant in constants)
     graph += _bytes(11, _value(image, shape)) + _bytes(11, _value(mask, (1, 1, side, side)))
     graph += _bytes(12, _value("output", shape))
+    return _int(1, 8) + _bytes(7, graph) + _bytes(8, _bytes(1, b"") + _int(2, 17))
+
+
+LPIPS_SIDE = 256
+
+
+def lpips(
+    *,
+    source: str = "source",
+    side: int = LPIPS_SIDE,
+    nan: bool = False,
+    offset: float = 0.0,
+    factor: float = 1.0,
+    whole: bool = False,
+) -> bytes:
+    """One that gives `factor` times the mean square of what two pictures differ by, and `offset` more.
+
+    `nan`: NaN for pictures that differ; `whole`: it gives the squares, not their mean.
+    """
+    nodes = [
+        _node("Sub", [source, "result"], "difference"),
+        _node("Mul", ["difference", "difference"], "square"),
+        _node("Sqrt" if nan else "Identity", ["difference" if nan else "square"], "each"),
+        _node("GlobalAveragePool", ["each"], "channels"),
+        _node("ReduceMean", ["each" if whole else "channels"], "mean", axes=(1,), keepdims=1),
+        _node("Mul", ["mean", "factor"], "scaled"),
+        _node("Add", ["scaled", "offset"], "distance"),
+    ]
+    graph = b"".join(_bytes(1, node) for node in nodes) + _bytes(2, b"lpips")
+    graph += _bytes(5, _tensor("factor", (factor,))) + _bytes(5, _tensor("offset", (offset,)))
+    shape = (1, 3, side, side)
+    graph += _bytes(11, _value(source, shape)) + _bytes(11, _value("result", shape))
+    graph += _bytes(12, _value("distance", (1, 1, side, side) if whole else (1, 1, 1, 1)))
     return _int(1, 8) + _bytes(7, graph) + _bytes(8, _bytes(1, b"") + _int(2, 17))
 
 
