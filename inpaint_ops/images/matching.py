@@ -12,6 +12,9 @@ from inpaint_ops.images.noise import FEWEST
 MOST_SHIFT = 24.0
 """8-bit levels by which a value is shifted at most."""
 
+_AT_ONCE = 1 << 20
+"""Pixels that are looked up at once: NumPy makes 8 bytes of each."""
+
 _QUANTILES = np.linspace(0.02, 0.98, 49)
 
 
@@ -35,8 +38,11 @@ class Shifts:
         values = np.arange(top + 1, dtype=np.float32)
         shifted = np.clip(np.rint(values + self.table), 0, top).astype(patch.dtype)
         out = np.empty_like(patch)
-        for channel, table in enumerate(shifted):
-            np.take(table, patch[..., channel], out=out[..., channel])
+        rows = max(1, _AT_ONCE // max(1, patch.shape[1]))
+        for first in range(0, len(patch), rows):
+            part = patch[first : first + rows]
+            for channel, table in enumerate(shifted):
+                np.take(table, part[..., channel], out=out[first : first + rows, :, channel])
         return out
 
 

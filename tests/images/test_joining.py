@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,39 @@ def test_grain_is_gray_and_of_the_deviation_that_is_asked_for() -> None:
     assert (found[..., 0] == found[..., 1]).all() and found.std() == pytest.approx(4.0, rel=0.05)
     assert abs(found.mean()) < 0.1
     assert np.array_equal(with_grain(patch[:64], 4.0, 7).astype(int) - 128, found[:64])
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        (JoinOptions(), 10),
+        (JoinOptions(blend="feather", feather=8.0), 10),
+        (JoinOptions(blend="poisson"), 25),
+        (JoinOptions(match="mean"), 12),
+        (JoinOptions(match="histogram"), 12),
+        (JoinOptions(grain="match", seed=1), 15),
+        (JoinOptions(sharpen="match"), 15),
+        (JoinOptions(blend="auto", match="histogram", grain="match", sharpen="match"), 29),
+    ],
+    ids="hard feather poisson mean histogram grain sharpen all".split(),
+)
+def test_a_large_frame_with_a_large_mask_is_never_whole_in_floats(options: JoinOptions, most: int) -> None:
+    """16 megapixels, nearly all of them masked: bytes per pixel at the peak. The frame in floats would be 12 more.
+
+    The result, the patch and the mask's window take 9; poisson has three grids of a quarter of the size in floats.
+    """
+    side = 4000
+    pixels = np.tile(np.random.default_rng(1).integers(0, 256, (250, 250, 3), np.uint8), (16, 16, 1))
+    mask = np.zeros((side, side), np.uint8)
+    mask[60:-60, 60:-60] = 255
+    source = source_of(pixels)
+    placement = place((side, side), mask, native=256)
+    painted = np.full((256, 256, 3), 120, np.uint8)
+    tracemalloc.start()
+    try:
+        found = join(source, mask, placement, painted, options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found.pixels[mask == 0], pixels[mask == 0])
+    assert peak < most * side * side, f"{peak / side / side:.1f} bytes per pixel"
