@@ -20,7 +20,7 @@ from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, Model, Record, RunSummary, StageStats
 from inpaint_ops.report import TIMINGS_SCHEMA, timings_table
 from inpaint_ops.report.facts import STAGE_LABELS, Part, lifetime_parts, parts
-from inpaint_ops.report.spread import FLAGS, MEASURES, SCORED, Flagged, Spread, find_flags
+from inpaint_ops.report.spread import FLAGS, MEASURES, SCORED, Flagged, Measure, Spread, find_flags
 from inpaint_ops.report.stages import StageTimes
 from inpaint_ops.reviewing import VERDICTS
 
@@ -58,7 +58,7 @@ class RowQuery(Model):
     mark: MarkFilter = Field(default="", description="none: rows with an image that nobody has given a verdict on.")
     flag: str = Field(default="", description="any, or one of the flags of docs/measures.md.")
     device: str = ""
-    measure: str = Field(default="", description="One of the measures; `least` and `most` are of it.")
+    measure: str = Field(default="", description="One of the measures, seconds or megapixels; `least`, `most`: of it.")
     least: float | None = None
     most: float | None = None
     order: RowOrder = Field(default="row", description="lowest, highest: by `measure`. What has no value comes last.")
@@ -200,7 +200,19 @@ class RecordTable:
         found = Counter(flag for flags in self.flagged.flags for flag in flags)
         return {flag: found[flag] for flag in FLAGS if found[flag]}
 
+    @cached_property
+    def figures(self) -> Sequence[Spread]:
+        """How time and size of the rows with an image are spread: rows are found by them as by measures."""
+        found = [Spread(measure) for measure in _FIGURES]
+        for spread in found:
+            spread.add_values(self._numbers(spread.measure.name))
+        return found
+
     def _numbers(self, name: str) -> npt.NDArray[np.float64]:
+        if name == "seconds":
+            return np.where(self.done, self.seconds, np.nan)
+        if name == "megapixels":
+            return self._numbers("output_width") * self._numbers("output_height") / 1e6
         return np.asarray(self.columns[name].to_numpy(zero_copy_only=False), dtype=float)
 
     def _equal(self, name: str, value: str) -> npt.NDArray[np.bool_]:
@@ -226,7 +238,7 @@ class RecordTable:
             keep &= np.fromiter(hits, dtype=bool, count=len(self))
         if query.device:
             keep &= self._equal("worker_device", query.device)
-        measured = query.measure in _MEASURES
+        measured = query.measure in _FOUND_BY
         if measured and (query.least is not None or query.most is not None):
             values = self._numbers(query.measure)  # NaN is in no range
             keep &= (values >= _or(query.least, -np.inf)) & (values <= _or(query.most, np.inf))
@@ -248,7 +260,7 @@ class RecordTable:
                 return (-np.nan_to_num(self._numbers("output_width") * self._numbers("output_height"))[found],)
             case "rating":
                 return (-marks.rating[found],)
-            case "lowest" | "highest" if query.measure in _MEASURES:
+            case "lowest" | "highest" if query.measure in _FOUND_BY:
                 values = self._numbers(query.measure)[found]
                 return (values if query.order == "lowest" else -values,)  # NaN comes last, either way
             case _:
@@ -298,7 +310,11 @@ class RecordTable:
         ]
 
 
-_MEASURES = frozenset(measure.name for measure in MEASURES)
+_FIGURES = (
+    Measure("seconds", "Seconds of the row", "ratio", low=False, high=False),
+    Measure("megapixels", "Megapixels of the result", "ratio", low=False, high=False),
+)
+_FOUND_BY = frozenset(measure.name for measure in (*MEASURES, *_FIGURES))
 
 
 def _read(data: bytes, schemas: Sequence[Any], limits: Mapping[str, int]) -> Any:

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from inpaint_ops.cli.options import EXIT_NOT_ALL_DONE, as_command, json_option
-from inpaint_ops.cli.terminal import say, say_json
+from inpaint_ops.cli.terminal import say, say_json, say_whole
 from inpaint_ops.config import list_side_products, load_settings
 from inpaint_ops.delivering import Delivery, Linked, Sheet, deliver, deliver_link
 from inpaint_ops.errors import ConfigError
@@ -129,7 +129,7 @@ def _say_linked(made: Linked, *, as_json: bool) -> None:
         say("  that is when the store's credentials end: earlier than asked for", err=True)
     if made.may_end_earlier:
         say("  the store's credentials are temporary: it ends when they do, if that is earlier", err=True)
-    say(made.link)
+    say_whole(made.link)
 
 
 def _print(made: Delivery, place: str) -> None:

@@ -8,12 +8,17 @@ from typing import Any
 
 import click
 
-from inpaint_ops.errors import one_line
+from inpaint_ops.errors import escaped, one_line
 
 
 def say(text: str, *, err: bool = False) -> None:
     """Print a line for people. What could command a terminal, or pass for another line, is escaped (CWE-150)."""
     click.echo(one_line(text), err=err)
+
+
+def say_whole(text: str) -> None:
+    """Print a line that must not be cut, such as a link with a session token of 2,000 characters; else as `say`."""
+    click.echo(escaped(text))
 
 
 def say_json(value: object) -> None:

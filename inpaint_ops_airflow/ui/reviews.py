@@ -74,7 +74,7 @@ def reviews(
         devices=tuple(table.devices[:100]),
         measures=tuple(
             MeasureBody(name=one.measure.name, label=one.label, bars=tuple(one.bars()))
-            for one in table.spreads
+            for one in (*table.spreads, *table.figures)
             if one.count
         ),
         children=tuple(one.run for one in child_runs(views.workspace, views.workspace.layout(view.run))),

@@ -215,6 +215,12 @@ def test_the_command_prints_the_link_once_and_logs_it_never(
     assert "7 of 9 rows are in the gallery" in done.stderr
     assert "the link ends on" in done.stderr
     assert "X-Amz-" not in done.stderr
+    store = workspace.store.parent.join("/".join(["ü" * 50] * 7) + "/")
+    copied = Workspace.open(Settings(), store=store.uri, s3_client=workspace.storage._make_client)
+    put_run(copied)
+    long = command("--link", "24", "--out", store.uri, INPAINT_LINK_HOURS="48").stdout.strip()
+    assert len(long) > 2400, "longer than any message: as with a session token"
+    assert len(fetched(long)) > 1000, "it is printed whole"
     found = json.loads(command("--link", "24", "--json", INPAINT_LINK_HOURS="48").stdout)
     assert len(fetched(found["link"])) > 1000
     for more in ([], ["--to", "x", "--link", "1"]):

@@ -115,7 +115,7 @@ def test_both_zoom_and_pan_together_from_either_side(window: Watched, runs: Serv
     assert stage is not None
     assert left["x"] + left["width"] / SIZE[0] * 1900 == pytest.approx(stage["width"] / 2, abs=2), "the mask's middle"
     for side in ("left", "right"):
-        expect(page.locator(f".tiles[data-of=result-{side}] img").first).to_be_visible()
+        expect(page.locator(f".tile-layer[data-of=result-{side}] img").first).to_be_visible()
     page.keyboard.press("0")
     wait_until(lambda: frames(page)[1]["width"] == pytest.approx(fitted, abs=1))
     assert in_sync(page)

@@ -185,7 +185,7 @@ def test_the_difference_is_zoomed_in_all_its_pixels(window: Watched, changed: st
     expect(page.locator("#view-difference")).to_be_visible()
     page.keyboard.press("j")
     page.keyboard.press("1")
-    tile = page.locator(".tiles[data-of=view-difference] img[src$='/tiles/difference/0/1/0']")
+    tile = page.locator(".tile-layer[data-of=view-difference] img[src$='/tiles/difference/0/1/0']")
     expect(tile).to_be_visible()
     expect(tile).to_have_js_property("naturalWidth", 1024)
 

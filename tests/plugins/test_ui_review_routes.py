@@ -229,6 +229,18 @@ class TestRows:
         assert FAILED not in found(client, "measure=seam_contrast&most=1100")
         assert len(found(client, "device=NVIDIA+H200")) == 48
         assert found(client, "device=another") == []
+        pages = client.get("/api/runs/night/reviews").json()["measures"]
+        assert [one["name"] for one in pages][-2:] == ["seconds", "megapixels"]
+        size = client.get("/api/runs/night/rows/1").json()["record"]["output"]
+        megapixels = size["width"] * size["height"] / 1e6
+        for query, count in (
+            (f"measure=megapixels&least={megapixels * 0.9}&most={megapixels * 1.1}", 48),
+            (f"measure=megapixels&least={megapixels * 1.1}", 0), ("measure=seconds&least=0.001", 48),
+            ("measure=seconds&least=1000", 0),
+        ):  # fmt: skip
+            assert len(found(client, query)) == count, query
+        slowest = found(client, "order=slowest&status=done")
+        assert found(client, "measure=seconds&order=highest&status=done") == slowest
         assert found(client, "order=largest")[-1] != FAILED
         seen = client.get(REVIEWS).json()
         assert seen["flags"] == {"seam_contrast_high": 2}

@@ -93,7 +93,7 @@ def test_the_wheel_zooms_at_the_pointer_to_one_to_one_and_beyond(window: Watched
 def tiles(page: Page, of: str) -> dict[str, tuple[int, int]]:
     """The tiles that are shown over a picture: each with its own size in pixels."""
     found: dict[str, list[int]] = page.evaluate(
-        """(of) => Object.fromEntries([...document.querySelectorAll(`.tiles[data-of=${of}] img:not([hidden])`)]
+        """(of) => Object.fromEntries([...document.querySelectorAll(`.tile-layer[data-of=${of}] img:not([hidden])`)]
             .map((one) => [new URL(one.src).pathname.split("/tiles/")[1], [one.naturalWidth, one.naturalHeight]]))""",
         of,
     )
@@ -121,7 +121,7 @@ def test_a_picture_that_is_zoomed_is_shown_in_all_its_pixels(window: Watched, se
         last = f"{kind}/0/2/1"
         wait_until(lambda of=of, last=last: last in tiles(page, of))
         assert tiles(page, of)[last] == (LARGE[0] - 2048, LARGE[1] - 1024), "as many pixels as the file has there"
-        shown = box(page, f".tiles[data-of={of}] img[src$='{last}']")
+        shown = box(page, f".tile-layer[data-of={of}] img[src$='{last}']")
         frame = box(page, "#frame")
         assert shown["x"] - frame["x"] == pytest.approx(2048, abs=0.5), "each pixel lies where it belongs"
         assert shown["y"] - frame["y"] == pytest.approx(1024, abs=0.5)

@@ -10,7 +10,7 @@ const AGAIN = [2000, 6000, 15000]; // milliseconds until a tile that could not b
 const WAIT = 150; // milliseconds that the view has to stand still
 
 export const startTiles = ({ picture, failed }) => {
-  const layer = make("div", { className: `tiles ${picture.className}` });
+  const layer = make("div", { className: `tile-layer ${picture.className}` });
   layer.dataset.of = picture.id;
   picture.after(layer);
   let url, size, tiles = new Map(), timer = 0, view;
