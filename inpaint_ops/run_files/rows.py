@@ -245,6 +245,8 @@ class CountedRows:
         only so many bytes are read for so many rows.
         """
         there = {number: listed[number] for number in rows if number in listed}
+        if sum(size for size, _ in there.values()) <= _BYTES_PER_RECORD * len(rows):
+            return there
         allowed = sum(_BYTES_PER_RECORD + (_weight(row) if row else 0) for row in rows.values())
         if sum(size for size, _ in there.values()) <= allowed:
             return there
