@@ -304,6 +304,10 @@ class RunLayout:
         """The records of one shard once more, in one object, so that a report need not read one per row."""
         return self._at(f"compacted/{shard}.jsonl.gz")
 
+    def ended_shard(self, shard: str) -> Location:
+        """What the store lists of a shard whose every row has ended, so that a run that goes on passes over it."""
+        return self._at(f"compacted/{shard}.ended.json")
+
     @property
     def workers(self) -> Location:
         """The prefix of the worker reports."""

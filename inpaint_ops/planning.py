@@ -28,7 +28,7 @@ from inpaint_ops.config import (
 )
 from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name, variant_name
-from inpaint_ops.locations import parse
+from inpaint_ops.locations import has_scheme, parse
 from inpaint_ops.manifest import (
     MAX_SEED,
     STEPS,
@@ -367,7 +367,7 @@ class PlannedRow(AcceptedRow):
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest anywhere would state it: what its author left to the job stays open."""
-        return self._fields() | {name: parse(getattr(self, name)).full_uri for name in ("image", "mask")}
+        return self.as_lines()[0]
 
     def _fields(self) -> dict[str, Any]:
         return self.model_dump(
@@ -376,8 +376,18 @@ class PlannedRow(AcceptedRow):
 
     def as_shard_line(self) -> dict[str, Any]:
         """The row as the shard's file holds it."""
+        return self.as_lines()[1]
+
+    def as_lines(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The row as a manifest states it, and as its shard's file holds it."""
+        fields = self._fields()
+        places = {name: _full_uri(getattr(self, name)) for name in ("image", "mask")}
         named = {"names": self.names} if self.names else {}
-        return self._fields() | {"row": self.row, "parameters": self.parameters.model_dump(), **named}
+        return fields | places, fields | {"row": self.row, "parameters": self.parameters.model_dump(), **named}
+
+
+def _full_uri(place: str) -> str:
+    return place if has_scheme(place) else parse(place).full_uri
 
 
 def split_rows(
@@ -407,20 +417,21 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
 
     Called when a run is planned; afterwards the shard's file says it (`PlannedRow.parameters`).
     """
-    return PaintParameters(
-        seed=row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
-        steps=steps_of(row, job),
-        guidance_scale=row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
-        strength=strength_of(row, job),
-        blend=row.blend or ("feather" if row.mask_blur else job.blend),
-        match=row.match or job.match,
-        grain=row.grain or job.grain,
-        sharpen=row.sharpen or job.sharpen,
-        fill=row.fill or job.fill,
-        side_products=job.side_products if row.side_products is None else tuple(row.side_products),
-        variants=row.variants or job.variants,
-        loras=_loras(row, job),
-    )
+    values = {
+        "seed": row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
+        "steps": steps_of(row, job),
+        "guidance_scale": row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
+        "strength": strength_of(row, job),
+        "blend": row.blend or ("feather" if row.mask_blur else job.blend),
+        "match": row.match or job.match,
+        "grain": row.grain or job.grain,
+        "sharpen": row.sharpen or job.sharpen,
+        "fill": row.fill or job.fill,
+        "side_products": job.side_products if row.side_products is None else tuple(row.side_products),
+        "variants": row.variants or job.variants,
+        "loras": _loras(row, job),
+    }
+    return constructed(PaintParameters, values)
 
 
 def _loras(row: AcceptedRow, job: JobOptions) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 
 def now() -> datetime:
@@ -20,16 +20,9 @@ _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
-def _plausible(moment: datetime) -> datetime:
-    """A time of day that calendars, tables and sums can hold."""
-    if not _EARLIEST <= moment <= _LATEST:
-        raise ValueError("a time is from 1970 to 2200")
-    return moment
-
-
 # What is read back may have been written by anybody: bounds keep sums finite, and numbers within a table's columns.
-Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
-"""A time of day with its offset from UTC."""
+Moment = Annotated[AwareDatetime, Field(ge=_EARLIEST, le=_LATEST)]
+"""A time of day with its offset from UTC, from 1970 to 2200: calendars, tables and sums can hold it."""
 
 LONGEST_SECONDS = 1e9
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]

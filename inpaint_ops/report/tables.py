@@ -89,7 +89,7 @@ def timings_parquet(records: Iterable[Record]) -> bytes:
 
 def timings_table(records: Iterable[Record]) -> Any:
     """The same as a pyarrow.Table."""
-    return pa.Table.from_batches([_batch(_in_order(records))])
+    return pa.Table.from_batches([_batch([*map(_values, _in_order(records))])])
 
 
 class TimingsWriter:
@@ -97,7 +97,7 @@ class TimingsWriter:
 
     def __init__(self, out: IO[bytes]) -> None:
         self._writer = pq.ParquetWriter(out, TIMINGS_SCHEMA)
-        self._records: list[Record] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._batches: list[Any] = []
         self._is_empty = True
 
@@ -111,29 +111,35 @@ class TimingsWriter:
 
     def add(self, record: Record) -> None:
         """The next row."""
-        self._records.append(record)
-        if len(self._records) == _BATCH_ROWS:
-            self._batches.append(_batch(self._records))
-            self._records = []
+        self._rows.append(_values(record))
+        if len(self._rows) == _BATCH_ROWS:
+            self._batches.append(_batch(self._rows))
+            self._rows = []
             if len(self._batches) == _BATCHES_PER_GROUP:
                 self._write_group()
 
     def _write_group(self) -> None:
-        rest = [_batch(self._records)] if self._records or self._is_empty else []
+        rest = [_batch(self._rows)] if self._rows or self._is_empty else []
         if rest or self._batches:
             self._writer.write_table(pa.Table.from_batches([*self._batches, *rest]).combine_chunks())
-        self._records, self._batches, self._is_empty = [], [], False
+        self._rows, self._batches, self._is_empty = [], [], False
 
 
 _BATCH_ROWS = 512
-"""Rows that are kept as objects."""
+"""Rows whose values are kept as Python's objects."""
 _BATCHES_PER_GROUP = 32
 """A row group has so many times as many rows: 16,384."""
 
 
-def _batch(records: Sequence[Record]) -> Any:
-    """The rows as a pyarrow.RecordBatch."""
-    arrays = [pa.array([value(record) for record in records], type=kind) for _, kind, value in _COLUMNS]
+def _values(record: Record) -> tuple[Any, ...]:
+    """What the table has of a row."""
+    return tuple([value(record) for _, _, value in _COLUMNS])
+
+
+def _batch(rows: Sequence[tuple[Any, ...]]) -> Any:
+    """Some rows' values as a pyarrow.RecordBatch."""
+    columns = zip(*rows, strict=True) if rows else iter([()] * len(_COLUMNS))
+    arrays = [pa.array(values, type=kind) for values, (_, kind, _) in zip(columns, _COLUMNS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=TIMINGS_SCHEMA)
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_ops.layout import RunLayout, record_place
-from inpaint_ops.storage import Storage
-from inpaint_ops.storage.stored import Leftovers, listed
+from inpaint_ops.layout import REJECTED, RunLayout, record_place
+from inpaint_ops.planning import Plan, RetryPlan, every_shard
+from inpaint_ops.records import MAX_VARIANTS
+from inpaint_ops.storage import ObjectInfo, Storage
+from inpaint_ops.storage.stored import MAX_OBJECTS, Leftovers, listed
 
 
 def text_mark(text: str) -> int:
@@ -58,18 +60,19 @@ def list_records(
     return found
 
 
-def list_compacted(
+def _list_compacted(
     storage: Storage, layout: RunLayout, shards: Collection[str], left: Leftovers, *, limit: int
-) -> Mapping[str, int]:
-    """The sizes in bytes of the shards' compacted records, by the shard's name. Raises StorageError."""
-    names = {layout.compacted_shard(shard).name: shard for shard in shards}
-    start = len(layout.compacted.key)
-    found = {}
+) -> tuple[set[str], dict[str, ObjectInfo]]:
+    """The shards that have compacted records, and what says that they have ended, by the shard's name."""
+    compacted = {layout.compacted_shard(shard).key: shard for shard in shards}
+    ended = {layout.ended_shard(shard).key: shard for shard in shards}
+    there, found = set(), {}
     for info in listed(storage, layout.compacted, left, limit=limit):
-        shard = names.get(info.location.key[start:])
-        if shard is not None:
-            found[shard] = info.size
-    return found
+        if (shard := compacted.get(info.location.key)) is not None:
+            there.add(shard)
+        elif (shard := ended.get(info.location.key)) is not None:
+            found[shard] = info
+    return there, found
 
 
 class ListedImages:
@@ -100,3 +103,28 @@ class ListedImages:
             size if is_there else None
             for size, is_there in zip(self._sizes[places].tolist(), there.tolist(), strict=True)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What the store lists of a run."""
+
+    records: dict[str, ListedRecords]
+    """By the shard's name; the rejected rows are one."""
+    compacted: Collection[str]
+    """The shards that have compacted records."""
+    ended: Mapping[str, ObjectInfo]
+    """By the shard's name, what says that all of its rows have ended."""
+    images: ListedImages
+
+    @classmethod
+    def of(
+        cls, storage: Storage, layout: RunLayout, plan: Plan, retries: Sequence[RetryPlan], left: Leftovers
+    ) -> Inventory:
+        """List the records, the compacted ones and the images. Raises StorageError."""
+        shards = {shard.name for shard in every_shard(plan, retries)} | {REJECTED}
+        limit = MAX_OBJECTS + plan.rows + sum(retry.rows for retry in retries)
+        records = list_records(storage, layout, shards, left, limit=limit)
+        compacted, ended = _list_compacted(storage, layout, shards, left, limit=limit)
+        images = ListedImages.of(storage, layout, left, limit=limit * MAX_VARIANTS)  # last: each record's is there
+        return cls(records, compacted, ended, images)

@@ -22,19 +22,22 @@ from inpaint_ops.errors import (
     ObjectTooLargeError,
 )
 from inpaint_ops.layout import REJECTED, RunLayout
-from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan, Shard, every_shard
-from inpaint_ops.records import MAX_VARIANTS, Record
+from inpaint_ops.planning import JobOptions, Plan, PlannedRow, RetryPlan, Shard
+from inpaint_ops.records import Record
 from inpaint_ops.run_files.compacted import KeptRecord, read_shard_compacted
 from inpaint_ops.run_files.counted import place_of, why_not
 from inpaint_ops.run_files.frozen import read_shard, row_bytes
-from inpaint_ops.run_files.inventory import ListedImages, list_compacted, list_records, text_mark
+from inpaint_ops.run_files.inventory import Inventory, text_mark
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.storage.stored import MAX_OBJECTS, Leftovers, parse_model, read_each
+from inpaint_ops.storage.stored import Leftovers, parse_model, read_each
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 1000
-"""Rows whose records are looked at together."""
+"""Rows whose records are looked at together where each is read by itself."""
+
+_COMPACTED_AT_ONCE = 32
+"""The same of compacted ones: what is freed is used again while it is in the processor's cache."""
 
 _BYTES_PER_RECORD = 8 * 2**10
 """What records have on average, at most, beyond what their rows have; ours have one to two thousand."""
@@ -77,7 +80,8 @@ class CountedRows:
 
     Asks for a listing of the records, of the compacted ones and of the images; for each shard's rows and compacted
     records; and for each single record that the compacted ones do not have as it stands. Images are not read:
-    `swapped` names the records, by row and retry, whose images were found to be others.
+    `swapped` names the records, by row and retry, whose images were found to be others. Where an `inventory` is given,
+    nothing is listed; with `shards`, only the rows of these of the run's own shards come, and no retry's records.
 
     `rows_read` and `unreadable` are known once the rows were gone through: by shard of the run, how many frozen rows it
     has, and why they cannot be read.
@@ -93,11 +97,14 @@ class CountedRows:
         left: Leftovers,
         *,
         swapped: Collection[tuple[int, int]] = frozenset(),
+        inventory: Inventory | None = None,
+        shards: Sequence[Shard] | None = None,
     ) -> None:
         self.rows_read: dict[str, int] = {}
         self.unreadable: dict[str, str] = {}
         self._storage, self._layout, self._plan, self._retries = storage, layout, plan, retries
         self._settings, self._left, self._swapped = settings, left, swapped
+        self._inventory, self._shards = inventory, shards
         self._record_bytes = row_bytes(settings)
         self._slack = _SLACK
         self._refused: AccessDeniedError | None = None
@@ -105,14 +112,12 @@ class CountedRows:
 
     def __iter__(self) -> Iterator[CountedRow]:
         """The rows by line, those without a record too. Raises StorageError."""
-        shards = {shard.name for shard in every_shard(self._plan, self._retries)} | {REJECTED}
-        limit = MAX_OBJECTS + self._plan.rows + sum(retry.rows for retry in self._retries)
-        asked = self._storage, self._layout
-        self._records = list_records(*asked, shards, self._left, limit=limit)
-        self._compacted = list_compacted(*asked, shards, self._left, limit=limit)
-        limit *= MAX_VARIANTS
-        self._images = ListedImages.of(*asked, self._left, limit=limit)  # after the records: each record's is there
-        streams = [self._own(), self._rejected(), *map(self._retried, self._retries)]
+        asked = self._storage, self._layout, self._plan, self._retries, self._left
+        inventory = self._inventory or Inventory.of(*asked)
+        self._records, self._compacted, self._images = dict(inventory.records), inventory.compacted, inventory.images
+        streams = [self._own(self._plan.shards), self._rejected(), *map(self._retried, self._retries)]
+        if self._shards is not None:
+            streams = [self._own(self._shards)]
         for number, found in itertools.groupby(heapq.merge(*streams, key=_ORDER), key=attrgetter("number")):
             if (row := self._merged(number, list(found))) is not None:
                 yield row
@@ -142,10 +147,10 @@ class CountedRows:
             tuple((one.shard, one.record) for one in counted if one.record is not None),
         )
 
-    def _own(self) -> Iterator[_Found]:
+    def _own(self, shards: Sequence[Shard]) -> Iterator[_Found]:
         """The run's own rows. Of rows that share an id the first counts: an image has one row."""
         ids: set[int] = set()
-        for shard in self._plan.shards:
+        for shard in shards:
             rows: list[PlannedRow] = []
             try:
                 rows = self._frozen(shard, self._plan.job)
@@ -187,8 +192,9 @@ class CountedRows:
         for number in sorted(listed.keys() - dict(rows).keys()):
             self._is_of_no_row(shard, number)
         compacted = self._read_compacted(shard, sum(size for size, _ in listed.values()), len(listed))
-        for first in range(0, len(rows), _AT_ONCE):
-            some = rows[first : first + _AT_ONCE]
+        at_once = _COMPACTED_AT_ONCE if shard in self._compacted else _AT_ONCE
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
             records = self._sound(shard, dict(some), listed, compacted)
             for number, row in some:
                 yield _Found(number, retry, shard, row, records.get(number))
@@ -239,6 +245,8 @@ class CountedRows:
         only so many bytes are read for so many rows.
         """
         there = {number: listed[number] for number in rows if number in listed}
+        if sum(size for size, _ in there.values()) <= _BYTES_PER_RECORD * len(rows):
+            return there
         allowed = sum(_BYTES_PER_RECORD + (_weight(row) if row else 0) for row in rows.values())
         if sum(size for size, _ in there.values()) <= allowed:
             return there

@@ -196,17 +196,17 @@ def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool)
     of them. Files of other folders are looked for one by one if `ask_each`; else they are left to the downloads. One
     that a listing does not have is looked for once more by its name, as a download would.
     """
-    folders: dict[Location, int] = {}
+    folders: dict[str, int] = {}
     wanted: Counter[int] = Counter()
-    seen, keys = array("i"), bytearray()  # of each image and mask its folder and its key's digest, 20 bytes
+    seen, keys = array("i"), bytearray()  # of each image and mask its folder and its URI's digest, 20 bytes
     for row in parsed.accepted:
-        for place in _places(row.image, row.mask):
-            number = folders.setdefault(place.parent, len(folders))
+        for uri in (row.image, row.mask):
+            number = folders.setdefault(uri.rpartition("/")[0], len(folders))
             wanted[number] += 1
             seen.append(number)
-            keys += _digest(place.key)
+            keys += _digest(uri)
     known = {
-        number: _listed(storage, folder, pages=max(1, wanted[number] // _KEYS_PER_PAGE))
+        number: _listed(storage, parse(folder + "/"), pages=max(1, wanted[number] // _KEYS_PER_PAGE))
         for folder, number in folders.items()
     }
     for at, number in enumerate(seen):
@@ -226,18 +226,14 @@ def error_is_passing(error: StorageError) -> bool:
     return not error.permanent
 
 
-def _places(*uris: str) -> tuple[Location, ...]:
-    return tuple(map(parse, uris))
-
-
 def _listed(storage: Storage, prefix: Location, *, pages: int) -> frozenset[bytes] | None:
-    """Digests of the keys directly below a prefix; None if it cannot be listed, or not in so many pages."""
+    """Digests of the URIs directly below a prefix; None if it cannot be listed, or not in so many pages."""
     if prefix.bucket is None and not Path(prefix.key).is_dir():
         return frozenset()
     found = set()
     try:
         for info in storage.list(prefix, direct=True):
-            found.add(_digest(info.location.key))
+            found.add(_digest(info.location.uri))
             if len(found) > pages * _PAGE:
                 return None
     except (StorageError, ForbiddenLocationError):

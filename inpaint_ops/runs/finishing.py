@@ -14,9 +14,11 @@ from inpaint_ops.errors import (
     one_line,
 )
 from inpaint_ops.layout import retry_of
+from inpaint_ops.machine.garbage import only_new_garbage
 from inpaint_ops.planning import Plan, every_shard
 from inpaint_ops.records import SCORES, ErrorInfo, RunSummary, ShardProgress, duration_in_words
 from inpaint_ops.run_files.digests import Compared, compare_digests
+from inpaint_ops.run_files.ended import take_back
 from inpaint_ops.runs.attempts import read_notes, read_workers, recovered_faults, stopped, why_unfinished
 from inpaint_ops.runs.forecasting import experience, experience_key
 from inpaint_ops.runs.gallery import make_gallery
@@ -27,6 +29,7 @@ from inpaint_ops.runs.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
+@only_new_garbage()
 def finish(workspace: Workspace, run: str) -> RunSummary:
     """Read a run's records and write its summary, tables, trace and page anew; `run.json` last.
 
@@ -86,6 +89,8 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
             for name, count in undone.items()
         )
         summary = summary.model_copy(update={"warnings": (*summary.warnings, *lost)})
+    for name in unfinished:
+        take_back(storage, layout, name)
     if unfinished:
         lost = (f"shard {name} is unfinished: {why_unfinished(name, stops, progress.get(name))}" for name in unfinished)
         summary = summary.model_copy(update={"reasons": (*summary.reasons, *lost), "verdict": "INVALID"})

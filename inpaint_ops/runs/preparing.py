@@ -21,6 +21,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import REJECTED, RunLayout
 from inpaint_ops.locations import parse
+from inpaint_ops.machine.garbage import only_new_garbage
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, RejectedRow, write_jsonl
 from inpaint_ops.manifest.rows import TEXT_FIELD
 from inpaint_ops.planning import (
@@ -54,6 +55,7 @@ _IO_THREADS = 16
 _RECORDS_AT_ONCE = 256
 
 
+@only_new_garbage()
 def make_plan(
     workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None = None, devices: int = 1
 ) -> tuple[Plan, ParsedManifest]:
@@ -62,6 +64,12 @@ def make_plan(
     `card` is what will paint, where that is known here, and `devices` how many of it. Raises ConfigError,
     ManifestError, StorageError.
     """
+    return _make_plan(workspace, manifest, run, job, card=card, devices=devices)
+
+
+def _make_plan(
+    workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None, devices: int
+) -> tuple[Plan, ParsedManifest]:
     check_choices(job.tuning, job.tuning_overrides)
     parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
     return plan_of(workspace, parsed, digest, manifest, run, job, card=card, devices=devices)
@@ -144,6 +152,7 @@ def _history(workspace: Workspace, job: JobOptions) -> list[Experience]:
         return []
 
 
+@only_new_garbage()
 def prepare(
     workspace: Workspace,
     manifest: str,
@@ -164,7 +173,7 @@ def prepare(
     Raises RunConflictError for another manifest or other choices, ModelError, ManifestError, StorageError.
     """
     layout = workspace.layout(run)
-    plan, parsed = make_plan(workspace, manifest, run, job, card=card, devices=devices)
+    plan, parsed = _make_plan(workspace, manifest, run, job, card=card, devices=devices)
     standing = workspace.plan(run)
     if standing is not None:
         return _resumed(standing, plan)
@@ -208,10 +217,10 @@ def _put_shards(workspace: Workspace, plan: Plan, parsed: ParsedManifest, *, man
     for shard in plan.shards:
         body = io.BytesIO()
         for row in parsed.accepted[first : first + shard.rows]:
-            settled = named(row, plan.job, names)
-            write_jsonl([settled.as_shard_line()], body)
+            in_manifest, in_shard = named(row, plan.job, names).as_lines()
+            write_jsonl([in_shard], body)
             if manifest is not None:
-                write_jsonl([settled.as_manifest_row()], manifest)
+                write_jsonl([in_manifest], manifest)
         workspace.storage.put(layout.shard(shard.name), body.getvalue(), content_type=_JSONL)
         first += shard.rows
 

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,8 +41,12 @@ class FolderStore:
     A put is a temporary file in the same folder, synced, then renamed over the key, or hard-linked to it if it must be
     absent: the kernel lets exactly one link win. A put that replaces one version holds a lock on a file beside the key
     while it compares and renames; a put without a condition does not ask for that lock. Content types are not kept.
-    Symbolic links to files are objects; those to folders are not walked into.
+    Symbolic links to files are objects; those to folders are not walked into. A listing leaves out the links that
+    `may_follow` does not allow.
     """
+
+    def __init__(self, may_follow: Callable[[Location], bool] = lambda _: True) -> None:
+        self._may_follow = may_follow
 
     def get(
         self,
@@ -141,8 +145,14 @@ class FolderStore:
                     if entry.is_dir(follow_symlinks=False):
                         folders += [] if direct else [entry.path]
                     elif entry.is_file() and not entry.name.startswith(TEMP_PREFIX):
-                        with suppress(FileNotFoundError):  # deleted meanwhile
-                            yield _describe(Location(None, entry.path), entry.stat())
+                        where = Location(None, entry.path)
+                        if entry.is_symlink() and not self._may_follow(where):
+                            continue
+                        try:
+                            status = entry.stat()
+                        except FileNotFoundError:  # deleted meanwhile
+                            continue
+                        yield _describe(where, status)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """See ObjectStore. Empty folders count too: a file system has them."""

@@ -63,7 +63,7 @@ class Storage:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._buckets: dict[str, S3Store] = {}
-        self._folder = FolderStore()
+        self._folder = FolderStore(self._may_follow)
         self._repeats = Repeats()
 
     def for_another(self) -> Storage:
@@ -135,7 +135,7 @@ class Storage:
     def list(self, prefix: Where, *, direct: bool = False) -> Iterator[ObjectInfo]:
         """Every object below the prefix; see `ObjectStore.list`. The prefix is checked now, not at the first item."""
         location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
-        return self._listed(location, direct)
+        return self._store(location).list(location.key, direct=direct)
 
     def folders(self, prefix: Where) -> Iterator[str]:
         """The names directly below the prefix that hold objects; see `ObjectStore.folders`."""
@@ -227,12 +227,8 @@ class Storage:
             )
         return location
 
-    def _listed(self, prefix: Location, direct: bool) -> Iterator[ObjectInfo]:
-        for info in self._store(prefix).list(prefix.key, direct=direct):
-            location = info.location
-            link = location.bucket is None and os.path.islink(location.key)  # noqa: PTH114  # one per object of a listing: a Path costs as much again
-            if not link or any(_under(root, location) for root in self._readable):
-                yield info
+    def _may_follow(self, link: Location) -> bool:
+        return any(_under(root, link) for root in self._readable)
 
     @contextmanager
     def _twin_named(self, location: Location) -> Iterator[None]:

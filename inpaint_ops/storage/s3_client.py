@@ -9,8 +9,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.utils import parse_timestamp
 
 from inpaint_ops.errors import AccessDeniedError, ConfigError
 
@@ -57,7 +59,7 @@ def make_s3_client(
     )
     try:
         # A session of its own: boto3's default one is not safe to share between threads.
-        session = session or boto3.session.Session()
+        session = session or boto3.session.Session(botocore_session=_botocore_session())
         # botocore reads AWS_DEFAULT_REGION alone; the other SDKs, and so users, know AWS_REGION.
         region = session.region_name or os.environ.get("AWS_REGION") or None
         client = session.client("s3", endpoint_url=endpoint_url, config=config, region_name=region)
@@ -81,6 +83,22 @@ def credentials_end(client: S3Client) -> datetime | None:
     credentials = getattr(client, "_get_credentials", lambda: None)()
     end = getattr(credentials, "_expiry_time", None)
     return end if isinstance(end, datetime) else None
+
+
+def _botocore_session() -> botocore.session.Session:
+    """One that reads dates faster: botocore asks dateutil, which takes 36 of a listed object's 50 microseconds."""
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_read_moment)
+    return session
+
+
+def _read_moment(text: str) -> datetime:
+    """A date of a reply: S3 writes ISO 8601 in bodies, and RFC 822 in headers, which botocore's own parser reads."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return parse_timestamp(text)
+    return moment if moment.tzinfo is not None else parse_timestamp(text)
 
 
 def sends_checksums(client: S3Client) -> bool:

@@ -8,6 +8,7 @@ import threading
 from inpaint_ops.errors import InpaintOpsError
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.run_files.compacted import KeptRecord, compact
+from inpaint_ops.run_files.ended import EndedShard, store_ended
 from inpaint_ops.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,17 @@ class KeptRecords:
                 self._records[row] = KeptRecord(etag, body)
 
     def store(self, storage: Storage, layout: RunLayout, shard: str) -> None:
-        """Write the shard's compacted records; best effort: without them a report reads each record by itself."""
+        """Write the shard's compacted records, and what says that it has ended; best effort.
+
+        Without the former a report reads each record by itself; without the latter a run that goes on reads the former.
+        """
         with self._lock:
             records, left_out = dict(self._records), self._left_out
         if left_out:
             log.info("%d records of shard %s are not compacted: they are too large together", left_out, shard)
         try:
             storage.put(layout.compacted_shard(shard), compact(records), content_type="application/gzip")
-        except InpaintOpsError as error:
+            if not left_out:
+                store_ended(storage, layout, shard, EndedShard.of(records, layout))
+        except (InpaintOpsError, ValueError) as error:
             log.warning("the records of shard %s could not be compacted: %s", shard, error)
