@@ -63,7 +63,7 @@ def make_plan(
     ManifestError, StorageError.
     """
     check_choices(job.tuning, job.tuning_overrides)
-    parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
+    parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.row_defaults())
     return plan_of(workspace, parsed, digest, manifest, run, job, card=card, devices=devices)
 
 
