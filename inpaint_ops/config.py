@@ -197,6 +197,10 @@ class Settings(BaseSettings):
     sharpen: Sharpen = Field(
         default="none", description="A patch that is softer than a ring around the mask is sharpened: none, match."
     )
+    format: RowFormat = Field(
+        default="png",
+        description="What images are written as, of rows that do not say it: png, webp, tiff, jpeg, avif, jxl, source.",
+    )
     names: str | None = Field(
         default=None,
         description="What images are called, such as `{folder}/{stem}.{ext}`; empty: `{id}.{ext}`.",

@@ -20,6 +20,7 @@ from inpaint_ops.config import (
     Grain,
     Match,
     PromptSyntax,
+    RowFormat,
     Scheduler,
     Settings,
     Sharpen,
@@ -33,8 +34,8 @@ from inpaint_ops.manifest import (
     MAX_SEED,
     STEPS,
     AcceptedRow,
-    JobTexts,
     Quality,
+    RowDefaults,
     check_template,
     fields_of,
     why_no_name,
@@ -92,6 +93,7 @@ class JobOptions(Model):
     match: Match = "none"
     grain: Grain = "none"
     sharpen: Sharpen = "none"
+    format: RowFormat = Field(default="png", description="What images are written as, of rows that do not say it.")
     names: str | None = Field(
         default=None, description="What images are called: `{folder}/{stem}.{ext}`, for example; None: `{id}.{ext}`."
     )
@@ -144,16 +146,17 @@ class JobOptions(Model):
             raise ValueError(f"fill lama: {NO_FILL_MODEL}")
         return self
 
-    def texts(self) -> JobTexts:
-        """What rows without texts of their own get."""
-        return JobTexts(self.prompt, self.negative_prompt, self.prompt_2, self.negative_prompt_2)
+    def row_defaults(self) -> RowDefaults:
+        """What rows get that do not say it themselves."""
+        own = None if self.format == "png" else self.format  # what a row has that says nothing
+        return RowDefaults(self.prompt, self.negative_prompt, self.prompt_2, self.negative_prompt_2, own)
 
     def identity(self) -> dict[str, Any]:
         """The choices that change images or rows: two runs of one name must agree on them."""
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "sharpen", "names", "fill", "fill_model", "clip_model",
+            "strength", "blend", "match", "grain", "sharpen", "format", "names", "fill", "fill_model", "clip_model",
             "lpips_model", "side_products", "variants", "pick", "row_limit", "sample",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
@@ -196,6 +199,7 @@ def job_options(
         "match": settings.match,
         "grain": settings.grain,
         "sharpen": settings.sharpen,
+        "format": settings.format,
         "names": settings.names,
         "fill": settings.fill,
         "fill_model": settings.fill_model,

@@ -152,6 +152,14 @@ PARAMS = {
         title="Sharpness",
         description="match: sharpen patches to the ring's detail. Empty: as the settings say (none).",
     ),
+    "format": Param(
+        default=None,
+        enum=[None, "png", "webp", "tiff", "jpeg", "avif", "jxl", "source"],
+        values_display={"null": "as the settings say"},
+        title="Format",
+        description="What images of rows that name no format are written as. source: as their source. Empty: as the "
+        "settings say (png).",
+    ),
     "names": Param(
         default=None,
         type=["null", "string"],

@@ -46,7 +46,7 @@ def validate(
     job = job_of(settings, chosen)
     check_choices(job.tuning, job.tuning_overrides)
     about_models = check_models(workspace.storage, job, must_be_here=False)
-    parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.texts())
+    parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.row_defaults())
     parsed, _ = settle(parsed, job)
     notes = (*parsed.notes, *about_models)
     missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from inpaint_ops.cli.terminal import say, say_json
 from inpaint_ops.config import (
+    EXTENSIONS,
     Blend,
     FewStep,
     Fill,
@@ -133,6 +134,11 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
             "--sharpen",
             type=click.Choice(get_args(Sharpen)),
             help="match: sharpen patches to the detail of a ring around the mask [INPAINT_SHARPEN].",
+        ),
+        click.option(
+            "--format",
+            type=click.Choice([*EXTENSIONS, "source"]),
+            help="What images of rows that name no format are written as; source: as their source [INPAINT_FORMAT].",
         ),
         click.option(
             "--names",

@@ -33,20 +33,20 @@ from inpaint_ops.manifest.rows import (
     to_jsonl,
     write_jsonl,
 )
-from inpaint_ops.manifest.templates import JobTexts, fields_of
+from inpaint_ops.manifest.templates import RowDefaults, fields_of
 
 __all__ = [
     "MANIFEST_ENDINGS",
     "MAX_SEED",
     "STEPS",
     "AcceptedRow",
-    "JobTexts",
     "ManifestLimits",
     "OutputNames",
     "ParsedManifest",
     "Quality",
     "RejectedRow",
     "Row",
+    "RowDefaults",
     "TakenNames",
     "check_apart",
     "check_template",

@@ -45,7 +45,7 @@ from inpaint_ops.manifest.rows import (
     unpack_rejected,
     unpack_row,
 )
-from inpaint_ops.manifest.templates import JobTexts
+from inpaint_ops.manifest.templates import RowDefaults
 from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
 from inpaint_ops.manifest.values import as_far_as_meant, by_value, is_index_column
 
@@ -57,12 +57,12 @@ def read_manifest(
     is_allowed: Callable[[Location], bool],
     limits: ManifestLimits | None = None,
     row_limit: int | None = None,
-    texts: JobTexts | None = None,
+    defaults: RowDefaults | None = None,
 ) -> ParsedManifest:
     """Read a manifest's bytes; the name's ending decides the format, one of `MANIFEST_ENDINGS`.
 
     `location` is where the manifest lies: relative keys are below its folder. `is_allowed` says of a location whether
-    rows may read it. `row_limit` keeps the first rows only. `texts` is for rows without texts of their own.
+    rows may read it. `row_limit` keeps the first rows only. `defaults` is for rows that do not say it themselves.
     Raises ManifestError when the file as a whole is unusable.
     """
     limits = limits or ManifestLimits()
@@ -72,7 +72,7 @@ def read_manifest(
         is_allowed=is_allowed,
         limits=limits,
         row_limit=row_limit,
-        texts=texts,
+        defaults=defaults,
     )
 
 
@@ -83,14 +83,14 @@ def read_parts(
     is_allowed: Callable[[Location], bool],
     limits: ManifestLimits,
     row_limit: int | None = None,
-    texts: JobTexts | None = None,
+    defaults: RowDefaults | None = None,
 ) -> ParsedManifest:
     """Read a manifest of one or several files, each a name and its bytes, whose rows follow each other.
 
     Relative keys are below `folder`. The limits hold for all parts together. Raises as `read_manifest` does.
     """
     read, name, left = _Reading(), folder.name, limits.max_bytes
-    texts = texts or JobTexts()
+    defaults = defaults or RowDefaults()
     for name, data in parts:
         left -= len(data)
         if left < 0:
@@ -103,7 +103,7 @@ def read_parts(
                 break
             if read.rows >= limits.max_rows:
                 raise _too_many_rows(name, limits.max_rows)
-            read.add(before + number, _validate(before + number, raw, folder, is_allowed, limits, texts, read.notes))
+            read.add(before + number, _validate(before + number, raw, folder, is_allowed, limits, defaults, read.notes))
             del raw  # 30 times its text, so not while the next one is read
         if row_limit is not None and read.rows >= row_limit:
             break
@@ -201,7 +201,7 @@ def _validate(
     folder: Location,
     is_allowed: Callable[[Location], bool],
     limits: ManifestLimits,
-    texts: JobTexts,
+    defaults: RowDefaults,
     notes: Notes,
 ) -> Row | RejectedRow:
     whole = partial(_whole, folder=folder)
@@ -211,7 +211,7 @@ def _validate(
             written = {TEXT_FIELD: raw.text if raw.size is None else cut(raw.text, raw.size)}
         return reject(number, written, str(raw), raw.field, whole)
     try:
-        values = texts.fill(by_value(raw, load_json))
+        values = defaults.fill(by_value(raw, load_json))
         unknown = []
         for key in [key for key in values if key not in Row.model_fields]:
             if key in IGNORED_FIELDS:

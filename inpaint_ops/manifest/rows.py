@@ -90,7 +90,7 @@ class Row(BaseModel):
     variants: int | None = Field(
         default=None, ge=1, le=MAX_VARIANTS, description="Images, each with a seed of its own; None: as the job has it."
     )
-    format: RowFormat = "png"
+    format: RowFormat | None = Field(default=None, description="What its image is written as; None: as png.")
     loras: list[str] | None = Field(
         default=None, description="Which of the job's LoRAs, `NAME` or `NAME:WEIGHT`; None: as the job has them."
     )
@@ -205,7 +205,7 @@ class AcceptedRow(Row):
         """What its image is written as. With `source` the ending of the source's name decides, so that the names of
         all images are known when a run is planned.
         """
-        return format_like(self.image.partition("?")[0]) if self.format == "source" else self.format
+        return format_like(self.image.partition("?")[0]) if self.format == "source" else self.format or "png"
 
     def as_manifest_row(self) -> dict[str, Any]:
         """The row as a manifest would say it, with defaults left out: reading it back gives the same work."""

@@ -1,4 +1,4 @@
-"""The job's own prompt, for rows that have none: words, with the row's fields in braces."""
+"""What a job gives to rows that do not say it: prompts, of words with the row's fields in braces, and the format."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inpaint_ops.config import RowFormat
 from inpaint_ops.manifest.problems import BadRowError
 from inpaint_ops.manifest.rows import TEXTS, Row
 
 
 @dataclass(frozen=True, slots=True)
-class JobTexts:
-    """What a job gives to rows without a text of their own.
+class RowDefaults:
+    """What a job gives to rows that do not say it themselves: texts, and the format of their images.
 
     `{color}` stands for the row's field or column of that name, `{extra.style}` for what `extra` holds under it; `{{`
     and `}}` are braces.
@@ -23,13 +24,17 @@ class JobTexts:
     negative_prompt: str | None = None
     prompt_2: str | None = None
     negative_prompt_2: str | None = None
+    format: RowFormat | None = None
 
     def fill(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The row's values with its texts. Columns that a template names, and rows do not have, go to `extra`.
+        """The row's values with what it does not say itself. Columns that a template names, and rows do not have, go to
+        `extra`.
 
         Raises BadRowError for a value that is not there, or is no text and no number.
         """
         templates = {name: text for name in TEXTS if (text := getattr(self, name)) is not None}
+        if self.format is not None and values.get("format") is None:
+            values = values | {"format": self.format}
         if not templates:
             return values
         named = {path[0] for text in templates.values() for path in fields_of(text)}

@@ -145,6 +145,8 @@ def _colours(folder: Path, name: str) -> tuple[tuple[float, float, float], tuple
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes()) if path.stat().st_size <= 2**20 else None
+    except FileNotFoundError:
+        raise ModelError(f"the CLIP model {path.parent} has no {path.name}: {CLIP_MODEL_CURE}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): {CLIP_MODEL_CURE}") from None
     if not isinstance(value, dict):

@@ -135,7 +135,7 @@ _IRRELEVANT = {
     "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "blend", "match", "grain",
     "sharpen", "fill", "fill_model", "tokenizer", "few_step", "variants", "pick", "names", "sample", "profile",
-    "project", "side_products", "clip_model", "lpips_model",
+    "project", "side_products", "format", "clip_model", "lpips_model",
 }  # fmt: skip
 """Fields of a job that leave the seconds of a step alone. Without guidance a step is half the work: that is a key."""
 

@@ -71,7 +71,7 @@ def _make_plan(
     workspace: Workspace, manifest: str, run: str, job: JobOptions, *, card: str | None, devices: int
 ) -> tuple[Plan, ParsedManifest]:
     check_choices(job.tuning, job.tuning_overrides)
-    parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.texts())
+    parsed, digest = workspace.read_manifest(manifest, job.row_limit, job.row_defaults())
     return plan_of(workspace, parsed, digest, manifest, run, job, card=card, devices=devices)
 
 

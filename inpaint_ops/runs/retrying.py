@@ -112,7 +112,7 @@ def prepare_retry(
         signing.check()
     if find_model is not None:
         about_models = check_models(workspace.storage, job, must_be_here=find_model == "here")
-    parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.texts())
+    parsed, digest = workspace.read_manifest(manifest, plan.job.row_limit, plan.job.row_defaults())
     parsed, _ = settle(parsed, job)
     for _ in range(_TRIES):
         standing = _read(workspace, plan)

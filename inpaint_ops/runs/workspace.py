@@ -16,7 +16,7 @@ from inpaint_ops.errors import (
 )
 from inpaint_ops.layout import RunLayout, StoreLayout, retry_of
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import JobTexts, ManifestLimits, ParsedManifest, read_parts
+from inpaint_ops.manifest import ManifestLimits, ParsedManifest, RowDefaults, read_parts
 from inpaint_ops.planning import JobOptions, Plan, PlannedRow
 from inpaint_ops.run_files.frozen import read_plan, read_shard
 from inpaint_ops.run_files.retried import read_retry
@@ -80,11 +80,11 @@ class Workspace:
         return self.places.run(run)
 
     def read_manifest(
-        self, manifest: str, row_limit: int | None = None, texts: JobTexts | None = None
+        self, manifest: str, row_limit: int | None = None, defaults: RowDefaults | None = None
     ) -> tuple[ParsedManifest, str]:
         """The manifest's rows and the SHA-256 of its bytes. Raises ManifestError, StorageError.
 
-        `texts` is for rows without texts of their own.
+        `defaults` is for rows that do not say it themselves.
 
         A folder or prefix of Parquet files, as Spark, Dask and pyarrow write tables, is one manifest: its parts in the
         order of their names, with keys relative to the folder.
@@ -121,7 +121,7 @@ class Workspace:
             is_allowed=self.storage.may_read_each(),
             limits=limits,
             row_limit=row_limit,
-            texts=texts,
+            defaults=defaults,
         )
         return parsed, digest.hexdigest()
 

@@ -70,7 +70,7 @@ def find(workspace: Workspace, entry: Entry) -> Found:
 def _of_manifest(workspace: Workspace, entry: Entry) -> Found:
     job = entry.job(workspace.settings)
     assert entry.manifest is not None
-    parsed, _ = workspace.read_manifest(entry.manifest, None, job.texts())
+    parsed, _ = workspace.read_manifest(entry.manifest, None, job.row_defaults())
     etags = _etags(workspace.storage, (place for row in parsed.accepted for place in (row.image, row.mask)))
     rows = [
         Row(written, _digest(written, etags[row.image], etags[row.mask]))

@@ -124,7 +124,7 @@ class _Looking:
         place = self.workspace.places.submitted_manifest(self.run)
         parsed = read_manifest(
             body, location=place, is_allowed=self.workspace.storage.may_read_each(), limits=limits,
-            row_limit=self.job.row_limit, texts=self.job.texts(),
+            row_limit=self.job.row_limit, defaults=self.job.row_defaults(),
         )  # fmt: skip
         self._say_rows(parsed, notes)
         return parsed, hashlib.sha256(body).hexdigest(), place.uri
@@ -132,9 +132,9 @@ class _Looking:
     def _manifest(self, manifest: str) -> tuple[ParsedManifest, str, str]:
         first = min(self.job.row_limit or FIRST_ROWS, FIRST_ROWS)
         if first != self.job.row_limit and self._is_large(manifest):
-            parsed, _ = self.workspace.read_manifest(manifest, first, self.job.texts())
+            parsed, _ = self.workspace.read_manifest(manifest, first, self.job.row_defaults())
             self._say_rows(parsed, whole=False)
-        parsed, digest = self.workspace.read_manifest(manifest, self.job.row_limit, self.job.texts())
+        parsed, digest = self.workspace.read_manifest(manifest, self.job.row_limit, self.job.row_defaults())
         self._say_rows(parsed)
         return parsed, digest, manifest
 

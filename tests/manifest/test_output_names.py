@@ -165,7 +165,7 @@ def test_whatever_sources_are_called_names_are_plain_keys_that_no_two_rows_share
     for number, source in enumerate(sources, 1):
         one = row(Location("b", f"jobs/{source}").uri, number, id=f"id-{number}")
         try:
-            name = names.name(one) + EXTENSIONS[one.format]
+            name = names.name(one) + EXTENSIONS[one.output_format]
         except BadRowError:
             continue
         except (ConfigError, ForbiddenLocationError):

@@ -10,7 +10,7 @@ import pytest
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import parse
-from inpaint_ops.manifest import JobTexts, ParsedManifest, read_manifest
+from inpaint_ops.manifest import ParsedManifest, RowDefaults, read_manifest
 from inpaint_ops.planning import job_options
 
 ROW = {"image": "a.png", "mask": "b.png"}
@@ -19,7 +19,7 @@ ROW = {"image": "a.png", "mask": "b.png"}
 def read(rows: list[dict[str, Any]], prompt: str | None = None, negative: str | None = None) -> ParsedManifest:
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     return read_manifest(
-        data, location=parse("s3://b/job.jsonl"), is_allowed=lambda _: True, texts=JobTexts(prompt, negative)
+        data, location=parse("s3://b/job.jsonl"), is_allowed=lambda _: True, defaults=RowDefaults(prompt, negative)
     )
 
 
@@ -78,7 +78,7 @@ def test_a_column_that_the_template_names_is_kept_in_extra_and_others_are_unknow
 def test_a_table_has_columns_for_its_template() -> None:
     parsed = read_manifest(
         b"image,mask,color\na.png,b.png,red\nc.png,d.png,\n", location=parse("s3://b/job.csv"),
-        is_allowed=lambda _: True, texts=JobTexts("a {color} sofa"),
+        is_allowed=lambda _: True, defaults=RowDefaults("a {color} sofa"),
     )  # fmt: skip
     assert prompts(parsed) == ["a red sofa"]
     assert [row.row for row in parsed.rejected] == [2] or len(parsed.rejected) == 1
@@ -113,3 +113,21 @@ def test_what_is_no_template_is_refused_before_any_row(template: str, why: str) 
 def test_a_jobs_texts_are_a_part_of_a_runs_identity() -> None:
     one, other = (job_options(Settings(), prompt=text).identity() for text in ("a", "b"))
     assert one != other
+
+
+def test_rows_that_name_no_format_get_the_jobs() -> None:
+    rows = [ROW | {"prompt": "x"}, ROW | {"prompt": "x", "format": "png"}, ROW | {"prompt": "x", "format": None}]
+    rows[0]["image"] = "a.webp"
+    job = job_options(Settings(), format="source")
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    parsed = read_manifest(
+        data, location=parse("s3://b/job.jsonl"), is_allowed=lambda _: True, defaults=job.row_defaults()
+    )
+    assert [row.output_format for row in parsed.accepted] == ["webp", "png", "png"]
+    assert [row.as_manifest_row()["format"] for row in parsed.accepted] == ["source", "png", "source"]
+    plain = read(rows)
+    assert [row.output_format for row in plain.accepted] == ["png", "png", "png"]
+    assert ["format" in row.as_manifest_row() for row in plain.accepted] == [False, True, False]
+    assert job_options(Settings(format="avif")).format == "avif"
+    with pytest.raises(ConfigError, match="format"):
+        job_options(Settings(), format="bmp")
