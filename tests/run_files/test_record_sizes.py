@@ -25,13 +25,17 @@ from inpaint_ops.records import (
     WorkerInfo,
     now,
 )
-from inpaint_ops.records.rows import Pick
+from inpaint_ops.records.measures import SCORES
+from inpaint_ops.records.rows import LOG_BYTES, LOG_LINES, Pick
 from inpaint_ops.run_files.rows import _BYTES_PER_RECORD, _weight
 
 STORE = "s3://a-bucket-with-quite-a-long-name/and/a/prefix/runs/a-run-of-the-night-20261126/"
 THIRD = 1 / 3
+FIGURES = Measures.model_fields.keys() - {"models", "score_problem"}
 TIMES = Timings(**dict.fromkeys(Timings.model_fields, 100 * THIRD))
 BATCH = Batch(id="00000r0001_1f2e3d4c-1f2e3d4c-12-00063", size=64)
+MEASURES = Measures(**dict.fromkeys(FIGURES, THIRD), models=dict.fromkeys(SCORES, "m" * 160), score_problem="x" * 1000)
+LOG = ("x" * (LOG_BYTES // LOG_LINES),) * LOG_LINES
 BOX = (10_000, 10_000, 11_024, 11_024)
 
 
@@ -60,7 +64,7 @@ def files(name: str) -> dict[str, Any]:
             )
             for kind in SIDE_PRODUCTS
         ),
-        "measures": Measures(**dict.fromkeys(Measures.model_fields, THIRD)),
+        "measures": MEASURES,
         "batch": BATCH,
         "timings": TIMES,
         "memory": Memory(peak_allocated=10**11, peak_reserved=10**11),
@@ -72,7 +76,8 @@ def files(name: str) -> dict[str, Any]:
 def record(of: PlannedRow, **fields: Any) -> Record:
     return Record(
         id=of.id, row=of.row, status="done", attempt="00000-1f2e3d4c", prompt=of.prompt, source=of.image, mask=of.mask,
-        started_at=now(), finished_at=now(), conversions=("a sentence of what was converted, of some length",) * 8,
+        started_at=now(), finished_at=now(), log=LOG,
+        conversions=("a sentence of what was converted, of some length",) * 8,
         **(files(f"{of.id}.0.png") | fields),
     )  # fmt: skip
 
