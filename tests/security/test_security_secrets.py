@@ -321,7 +321,7 @@ def test_results_are_jsonl_json_parquet_html_and_images_never_a_sheet_that_runs_
     """
     names = [PurePosixPath(key).name for key in run.objects if "/runs/" in key or "/history/" in key]
     written = {re.sub(r"^\.png\.\d+", "", "." + name.partition(".")[2]) for name in names}
-    assert written == {".jsonl", ".jsonl.gz", ".json", ".parquet", ".html", ".png", ".webp"}
+    assert written == {".jsonl", ".jsonl.gz", ".json", ".ended.json", ".parquet", ".html", ".png", ".webp"}
     package = Path(__file__).resolve().parents[2]
     code = [
         path
