@@ -29,6 +29,7 @@ from inpaint_ops.config import (
 )
 from inpaint_ops.errors import one_line
 from inpaint_ops.records import (
+    Amount,
     Batch,
     ColdStart,
     DeviceInfo,
@@ -277,7 +278,7 @@ class Bye(Model):
     kind: Literal["bye"] = "bye"
     ledger: tuple[LedgerEntry, ...]
     cold_start: ColdStart
-    busy: float = Field(description="Seconds spent painting batches.")
+    busy: Amount = Field(description="Seconds spent painting batches.")
     painted: Count
     peak_memory: Memory | None
 
@@ -294,8 +295,8 @@ Event = Annotated[Phase | Ready | Begun | Step | Done | Failed | Warn | Bye | Fa
 MAX_ITEMS, MAX_DEPTH, MAX_NUMBER = 1000, 8, 1e18
 """Of an event: values of one list or object, levels of them, and the size of a number."""
 
-_MAY_BE_NEGATIVE = frozenset({"measured", "tuning", "shift"})
-"""Parts of an event that hold figures of any kind."""
+MAY_BE_NEGATIVE = frozenset({"measured", "tuning", "shift", "clip", "weight"})
+"""Parts of an event that hold figures below 0 too, by the types of their fields; of all others none is."""
 
 
 def _plausible(moment: datetime) -> datetime:
@@ -324,7 +325,7 @@ def bounded(value: Any, *, depth: int = MAX_DEPTH, signed: bool = False) -> Any:
         raise ValueError(f"more than {MAX_ITEMS:,} values")
     if isinstance(value, dict):
         return {
-            one_line(name): bounded(item, depth=depth - 1, signed=signed or name in _MAY_BE_NEGATIVE)
+            one_line(name): bounded(item, depth=depth - 1, signed=signed or name in MAY_BE_NEGATIVE)
             for name, item in value.items()
         }
     return [bounded(item, depth=depth - 1, signed=signed) for item in value]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from inpaint_ops.protocol import Done, Item, Job, Step, dump, parse_command, parse_event
+from inpaint_ops.protocol import MAY_BE_NEGATIVE, Done, Event, Item, Job, Step, dump, parse_command, parse_event
 from inpaint_ops.records import Timings
 
 ITEM: dict[str, Any] = {
@@ -81,6 +81,34 @@ DONE: dict[str, Any] = {
     "batch": {"id": "1", "size": 1}, "memory": {"peak_allocated": 1, "peak_reserved": 1},
     "started_at": "2026-03-01T00:00:00Z", "finished_at": "2026-03-01T00:00:01Z",
 }  # fmt: skip
+
+
+def test_each_field_whose_type_allows_a_number_below_zero_is_let_through() -> None:
+    schema = TypeAdapter(Event).json_schema()
+    found: set[str] = set()
+
+    def look(part: Any, field: str) -> None:
+        if isinstance(part, list):
+            for one in part:
+                look(one, field)
+        elif isinstance(part, dict):
+            lowest = part.get("minimum", part.get("exclusiveMinimum"))
+            if part.get("type") in ("number", "integer") and (lowest is None or lowest < 0):
+                found.add(field)
+            for name, properties in part.items():
+                if name == "properties":
+                    for each, its in properties.items():
+                        look(its, each)
+                else:
+                    look(properties, field)
+
+    look(schema, "")
+    assert found == MAY_BE_NEGATIVE - {"tuning"}, "a tuning holds values of any type"
+
+
+def test_a_score_below_zero_is_one_of_a_finished_picture() -> None:
+    event = parse_event(json.dumps(DONE | {"measures": {"clip": -0.003, "models": {"clip": "clip 9d9ac84eb955f5f2"}}}))
+    assert isinstance(event, Done) and event.measures is not None and event.measures.clip == -0.003
 
 
 def test_a_shift_may_be_negative_and_nothing_else_of_a_finished_picture() -> None:
