@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLInpaintPipeline
+from diffusers.pipelines import pipeline_utils
 from safetensors import SafetensorError
 
 from inpaint_ops.config import Scheduler
@@ -305,6 +306,7 @@ def _from_folder(
     what did not fit.
     """
     parts = {} if vae is None else {"vae": vae}
+    _let_diffusers_load_to(target)
     try:
         with without_progress_bars(), warnings.catch_warnings():
             # Parts that have no fp16 file of their own fall back to the plain one, which is what we want.
@@ -326,6 +328,14 @@ def _from_folder(
             f"{folder} cannot be loaded ({type(error).__name__}: {text}); verify or fetch it again"
         ) from error
     return pipe
+
+
+def _let_diffusers_load_to(target: torch.device) -> None:
+    """diffusers settles while it is imported which devices it loads to, and a worker imports it while it sees no card
+    (`worker/imports.py`): `from_pretrained` would refuse the card that it has leased since.
+    """
+    if target.type not in pipeline_utils.SUPPORTED_DEVICE_MAP:
+        pipeline_utils.SUPPORTED_DEVICE_MAP.append(target.type)
 
 
 def _check_text_encoders(pipe: Any, verified: Verified) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines import pipeline_utils
 
 from inpaint_ops import device as cards
 from inpaint_ops import tuning
@@ -71,8 +70,6 @@ def stand_ins() -> None:
     """What no CPU build of torch or xFormers can answer about the card is answered here; once per process."""
     import xformers.ops
 
-    # What diffusers found when it was imported, before there was a card to pretend.
-    pipeline_utils.SUPPORTED_DEVICE_MAP = [*pipeline_utils.SUPPORTED_DEVICE_MAP, "cuda"]
     sparse_folder.pretend_reading()
     for module in (loras, verifying):
         module.file_digest = lambda path, notes: "0" * 64  # type: ignore[attr-defined]  # of 7 GB of zeros
