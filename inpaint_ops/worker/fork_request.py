@@ -32,8 +32,9 @@ READ_LATE = frozenset(
 """Variables that may differ between the warm host and a worker: nothing that is imported has read them by then. CUDA
 reads its own when it is first used, which is in the worker."""
 
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""Set in the warm host: OpenBLAS starts its threads when NumPy is imported."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Set in the warm host, whose libraries start threads while they are imported: OpenBLAS with NumPy; Arrow's jemalloc with
+pyarrow, which transformers imports by way of scikit-learn and pandas where these are installed."""
 
 
 class Inherited(Model):

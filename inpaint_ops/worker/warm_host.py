@@ -112,13 +112,23 @@ def serve(path: Path, environment: dict[str, str], found: dict[str, str], work: 
 
 def why_not_fork() -> str:
     """Why a child of this process would not work, as a line; "" if it would."""
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads != 1:
-        return f"it has {threads} threads, and only a process with one can be forked safely"
+    if more := _other_threads():
+        names = ", ".join(sorted(set(more)))
+        return f"it has {len(more) + 1} threads ({names}), and only a process with one can be forked safely"
     for name in _open_files():
         if name.startswith("/dev/nvidia"):
             return f"it has opened {name}, and a card cannot be used after a fork"
     return ""
+
+
+def _other_threads() -> list[str]:
+    """The kernel's names of this process's threads but the main one; libraries name theirs so that one knows them."""
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        if task.name != str(os.getpid()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                names.append(one_line((task / "comm").read_text(errors="replace").strip()))
+    return names
 
 
 def _answer(connection: socket.socket, environment: dict[str, str], found: dict[str, str], work: Work) -> bool:

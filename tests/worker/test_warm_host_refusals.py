@@ -87,8 +87,14 @@ def test_an_edited_file_of_this_package_is_another_installation(
 def test_a_host_with_two_threads_forks_nothing(tmp_path: Path) -> None:
     before = "import threading, time; threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()"
     with light_host(tmp_path, SLEEPS, before=before) as host:
-        assert "it has 2 threads" in refusal(tmp_path, host)
+        assert "it has 2 threads (python" in refusal(tmp_path, host), "by its name, so that one finds who started it"
         assert "it refuses every fork: it has 2 threads" in host.log
+
+
+def test_a_library_that_brings_pyarrow_starts_no_thread_in_the_host(tmp_path: Path) -> None:
+    """pandas does where it is installed, and transformers imports it: Arrow's jemalloc would start a thread."""
+    with light_host(tmp_path, "import sys; sys.exit(7)", before="import pyarrow") as host:
+        assert Started(tmp_path / "work", host).code == 7, host.log
 
 
 def test_a_host_that_has_opened_a_card_forks_nothing(tmp_path: Path) -> None:
