@@ -44,7 +44,10 @@ class Cell(Model):
     repeats: int = 3
     warm_ups: int = Field(default=2, description="Short batches before the timed ones; the first compiles.")
     cap: int | None = Field(default=None, description="Bytes that the process may have of the card.")
-    from_folder: bool = Field(default=False, description="Load from a folder on disk instead of making weights.")
+    from_folder: bool = Field(
+        default=False,
+        description="Load from a folder on disk, which is written if it is not there, and not make weights.",
+    )
     needs: str | None = Field(default=None, description="The cell without whose result this one is worth nothing.")
     importance: int = Field(description="The least important is dropped first.")
 
@@ -61,7 +64,9 @@ class Row:
     batch: int = 1
     importance: int = 75
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Further fields of both cells."""
+    """Further fields of both cells, or of the cell that is on alone."""
+    of_partner: bool = True
+    """Whether `more` is the partner's too."""
     alone: bool = False
     """In a process of its own: what it does to the process cannot be undone."""
 
@@ -113,8 +118,13 @@ def rows(device: str, native: int) -> tuple[Row, ...]:
         Row("compile: max-autotune", "compile", 9, {"compile": "max-autotune"}, importance=10, alone=True),
         Row("attention: flash over sdpa's own choice", "attention", 2, {"attention": "sdpa-flash"}, importance=46),
         Row("attention: cuDNN over sdpa's own choice", "attention", 2, {"attention": "sdpa-cudnn"}, importance=71),
-        Row("offload: model", "offload", 10, {"offload": "model"}, importance=30),
-    )
+        # From a folder: made on the card, random weights are made in host memory only slowly.
+        *(
+            Row(f"offload: {how}", "offload", 10, {"offload": how}, importance=weight, more={"from_folder": True},
+                of_partner=False)
+            for how, weight in (("model", 30), ("group", 29), ("sequential", 12))
+        ),
+    )  # fmt: skip
 
 
 def ablation(
@@ -142,7 +152,8 @@ def ablation(
             parts = ["plain", *(f"{name} {value}" for name, value in row.off.items())]
             parts += [f"batch {row.batch}"] if row.batch > 1 else []
             most = max(other.importance for other in table if other.off == row.off and other.batch == row.batch)
-            off = cell(", ".join(parts), row.off, batch=row.batch, importance=most + 1, **row.more)
+            more = row.more if row.of_partner else {}
+            off = cell(", ".join(parts), row.off, batch=row.batch, importance=most + 1, **more)
             bases[key] = off.name
             yield off
         beside = base | row.off if in_turn else None
@@ -216,10 +227,10 @@ def tiers(model: str, steps: int) -> Iterator[Cell]:
     """
     for place, tier in enumerate(TIERS):
         for preset in ("auto", "notes"):
-            slow = preset == "notes" and tier == TIERS[0]  # offloaded: its weights are made in host memory
+            slow = preset == "notes" and tier == TIERS[0]  # offloaded: random weights would be made in host memory
             yield Cell(
                 name=f"tiers/{model}/{tier} GB/{preset}", part="tiers", model=model,
                 process=f"tiers/{tier}/notes" if slow else f"tiers/{tier}",
                 preset=preset, steps=steps, batch=None, repeats=1, cap=tier * GB, note=10,
-                importance=26 if slow else 78 - place - 8 * (preset == "notes"),
+                importance=26 if slow else 78 - place - 8 * (preset == "notes"), from_folder=slow,
             )  # fmt: skip

@@ -86,6 +86,7 @@ def main() -> None:
     given = program.arguments("cpu", SECONDS, None).parse_args()
     parts = program.chosen_parts(given.only)
     chosen = list(wanted(parts, min(given.steps) if given.steps else None, given.repeats))
+    chosen = program.named(chosen, given.cells)
     if given.dry_run:
         program.list_cells(chosen)
         sys.exit(0)

@@ -88,6 +88,7 @@ def main() -> None:
     chosen.sort(key=lambda cell: cell.process == "fast" or cell.process.startswith("alone"))
     if given.part is not None:
         chosen = for_part(chosen, given.part)
+    chosen = program.named(chosen, given.cells)
     if given.dry_run:
         program.list_cells(chosen)
         sys.exit(0)

@@ -114,6 +114,8 @@ class Bench:
     def _open(self, cell: Cell) -> tuple[LoadedModel, int | None]:
         """The cell's model, loaded and tuned; the one at hand is kept where it is the very same."""
         model = str(self.folder) if cell.from_folder else cell.model
+        if cell.from_folder and not (self.folder / MARKER).exists():
+            self._folder(cell, 0.0)
         card, context = self._card(cell.cap)
         choice = self._choice(cell, model, cell.overrides, card)
         key = json.dumps([model, cell.cap, choice.tuning.model_dump(mode="json", exclude={"batch_size"})])

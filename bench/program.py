@@ -110,6 +110,9 @@ def arguments(program: str, seconds: float, model: str | None) -> argparse.Argum
     """What both programs understand."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{program}")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(PARTS)}")
+    parser.add_argument(
+        "--cells", default="", help="of these parts only cells in whose names one of these texts occurs, with ; between"
+    )
     parser.add_argument("--out", type=Path, help="where the JSON goes; default: bench/results/<program>-<card>.json")
     if model is not None:
         parser.add_argument("--model", default=model, help=f"default {model}: full size, random weights, no download")
@@ -136,6 +139,14 @@ def chosen_parts(text: str) -> tuple[str, ...]:
         if part not in PARTS:
             sys.exit(f"--only {part}: there are {', '.join(PARTS)}")
     return parts
+
+
+def named(cells: Sequence[Cell], texts: str) -> list[Cell]:
+    """The cells in whose names one of `texts` (with semicolons between) occurs, those they need, and the ceilings."""
+    parts = [text for text in texts.split(";") if text]
+    found = {cell.name for cell in cells if not parts or any(text in cell.name for text in parts)}
+    found |= {cell.needs for cell in cells if cell.name in found and cell.needs}
+    return [cell for cell in cells if cell.name in found or cell.kind == "ceilings"]
 
 
 def list_cells(cells: Sequence[Cell]) -> None:

@@ -16,8 +16,6 @@ _START = 12.0
 _LOAD = {"cpu": 1.0, "cuda": 4.0}
 _OFFLOADED_BELOW = 12e9
 """Bytes of a card on which the notes keep the weights in host memory."""
-_LOAD_OFFLOADED = 45.0
-"""The full-size model's random weights are then made in host memory."""
 _FOLDER = 30.0
 _COMPILE_ON_CPU = 45.0
 _COMPILE = {"off": 0.0, "regional": 40.0, "reduce-overhead": 90.0, "max-autotune": 280.0}
@@ -27,7 +25,7 @@ _STEP_AT_LEAST = {"cpu": 0.01, "cuda": 0.03}
 """Seconds that launching a step's kernels takes, however small they are: a guess of the usual size."""
 _SDXL_STEP_FLOPS = 13.52e12
 """Counted by torch.utils.flop_counter: one image's UNet step at 1024x1024 with guidance."""
-_SLOWER = {"float32": 8.0, "sliced": 2.0, "offload": 2.0}
+_SLOWER = {"float32": 8.0, "sliced": 2.0, "offload": 2.0, "sequential": 15.0}
 WARM_UP_STEPS = 2
 
 
@@ -76,10 +74,10 @@ class Costs:
             cell.preset == "notes" and cell.cap is not None and cell.cap < _OFFLOADED_BELOW
         )
         if offloaded:
-            factor *= _SLOWER["offload"]
+            factor *= _SLOWER["sequential" if cell.overrides.get("offload") == "sequential" else "offload"]
         images = batch * (cell.repeats if cell.kind == "paint" else 2) * (1 if cell.beside is None else 2)
         steps = images * cell.steps + batch * cell.warm_ups * WARM_UP_STEPS
-        load = _LOAD_OFFLOADED if offloaded and self.kind == "cuda" else _LOAD[self.kind]
+        load = _FOLDER if cell.from_folder and cell.kind == "paint" else _LOAD[self.kind]
         return load + factor * step * (steps + 3 * images)
 
 
