@@ -25,7 +25,7 @@ def models() -> None:
 @as_command
 def models_pull(model: str | None, revision: str | None) -> None:
     """Fetch MODEL (default: INPAINT_MODEL) into the cache (HF_HOME), or build a random one there, and verify it."""
-    from inpaint_ops.model.sources import pull
+    from inpaint_ops.model.pulling import pull
 
     settings = load_settings()
     name = model or settings.model
@@ -38,8 +38,8 @@ def models_pull(model: str | None, revision: str | None) -> None:
 @as_command
 def models_list(as_json: bool) -> None:
     """List the models in the cache (HF_HOME) and what compiled graphs take there. Exit code 2 if one is not whole."""
+    from inpaint_ops.model.cached_models import cached_models
     from inpaint_ops.model.compiled import kept
-    from inpaint_ops.model.sources import cached_models
 
     found = cached_models()
     graphs = kept(cache_home())

@@ -7,7 +7,8 @@ Every row that goes in comes out exactly once, as an image or as the error that 
 from inpaint_ops.engine.batching import Batcher, BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.listener import Listener, LoggingListener
 from inpaint_ops.engine.measuring import PaintedBatch
-from inpaint_ops.engine.painting import Engine, PaintingModel
+from inpaint_ops.engine.model import PaintingModel
+from inpaint_ops.engine.painting import Engine
 from inpaint_ops.engine.profiler import start_profiler
 
 __all__ = [

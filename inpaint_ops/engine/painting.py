@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,6 +20,7 @@ from inpaint_ops.engine.decoding import decode_checked
 from inpaint_ops.engine.failures import does_not_fit, in_short
 from inpaint_ops.engine.listener import Listener, LoggingListener
 from inpaint_ops.engine.measuring import DeviceMeter, Measurements, PaintedBatch
+from inpaint_ops.engine.model import PaintingModel
 from inpaint_ops.engine.output_checks import can_widen, cast, dtypes_of, in_float32
 from inpaint_ops.engine.prompts import PROMPTS_KEPT, Prompts
 from inpaint_ops.errors import (
@@ -31,44 +32,8 @@ from inpaint_ops.errors import (
 from inpaint_ops.model.torch_errors import is_compiler_failure, is_device_lost, is_out_of_memory
 from inpaint_ops.protocol import Text, unit_name
 from inpaint_ops.records import Batch, LedgerEntry, Timings
-from inpaint_ops.tuning import Tuning
 
 log = logging.getLogger(__name__)
-
-
-class PaintingModel(Protocol):
-    """What the engine needs of a loaded model (`model.loading.LoadedModel`)."""
-
-    @property
-    def pipe(self) -> Any:
-        """A StableDiffusionXLInpaintPipeline, tuned and in place."""
-
-    @property
-    def tuning(self) -> Tuning:
-        """What it is tuned to; its `batch_size` is how many rows are painted together, at most."""
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether its modules are compiled, so that each shape of batch costs a compilation."""
-
-    def kernels(self) -> AbstractContextManager[None]:
-        """A block within which PyTorch prefers the attention kernel of the tuning."""
-
-    def relieve(self) -> AbstractContextManager[None] | None:
-        """A block within which the pipeline needs less memory; None where it needs the least already.
-
-        Its end raises what says that memory ran out where the weights do not fit the device again: the pipeline then
-        goes on as within the block. It raises DeviceOutOfMemoryError where they fit nowhere.
-        """
-
-    def use_loras(self, wanted: tuple[tuple[str, float], ...]) -> Hashable:
-        """Have the pipeline paint with these LoRAs; what the embeddings of texts depend on, of them."""
-
-    def compile_seconds(self) -> float:
-        """Seconds that this process has spent compiling so far."""
-
-    def uncompile(self, error: Exception) -> None:
-        """Have the pipeline run without what was compiled, since that failed with `error`."""
 
 
 class Engine:

@@ -30,6 +30,16 @@ def hub_cache(environ: Mapping[str, str] | None = None) -> Path:
     return _expanded(named) if named else cache_home(environ) / "hub"
 
 
+def home_at(root: Path | None) -> Path:
+    """`root` where one is given, else the machine's own root of the cache."""
+    return root or cache_home()
+
+
+def hub_below(root: Path | None) -> Path:
+    """The folder of hub models below `root`, or the machine's own where none is given."""
+    return root / "hub" if root else hub_cache()
+
+
 def repository(hub: Path, model: str) -> Path:
     """The folder of the hub model `model` (owner/name) below the folder `hub`."""
     return hub / (_PREFIX + model.replace("/", "--"))

@@ -23,10 +23,11 @@ from inpaint_ops.config import Scheduler
 from inpaint_ops.errors import DeviceOutOfMemoryError, ModelError
 from inpaint_ops.model import attention, compiled, ledger, random_weights, schedulers, single_file, tuned
 from inpaint_ops.model.progress import without_progress_bars
+from inpaint_ops.model.pulling import seconds_to_fetch
 from inpaint_ops.model.recipes import recipe
 from inpaint_ops.model.scorers import Scorers
 from inpaint_ops.model.scorers import load as load_scorers
-from inpaint_ops.model.sources import FoundModel, seconds_to_fetch
+from inpaint_ops.model.sources import FoundModel
 from inpaint_ops.model.torch_errors import is_device_lost, is_out_of_memory
 from inpaint_ops.model.tuned import in_short, relieved
 from inpaint_ops.model.vaes import VaeWeights

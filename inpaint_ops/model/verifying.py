@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.errors import ModelError
-from inpaint_ops.model.cache import cache_home, verified_notes
+from inpaint_ops.model.cache import home_at, verified_notes
 from inpaint_ops.model.checkpoints import Checkpoint, check_channels, read_checkpoint
 from inpaint_ops.model.config_limits import check_configs
 from inpaint_ops.model.digests import check_digests, file_digest
@@ -70,7 +70,7 @@ def verify_file(path: Path, cache: Path | None = None) -> Verified:
     Raises ModelError that names the file and the cure.
     """
     checkpoint = read_checkpoint(path)
-    found = file_digest(path, verified_notes(cache or cache_home()))
+    found = file_digest(path, verified_notes(home_at(cache)))
     size = path.stat().st_size
     return Verified(path.parent, (path.name,), size, found, None, checkpoint.recipe.native_size, checkpoint)
 
@@ -80,7 +80,7 @@ def check_published(found: Verified, cache: Path | None = None) -> None:
 
     `cache` is the root that HF_HOME names.
     """
-    check_digests(found.folder, found.files, verified_notes(cache or cache_home()))
+    check_digests(found.folder, found.files, verified_notes(home_at(cache)))
 
 
 def check_kind(folder: Path) -> int:

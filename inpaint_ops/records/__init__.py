@@ -11,26 +11,29 @@ from inpaint_ops.records.loras import (
     read_row_loras,
 )
 from inpaint_ops.records.measures import SCORES, Measures, Score
-from inpaint_ops.records.refusals import Refusal
-from inpaint_ops.records.rows import (
+from inpaint_ops.records.painted import (
     BATCH_STAGES,
     LOG_BYTES,
     LOG_LINE_CHARS,
     LOG_LINES,
-    MAX_VARIANTS,
     STAGES,
     Batch,
-    EarlierAttempt,
-    ErrorInfo,
     Joining,
     MaskArea,
-    MaskMeaning,
     Measured,
     Memory,
-    Output,
     Painted,
     PaintedRegion,
     PaintedTile,
+    Timings,
+)
+from inpaint_ops.records.refusals import Refusal
+from inpaint_ops.records.rows import (
+    MAX_VARIANTS,
+    EarlierAttempt,
+    ErrorInfo,
+    MaskMeaning,
+    Output,
     Pick,
     PickedBy,
     Record,
@@ -38,7 +41,6 @@ from inpaint_ops.records.rows import (
     Stage,
     Status,
     Thumbnail,
-    Timings,
     Variant,
     WorkerInfo,
 )

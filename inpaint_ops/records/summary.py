@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from inpaint_ops.records.base import Amount, Bytes, Count, Expected, Model, Moment, Number, duration_in_words
-from inpaint_ops.records.rows import Memory
+from inpaint_ops.records.painted import Memory
 from inpaint_ops.records.workers import ColdStart, DeviceInfo, Fault, LedgerEntry, LoadTimes, ModelIdentity
 
 

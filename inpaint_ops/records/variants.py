@@ -6,17 +6,8 @@ import math
 from collections.abc import Sequence
 
 from inpaint_ops.records.measures import Measures
-from inpaint_ops.records.rows import (
-    BATCH_STAGES,
-    LOG_BYTES,
-    LOG_LINES,
-    STAGES,
-    Pick,
-    PickedBy,
-    Record,
-    Timings,
-    Variant,
-)
+from inpaint_ops.records.painted import BATCH_STAGES, LOG_BYTES, LOG_LINES, STAGES, Timings
+from inpaint_ops.records.rows import Pick, PickedBy, Record, Variant
 
 _FREE_SEAM, _FREE_SHIFT = 1.25, 4.0
 """Up to here a seam contrast and a colour shift are not seen: the figures below which no row is flagged."""

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field
 
 from inpaint_ops.records.base import LONGEST_SECONDS, Amount, Bytes, Count, Model, Moment, Number, Seconds
 from inpaint_ops.records.loras import LoraIdentity
-from inpaint_ops.records.rows import Memory, WorkerInfo
+from inpaint_ops.records.painted import Memory
+from inpaint_ops.records.rows import WorkerInfo
 
 StartedBy = Literal["exec", "fork"]
 """How a worker's process came to be."""

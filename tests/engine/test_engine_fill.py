@@ -63,7 +63,7 @@ def apart(pipe: Any, strength: float) -> list[float]:
 
 
 def test_a_model_of_nine_channels_does_not_see_the_fill_at_strength_1(pipe: Any) -> None:
-    assert max(apart(pipe, 1.0)) == 0.0, "as STARTS_AT_NOISE in worker/work_loop.py says"
+    assert max(apart(pipe, 1.0)) == 0.0, "as STARTS_AT_NOISE in worker/decoding.py says"
     assert min(apart(pipe, 0.9999)) > 0, "the default is below 1"
 
 

@@ -28,7 +28,8 @@ from inpaint_ops.errors import ModelError
 from inpaint_ops.model import schedulers
 from inpaint_ops.model.loading import load
 from inpaint_ops.model.own_models import demo_folder
-from inpaint_ops.model.sources import find, pull, resolve
+from inpaint_ops.model.pulling import pull
+from inpaint_ops.model.sources import find, resolve
 from inpaint_ops.tuning import Workload, choose
 from tests.support.engine_parts import painting_model
 from tests.support.ledgers import CPU

@@ -14,7 +14,7 @@ from inpaint_ops.cli.doctor import diagnose
 from inpaint_ops.config import Settings
 from inpaint_ops.housekeeping import Retention, in_the_model_cache
 from inpaint_ops.model import cache
-from inpaint_ops.model.sources import cached_models
+from inpaint_ops.model.cached_models import cached_models
 from inpaint_ops.supervisor.confinement import worker_environment
 
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")

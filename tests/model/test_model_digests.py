@@ -12,8 +12,8 @@ import pytest
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import digests
 from inpaint_ops.model.digests import KNOWN, check_digests, sha256, write_known
+from inpaint_ops.model.pulling import pull
 from inpaint_ops.model.random_weights import ensure
-from inpaint_ops.model.sources import pull
 from inpaint_ops.model.verifying import check_published, verify
 
 

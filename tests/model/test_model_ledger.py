@@ -29,11 +29,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def loaded(cache: Path, preset: str, **overrides: Any) -> LoadedModel:
     choice = choose(CPU, preset=preset, overrides=overrides, workload=Workload(64), expected_rows=8)
     return load(find(resolve("tiny-random", cache=cache), dtype=choice.tuning.dtype), CPU, choice)

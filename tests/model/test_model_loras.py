@@ -28,11 +28,6 @@ CPU = describe("cpu")
 LAYOUTS = ("diffusers", "kohya", "kohya-sgm")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()

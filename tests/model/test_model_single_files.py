@@ -37,11 +37,6 @@ UNET = "model.diffusion_model."
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file and a folder of the same weights, of 9 channels and of 4."""
     root, found = tmp_path_factory.mktemp("files"), {}

@@ -26,7 +26,8 @@ from inpaint_ops.records import (
     now,
 )
 from inpaint_ops.records.measures import SCORES
-from inpaint_ops.records.rows import LOG_BYTES, LOG_LINES, Pick
+from inpaint_ops.records.painted import LOG_BYTES, LOG_LINES
+from inpaint_ops.records.rows import Pick
 from inpaint_ops.run_files.rows import _BYTES_PER_RECORD, _weight
 
 STORE = "s3://a-bucket-with-quite-a-long-name/and/a/prefix/runs/a-run-of-the-night-20261126/"

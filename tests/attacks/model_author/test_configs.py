@@ -13,7 +13,7 @@ import pytest
 from inpaint_ops.errors import ModelError
 from inpaint_ops.model import random_weights
 from inpaint_ops.model.config_limits import MAX_CONFIG_BYTES, MAX_JSON_BYTES, check_configs
-from inpaint_ops.model.sources import pull
+from inpaint_ops.model.pulling import pull
 from inpaint_ops.model.verifying import verify
 
 

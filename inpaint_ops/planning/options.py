@@ -1,18 +1,14 @@
-"""Rows to shards, and what each row will be painted with: pure, so that a plan can be shown before a GPU is used."""
+"""What the person who starts a run may choose, and the defaults under it."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inpaint_ops.config import (
-    EXTENSIONS,
     FILL_MODEL_CURE,
     Blend,
     FewStep,
@@ -28,36 +24,14 @@ from inpaint_ops.config import (
     list_side_products,
 )
 from inpaint_ops.errors import ConfigError, did_you_mean
-from inpaint_ops.layout import MAX_RETRIES, SHARD_NAME, retry_of, shard_name, variant_name
-from inpaint_ops.locations import has_scheme, parse
-from inpaint_ops.manifest import (
-    MAX_SEED,
-    STEPS,
-    AcceptedRow,
-    Quality,
-    RowDefaults,
-    check_template,
-    fields_of,
-    why_no_name,
-)
-from inpaint_ops.manifest.rows import constructed
-from inpaint_ops.records import (
-    MAX_VARIANTS,
-    Count,
-    Forecast,
-    Loras,
-    Model,
-    Moment,
-    check_names,
-    parse_row_lora,
-)
+from inpaint_ops.manifest import Quality, RowDefaults, check_template, fields_of
+from inpaint_ops.records import MAX_VARIANTS, Loras, Model, check_names
 
 GUIDANCE_SCALE = 7.5
 """The inpainting pipeline's own default."""
 
 STRENGTH = 0.9999
 """The inpainting pipeline's own default. It drops one step: 29 of 30 run, and the record says 29."""
-
 
 PROJECT = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$"
 """What a project may be called."""
@@ -252,214 +226,3 @@ def _few_step_fields(few_step: str, chosen: Mapping[str, Any], fields: Mapping[s
     keeps_guidance = any(re.search(r"(?i)(?<![a-z])cfg(?![a-z])", one) for one in named)
     guidance = {} if keeps_guidance else {"guidance_scale": 1.0}
     return {"scheduler": FEW_STEPS[few_step], "steps": steps, "strength": 1.0, **guidance}
-
-
-class Shard(Model):
-    """The rows that one task instance paints."""
-
-    name: str = Field(pattern=rf"^{SHARD_NAME}$")
-    rows: int = Field(ge=1, le=2**31 - 1)
-    first_row: int = Field(ge=1, le=2**31 - 1)
-    last_row: int = Field(ge=1, le=2**31 - 1)
-
-
-class Plan(Model):
-    """`plan.json`: what was decided before any GPU was used. Put if absent: it owns the run's name."""
-
-    schema_version: Literal[1] = 1
-    run: str
-    manifest: str
-    manifest_sha256: str
-    job: JobOptions
-    rows: Count
-    rejected: Count
-    rejected_rows: tuple[Count, ...]
-    shards: tuple[Shard, ...]
-    shard_basis: str = Field(default="", description="Why a shard has so many rows.")
-    forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
-    warnings: tuple[str, ...] = Field(default=(), description="What reading the manifest changed or left out.")
-    created_at: Moment
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Plan:
-        """Shards are what `split_rows` makes, and every row is in one of them or rejected."""
-        numbers = [one for shard in self.shards for one in (shard.first_row, shard.last_row)]
-        if [shard.name for shard in self.shards] != [shard_name(at) for at in range(len(self.shards))]:
-            raise ValueError("shards are numbered from 00000, without a gap")
-        if numbers != sorted(numbers) or any(one.rows > 1 + one.last_row - one.first_row for one in self.shards):
-            raise ValueError("shards follow each other, and none has more rows than lines")
-        rejected = len(set(self.rejected_rows))
-        if not rejected == len(self.rejected_rows) == self.rejected:
-            raise ValueError("the rejected rows are not as many as the plan says")
-        if sum(shard.rows for shard in self.shards) + rejected != self.rows:
-            raise ValueError("the shards' rows and the rejected ones are not all rows")
-        return self
-
-
-class RetryPlan(Model):
-    """The plan of one retry: which rows of a run are done again. Put if absent: it owns its number."""
-
-    schema_version: Literal[1] = 1
-    run: str
-    number: int = Field(ge=1, le=MAX_RETRIES)
-    asked: str = Field(description="Which rows, as it was asked: `failed`, `rejected`, `unchanged`, ids.")
-    request: str = Field(default="", description="What asked, where it may ask again: a DAG run's id.")
-    manifest: str
-    manifest_sha256: str
-    job: JobOptions
-    shards: tuple[Shard, ...] = Field(min_length=1)
-    created_at: Moment
-
-    @property
-    def rows(self) -> int:
-        """How many rows are done again."""
-        return sum(shard.rows for shard in self.shards)
-
-    @model_validator(mode="after")
-    def _shards_are_its_own(self) -> RetryPlan:
-        if any(retry_of(shard.name) != self.number for shard in self.shards):
-            raise ValueError("a shard is not of this retry")
-        numbers = [one for shard in self.shards for one in (shard.first_row, shard.last_row)]
-        if numbers != sorted(numbers):
-            raise ValueError("shards follow each other")
-        return self
-
-
-def every_shard(plan: Plan, retries: Iterable[RetryPlan]) -> list[Shard]:
-    """The run's own shards, then those of its retries."""
-    return [*plan.shards, *(shard for retry in retries for shard in retry.shards)]
-
-
-class PaintParameters(Model):
-    """What one row is painted with: its own values where it has any, else the job's. The bounds are those of a row."""
-
-    seed: int = Field(ge=0, le=MAX_SEED)
-    steps: int = Field(ge=1, le=500, description="Requested; see `steps_that_run`.")
-    guidance_scale: float = Field(ge=0, le=50)
-    strength: float = Field(gt=0, le=1)
-    blend: Blend = "hard"
-    match: Match = "none"
-    grain: Grain = "none"
-    sharpen: Sharpen = Field(default="none", exclude_if=lambda sharpen: sharpen == "none")
-    fill: Fill = Field(default="original", exclude_if=lambda fill: fill == "original")
-    side_products: tuple[SideProduct, ...] = Field(default=(), exclude_if=operator.not_)
-    variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, exclude_if=lambda variants: variants == 1)
-    loras: dict[str, float] = Field(
-        default_factory=dict, exclude_if=operator.not_, description="By name, how strongly; 0: as if it were not there."
-    )
-
-
-class PlannedRow(AcceptedRow):
-    """A row as its shard's file holds it: what it is painted with is settled, once, when the run is planned."""
-
-    parameters: PaintParameters
-    names: tuple[str, ...] = Field(
-        default=(), description="What its images are called below images/, without their endings; empty: by its id."
-    )
-
-    @field_validator("names")
-    @classmethod
-    def _name_images(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if why := why_no_name(name + EXTENSIONS["png"]):
-                raise ValueError(f"{name!r} is no name of an image: {why}")
-        return value
-
-    def image_name(self, variant: int | None = None) -> str:
-        """What its image, or that of one of its variants, is called below images/, without its ending."""
-        return self.names[variant or 0] if self.names else variant_name(self.id, variant)
-
-    def as_manifest_row(self) -> dict[str, Any]:
-        """The row as a manifest anywhere would state it: what its author left to the job stays open."""
-        return self.as_lines()[0]
-
-    def _fields(self) -> dict[str, Any]:
-        return self.model_dump(
-            mode="json", exclude={"row", "parameters", "names"}, exclude_defaults=True, exclude_none=True
-        )
-
-    def as_shard_line(self) -> dict[str, Any]:
-        """The row as the shard's file holds it."""
-        return self.as_lines()[1]
-
-    def as_lines(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The row as a manifest states it, and as its shard's file holds it."""
-        fields = self._fields()
-        places = {name: _full_uri(getattr(self, name)) for name in ("image", "mask")}
-        named = {"names": self.names} if self.names else {}
-        return fields | places, fields | {"row": self.row, "parameters": self.parameters.model_dump(), **named}
-
-
-def _full_uri(place: str) -> str:
-    return place if has_scheme(place) else parse(place).full_uri
-
-
-def split_rows(
-    rows: Sequence[AcceptedRow], *, shard_rows: int, max_shards: int
-) -> list[tuple[Shard, Sequence[AcceptedRow]]]:
-    """Cut rows into shards of at most `shard_rows`, in order; more where there would be over `max_shards`.
-
-    A shard's rows are a slice of `rows`: of those of a ParsedManifest, none is unpacked before it is looked at.
-    """
-    size = max(shard_rows, math.ceil(len(rows) / max_shards))
-    shards = []
-    for index, start in enumerate(range(0, len(rows), size)):
-        part = rows[start : start + size]
-        shard = Shard(name=shard_name(index), rows=len(part), first_row=part[0].row, last_row=part[-1].row)
-        shards.append((shard, part))
-    return shards
-
-
-def planned(row: AcceptedRow, job: JobOptions, names: tuple[str, ...] = ()) -> PlannedRow:
-    """The row with what it will be painted with, and what its images will be called; empty: by its id."""
-    return constructed(PlannedRow, {**vars(row), "parameters": parameters(row, job), "names": names})
-
-
-def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
-    """What the row itself asks for first, then the job's choice. A row without a seed gets one from its id, so that a
-    second run, or a run of the failed rows alone, paints the same image.
-
-    Called when a run is planned; afterwards the shard's file says it (`PlannedRow.parameters`).
-    """
-    values = {
-        "seed": row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
-        "steps": steps_of(row, job),
-        "guidance_scale": row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
-        "strength": strength_of(row, job),
-        "blend": row.blend or ("feather" if row.mask_blur else job.blend),
-        "match": row.match or job.match,
-        "grain": row.grain or job.grain,
-        "sharpen": row.sharpen or job.sharpen,
-        "fill": row.fill or job.fill,
-        "side_products": job.side_products if row.side_products is None else tuple(row.side_products),
-        "variants": row.variants or job.variants,
-        "loras": _loras(row, job),
-    }
-    return constructed(PaintParameters, values)
-
-
-def _loras(row: AcceptedRow, job: JobOptions) -> dict[str, float]:
-    weights = {one.name: one.weight for one in job.loras}
-    if row.loras is None:
-        return weights
-    named = map(parse_row_lora, row.loras)
-    return {name: weights.get(name, 0.0) if weight is None else weight for name, weight in named}
-
-
-def steps_of(row: AcceptedRow, job: JobOptions) -> int:
-    """The denoising steps that are asked for: the row's own, else the job's."""
-    if row.steps is not None:
-        return row.steps
-    if row.quality is not None:
-        return STEPS[row.quality]
-    return job.steps if job.steps is not None else STEPS[job.quality]
-
-
-def strength_of(row: AcceptedRow, job: JobOptions) -> float:
-    """The row's own, else the job's."""
-    return row.strength if row.strength is not None else job.strength
-
-
-def steps_that_run(steps: int, strength: float) -> int:
-    """The steps left of `steps` at `strength`: StableDiffusionXLInpaintPipeline.get_timesteps, diffusers 0.42.1."""
-    return min(int(steps * strength), steps)
