@@ -30,6 +30,7 @@ class DagRunState:
     state: str
     conf: dict[str, Any]
     asked_at: datetime
+    dag_id: str = DAG_ID
 
     @property
     def run(self) -> str | None:
@@ -39,7 +40,7 @@ class DagRunState:
     @property
     def path(self) -> str:
         """Its page, below Airflow's own root."""
-        return f"/dags/{DAG_ID}/runs/{quote(self.run_id, safe='')}"
+        return f"/dags/{self.dag_id}/runs/{quote(self.run_id, safe='')}"
 
     def task(self, task_id: str, map_index: int = -1) -> str:
         """A task's page, which opens with its log, below Airflow's own root."""
