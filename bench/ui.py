@@ -36,7 +36,7 @@ from inpaint_ops.report import results_jsonl, timings_parquet
 from inpaint_ops.reviewing import Mark, Reviews
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
-from inpaint_ops_airflow.ui.access import may_read_runs, may_review, may_trigger_runs, reviewer
+from inpaint_ops_airflow.ui.access import may_deliver, may_read_runs, may_review, may_trigger_runs, reviewer
 from inpaint_ops_airflow.ui.app import create_app
 from inpaint_ops_airflow.ui.data import PAGE
 from tests.support.synthetic_run import START, put_finished_run
@@ -53,7 +53,8 @@ def _client(workspace: Workspace, *, keep: bool = False) -> TestClient:
     for right in (may_read_runs, may_trigger_runs):
         app.dependency_overrides[right.dependency] = lambda: None
     app.dependency_overrides[reviewer.dependency] = lambda: "cid"
-    app.dependency_overrides[may_review.dependency] = lambda: True
+    for may in (may_review, may_deliver):
+        app.dependency_overrides[may.dependency] = lambda: True
     return TestClient(app)
 
 

@@ -72,7 +72,7 @@ def _serve(environment: dict[str, str], port: int, scratch: Path) -> None:
     os.environ.update(environment)
     import uvicorn
 
-    from inpaint_ops_airflow.ui.access import may_read_runs, may_review, may_trigger_runs, reviewer
+    from inpaint_ops_airflow.ui.access import may_deliver, may_read_runs, may_review, may_trigger_runs, reviewer
     from inpaint_ops_airflow.ui.app import create_app
 
     workspace = Workspace.open(Settings(scratch=scratch), store=STORE)
@@ -80,7 +80,8 @@ def _serve(environment: dict[str, str], port: int, scratch: Path) -> None:
     for right in (may_read_runs, may_trigger_runs):
         app.dependency_overrides[right.dependency] = lambda: None
     app.dependency_overrides[reviewer.dependency] = lambda: "cid"
-    app.dependency_overrides[may_review.dependency] = lambda: True
+    for may in (may_review, may_deliver):
+        app.dependency_overrides[may.dependency] = lambda: True
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 
 

@@ -144,6 +144,11 @@ class Settings(BaseSettings):
         "off: never.",
     )
 
+    delivery_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Prefixes that the pages and the DAG `inpaint_deliver` may deliver to, separated by commas; empty: "
+        "none.",
+    )
     link_hours: float = Field(
         default=0.0,
         ge=0,
@@ -373,7 +378,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name} may hold a credential, which a worker does not get")
         return names
 
-    @field_validator("allowed_prefixes", "worker_env", "loras", mode="before")
+    @field_validator("allowed_prefixes", "delivery_prefixes", "worker_env", "loras", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
     from inpaint_ops.config import Settings
+    from inpaint_ops.locations import Location
     from inpaint_ops.runs import Workspace
 
 CONNECTION_VARIABLE = "INPAINT_S3_CONN_ID"
@@ -32,14 +33,18 @@ def installation() -> str:
     return str(name)
 
 
-def open_workspace() -> Workspace:
-    """The workspace of this installation: rows may read from the store, the inbox and INPAINT_ALLOWED_PREFIXES."""
+def open_workspace(*, also_writable: Iterable[Location] = ()) -> Workspace:
+    """The workspace of this installation: rows may read from the store, the inbox and INPAINT_ALLOWED_PREFIXES.
+
+    What is named in `also_writable` may be written beside the store.
+    """
     from inpaint_ops.config import load_settings
     from inpaint_ops.runs import Workspace
 
     settings = load_settings()
     connection = os.environ.get(CONNECTION_VARIABLE, "")
-    return Workspace.open(settings, s3_client=(lambda: _client(connection, settings)) if connection else None)
+    client = (lambda: _client(connection, settings)) if connection else None
+    return Workspace.open(settings, also_writable=also_writable, s3_client=client)
 
 
 def _client(connection: str, settings: Settings) -> S3Client:

@@ -21,7 +21,7 @@ from inpaint_ops.browse.kept import KeptLines
 from inpaint_ops.browse.run import RunView
 from inpaint_ops.browse.sources import Throttle
 from inpaint_ops.browse.state import RunPhase
-from inpaint_ops.errors import ConfigError, DamagedObjectError, one_line
+from inpaint_ops.errors import ConfigError, DamagedObjectError, RunConflictError, one_line
 from inpaint_ops.layout import check_run_name
 from inpaint_ops.records import Amount, Bytes, Count, Model, Moment, Refusal, now
 from inpaint_ops.runs import Workspace, read_refusal
@@ -218,6 +218,14 @@ class Catalogue:
         if entry is None:
             return bool(self._names) and run not in self._names
         return entry.state not in ("finished", "refused", "unreadable")
+
+    def tells_of(self, refused: Refusal) -> bool:
+        """Whether the list shows this refusal, or a run of its name that got somewhere after it, as far as is known."""
+        entry = self._entries.get(refused.run)
+        if entry is None or entry.state == "refused":
+            return refused.run in self._names
+        since = entry.created_at if refused.type == RunConflictError.__name__ else entry.finished_at or entry.created_at
+        return since is not None and since > refused.refused_at
 
     def _look(self, names: Iterable[str], deadline: float, *, every: float | None = None) -> None:
         """Read these runs again, unless that was done within `every` seconds (default: `LIVE_SECONDS`).

@@ -7,7 +7,18 @@ describes them: a contact sheet, `contents.jsonl` (a line per row), `delivery.js
 
 from inpaint_ops.delivering.deliver import Delivery, deliver, zip_stream
 from inpaint_ops.delivering.links import Linked, deliver_link
+from inpaint_ops.delivering.permitted import permitted_place, permitted_prefixes
 from inpaint_ops.delivering.sheet import Sheet
 from inpaint_ops.delivering.targets import check_target
 
-__all__ = ["Delivery", "Linked", "Sheet", "check_target", "deliver", "deliver_link", "zip_stream"]
+__all__ = [
+    "Delivery",
+    "Linked",
+    "Sheet",
+    "check_target",
+    "deliver",
+    "deliver_link",
+    "permitted_place",
+    "permitted_prefixes",
+    "zip_stream",
+]

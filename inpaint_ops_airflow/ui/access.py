@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import Depends, HTTPException, Request
+
+from inpaint_ops_airflow.deliveries import DAG_ID as DELIVER_DAG_ID
 
 DAG_ID = "inpaint_manifest"
 
@@ -19,6 +24,13 @@ _may_trigger = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DAG
 may_trigger_runs = Depends(_may_trigger)
 """For routes that write, on top: 403 for those who may not trigger the DAG, as for the button that runs rows again."""
 
+_may_deliver = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DELIVER_DAG_ID)
+
+may_trigger_deliveries = Depends(_may_deliver)
+"""For the route that prepares a delivery, on top: 403 for those who may not trigger the DAG that delivers."""
+
+_may_read_deliveries = requires_access_dag("GET", DagAccessEntity.RUN, param_dag_id=DELIVER_DAG_ID)
+
 _FROM_HERE = ("same-origin", "none")
 _JSON = "application/json"
 
@@ -31,16 +43,25 @@ reviewer = Depends(_reviewer)
 """The name of the user who asks, by Airflow's auth manager."""
 
 
-def _may_review(request: Request, user: GetUserDep) -> bool:
-    try:
-        _may_trigger(request, user)
-    except HTTPException:
-        return False
-    return True
+def _whether(right: Callable[[Request, Any], None]) -> Any:
+    def may(request: Request, user: GetUserDep) -> bool:
+        try:
+            right(request, user)
+        except HTTPException:
+            return False
+        return True
+
+    return Depends(may)
 
 
-may_review = Depends(_may_review)
+may_review = _whether(_may_trigger)
 """Whether the user who asks may write marks."""
+
+may_deliver = _whether(_may_deliver)
+"""Whether the user who asks may trigger a delivery."""
+
+may_read_deliveries = _whether(_may_read_deliveries)
+"""Whether the user who asks may see the deliveries of a run."""
 
 
 def _sent_by_these_pages(request: Request) -> None:

@@ -10,6 +10,7 @@ from inpaint_ops.browse import RunViews
 from inpaint_ops_airflow.ui import (
     compare,
     data,
+    deliveries,
     delivering,
     pages,
     pictures,
@@ -62,6 +63,7 @@ def create_app(views: RunViews | None = None) -> FastAPI:
     app.state.views = views
     app.include_router(data.router)
     app.include_router(pictures.router)
+    app.include_router(deliveries.router)
     app.include_router(delivering.router)
     app.include_router(redoing.router)
     app.include_router(reviews.router)

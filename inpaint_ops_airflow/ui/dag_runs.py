@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +32,7 @@ class DagRunState:
     state: str
     conf: dict[str, Any]
     asked_at: datetime
+    dag_id: str = DAG_ID
 
     @property
     def run(self) -> str | None:
@@ -39,7 +42,7 @@ class DagRunState:
     @property
     def path(self) -> str:
         """Its page, below Airflow's own root."""
-        return f"/dags/{DAG_ID}/runs/{quote(self.run_id, safe='')}"
+        return f"/dags/{self.dag_id}/runs/{quote(self.run_id, safe='')}"
 
     def task(self, task_id: str, map_index: int = -1) -> str:
         """A task's page, which opens with its log, below Airflow's own root."""
@@ -75,6 +78,20 @@ def refusal_of(session: Any, run_id: str) -> Refusal | None:
         return Refusal.model_validate(_of_plan(session, run_id, XCOM_KEY))
     except ValidationError:
         return None
+
+
+def refusals_of(session: Any, run_ids: Sequence[str]) -> dict[str, Refusal]:
+    """Of DAG runs whose task `plan` refused their job: why, by their ids."""
+    from airflow.models.xcom import XComModel as Table
+
+    if not run_ids:
+        return {}
+    wanted = Table.dag_id == DAG_ID, Table.run_id.in_(run_ids), Table.task_id == "plan", Table.key == XCOM_KEY
+    found = {}
+    for run_id, value in session.execute(select(Table.run_id, Table.value).where(*wanted)):
+        with suppress(ValidationError):
+            found[run_id] = Refusal.model_validate(value)
+    return found
 
 
 def task_of_shard(session: Any, run: str, planned_at: datetime, shard: str) -> str | None:

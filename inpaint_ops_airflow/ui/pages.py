@@ -11,11 +11,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from inpaint_ops.browse import RunQuery, RunView, RunViews
 from inpaint_ops.browse.table import worker_parts
-from inpaint_ops.errors import InpaintOpsError
+from inpaint_ops.delivering import permitted_prefixes
+from inpaint_ops.errors import ConfigError, InpaintOpsError
 from inpaint_ops.layout import shard_name
 from inpaint_ops.records import Refusal
 from inpaint_ops.report.page import FAILURE_GROUPS, FailuresShown, ShownGroup, TimesShown, summary_context
-from inpaint_ops_airflow.ui.access import DAG_ID, may_read_this_dag
+from inpaint_ops_airflow.deliveries import DAG_ID as DELIVER_DAG_ID
+from inpaint_ops_airflow.ui.access import DAG_ID, may_deliver, may_read_this_dag
 from inpaint_ops_airflow.ui.dag_runs import (
     DagRunState,
     asked_for,
@@ -68,7 +70,14 @@ def _runs(views: ViewsDep, query: RunQuery, page: int) -> dict[str, Any]:
 
 
 @router.get("/runs/{run}/")
-def run_page(request: Request, run: str, views: ViewsDep, shard: str = "", embedded: bool = False) -> str:
+def run_page(
+    request: Request,
+    run: str,
+    views: ViewsDep,
+    may: Annotated[bool, may_deliver],
+    shard: str = "",
+    embedded: bool = False,
+) -> str:
     """One run, or why a job of this name was refused. What costs more than its summary comes by the fragments below."""
     found = views.run(run)
     if found is None and (refused := views.refusal(run)) is not None:
@@ -78,12 +87,23 @@ def run_page(request: Request, run: str, views: ViewsDep, shard: str = "", embed
         "shard": next((one for one in view.shards if one.name == shard), None),
         "embedded": embedded,
         "dag_id": DAG_ID,
+        "deliver_dag_id": DELIVER_DAG_ID,
+        **_deliveries(views, may=may),
         "unclean": [],
         "conversions": [],
     }
     if view.is_finished and view.summary is not None:
         context |= summary_context(view.summary)
     return render(request, "run.html.j2", **context)
+
+
+def _deliveries(views: RunViews, *, may: bool) -> dict[str, Any]:
+    """The prefixes that the user may deliver to, or what is wrong with the setting that lists them."""
+    try:
+        prefixes = permitted_prefixes(views.workspace.settings) if may else ()
+    except ConfigError as error:
+        return {"delivery_prefixes": [], "delivery_problem": str(error)}
+    return {"delivery_prefixes": [one.uri for one in prefixes], "delivery_problem": ""}
 
 
 @router.get("/runs/{run}/fragments/airflow")

@@ -13,8 +13,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy import func, select
 
+from inpaint_ops.records import Refusal
 from inpaint_ops_airflow.ui.access import DAG_ID, may_review
-from inpaint_ops_airflow.ui.dag_runs import DagRunState
+from inpaint_ops_airflow.ui.dag_runs import DagRunState, refusals_of
 from inpaint_ops_airflow.ui.dependencies import ViewsDep
 from inpaint_ops_airflow.ui.rendering import render
 
@@ -39,6 +40,8 @@ class Asked:
     place: int = 0
     """From 1, the next one to start; 0: it does not wait."""
     shards: Mapping[str, int] = field(default_factory=dict)
+    refused: Refusal | None = None
+    """Why its job was refused, where another try of it as it is would be refused, too."""
 
     @property
     def again(self) -> dict[str, Any]:
@@ -73,6 +76,8 @@ class Requests:
     active: tuple[Asked, ...] = ()
     more: int = 0
     stopped: tuple[Asked, ...] = ()
+    refused: tuple[Asked, ...] = ()
+    """Jobs that were refused: there is nothing of theirs to go on with."""
 
 
 @router.get("/fragments/requests")
@@ -80,13 +85,15 @@ def requests_fragment(request: Request, views: ViewsDep, session: SessionDep, ma
     """Queued, running and stopped DAG runs, with buttons for whoever may trigger."""
     found = requests_of(session)
     over = [one for one in found.stopped if views.catalogue.may_go_on(one.dag_run.run or "")]
+    unlisted = [one for one in found.refused if one.refused and not views.catalogue.tells_of(one.refused)]
     return render(
-        request, "requests.html.j2", active=found.active, more=found.more, stopped=over, may=may, dag_id=DAG_ID
-    )
+        request, "requests.html.j2", active=found.active, more=found.more, stopped=over, refused=unlisted, may=may,
+        dag_id=DAG_ID,
+    )  # fmt: skip
 
 
 def requests_of(session: Any) -> Requests:
-    """What Airflow's database says now, in three queries whatever there is."""
+    """What Airflow's database says now, in four queries whatever there is."""
     if session is None:
         return Requests()
     active = _dag_runs(session, states=_ACTIVE, limit=SHOWN + 1)
@@ -97,12 +104,22 @@ def requests_of(session: Any) -> Requests:
         place += one.state == "queued"
         asked.append(Asked(one, by, place if one.state == "queued" else 0, shards.get(one.run_id, {})))
     named = {one.run for one, _ in active}
-    stopped = []
-    for one, by in _dag_runs(session, states=("failed",), limit=STOPPED_SHOWN, newest=True):
-        if one.run is not None and one.run not in named:
+    told = set(named)
+    stopped, refused = [], []
+    failed = _dag_runs(session, states=("failed",), limit=STOPPED_SHOWN, newest=True)
+    why = refusals_of(session, [one.run_id for one, _ in failed])
+    for one, by in failed:
+        reason = why.get(one.run_id)
+        if one.run is None:
+            continue
+        if reason is not None and reason.permanent:  # a run of this name is another job's: it may still go on
+            if one.run not in told:
+                refused.append(Asked(one, by, refused=reason))
+                told.add(one.run)
+        elif one.run not in named:
             stopped.append(Asked(one, by))
             named.add(one.run)
-    return Requests(tuple(asked), max(0, counted - SHOWN), tuple(stopped))
+    return Requests(tuple(asked), max(0, counted - SHOWN), tuple(stopped), tuple(refused))
 
 
 def _dag_runs(

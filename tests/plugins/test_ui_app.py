@@ -102,8 +102,8 @@ class TestAccess:
     def test_the_routes_that_write_need_the_right_to_trigger(self, app: FastAPI, client: TestClient) -> None:
         writing = [(method, path) for method, path in paths(app) if method != "GET"]
         assert sorted(path for _, path in writing) == [
-            "/api/presets/failed.jsonl", "/api/runs/night/redo", "/api/runs/night/reviews", "/api/submit/check",
-            "/api/submit/prepare",
+            "/api/presets/failed.jsonl", "/api/runs/night/deliveries", "/api/runs/night/redo",
+            "/api/runs/night/reviews", "/api/submit/check", "/api/submit/prepare",
         ]  # fmt: skip
         for _, path in writing:
             reply = client.post(path, json={})  # a viewer, who may read

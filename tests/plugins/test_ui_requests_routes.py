@@ -12,12 +12,15 @@ from airflow.api_fastapi.common.db.common import _get_session
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.tasklog import LogTemplate
+from airflow.models.xcom import XComModel
 from fastapi import FastAPI
 from sqlalchemy import create_engine, insert, update
 from sqlalchemy.orm import Session
 
+from inpaint_ops.browse import RunViews
 from inpaint_ops.config import Settings
-from inpaint_ops.runs import Workspace
+from inpaint_ops.errors import ConfigError, InpaintOpsError, ManifestError, RunConflictError, StorageUnavailableError
+from inpaint_ops.runs import Workspace, keep_refusal, refusal
 from inpaint_ops_airflow.ui.requests import SHOWN, requests_of
 from tests.support.pages import app, sign_in
 from tests.support.synthetic_run import make_plan, put_finished_run, put_plan
@@ -34,10 +37,10 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def session() -> Iterator[Session]:
-    """Airflow's own tables of DAG runs, task instances and templates of logs, which an insert asks for."""
+    """Airflow's own tables of DAG runs, task instances, XComs, and templates of logs, which an insert asks for."""
     engine = create_engine("sqlite://", connect_args={"check_same_thread": False})
     with engine.connect() as connection:
-        for table in (DagRun.__table__, TaskInstance.__table__, LogTemplate.__table__):
+        for table in (DagRun.__table__, TaskInstance.__table__, XComModel.__table__, LogTemplate.__table__):
             columns = ", ".join(f'"{column.name}"' for column in table.columns)
             connection.exec_driver_sql(f"CREATE TABLE {table.name} ({columns})")
         with Session(connection) as found:
@@ -116,6 +119,66 @@ def test_a_stopped_run_is_offered_once_and_not_while_it_goes_on(session: Session
     session.execute(update(DagRun.__table__).where(DagRun.run_id == "page__b").values(run_id="page__b__0"))
     put_dag_run(session, "b", "running")
     assert [one.dag_run.run for one in requests_of(session).stopped] == ["a"]
+
+
+def put_refusal(session: Session, run_id: str, error: InpaintOpsError, run: str) -> None:
+    """What the task `plan` leaves in Airflow where it refuses a job."""
+    value = refusal(error, run=run, manifest="s3://x/night.jsonl", request=run_id).model_dump(mode="json")
+    row = {"dag_id": "inpaint_manifest", "run_id": run_id, "task_id": "plan", "key": "refused", "map_index": -1}
+    session.execute(insert(XComModel.__table__).values(**row, dag_run_id=1, timestamp=NOW, value=value))
+
+
+def test_a_job_that_was_refused_for_its_name_is_told_why_and_not_offered_to_resume(
+    app: FastAPI, session: Session, workspace: Workspace
+) -> None:
+    put_plan(workspace, make_plan("other", 3, shard_rows=3))
+    run_id = put_dag_run(session, "../night", "failed")
+    put_refusal(session, run_id, ConfigError("run name '../night': use letters, <b>digits</b>"), "../night")
+    page = fragment(app, session)
+    assert "Resume" not in page
+    assert "Stopped before their report" not in page
+    assert "run name &#39;../night&#39;: use letters, &lt;b&gt;digits&lt;/b&gt;" in page
+    assert "What to do:" in page
+    assert "/dag-runs/inpaint_manifest/page__../night" in page
+
+
+def test_a_name_that_is_taken_leaves_the_run_of_that_name_to_be_resumed(
+    app: FastAPI, session: Session, workspace: Workspace
+) -> None:
+    put_plan(workspace, make_plan("night", 3, shard_rows=3))
+    put_dag_run(session, "night", "failed", minutes=60, steps=3)
+    session.execute(update(DagRun.__table__).values(run_id="page__night__0"))
+    taken = put_dag_run(session, "night", "failed", minutes=5, steps=7)
+    put_refusal(session, taken, RunConflictError("'night' is of another manifest"), "night")
+    found = requests_of(session)
+    assert [one.again["conf"]["steps"] for one in found.stopped] == [3], "not what was refused"
+    assert [one.dag_run.run_id for one in found.refused] == [taken]
+    page = fragment(app, session)
+    assert page.count('data-request="resume"') == 1
+    assert 'data-id="page__night__0"' in page
+    assert "is of another manifest" in page
+
+
+def test_a_job_that_failed_for_a_while_may_be_resumed(session: Session) -> None:
+    run_id = put_dag_run(session, "night", "failed")
+    put_refusal(session, run_id, StorageUnavailableError("the store did not answer"), "night")
+    found = requests_of(session)
+    assert ([one.dag_run.run for one in found.stopped], found.refused) == (["night"], ())
+
+
+def test_a_refusal_is_told_once_and_no_longer_when_its_run_has_been_planned(
+    app: FastAPI, session: Session, workspace: Workspace
+) -> None:
+    error = ManifestError("the columns are foo and bar")
+    run_id = put_dag_run(session, "night", "failed")
+    put_refusal(session, run_id, error, "night")
+    assert "the columns are foo" in fragment(app, session)
+    keep_refusal(workspace, refusal(error, run="night", manifest="s3://x/night.jsonl", request=run_id))
+    app.state.views = RunViews(workspace, keep=False)
+    assert "the columns are foo" not in fragment(app, session), "the list of runs has it"
+    put_plan(workspace, make_plan("night", 3, shard_rows=3, created=NOW + timedelta(hours=1)))
+    app.state.views = RunViews(workspace, keep=False)
+    assert "the columns are foo" not in fragment(app, session), "it was mended"
 
 
 def test_names_of_others_are_text(app: FastAPI, session: Session) -> None:

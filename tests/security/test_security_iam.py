@@ -29,6 +29,7 @@ from PIL import Image
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.browse import RunQuery, RunViews
 from inpaint_ops.config import Settings
+from inpaint_ops.delivering import Delivery, deliver, permitted_place
 from inpaint_ops.errors import AccessDeniedError, ConfigError, InpaintOpsError
 from inpaint_ops.housekeeping import in_the_store, retention, sweep
 from inpaint_ops.inbox import claim_all
@@ -46,7 +47,7 @@ from inpaint_ops.submitting.preflight import PARTS
 from tests.support.fault_proxy import Fault, FaultProxy
 
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "iam"
-ROLES = ("submit", "tasks", "paint", "pages", "housekeeping")
+ROLES = ("submit", "tasks", "paint", "pages", "deliver", "housekeeping")
 STORE = "s3://inpaint/"
 JOB = JobOptions(model="tiny-random", steps=2)
 CHOICES = {"failure_threshold": 0.5, "variants": 2, "side_products": ("mask",)}
@@ -232,6 +233,9 @@ def whole_job(cast: Cast) -> Night:
     redo = prepare_redo(cast.workspace("pages"), summary.run, RedoOptions(variants=2), ids={"a", "b"})
     assert make_plan(tasks, redo.manifest.uri, redo.run, JOB)[0].rows == 4
     assert make_plan(tasks, submit_from_the_page(cast, "pages"), "submitted", JOB)[0].rows == 2
+    first, again = (hand_on(cast, "deliver", summary.run) for _ in range(2))
+    assert (first.delivered, first.read, first.beside, first.left_out) == (2, 0, 2, ())
+    assert (again.delivered, again.there) == (2, 2)
     page = RunViews(cast.workspace("pages"), keep=False).catalogue.page(RunQuery())
     # what housekeeping is for: a claim of the dead, an upload that nobody ended, and both runs, much later
     submitter.put_object(Bucket="inpaint", Key="inbox/dead.jsonl", Body=b"{}")
@@ -267,11 +271,12 @@ def look_at(cast: Cast, role: str, run: str) -> None:
     for row in ("a", "b"):
         Reviews(workspace.storage, workspace.layout(run)).append("ann", [Mark(id=row, mark="accept")])
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-    from inpaint_ops_airflow.ui.access import may_read_runs
+    from inpaint_ops_airflow.ui.access import may_deliver, may_read_runs
     from inpaint_ops_airflow.ui.app import create_app
 
     app = create_app(RunViews(workspace, keep=False))
     app.dependency_overrides[may_read_runs.dependency] = lambda: None
+    app.dependency_overrides[may_deliver.dependency] = lambda: True
     with TestClient(app) as client, pytest.MonkeyPatch.context() as patched:
         patched.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
         api = f"/api/runs/{run}"
@@ -300,6 +305,14 @@ def submit_from_the_page(cast: Cast, role: str) -> str:
     first, again = (write_manifest(workspace, request, "submitted") for _ in range(2))
     assert first == again
     return first[0]
+
+
+def hand_on(cast: Cast, role: str, run: str) -> Delivery:
+    """A delivery as the task of `inpaint_deliver` makes it."""
+    settings = Settings(delivery_prefixes=(f"{STORE}delivered/",))
+    place = permitted_place(settings, f"{STORE}delivered/{run}/")
+    workspace = Workspace.open(settings, store=STORE, also_writable=[place], s3_client=partial(cast.client, role))
+    return deliver(workspace, run, place, also=("mask",))
 
 
 def clean_up(cast: Cast, role: str) -> dict[str, int]:
@@ -340,6 +353,9 @@ REFUSED = {
     "pages": {"write": ["runs/r/run.json", "runs/r/records/00000/0000001.json", "runs/r/images/a.png"],
               "delete": ["runs/r/run.json", "runs/r/reviews/ann.jsonl"],
               "read": ["claims/c.json"]},
+    "deliver": {"write": ["runs/r/run.json", "runs/r/images/a.png", "inbox/job.jsonl", "runs/r/reviews/ann.jsonl"],
+                "delete": ["delivered/r/a.png", "runs/r/images/a.png"],
+                "read": ["claims/c.json", "history/h/r.json", "jobs/nightly.yaml"]},
     "housekeeping": {"write": ["runs/r/plan.json"], "read": ["runs/r/images/a.png"], "delete": ["inbox/job.jsonl"]},
 }  # fmt: skip
 """What each role must not do, and on which keys."""
@@ -398,6 +414,9 @@ def work(cast: Cast, key: str, run: str) -> None:
         paint(cast.workspace(key), run, "00000")
     elif role == "pages":
         look_at(cast, key, run)
+    elif role == "deliver":
+        finish(cast.workspace("tasks"), run)
+        hand_on(cast, key, run)
     elif counts := clean_up(cast, key):
         assert counts["failed"] == 0
 

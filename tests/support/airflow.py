@@ -27,6 +27,7 @@ from tests.support.webhook import Webhook
 DAG = "inpaint_manifest"
 STORE = "s3://inpaint/airflow/"
 INBOX = f"{STORE}inbox {{{{ 7**37 }}}}/"
+DELIVERED = "s3://inpaint/handed on {{ 7**37 }}/"
 JOBS = "jobs {{ 7**37 }}/"
 """Every manifest's URI holds a template, so each test here sees to it that none is rendered on its way."""
 RENDERED = str(7**37)
@@ -81,6 +82,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
             "INPAINT_S3_CONN_ID": "inpaint_s3",
             "INPAINT_STORE": STORE,
             "INPAINT_INBOX": INBOX,
+            "INPAINT_DELIVERY_PREFIXES": DELIVERED,
             "INPAINT_MODEL": "demo",
             "INPAINT_SHARD_ROWS": "5",
             "INPAINT_FAILURE_THRESHOLD": "0.25",
@@ -95,7 +97,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
         stack = AirflowStack(home / "home", environment, prefix=PREFIX)
         try:
             stack.start()
-            dags = (DAG, "inpaint_inbox", "inpaint_standing", "model_cache")
+            dags = (DAG, "inpaint_inbox", "inpaint_standing", "inpaint_deliver", "model_cache")
             stack.wait_for_dags(*dags)
             for dag in dags:
                 stack.unpause(dag)

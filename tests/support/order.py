@@ -20,6 +20,7 @@ GROUPS = {
     "tests/plugins/test_ui_requests.py": "airflow",
     "tests/plugins/test_ui_submit.py": "airflow",
     "tests/plugins/test_ui_redo.py": "airflow",
+    "tests/plugins/test_ui_deliveries.py": "airflow",
 }
 LONGEST_FIRST = ("cluster", "airflow", "tests/faults/test_faults.py", "tests/security/test_security_iam.py")
 """Begun before all others: whatever is begun last keeps one process busy while the other has nothing left to do."""
