@@ -332,7 +332,7 @@ def _from_folder(
 
 
 def _let_diffusers_load_to(target: torch.device) -> None:
-    """diffusers settles while it is imported which devices it loads to, and a worker imports it while it sees no card
+    """Diffusers settles while it is imported which devices it loads to, and a worker imports it while it sees no card
     (`worker/imports.py`): `from_pretrained` would refuse the card that it has leased since.
     """
     if target.type not in pipeline_utils.SUPPORTED_DEVICE_MAP:
