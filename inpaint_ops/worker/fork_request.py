@@ -33,8 +33,8 @@ READ_LATE = frozenset(
 reads its own when it is first used, which is in the worker."""
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Set in the warm host, whose libraries start threads while they are imported: OpenBLAS with NumPy; Arrow's jemalloc with
-pyarrow, which transformers imports by way of scikit-learn and pandas where these are installed."""
+"""Set in the warm host, whose libraries start threads while they are imported: OpenBLAS with NumPy; Arrow's jemalloc
+with pyarrow, which transformers imports by way of scikit-learn and pandas where these are installed."""
 
 
 class Inherited(Model):
