@@ -1,188 +1,33 @@
-"""Where every object of a store lives: StoreLayout for the store, RunLayout for one run in it."""
+"""Where every object of one run lives."""
 
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
 
 from inpaint_ops.config import SideProduct
-from inpaint_ops.errors import ConfigError
+from inpaint_ops.layout.names import check_run_name, record_place, side_product_name
 from inpaint_ops.locations import Location
 
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
-
-
-def check_run_name(run: str) -> str:
-    """Return `run`, or raise ConfigError: letters, digits and `._+-`, at most 150 of them."""
-    if not _RUN_NAME.fullmatch(run) or ".." in run:
-        raise ConfigError(
-            f"run name {run!r}: use letters, digits and '._+-', at most 150, starting with one of the first two"
-        )
-    return run
-
-
-def run_name_from(text: str) -> str:
-    """A run name made of `text`: each forbidden character becomes `_`."""
-    name = re.sub(r"[^A-Za-z0-9._+-]+|\.{2,}", "_", text).lstrip("._+-")[:150]
-    return check_run_name(name or "run")
-
+RUNS = "runs/"
+"""The folder of a store that holds its runs."""
 
 REDO = "redo/"
 """The folder of a run that holds the manifests of its child runs."""
 
-SHARD_NAME = r"[0-9]{5,9}(?:r[0-9]{4}_[0-9a-f]{8})?"
-"""What a shard may be called, as a regular expression: `00000`, or `00000r0001_1f2e3d4c` for one of the first retry."""
-
 PROFILE_SUFFIX = ".profile.json.gz"
 """How the name of a worker's profile ends; its report's is the same up to that."""
 
-MAX_RETRIES = 999
-"""Of a run; what a report looks at is bounded by it."""
-_RETRY_SHARD = re.compile(r"[0-9]{5,9}r([0-9]{4})_[0-9a-f]{8}")
 _VARIANT = re.compile(r"([0-9]{7,10})\.([0-9]{1,2})\.json")
-_RECORD = re.compile(rf"({SHARD_NAME}|rejected)/([0-9]{{7,10}})\.json")
 
 
-def record_place(name: str) -> tuple[str, int] | None:
-    """The shard and the row of a record by its name below `records/`; None for a name that no record has."""
-    found = _RECORD.fullmatch(name)
-    if found is None or name != f"{found[1]}/{int(found[2]):07d}.json":
-        return None
-    return found[1], int(found[2])
-
-
-_GALLERY = re.compile(r"until-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}")
-
-
-def gallery_name(end: datetime) -> str:
-    """What a gallery is called whose links end then: no two are called alike."""
-    return f"until-{end:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
-def gallery_end(name: str) -> datetime | None:
-    """When a gallery's links end, by its name; None for a name that no gallery has."""
-    found = _GALLERY.fullmatch(name)
-    try:
-        return datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%SZ%z") if found else None
-    except ValueError:
-        return None
-
-
-def _below(prefix: Location, key: str) -> Location:
+def below(prefix: Location, key: str) -> Location:
+    """What lies below a prefix, by a key that this package has made."""
     return Location(prefix.bucket, prefix.key + key)
 
 
 def _is_below(one: Location, prefix: Location) -> bool:
     return one.bucket == prefix.bucket and one.key.startswith(prefix.key)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreLayout:
-    """The keys of one store. Each prefix ends with a slash."""
-
-    store: Location
-
-    def _at(self, key: str) -> Location:
-        return _below(self.store.as_prefix(), key)
-
-    @property
-    def runs(self) -> Location:
-        """The prefix of all runs: one folder per run, see RunLayout."""
-        return self._at("runs/")
-
-    def run(self, name: str) -> RunLayout:
-        """The keys of one run. Raises ConfigError for a name that no run may have."""
-        return RunLayout(self.store, name)
-
-    @property
-    def inbox(self) -> Location:
-        """The prefix that is watched for manifests, where the settings name no other."""
-        return self._at("inbox/")
-
-    @property
-    def claims(self) -> Location:
-        """The prefix of the inbox's claims: `<mark>.json`, and `<mark>.triggered` once its run was triggered."""
-        return self._at("claims/")
-
-    def claim(self, mark: str) -> Location:
-        """The claim of one manifest; put if absent, so that one claimant wins."""
-        return _below(self.claims, mark + CLAIM_ENDING)
-
-    def triggered(self, mark: str) -> Location:
-        """The note that a claim's run was triggered."""
-        return _below(self.claims, mark + TRIGGERED_ENDING)
-
-    @property
-    def jobs(self) -> Location:
-        """The prefix of the standing jobs' entries, which people write: `<name>.yaml`."""
-        return self._at("jobs/")
-
-    def standing(self, name: str) -> Location:
-        """The prefix of what a standing job has done: a folder per time that it was started."""
-        return self._at(f"standing/{name}/")
-
-    def standing_time(self, name: str, stamp: str, what: str = "") -> Location:
-        """What belongs to one time, for example `20261126T220000Z`: `claim.json`, `manifest.jsonl`, `rows.txt.gz`,
-        `triggered`, `settled`.
-        """
-        return _below(self.standing(name), f"{stamp}/{what}")
-
-    def standing_taken(self, name: str) -> Location:
-        """What the runs of a standing job have taken that ended well."""
-        return _below(self.standing(name), "taken.txt.gz")
-
-    @property
-    def presets(self) -> Location:
-        """The prefix of the presets, sets of options that people have named: `<name>.json`."""
-        return self._at("presets/")
-
-    def preset(self, name: str) -> Location:
-        """One preset; replaced only by somebody who has read it as it is. `submitting.presets` checks the name."""
-        return _below(self.presets, f"{name}.json")
-
-    @property
-    def submitted(self) -> Location:
-        """The prefix of manifests made of two prefixes for a run that a person asked for: `<run>.jsonl`."""
-        return self._at("submitted/")
-
-    def submitted_manifest(self, run: str) -> Location:
-        """The manifest made for one run; put if absent."""
-        return _below(self.submitted, f"{check_run_name(run)}.jsonl")
-
-    @property
-    def linked(self) -> Location:
-        """The prefix of the galleries that links lead to: `<run>/until-<time>-<nonce>/`."""
-        return self._at("linked/")
-
-    def gallery(self, run: str, name: str) -> Location:
-        """The prefix of one such gallery."""
-        return _below(self.linked, f"{check_run_name(run)}/{name}/")
-
-    def history(self, key: str) -> Location:
-        """The prefix of what the runs of one model and tuning measured, for the next forecast: one object per run.
-
-        Beside `runs/`, since looking for every `run.json` would list every object of every run.
-        """
-        return self._at(f"history/{key}/")
-
-    def experience(self, key: str, run: str) -> Location:
-        """What one run measured."""
-        return _below(self.history(key), f"{run}.json")
-
-    def is_kept_for_runs(self, where: Location) -> bool:
-        """Whether an object or prefix lies where this program alone writes, or would hold such a place."""
-        own = [
-            self.runs, self.inbox, self.claims, self.jobs, self.presets, self.submitted, self.linked,
-            self._at("standing/"), self._at("history/"),
-        ]  # fmt: skip
-        return any(one.contains(where) or where.contains(one) for one in own)
-
-
-CLAIM_ENDING = ".json"
-TRIGGERED_ENDING = ".triggered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +40,7 @@ class RunLayout:
 
     def __post_init__(self) -> None:
         check_run_name(self.run)
-        object.__setattr__(self, "_root", _below(StoreLayout(self.store).runs, f"{self.run}/"))
+        object.__setattr__(self, "_root", below(self.store.as_prefix(), f"{RUNS}{self.run}/"))
 
     @property
     def root(self) -> Location:
@@ -403,36 +248,3 @@ class RunLayout:
     def report(self) -> Location:
         """The report, an HTML page."""
         return self._at("report.html")
-
-
-def variant_name(name: str, variant: int | None) -> str:
-    """What one of a row's variants is called: `chair.2`. None: the row has no variants, and its own name."""
-    return name if variant is None else f"{name}.{variant}"
-
-
-SIDE_PRODUCT_FORMATS: dict[SideProduct, Literal["png", "webp"]] = {"patch": "png", "mask": "png", "preview": "webp"}
-
-
-def side_product_name(image: str, kind: SideProduct) -> str:
-    """What a file beside an image is called: `chair.png` has the patch `chair.png.patch.png`."""
-    return f"{image}.{kind}.{SIDE_PRODUCT_FORMATS[kind]}"
-
-
-REJECTED = "rejected"
-"""The shard name under which rejected rows' records are kept."""
-
-
-def shard_name(index: int) -> str:
-    """`00000`, `00001`, ..."""
-    return f"{index:05d}"
-
-
-def retry_shard_name(index: int, retry: int, nonce: str) -> str:
-    """The name of a retry's shard. `nonce` has 8 hexadecimal digits: two who plan a retry at once have one each."""
-    return f"{shard_name(index)}r{retry:04d}_{nonce}"
-
-
-def retry_of(shard: str) -> int:
-    """The number of the retry that a shard belongs to, from 1; 0 for a shard of the run itself and for `REJECTED`."""
-    found = _RETRY_SHARD.fullmatch(shard)
-    return int(found[1]) if found else 0
