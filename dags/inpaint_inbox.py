@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +9,7 @@ from airflow.configuration import conf
 from airflow.sdk import dag
 
 from inpaint_ops_airflow.operators import PlainTrigger, plain_task
+from inpaint_ops_airflow.schedules import cron_and_arrivals
 from inpaint_ops_airflow.tasks import airflow_errors
 from inpaint_ops_airflow.workspace import installation, open_workspace
 
@@ -22,7 +22,7 @@ def note(context: Any) -> None:
 
 
 @dag(
-    schedule=os.environ.get("INPAINT_INBOX_SCHEDULE", "*/5 * * * *"),
+    schedule=cron_and_arrivals("INPAINT_INBOX_SCHEDULE", "*/5 * * * *"),
     catchup=False,
     max_active_runs=1,
     tags=["inpaint"],

@@ -4,13 +4,13 @@ new or changed since its last good run. Triggered by hand with a job's name, it 
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context
 
 from inpaint_ops_airflow.operators import PlainTrigger, plain_task
+from inpaint_ops_airflow.schedules import cron_and_arrivals, started_by_arrivals
 from inpaint_ops_airflow.tasks import airflow_errors
 from inpaint_ops_airflow.workspace import installation, open_workspace
 
@@ -41,7 +41,7 @@ def note(context: Any) -> None:
 
 
 @dag(
-    schedule=os.environ.get("INPAINT_STANDING_SCHEDULE", "*/5 * * * *"),
+    schedule=cron_and_arrivals("INPAINT_STANDING_SCHEDULE", "*/5 * * * *"),
     catchup=False,
     max_active_runs=1,
     params=PARAMS,
@@ -65,8 +65,9 @@ def inpaint_standing() -> None:
             if everything and not job:
                 raise ConfigError("`everything` is for one job: name it in `job`")
             found = look(
-                open_workspace(), installation(), datetime.now(UTC), is_active, only=job or None, everything=everything
-            )
+                open_workspace(), installation(), datetime.now(UTC), is_active, only=job or None,
+                everything=everything, has_come=started_by_arrivals(context),
+            )  # fmt: skip
         print("\n".join([*found.lines, *found.problems]) or "no job is due")
         instance.xcom_push("problems", found.problems)
         return [

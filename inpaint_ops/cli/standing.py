@@ -60,6 +60,7 @@ def _tell(workspace: Workspace, name: str, entry: Entry | ConfigError) -> dict[s
         "job": name,
         "enabled": entry.enabled,
         "schedule": entry.schedule,
+        "on_arrival": entry.on_arrival,
         "timezone": entry.timezone,
         "next": following.isoformat() if following else None,
         "rows": len(found.rows),
@@ -74,7 +75,8 @@ def _line(one: dict[str, Any]) -> str:
     if not one["enabled"]:
         when = "not enabled"
     elif one["next"] is None:
-        when = "by hand"
+        when = "when something comes" if one["on_arrival"] else "by hand"
     else:
         when = f"next {one['next'][:16].replace('T', ' ')} UTC ({one['schedule']}, {one['timezone']})"
+        when += ", and when something comes" if one["on_arrival"] else ""
     return f"{one['job']}: {when}; {one['new']:,} of {one['rows']:,} rows are new"

@@ -352,6 +352,7 @@ def parse_fields(assignments: Iterable[str]) -> dict[str, Any]:
 _PREFIX = "INPAINT_"
 READ_BY_THE_DAGS = (
     "INPAINT_S3_CONN_ID", "INPAINT_INBOX_SCHEDULE", "INPAINT_STANDING_SCHEDULE", "INPAINT_HOUSEKEEPING_SCHEDULE",
+    "INPAINT_ARRIVALS_QUEUE", "INPAINT_ARRIVALS_QUIET",
     "INPAINT_DEADLINE_HOURS", "INPAINT_NOTIFY", "INPAINT_NOTIFY_MAIL_TO",
 )  # fmt: skip
 """Variables that only Airflow's files look at."""

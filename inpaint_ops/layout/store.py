@@ -82,6 +82,10 @@ class StoreLayout:
         """
         return below(self.standing(name), f"{stamp}/{what}")
 
+    def standing_arrival(self, name: str) -> Location:
+        """Written anew each time that the store tells of an arrival: a start that is older may not have seen it."""
+        return below(self.standing(name), "arrival")
+
     def standing_taken(self, name: str) -> Location:
         """What the runs of a standing job have taken that ended well."""
         return below(self.standing(name), "taken.txt.gz")

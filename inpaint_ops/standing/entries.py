@@ -45,6 +45,9 @@ class Entry(Model):
     schedule: str | None = Field(
         default=None, description="When: a cron expression of five fields, or @daily and its like. None: by hand."
     )
+    on_arrival: bool = Field(
+        default=False, description="Also when the store's queue tells that objects have come (INPAINT_ARRIVALS_QUEUE)."
+    )
     timezone: str = Field(default="UTC", description="Of the schedule: a name of the tz database.")
     enabled: bool = True
     manifest: str | None = Field(default=None, min_length=1, description="URI of a manifest, read anew each time.")

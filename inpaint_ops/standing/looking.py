@@ -12,6 +12,7 @@ from typing import Any
 
 from inpaint_ops.errors import ConfigError, InpaintOpsError, ObjectExistsError, ObjectNotFoundError
 from inpaint_ops.inbox import claimant_of
+from inpaint_ops.locations import Location
 from inpaint_ops.runs import Workspace
 from inpaint_ops.standing.entries import Entry, read_entries
 from inpaint_ops.standing.taking import Taken, find, put_rows, put_taken, read_taken, taken_by
@@ -57,12 +58,15 @@ def look(
     *,
     only: str | None = None,
     everything: bool = False,
+    has_come: bool = False,
 ) -> Look:
     """Find what is due by `now`. `is_active` says whether a run that this Airflow started is queued or running.
 
     A job is due at the latest time of its schedule that came after its entry was written and after its last run was
     started: several that were missed make one run, since each takes all that is new. While its last run goes on, none
     is started. `only` starts that job now, whatever its schedule; `everything` has it take what it took before, too.
+    Where something `has_come` to the store, a job of `on_arrival` is due now; while its last run goes on that is noted,
+    and it is due at the first look after that run's end.
 
     A job's error is a problem of its own and stops no other. Raises StorageError where the store does not answer;
     ConfigError if there is no job `only`.
@@ -81,7 +85,7 @@ def look(
             if only is not None:
                 one.start(now, everything=everything)
             else:
-                one.start_if_due(now, info)
+                one.start_if_due(now, info, has_come=has_come)
         except InpaintOpsError as error:
             if not error.permanent:
                 raise
@@ -118,11 +122,13 @@ class _Job:
     is_active: Callable[[str], bool]
     found: Look
 
-    def start_if_due(self, now: datetime, entry: ObjectInfo) -> None:
+    def start_if_due(self, now: datetime, entry: ObjectInfo, *, has_come: bool) -> None:
         times = self._times()
         self._settle(times)
         if not self.entry.enabled:
             return
+        if has_come and self.entry.on_arrival:
+            self.workspace.storage.put(self._arrival, b"", content_type="text/plain")
         if unfinished := self._claimed_and_not_triggered(times):
             self._start(unfinished, times[: times.index(unfinished)])
             return
@@ -130,6 +136,18 @@ class _Job:
         since = entry.modified if not times else datetime.strptime(times[-1], _STAMP).replace(tzinfo=UTC)
         if due is not None and due > since:
             self._start(due.strftime(_STAMP), times)
+        elif self.entry.on_arrival and (has_come or self._came_after(since)):
+            self._start(now.astimezone(UTC).strftime(_STAMP), times)
+
+    @property
+    def _arrival(self) -> Location:
+        return self.workspace.places.standing_arrival(self.name)
+
+    def _came_after(self, moment: datetime) -> bool:
+        """Whether something had come after `moment`, and its look could start nothing. To the second, as stamps are."""
+        with suppress(ObjectNotFoundError):
+            return self.workspace.storage.stat(self._arrival).modified.replace(microsecond=0) > moment
+        return False
 
     def start(self, now: datetime, *, everything: bool) -> None:
         times = self._times()

@@ -21,7 +21,7 @@ from inpaint_ops.device import Lease
 from inpaint_ops.records import Record, RunSummary, WorkerReport
 from inpaint_ops.runs import Workspace
 from tests.support.airflow import DAG, put_manifest, records
-from tests.support.cluster import HOUSEKEEPING, ClusterSite
+from tests.support.cluster import HOUSEKEEPING, INBOX, ClusterSite
 from tests.support.fault_proxy import Fault, FaultProxy
 from tests.support.machines import Cluster, can_rename_hosts, gpu_uuid
 from tests.support.statsd import Heard, StatsdListener
@@ -293,3 +293,21 @@ def test_housekeeping_shows_what_would_go_and_runs_on_both_queues(
     assert tasks["store"]["hostname"] == "cpu-1"
     assert tasks["model_cache"]["hostname"] in ("gpu-2", "gpu-3")
     assert records(workspace, "night") == before
+
+
+def test_what_comes_into_the_inbox_starts_a_run_when_the_store_tells_of_it(
+    cluster: Cluster, cluster_site: ClusterSite, workspace: Workspace
+) -> None:
+    """By the triggerer, with the credentials of the store's connection; the DAG's own schedule is once a year."""
+    rows = [{"image": "photos/coffee.jpg", "mask": "masks/coffee.png", "prompt": "a cup", "id": "cup", "steps": 2}]
+    manifest = put_manifest(workspace, "arrived.jsonl", rows, folder=workspace.places.inbox.uri)
+    cluster_site.arrivals.tell(manifest.removeprefix("s3://"))
+
+    def started() -> str | None:
+        runs = cluster.api("GET", f"/dags/{DAG}/dagRuns", limit=100)["dag_runs"]
+        return next((run["dag_run_id"] for run in runs if run["conf"].get("manifest") == manifest), None)
+
+    assert cluster.wait_for_run(DAG, wait_until(started, pause=0.5)) == "success"
+    (look,) = cluster.api("GET", f"/dags/{INBOX}/dagRuns", limit=100)["dag_runs"]
+    assert look["run_type"] == "asset_triggered"
+    assert cluster_site.arrivals.left() == 0

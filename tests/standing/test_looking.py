@@ -21,6 +21,7 @@ from inpaint_ops.standing import Look, Start, look, note_triggered
 from inpaint_ops.standing.taking import read_taken
 from inpaint_ops.storage import make_s3_client
 from tests.support.bench import SCRIPT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_gallery")
 
@@ -284,3 +285,32 @@ def test_a_store_that_does_not_answer_is_tried_again_by_the_task(
     monkeypatch.setattr(type(nights.workspace.storage), "folders", silent)
     with pytest.raises(StorageUnavailableError):
         nights.look(1)
+
+
+def test_what_comes_starts_a_job_of_on_arrival_and_waits_for_the_end_of_its_last_run(nights: Nights) -> None:
+    nights.write("nightly", YAML.replace("schedule: '0 22 * * *'", "on_arrival: true") % nights.photos.uri)
+    nights.put("first")
+
+    def now(*, has_come: bool) -> Look:
+        return look(nights.workspace, "ours", datetime.now(UTC), nights.active.__contains__, has_come=has_come)
+
+    assert now(has_come=False).starts == []
+    (start,) = now(has_come=True).starts
+    nights.plan(start)
+    nights.active.add(start.run)
+    started = datetime.now(UTC).replace(microsecond=0)
+    wait_until(lambda: datetime.now(UTC).replace(microsecond=0) > started)  # stamps are of seconds
+    nights.put("second")
+    assert now(has_come=True).starts == [], "its last run goes on"
+    nights.active.clear()
+    nights.paint(start)
+    (later,) = now(has_come=False).starts
+    assert nights.rows(later) == ["second"], "what had come meanwhile is taken at the first look after that run's end"
+    nights.paint(later)
+    assert now(has_come=False).starts == [], "and once"
+    assert now(has_come=True).lines == ["nightly: nothing is new: 2 rows were taken before"]
+
+
+def test_an_arrival_starts_no_job_that_has_only_a_schedule(nights: Nights) -> None:
+    nights.put("first")
+    assert nights.look(night=0, hour=1, has_come=True).starts == []

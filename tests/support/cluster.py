@@ -22,8 +22,10 @@ from inpaint_ops.storage import Storage, make_s3_client
 from tests.support.airflow import DAG
 from tests.support.fault_proxy import FaultProxy
 from tests.support.machines import Broker, Cluster, Database
+from tests.support.queues import Queue, queue_server
 from tests.support.statsd import StatsdListener
 
+INBOX = "inpaint_inbox"
 HOUSEKEEPING = "inpaint_housekeeping"
 SLOTS = 3
 """Of the pool of painting tasks."""
@@ -53,11 +55,13 @@ class ClusterSite:
     metrics: StatsdListener
     direct: Storage
     root: Location
+    arrivals: Queue
 
 
 @contextlib.contextmanager
 def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
     """Start a cluster with its files in `folder`, which is made; all of it ends with the block."""
+    folder.mkdir(exist_ok=True)
     root = Location(server.bucket, "cluster/")
     direct = Storage(writable=[root], s3_client=lambda: make_s3_client(server.session(), endpoint_url=server.endpoint))
     with (
@@ -65,6 +69,7 @@ def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
         FaultProxy(server.endpoint) as proxy,
         Database() as database,
         Broker() as broker,
+        queue_server(folder / "queue.log") as arrivals,
     ):
         environment = FAST | metrics.environment | {
             "INPAINT_STORE": root.uri,
@@ -74,6 +79,8 @@ def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
             "INPAINT_PROGRESS_INTERVAL": "2",
             "INPAINT_INBOX_SCHEDULE": "@yearly",
             "INPAINT_STANDING_SCHEDULE": "@yearly",
+            "INPAINT_ARRIVALS_QUEUE": arrivals.url,
+            "INPAINT_ARRIVALS_QUIET": "0.5",
             "HF_HOME": str(folder / "cache"),
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
@@ -93,12 +100,12 @@ def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
         try:
             cluster.start()
             cluster.add_machine("cpu-1", "default", concurrency=SLOTS, gpus=0)
-            cluster.wait_for_dags(DAG, HOUSEKEEPING)
-            for dag in (DAG, HOUSEKEEPING):
+            cluster.wait_for_dags(DAG, HOUSEKEEPING, INBOX)
+            for dag in (DAG, HOUSEKEEPING, INBOX):
                 cluster.unpause(dag)
             if pulling.wait(600) != 0:
                 raise RuntimeError("tiny-random could not be built")
-            yield ClusterSite(cluster, database, broker, proxy, metrics, direct, root)
+            yield ClusterSite(cluster, database, broker, proxy, metrics, direct, root, arrivals)
         finally:
             pulling.kill()
             cluster.stop()
