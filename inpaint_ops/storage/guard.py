@@ -15,8 +15,9 @@ from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, Stor
 from inpaint_ops.locations import Location, check_relative, parse
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
-from inpaint_ops.storage.s3 import Repeats, S3Store
+from inpaint_ops.storage.s3 import S3Store
 from inpaint_ops.storage.s3_client import make_s3_client
+from inpaint_ops.storage.tries import Repeats
 from inpaint_ops.storage.twins import find_twin
 
 if TYPE_CHECKING:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import random
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -60,6 +58,7 @@ from inpaint_ops.storage.s3_replies import (
     plain_etag,
     reply_date,
 )
+from inpaint_ops.storage.tries import Repeats, tries_until
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -71,26 +70,6 @@ _IN_THE_WAY = {"ConditionalRequestConflict", "OperationAborted"}
 _DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch"}
 """Refusals of a write whose bytes were damaged in transit, unless the store refuses all of them so."""
 _PAGE = 1000
-_MAX_PAUSE = 10.0
-_RANDOM = random.SystemRandom()  # forked processes must not pause in step
-
-
-class Repeats:
-    """How often something was asked for again and then answered. Threads may share it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        """Count `count` more."""
-        if count:
-            with self._lock:
-                self.count += count
-
-    def of(self, reply: Mapping[str, Any]) -> None:
-        """Count what botocore says of its own tries for this reply."""
-        self.add(reply.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
 class S3Store:
@@ -172,7 +151,7 @@ class S3Store:
             request["IfNoneMatch"] = "*"
         if if_match is not None:
             request["IfMatch"] = f'"{if_match}"'
-        for tried in self._tries(time.monotonic() + self._deadline):
+        for tried in tries_until(time.monotonic() + self._deadline, self._attempts, self._backoff):
             with _opened(data) as body:
                 size = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
                 try:
@@ -333,16 +312,6 @@ class S3Store:
     def _at(self, key: str) -> Location:
         return Location(self._bucket, key)
 
-    def _tries(self, deadline: float) -> Iterator[int]:
-        """One item a try, with a pause before each but the first, while the deadline allows."""
-        for attempt in range(self._attempts):
-            if attempt:
-                pause = min(_MAX_PAUSE, self._backoff * 2 ** (attempt - 1)) * _RANDOM.uniform(0.5, 1.0)
-                if time.monotonic() + pause >= deadline:
-                    return
-                time.sleep(pause)
-            yield attempt
-
     def _ours(self, key: str, data: bytes | Path, size: int) -> ObjectInfo:
         """The object there, if it holds our very bytes. Raises ObjectExistsError if it does not."""
         info = self.stat(key)
@@ -377,7 +346,7 @@ class S3Store:
         where = self._at(key)
         deadline = time.monotonic() + self._deadline
         why, tries, before = "no time was left", 0, None
-        for _ in self._tries(deadline):
+        for _ in tries_until(deadline, self._attempts, self._backoff):
             tries += 1
             sink.seek(0)
             sink.truncate()

@@ -18,9 +18,9 @@ from inpaint_ops.supervisor.commands import item_command, job_command
 from inpaint_ops.supervisor.messages import RowFiles
 from inpaint_ops.variants import Unit
 from inpaint_ops.worker.finishing import avif_options, jpeg_options
-from tests.support.worker_talk import Talk, job, picture, pixels, start
+from tests.support.worker_talk import Talk, fork, job, picture, pixels
 
-__all__ = ["start"]
+__all__ = ["fork"]
 
 
 def masked(item: Item, mask: np.ndarray) -> Item:
@@ -29,7 +29,7 @@ def masked(item: Item, mask: np.ndarray) -> Item:
 
 
 def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
-    start: Callable[..., Talk],
+    fork: Callable[[], Talk],
     tmp_path: Path,
 ) -> None:
     square = np.zeros((64, 64), np.uint8)
@@ -43,7 +43,7 @@ def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
     ]
     cutout = np.dstack((pixels(rows[2].image), np.zeros((64, 64), np.uint8)))
     Image.fromarray(cutout).save(rows[2].image)
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path, unchanged_threshold=2.0, mask_resize="nearest"), *rows, End())
     talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
 
@@ -65,13 +65,13 @@ def test_rows_that_hardly_change_fail_and_transparent_ones_become_seen(
     assert any("scaled from 64x64 to the image's 128x128" in sentence for sentence in done[4].conversions)
 
 
-def test_a_patch_is_joined_as_its_row_asks(start: Callable[..., Talk], tmp_path: Path) -> None:
+def test_a_patch_is_joined_as_its_row_asks(fork: Callable[[], Talk], tmp_path: Path) -> None:
     wishes: list[dict[str, Any]] = [
         {}, {"mask_blur": 2.0, "blend": "feather"}, {"blend": "poisson", "match": "mean"},
         {"blend": "auto", "mask_blur": 3.0}, {"match": "histogram", "grain": "match"},
     ]  # fmt: skip
     rows = [picture(tmp_path, number, (96, 96), **wish) for number, wish in enumerate(wishes, 1)]
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path), *rows, End())
     talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
     done = {event.row: event for event in talk.all(Done)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish, paint, prepare, summary_lines
 from tests.support.pictures import file_of, mask_file, smooth
-from tests.support.warm import warm_host
+from tests.support.warm import Host
 
 
 def workspace_of(tmp_path: Path, **settings: Any) -> Workspace:
@@ -96,15 +95,15 @@ def test_a_profiled_run_leaves_a_trace_per_worker_and_its_report_names_it(tmp_pa
     assert line.endswith(summary.profiles[0]) and summary.profiles[0].endswith(PROFILE_SUFFIX)
 
 
-def test_a_worker_of_the_warm_host_is_profiled_too(tmp_path: Path) -> None:
-    with warm_host(tmp_path, dict(os.environ)) as host:
-        workspace = workspace_of(tmp_path, warm_host=str(host.socket))
-        summary = run(workspace, profile=True)
+def test_a_worker_of_the_warm_host_is_profiled_too(tmp_path: Path, shared_warm_host: Host) -> None:
+    workspace = workspace_of(tmp_path, warm_host=shared_warm_host.socket)
+    summary = run(workspace, profile=True)
     (report,) = (place for place in notes(workspace) if not place.key.endswith(PROFILE_SUFFIX))
     assert json.loads(workspace.storage.get(report))["started_by"] == "fork"
     check(trace_of(workspace, summary))
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_nothing_is_profiled_unless_it_is_asked_for(tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path)
     summary = run(workspace)
@@ -115,6 +114,7 @@ def test_nothing_is_profiled_unless_it_is_asked_for(tmp_path: Path) -> None:
     assert not [place for place in notes(workspace) if place.key.endswith(PROFILE_SUFFIX)]
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("most", [0, 10], ids=["nothing", "too large"])
 def test_a_profile_that_is_not_taken_costs_no_row_and_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int

@@ -21,6 +21,8 @@ from inpaint_ops.runs import Workspace, finish, paint, prepare
 from tests.support import clip_models, onnx_files
 from tests.support.pictures import file_of, mask_file, smooth
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -45,6 +45,7 @@ from inpaint_ops.submitting import Finding, parse_request, read_preset, save_pre
 from inpaint_ops.submitting import look_at as look_at_job
 from inpaint_ops.submitting.preflight import PARTS
 from tests.support.fault_proxy import Fault, FaultProxy
+from tests.support.warm import Host
 
 POLICIES = Path(__file__).resolve().parents[2] / "deploy" / "iam"
 ROLES = ("submit", "tasks", "paint", "pages", "deliver", "housekeeping")
@@ -128,6 +129,8 @@ class Cast:
 
     server: ObjectStoreServer
     proxies: dict[str, FaultProxy]
+    warm_host: Host
+    """What workers are forked from: their start plays no part here."""
 
     def client(self, role: str) -> Any:
         session = boto3.session.Session(*self.server.role_keys[role], region_name="us-east-1")
@@ -135,7 +138,8 @@ class Cast:
         return make_s3_client(session, endpoint_url=endpoint, attempts=3)
 
     def workspace(self, role: str) -> Workspace:
-        return Workspace.open(Settings(), store=STORE, s3_client=partial(self.client, role))
+        settings = Settings(warm_host=self.warm_host.socket)
+        return Workspace.open(settings, store=STORE, s3_client=partial(self.client, role))
 
     def command(self, role: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line with the role's key in its environment."""
@@ -154,18 +158,18 @@ class Cast:
 
 
 @contextmanager
-def casting(folder: Path) -> Iterator[Cast]:
+def casting(folder: Path, warm_host: Host) -> Iterator[Cast]:
     """A server of its own for each of those who look at everything that lies in it."""
     policies = {role: (POLICIES / f"{role}.json").read_text() for role in ROLES}
     policies |= {name: json.dumps(less) for name, less in LESS.items()}
     with ExitStack() as stack:
         server = stack.enter_context(ObjectStoreServer(folder / "data", policies=policies))
-        yield Cast(server, {role: stack.enter_context(FaultProxy(server.endpoint)) for role in ROLES})
+        yield Cast(server, {role: stack.enter_context(FaultProxy(server.endpoint)) for role in ROLES}, warm_host)
 
 
 @pytest.fixture(scope="module")
-def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
-    with casting(tmp_path_factory.mktemp("iam")) as those:
+def cast(tmp_path_factory: pytest.TempPathFactory, shared_warm_host: Host) -> Iterator[Cast]:
+    with casting(tmp_path_factory.mktemp("iam"), shared_warm_host) as those:
         yield those
 
 
@@ -181,8 +185,8 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
-    with casting(tmp_path_factory.mktemp("night")) as cast:
+def night(tmp_path_factory: pytest.TempPathFactory, shared_warm_host: Host) -> Iterator[Night]:
+    with casting(tmp_path_factory.mktemp("night"), shared_warm_host) as cast:
         yield whole_job(cast)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -24,14 +25,20 @@ from inpaint_ops.protocol import (
     parse_event,
 )
 from inpaint_ops.records import Model
+from inpaint_ops.supervisor import starting
+from inpaint_ops.supervisor.confinement import worker_environment
+from inpaint_ops.supervisor.starting import Process
 from tests.support.waiting import PATIENCE
+from tests.support.warm import Host
 
 
 @dataclass
 class Talk:
     """A started worker and what it has said so far."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Process
+    commands: IO[bytes]
+    """Its standard input."""
     said: list[Any] = field(default_factory=list)
     grown: threading.Condition = field(default_factory=threading.Condition)
     closed: bool = False
@@ -47,10 +54,9 @@ class Talk:
             self.grown.notify_all()
 
     def send(self, *messages: Model) -> None:
-        assert self.process.stdin is not None
         for message in messages:
-            self.process.stdin.write(dump(message).encode())
-        self.process.stdin.flush()
+            self.commands.write(dump(message).encode())
+        self.commands.flush()
 
     def all(self, kind: type) -> list[Any]:
         return [event for event in self.said if isinstance(event, kind)]
@@ -80,7 +86,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Talk]]:
             env=os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
         os.close(writing)
-        talk = Talk(process)
+        assert process.stdin is not None
+        talk = Talk(process, process.stdin)
         threading.Thread(target=talk.listen, args=(reading,), daemon=True).start()
         talks.append(talk)
         return talk
@@ -89,6 +96,37 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Talk]]:
     for talk in talks:
         talk.process.kill()
         talk.process.wait()
+
+
+@pytest.fixture
+def fork(tmp_path: Path, shared_warm_host: Host) -> Iterator[Callable[[], Talk]]:
+    """As `start`, forked from a warm host: for tests of what a worker does, in which its start, six seconds of imports,
+    plays no part.
+    """
+    talks = []
+
+    def starter() -> Talk:
+        environment = worker_environment(os.environ) | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+        process, not_forked = starting.start(tmp_path, environment, None, warm_host=shared_warm_host.socket)
+        talk = Talk(process, os.fdopen(process.pipes.commands, "wb"))
+        talks.append(talk)
+        assert not not_forked, not_forked
+        threading.Thread(target=_read_to_the_end, args=(process.pipes.printed,), daemon=True).start()
+        threading.Thread(target=talk.listen, args=(process.pipes.events,), daemon=True).start()
+        return talk
+
+    yield starter
+    for talk in talks:
+        talk.process.kill()
+        talk.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            talk.commands.close()
+
+
+def _read_to_the_end(descriptor: int) -> None:
+    with os.fdopen(descriptor, "rb") as printed:
+        for _ in printed:
+            pass
 
 
 def job(folder: Path, **options: Any) -> Job:

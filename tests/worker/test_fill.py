@@ -11,9 +11,9 @@ import tifffile
 from PIL import Image
 
 from inpaint_ops.protocol import Done, End, Failed, Item, Warn
-from tests.support.worker_talk import Talk, job, picture, pixels, start
+from tests.support.worker_talk import Talk, fork, job, picture, pixels
 
-__all__ = ["start"]
+__all__ = ["fork"]
 
 FILLS = ("original", "noise", "mean", "telea")
 
@@ -29,14 +29,14 @@ def alike(folder: Path, row: int, **options: Any) -> Item:
     return item
 
 
-def test_a_fill_changes_the_painted_patch_and_nothing_beside_it(start: Callable[..., Talk], tmp_path: Path) -> None:
+def test_a_fill_changes_the_painted_patch_and_nothing_beside_it(fork: Callable[[], Talk], tmp_path: Path) -> None:
     rows = [alike(tmp_path, number, fill=fill) for number, fill in enumerate(FILLS, 1)]
     rows += [alike(tmp_path, 5), alike(tmp_path, 6, fill="noise", strength=1.0), alike(tmp_path, 7, strength=1.0)]
     deep = alike(tmp_path, 8, fill="telea", format="tiff")
     tifffile.imwrite(deep.image, np.random.default_rng(2).integers(0, 2**16, (64, 64, 4), np.uint16), photometric="rgb",
                      extrasamples=["unassalpha"])  # fmt: skip
     rows.append(deep)
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path), *rows, End())
     talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
     assert not talk.all(Failed)
@@ -62,9 +62,9 @@ def test_a_fill_changes_the_painted_patch_and_nothing_beside_it(start: Callable[
     assert np.abs(after[6].astype(int) - after[7]).max() <= 1
 
 
-def test_many_rows_without_effect_are_one_warning(start: Callable[..., Talk], tmp_path: Path) -> None:
+def test_many_rows_without_effect_are_one_warning(fork: Callable[[], Talk], tmp_path: Path) -> None:
     rows = [alike(tmp_path, number, fill="mean", strength=1.0, steps=1) for number in range(1, 7)]
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path), *rows, End())
     talk.until(lambda: len(talk.all(Done)) == len(rows))
     assert len([event for event in talk.all(Warn) if "fill" in event.message]) == 1

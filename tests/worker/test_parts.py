@@ -12,9 +12,9 @@ from PIL import Image
 
 from inpaint_ops.protocol import Done, End, Failed, Item, Ready
 from inpaint_ops.worker.parts import seed_of
-from tests.support.worker_talk import Talk, job, picture, pixels, start
+from tests.support.worker_talk import Talk, fork, job, picture, pixels
 
-__all__ = ["start"]
+__all__ = ["fork"]
 
 FAR = ((10, 12, 30, 40), (560, 380, 590, 400))
 
@@ -29,9 +29,7 @@ def with_regions(folder: Path, row: int, boxes: tuple[tuple[int, int, int, int],
     return item
 
 
-def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(
-    start: Callable[..., Talk], tmp_path: Path
-) -> None:
+def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(fork: Callable[[], Talk], tmp_path: Path) -> None:
     rows = [
         with_regions(tmp_path, 1, FAR, crop="regions"),
         with_regions(tmp_path, 2, FAR[:1], crop="regions"),
@@ -40,7 +38,7 @@ def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(
         with_regions(tmp_path, 5, FAR, crop="none"),
     ]
     Path(rows[2].image).write_bytes(Path(rows[1].image).read_bytes())
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path), *rows, End())
     talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
     assert not talk.all(Failed)
@@ -76,11 +74,11 @@ def test_far_regions_are_painted_one_by_one_with_timings_of_their_own(
 
 @pytest.mark.parametrize("crop", ["none", "regions"])
 def test_the_patch_alone_over_the_source_is_the_image_and_the_mask_is_what_changed(
-    start: Callable[..., Talk], tmp_path: Path, crop: str
+    fork: Callable[[], Talk], tmp_path: Path, crop: str
 ) -> None:
     wanted = {"side_products": ("patch", "mask", "preview"), "blend": "feather", "mask_blur": 2.0}
     rows = [with_regions(tmp_path, 1, FAR, crop=crop, **wanted)]
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path, provenance="mark"), *rows, End())
     talk.until(lambda: talk.all(Done) + talk.all(Failed))
     [one] = talk.all(Done)
@@ -99,10 +97,10 @@ def test_the_patch_alone_over_the_source_is_the_image_and_the_mask_is_what_chang
         assert preview.size == (640, 848) and b"compositeWithTrainedAlgorithmicMedia" in preview.info["xmp"]
 
 
-def test_a_file_beside_an_image_that_cannot_be_written_costs_no_row(start: Callable[..., Talk], tmp_path: Path) -> None:
+def test_a_file_beside_an_image_that_cannot_be_written_costs_no_row(fork: Callable[[], Talk], tmp_path: Path) -> None:
     (tmp_path / "side-product-mask").mkdir()
     row = with_regions(tmp_path, 1, FAR[:1], side_products=("patch", "mask", "preview"))
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path, provenance="off"), row, End())
     talk.until(lambda: talk.all(Done) + talk.all(Failed))
     [one] = talk.all(Done)

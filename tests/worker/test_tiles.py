@@ -21,9 +21,9 @@ from inpaint_ops.worker.parts import Part, seed_of, summed
 from inpaint_ops.worker.tiles import TiledRow, tiles_of
 from tests.support.patches import source_of
 from tests.support.pictures import noise
-from tests.support.worker_talk import Talk, job, picture, pixels, start
+from tests.support.worker_talk import Talk, fork, job, picture, pixels
 
-__all__ = ["start"]
+__all__ = ["fork"]
 
 BOX = (40, 30, 200, 170)
 
@@ -38,7 +38,7 @@ def with_mask(folder: Path, row: int, box: tuple[int, int, int, int] = BOX, **op
 
 
 def test_a_large_mask_is_painted_in_tiles_with_timings_and_seeds_of_their_own(
-    start: Callable[..., Talk], tmp_path: Path
+    fork: Callable[[], Talk], tmp_path: Path
 ) -> None:
     rows = [
         with_mask(tmp_path, 1, crop="tiles", side_products=("patch",)),
@@ -52,7 +52,7 @@ def test_a_large_mask_is_painted_in_tiles_with_timings_and_seeds_of_their_own(
     ]  # fmt: skip
     for copied, of in ((3, 2), (5, 1)):
         Path(rows[copied - 1].image).write_bytes(Path(rows[of - 1].image).read_bytes())
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path), *rows, End())
     talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == len(rows))
     assert not talk.all(Failed), talk.all(Failed)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
 from inpaint_ops import worker
 from inpaint_ops.device import Lease
@@ -38,9 +38,9 @@ from inpaint_ops.protocol import (
     parse_event,
 )
 from tests.support.waiting import PATIENCE
-from tests.support.worker_talk import Talk, job, picture, pixels, start
+from tests.support.worker_talk import Talk, fork, job, picture, pixels, start
 
-__all__ = ["start"]
+__all__ = ["fork", "start"]
 
 
 def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Path) -> None:
@@ -116,16 +116,17 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
 
 
 def test_small_pictures_are_written_beside_the_output_and_never_cost_the_row(
-    start: Callable[..., Talk], tmp_path: Path
+    fork: Callable[[], Talk], tmp_path: Path
 ) -> None:
     for name in ("good", "bad"):
         (tmp_path / name).mkdir()
-    talk = start()
+    talk = fork()
     talk.send(job(tmp_path, thumbnails=True, tuning_overrides={"batch_size": 1}))
     good, bad = (picture(tmp_path / name, row, (300, 150)) for row, name in enumerate(("good", "bad"), 1))
     (tmp_path / "bad" / "thumbnail-1600").mkdir()
     talk.send(good, bad, Flush(), End())
-    assert talk.process.wait(PATIENCE) == 0
+    talk.until(lambda: talk.closed)
+    assert talk.process.wait() == 0
     done = {event.row: event for event in talk.all(Done)}
     assert (done[1].thumbnail_sizes, done[1].thumbnail_problem) == ((256, 1600), "")
     assert pixels(str(tmp_path / "good" / "thumbnail-256")).shape == (128, 256, 3)
@@ -214,9 +215,8 @@ def test_weights_that_cannot_be_put_back_end_the_process_and_not_the_device(
 )
 def test_garbage_is_fatal(start: Callable[..., Talk], lines: bytes) -> None:
     talk = start()
-    assert talk.process.stdin is not None
-    talk.process.stdin.write(lines)
-    talk.process.stdin.flush()
+    talk.commands.write(lines)
+    talk.commands.flush()
     fatal: Fatal = talk.until(lambda: talk.all(Fatal))[0]
     assert fatal.error.stage == "worker"
     assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
@@ -245,8 +245,7 @@ def test_it_ends_with_its_standard_input(start: Callable[..., Talk], tmp_path: P
     talk = start()
     talk.send(job(tmp_path))
     talk.phase("imports")
-    assert talk.process.stdin is not None
-    talk.process.stdin.close()
+    talk.commands.close()
     assert talk.process.wait(PATIENCE) == worker.EXIT_ORPHANED
     Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0).release()
 
@@ -355,8 +354,8 @@ def test_a_second_process_finds_what_the_first_has_compiled(
     assert all(cost > 0 for cost in costs), "what compiling took is known"
 
 
-def test_the_encoders_are_gone_and_the_ledger_says_so(start: Callable[..., Talk], tmp_path: Path) -> None:
-    talk = start()
+def test_the_encoders_are_gone_and_the_ledger_says_so(fork: Callable[[], Talk], tmp_path: Path) -> None:
+    talk = fork()
     talk.send(job(tmp_path, prompts=("a boat", "a house")))
     ready: Ready = talk.until(lambda: talk.all(Ready))[0]
     assert "prompts" in [phase.name for phase in talk.all(Phase)]
@@ -373,8 +372,8 @@ def test_the_encoders_are_gone_and_the_ledger_says_so(start: Callable[..., Talk]
     assert entry.measured["texts_encoded"] == 3  # and the empty one
 
 
-def test_use_xformers_false_reaches_the_ledger(start: Callable[..., Talk], tmp_path: Path) -> None:
-    talk = start()
+def test_use_xformers_false_reaches_the_ledger(fork: Callable[[], Talk], tmp_path: Path) -> None:
+    talk = fork()
     talk.send(job(tmp_path, tuning="notes", use_xformers=False, scheduler="ddim"))
     ready: Ready = talk.until(lambda: talk.all(Ready))[0]
     ledger = {entry.name: entry for entry in ready.ledger}
@@ -383,67 +382,3 @@ def test_use_xformers_false_reaches_the_ledger(start: Callable[..., Talk], tmp_p
     assert (ledger["scheduler"].requested, ledger["scheduler"].effective) == ("ddim", "ddim")
     talk.send(End())
     talk.until(lambda: talk.all(Bye))
-
-
-def test_an_avif_is_written_by_the_jobs_settings_and_looks_as_its_source_outside(
-    start: Callable[..., Talk], tmp_path: Path
-) -> None:
-    rows = [picture(tmp_path, row, (80, 64), format="avif", as_source=row == 2) for row in (1, 2)]
-    with Image.open(rows[1].image) as image:
-        image.convert("RGB").save(rows[1].image, "AVIF", quality=100, subsampling="4:4:4")
-    talk = start()
-    talk.send(job(tmp_path, avif_quality=97, avif_chroma="422", thumbnails=True), *rows, End())
-    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == 2)
-    done = {event.row: event for event in talk.all(Done)}
-    for row in rows:
-        event = done[row.row]
-        assert (event.format, event.media_type, event.extension) == ("avif", "image/avif", ".avif")
-        assert any("avif is lossy (quality 97, colour at 4:2:2)" in one for one in event.conversions)
-        with Image.open(row.image) as one, Image.open(event.output) as two, Image.open(row.mask) as three:
-            before, after, mask = (np.asarray(each.convert("L")).astype(int) for each in (one, two, three))
-        assert np.abs(before - after)[mask == 0].mean() < 3 < np.abs(before - after)[mask > 127].mean()
-    assert any("an AVIF does not name its quality" in one for one in done[2].conversions)
-
-
-def test_a_jpeg_xl_has_its_sources_pixels_outside_and_other_profiles_fail_before_painting(
-    start: Callable[..., Talk], tmp_path: Path
-) -> None:
-    plugin = pytest.importorskip("pillow_jxl")
-    rows = [picture(tmp_path, row, (80, 64), format="jxl", as_source=row == 2) for row in (1, 2, 3)]
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    for row, kind, options in ((rows[1], "JXL", {"lossless": True}), (rows[2], "PNG", {"icc_profile": lab})):
-        with Image.open(row.image) as image:
-            image.convert("RGB").save(row.image, kind, **options)
-    talk = start()
-    talk.send(job(tmp_path, thumbnails=True), *rows, End())
-    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == 3)
-    (failed,) = talk.all(Failed)
-    assert failed.row == 3 and "colour profile is not sRGB" in failed.error.message and failed.error.stage == "decode"
-    done = {event.row: event for event in talk.all(Done)}
-    assert plugin
-    for row in rows[:2]:
-        event = done[row.row]
-        assert (event.format, event.media_type, event.extension) == ("jxl", "image/jxl", ".jxl")
-        assert not any("lossy" in one for one in event.conversions)
-        with Image.open(row.image) as one, Image.open(event.output) as two, Image.open(row.mask) as three:
-            before, after = np.asarray(one), np.asarray(two)
-            mask = np.asarray(three.convert("L"))
-        assert np.array_equal(before[mask == 0], after[mask == 0]) and not np.array_equal(before, after)
-
-
-def test_a_jpeg_is_written_as_its_source_is_where_that_is_asked(start: Callable[..., Talk], tmp_path: Path) -> None:
-    rows = [picture(tmp_path, row, (80, 64), format="jpeg", as_source=row < 3) for row in (1, 2, 3)]
-    tables = [list(range(1, 65)), list(range(65, 129))]
-    with Image.open(rows[0].image) as image:
-        image.save(rows[0].image, "JPEG", qtables=tables, subsampling=2)
-    talk = start()
-    talk.send(job(tmp_path, jpeg_quality=40), *rows, End())
-    talk.until(lambda: len(talk.all(Done) + talk.all(Failed)) == 3)
-    done = {event.row: event for event in talk.all(Done)}
-    with Image.open(done[1].output) as like:
-        assert [list(like.quantization[at]) for at in (0, 1)] == tables
-    assert any("the source's quantization tables, colour at 4:2:0" in one for one in done[1].conversions)
-    assert "format source: png is not what its name says, jpeg was written" in done[2].conversions
-    assert any("quality 40" in one for one in done[2].conversions) and not [
-        one for one in done[3].conversions if "format source" in one
-    ]

@@ -8,16 +8,16 @@ from pathlib import Path
 from PIL import Image
 
 from inpaint_ops.protocol import Done, End
-from tests.support.worker_talk import Talk, job, picture, start
+from tests.support.worker_talk import Talk, fork, job, picture
 
-__all__ = ["start"]
+__all__ = ["fork"]
 
 LONG = "boats " * 70
 """350 tokens of the tiny model, which has one per letter: 300 are read."""
 
 
-def test_long_prompts_are_read_in_chunks_and_what_is_cut_is_said(start: Callable[..., Talk], tmp_path: Path) -> None:
-    talk = start()
+def test_long_prompts_are_read_in_chunks_and_what_is_cut_is_said(fork: Callable[[], Talk], tmp_path: Path) -> None:
+    talk = fork()
     talk.send(job(tmp_path, provenance="mark"))
     for row, prompt in enumerate(("short", "boats " * 20 + "red", "boats " * 20 + "tan", LONG + "end"), 1):
         talk.send(picture(tmp_path, row, (64, 64)).model_copy(update={"prompt": prompt}))
