@@ -24,7 +24,7 @@ from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.errors import add_error_handlers
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
 """No inline script or style, nothing from another host, framed by Airflow alone."""
