@@ -17,6 +17,7 @@ from inpaint_ops_airflow.ui import (
     redoing,
     requests,
     reviews,
+    saved_views,
     submitting,
     trends,
 )
@@ -67,6 +68,7 @@ def create_app(views: RunViews | None = None) -> FastAPI:
     app.include_router(delivering.router)
     app.include_router(redoing.router)
     app.include_router(reviews.router)
+    app.include_router(saved_views.router)
     app.include_router(submitting.router)
     app.include_router(requests.router)
     app.include_router(trends.router)
