@@ -118,12 +118,15 @@ def measure(server: ObjectStoreServer, folder: Path, rows: int, rounds: int) -> 
     workspace = workspace_of(server, folder / "scratch")
     put_finished_run(workspace, "warm-up", 8)
     put_run(workspace, rows)
-    picture = "/api/runs/served/rows/{}/pictures/result?size=256"
+    page = ["/runs/served/", "/api/runs/served/rows"]
+    together = [f"/api/runs/served/thumbnails?rows={','.join(map(str, range(1, PAGE + 1)))}"]
+    one_by_one = [f"/api/runs/served/rows/{row}/pictures/result?size=256" for row in range(1, PAGE + 1)]
     asked = {
-        "first page, with its gallery": ["/runs/served/", "/api/runs/served/rows"],
-        "48 thumbnails": [picture.format(row) for row in range(1, PAGE + 1)],
-        "the same page again": ["/runs/served/", "/api/runs/served/rows"],
-        "the same thumbnails again": [picture.format(row) for row in range(1, PAGE + 1)],
+        "first page, with its gallery": page,
+        "48 thumbnails": together,
+        "the same page again": page,
+        "the same thumbnails again": together,
+        "the same one by one": one_by_one,
     }
     spent: dict[str, list[float]] = {name: [] for name in asked}
     for number in range(rounds):

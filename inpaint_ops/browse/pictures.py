@@ -172,6 +172,14 @@ class Pictures:
             thumbnail = self._thumbnail(record, run, size) if kind == "result" else None
         return self._ask(run, (uri_of(record, kind),), job, thumbnail)
 
+    def ask_thumbnail(self, record: Record, *, run: str) -> Future[bytes] | None:
+        """As `ask`, of the result at the smallest size; None where painting has left no thumbnail to pass on."""
+        with self._lock:
+            thumbnail = self._thumbnail(record, run, SIZES[0])
+        if thumbnail is None:
+            return None
+        return self._ask(run, (uri_of(record, "result"),), self._job(record, "result", SIZES[0]), thumbnail)
+
     def ask_difference(self, record: Record, *, run: str = "") -> Future[bytes]:
         """As `ask`: what the result changed of the source; `changes_and_picture` reads the answer."""
         return self._ask(run, _files(record, "difference"), self._job(record, "difference", SIZES[-1]))
@@ -256,7 +264,7 @@ class Pictures:
     def _read_thumbnail(self, task: _Task, place: Location, stated: Thumbnail) -> None:
         """Pass on a thumbnail; where it is not what its record says, the picture is made of the result, as without."""
         try:
-            data = self._workspace.storage.get(place, max_bytes=THUMBNAIL_BYTES[stated.size])
+            data = self._workspace.storage.get_unchecked(place, max_bytes=THUMBNAIL_BYTES[stated.size])
             if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or hashlib.sha256(data).hexdigest() != stated.sha256:
                 raise DamagedObjectError(f"{place} is not the thumbnail that its record states")
         except Exception as error:

@@ -201,6 +201,12 @@ class RunView:
         position = records.table.positions.get(row)
         return None if position is None else records.record(position)
 
+    def records_of(self, rows: Iterable[int]) -> tuple[Record, ...]:
+        """The records of these lines of the manifest, of those that have one that can be read."""
+        records = self.records()
+        positions = (records.table.positions.get(row) for row in rows)
+        return self._read(records, [one for one in positions if one is not None])
+
     def failures(self) -> list[ShownGroup]:
         """Failed and rejected rows by reason, each with its cure and the first of its rows."""
         records = self.records()

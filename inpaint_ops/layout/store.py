@@ -99,6 +99,10 @@ class StoreLayout:
         """One preset; replaced only by somebody who has read it as it is. `submitting.presets` checks the name."""
         return below(self.presets, f"{name}.json")
 
+    def views(self, reviewer: str = "") -> Location:
+        """The views of the gallery that one person has named, by `reviewing.reviewers.key_of`; their prefix without."""
+        return below(self._at("views/"), f"{reviewer}.json") if reviewer else self._at("views/")
+
     @property
     def submitted(self) -> Location:
         """The prefix of manifests made of two prefixes for a run that a person asked for: `<run>.jsonl`."""
@@ -131,7 +135,7 @@ class StoreLayout:
     def is_kept_for_runs(self, where: Location) -> bool:
         """Whether an object or prefix lies where this program alone writes, or would hold such a place."""
         own = [
-            self.runs, self.inbox, self.claims, self.jobs, self.presets, self.submitted, self.linked,
+            self.runs, self.inbox, self.claims, self.jobs, self.presets, self.submitted, self.linked, self.views(),
             self._at("standing/"), self._at("history/"),
         ]  # fmt: skip
         return any(one.contains(where) or where.contains(one) for one in own)

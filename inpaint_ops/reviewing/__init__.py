@@ -10,6 +10,7 @@ from inpaint_ops.reviewing.redoing import Redo, RedoOptions, prepare_redo, redo_
 from inpaint_ops.reviewing.reviewers import check_reviewer
 from inpaint_ops.reviewing.reviews import Reviews
 from inpaint_ops.reviewing.rows import ReviewedRow, plan_of, reviewed_rows
+from inpaint_ops.reviewing.saved_views import read_views, remove_view, save_view
 
 __all__ = [
     "EXPORTS",
@@ -41,7 +42,10 @@ __all__ = [
     "plan_of",
     "prepare_redo",
     "read_changes",
+    "read_views",
     "redo_rows",
+    "remove_view",
     "reviewed_rows",
+    "save_view",
     "tally",
 ]

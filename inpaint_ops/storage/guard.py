@@ -104,6 +104,12 @@ class Storage:
                 location.key, byte_range=byte_range, max_bytes=max_bytes, if_match=if_match
             )
 
+    def get_unchecked(self, where: Where, *, max_bytes: int) -> bytes:
+        """The object's bytes, for who has its digest; see `ObjectStore.get_unchecked`."""
+        location = self.check_readable(where)
+        with self._twin_named(location):
+            return self._store(location).get_unchecked(location.key, max_bytes=max_bytes)
+
     def download(self, where: Where, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to a local file (which no prefix guards); see `ObjectStore.download`."""
         location = self.check_readable(where)

@@ -68,6 +68,9 @@ class ObjectStore(Protocol):
         would come; ObjectChangedError if the object's ETag is not `if_match`.
         """
 
+    def get_unchecked(self, key: str, *, max_bytes: int) -> bytes:
+        """As `get`, but compared with no checksum of the store: for who has its digest, and reads many objects."""
+
     def download(self, key: str, path: Path, *, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to the local `path`: whole, or not at all.
 

@@ -17,6 +17,7 @@ from inpaint_ops_airflow.ui import (
     redoing,
     requests,
     reviews,
+    saved_views,
     submitting,
     trends,
 )
@@ -24,7 +25,7 @@ from inpaint_ops_airflow.ui.access import may_read_runs
 from inpaint_ops_airflow.ui.errors import add_error_handlers
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
 """No inline script or style, nothing from another host, framed by Airflow alone."""
@@ -67,6 +68,7 @@ def create_app(views: RunViews | None = None) -> FastAPI:
     app.include_router(delivering.router)
     app.include_router(redoing.router)
     app.include_router(reviews.router)
+    app.include_router(saved_views.router)
     app.include_router(submitting.router)
     app.include_router(requests.router)
     app.include_router(trends.router)

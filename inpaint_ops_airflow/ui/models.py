@@ -207,6 +207,7 @@ class RowItem(Model):
     seconds: float
     reason: str
     picture: Literal["", "source", "result"]
+    thumbnail: str = Field(description="Tells the thumbnail that painting wrote from any other; empty: it wrote none.")
     mark: Verdict | None = None
     rating: int | None = None
     disputed: bool = False
@@ -223,6 +224,7 @@ class RowItem(Model):
             seconds=row_seconds(record),
             reason=record.error.message[:300] if record.error else "",
             picture="result" if record.output else "source" if record.source else "",
+            thumbnail=record.thumbnails[0].sha256[:16] if record.thumbnails else "",
             mark=decision.verdict,
             rating=decision.rating,
             disputed=decision.is_disputed,

@@ -7,25 +7,32 @@ placeholder, and a later request finds the picture ready.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from concurrent.futures import Future
+from contextlib import suppress
 from html import escape
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.responses import Response
 
 from inpaint_ops.browse.pictures import SIZES, Changes, ShownKind, Size, changes_and_picture, size_of
 from inpaint_ops.errors import InpaintOpsError, ObjectNotFoundError, ObjectTooLargeError, PreviewBusyError
 from inpaint_ops.images.tiles import MAX_LEVEL, Block
 from inpaint_ops.previews import split_parts
-from inpaint_ops_airflow.ui.dependencies import RecordDep, ViewsDep
+from inpaint_ops.records import Record
+from inpaint_ops_airflow.ui.data import PAGE
+from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep
+from inpaint_ops_airflow.ui.downloads import AS_IT_IS
 from inpaint_ops_airflow.ui.errors import message_of, status_of
 
 router = APIRouter(prefix="/api")
 
 WAIT_SECONDS = 10.0
 """How long a request waits for its picture; a browser has six connections, all of them occupied by such requests."""
+_TOGETHER_SECONDS = 2.0
+"""How long a reply with all thumbnails of a page waits for them: those that come later are asked for one by one."""
 _RETRY_SECONDS = 5.0
 
 _Level = Annotated[int, Path(ge=0, le=MAX_LEVEL)]
@@ -62,6 +69,31 @@ async def picture(run: str, kind: ShownKind, views: ViewsDep, record: RecordDep,
     return Response(body, media_type=_media_type(body), headers=_KEEP)
 
 
+def _records(
+    view: RunDep, rows: Annotated[str, Query(pattern=rf"^[1-9][0-9]{{0,8}}(,[1-9][0-9]{{0,8}}){{0,{PAGE - 1}}}$")]
+) -> tuple[Record, ...]:
+    return view.records_of(dict.fromkeys(map(int, rows.split(","))))
+
+
+@router.get("/runs/{run}/thumbnails")
+async def thumbnails(run: str, views: ViewsDep, records: Annotated[tuple[Record, ...], Depends(_records)]) -> Response:
+    """The thumbnails that painting wrote of these rows, in one reply: a request of its own costs more than its picture.
+
+    The first line is JSON: for each picture its row, its type and its bytes, which follow in this order. Rows that have
+    none, and those whose thumbnail did not come in time, are left out.
+    """
+    asked: dict[int, asyncio.Future[bytes]] = {}
+    with suppress(PreviewBusyError):  # too many are being read: those that are left are asked for one by one
+        for record in records:
+            if (found := views.pictures.ask_thumbnail(record, run=run)) is not None:
+                asked[record.row] = _shared(found)
+    done = (await asyncio.wait(asked.values(), timeout=_TOGETHER_SECONDS))[0] if asked else set()
+    made = {row: one.result() for row, one in asked.items() if one in done and one.exception() is None}
+    index = [[row, _media_type(body), len(body)] for row, body in made.items()]
+    whole = b"".join((json.dumps(index, separators=(",", ":")).encode(), b"\n", *made.values()))
+    return Response(whole, media_type="application/octet-stream", headers=_KEEP | AS_IT_IS)
+
+
 @router.get("/runs/{run}/rows/{row}/tiles/{kind}/{level}/{column}/{line}")
 async def tile(
     run: str, kind: ShownKind, level: _Level, column: _Place, line: _Place, views: ViewsDep, record: RecordDep
@@ -94,9 +126,13 @@ async def size_of_source(run: str, views: ViewsDep, record: RecordDep) -> Size:
 
 async def _soon(asked: Future[bytes]) -> bytes:
     """What was asked for. Raises TimeoutError where it takes longer than a request may; it is made all the same."""
+    return await asyncio.wait_for(asyncio.shield(_shared(asked)), WAIT_SECONDS)
+
+
+def _shared(asked: Future[bytes]) -> asyncio.Future[bytes]:
     made = asyncio.wrap_future(asked)
     made.add_done_callback(lambda done: done.cancelled() or done.exception())  # even if the request gave up
-    return await asyncio.wait_for(asyncio.shield(made), WAIT_SECONDS)
+    return made
 
 
 async def _in_time(asked: Future[bytes]) -> bytes:

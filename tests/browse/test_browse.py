@@ -45,6 +45,10 @@ class Counted(Storage):
         self._count("get")
         return super().get(*arguments, **options)
 
+    def get_unchecked(self, *arguments: Any, **options: Any) -> bytes:
+        self._count("get")
+        return super().get_unchecked(*arguments, **options)
+
     def list(self, *arguments: Any, **options: Any) -> Any:
         self._count("list")
         return super().list(*arguments, **options)

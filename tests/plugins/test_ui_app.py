@@ -103,7 +103,7 @@ class TestAccess:
         writing = [(method, path) for method, path in paths(app) if method != "GET"]
         assert sorted(path for _, path in writing) == [
             "/api/presets/failed.jsonl", "/api/runs/night/deliveries", "/api/runs/night/redo",
-            "/api/runs/night/reviews", "/api/submit/check", "/api/submit/prepare",
+            "/api/runs/night/reviews", "/api/submit/check", "/api/submit/prepare", "/api/views",
         ]  # fmt: skip
         for _, path in writing:
             reply = client.post(path, json={})  # a viewer, who may read

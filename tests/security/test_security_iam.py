@@ -37,7 +37,7 @@ from inpaint_ops.layout import gallery_name
 from inpaint_ops.metrics import Measurement, measured_shard
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import RunSummary, now
-from inpaint_ops.reviewing import Mark, RedoOptions, Reviews, prepare_redo
+from inpaint_ops.reviewing import Mark, RedoOptions, Reviews, prepare_redo, read_views, save_view
 from inpaint_ops.runs import Workspace, finish, keep_refusal, make_plan, paint, prepare, refusal
 from inpaint_ops.standing import look, note_triggered
 from inpaint_ops.storage import make_s3_client
@@ -274,6 +274,7 @@ def look_at(cast: Cast, role: str, run: str) -> None:
     workspace = cast.workspace(role)
     for row in ("a", "b"):
         Reviews(workspace.storage, workspace.layout(run)).append("ann", [Mark(id=row, mark="accept")])
+    assert save_view(workspace, "ann", "failed rows", "status=failed") == read_views(workspace, "ann")
     os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     from inpaint_ops_airflow.ui.access import may_deliver, may_read_runs
     from inpaint_ops_airflow.ui.app import create_app

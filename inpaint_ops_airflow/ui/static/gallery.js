@@ -4,6 +4,7 @@ import { startViewer } from "./viewer.js";
 import { inWords, startReview } from "./review.js";
 import { startSaved } from "./saved.js";
 import { startMeasures } from "./measures.js";
+import { startThumbnails } from "./thumbnails.js";
 import { keepAddress, takeAddress } from "./framed.js";
 import { watch } from "./live.js";
 import { make, seconds } from "./dom.js";
@@ -75,7 +76,7 @@ export const startGallery = () => {
   };
   const tile = (item) => {
     const picture = item.picture
-      ? make("img", { src: `${main.dataset.api}/rows/${item.row}/pictures/${item.picture}?size=256`, alt: "", loading: "lazy", decoding: "async", width: 160, height: 160 })
+      ? make("img", { alt: "", loading: "lazy", decoding: "async", width: 160, height: 160 })
       : make("span", { className: "no-picture" }, "no picture");
     if (item.picture) picture.addEventListener("load", () => askOnceMore(picture), { once: true });
     if (item.picture) picture.addEventListener("error", () => picture.replaceWith(make("span", { className: "no-picture" }, "no picture")));
@@ -89,6 +90,7 @@ export const startGallery = () => {
     return make("li", {}, button);
   };
 
+  const show = startThumbnails(main.dataset.api);
   const load = async (at = 0) => {
     const mine = ++view.asked;
     const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
@@ -104,6 +106,7 @@ export const startGallery = () => {
     review.progress(found.review);
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.row : undefined;
     list.replaceChildren(...found.items.map(tile));
+    show(found.items.map((item) => [item, list.querySelector(`[data-row="${item.row}"] img`)]).filter(([, picture]) => picture));
     settle(list.querySelector(`[data-row="${view.current}"]`) ?? buttons()[0]);
     if (focused) list.querySelector(`[data-row="${CSS.escape(focused)}"]`)?.focus();
     const rows = `${found.total.toLocaleString("en")} row${found.total === 1 ? "" : "s"}`;
