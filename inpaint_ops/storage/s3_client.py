@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.utils import parse_timestamp
 
 from inpaint_ops.errors import AccessDeniedError, ConfigError
+from inpaint_ops.storage.s3_listing import read_pages_faster
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -69,6 +70,7 @@ def make_s3_client(
         raise AccessDeniedError(f"the AWS settings are not usable: {error}") from error
     client.meta.events.register("before-call.s3.HeadBucket", _do_not_redirect)
     client.meta.events.register("after-call.s3", _read_error)
+    read_pages_faster(client.meta.events, _read_moment)
     if requester_pays:
         client.meta.events.register("before-parameter-build.s3", _accept_cost)
         client.meta.events.register("before-sign.s3", _accept_cost_in_links)
