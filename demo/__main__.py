@@ -39,6 +39,7 @@ def environment_of(store: ObjectStoreServer) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "INPAINT_STORE": f"s3://{BUCKET}/",
         "INPAINT_MODEL": "demo",
+        "INPAINT_DELIVERY_PREFIXES": f"s3://{BUCKET}/delivered/",
         "INPAINT_SHARD_ROWS": "5",
         "INPAINT_FAILURE_THRESHOLD": "0.25",
         "INPAINT_SCRATCH": str(HOME / "scratch"),
