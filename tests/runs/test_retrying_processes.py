@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,13 @@ import pytest
 from PIL import Image
 
 from tests.support.waiting import wait_until
-from tests.support.warm import Host, warm_host
+from tests.support.warm import Host
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """What the workers are forked from: nothing here depends on how they are started."""
-    with warm_host(tmp_path_factory.mktemp("host")) as host:
-        yield host
-
-
 class Job:
-    """Two rows whose photos are no images, and one that is good."""
+    """Two rows whose photos are no images, and one that is good. How workers are started plays no part."""
 
     def __init__(self, folder: Path, host: Host) -> None:
         self.folder, self.host = folder, host
@@ -70,8 +62,8 @@ class Job:
         return sorted(self.run.glob("records/*r0001_*/*.json"))
 
 
-def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path, host: Host) -> None:
-    job = Job(tmp_path, host)
+def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path, shared_warm_host: Host) -> None:
+    job = Job(tmp_path, shared_warm_host)
     code, out, _ = job.call("--model", "tiny-random", "--steps", "2")
     assert code == 3 and "--retry failed" in out, out
     before = {path: path.read_bytes() for path in job.run.glob("records/*/*.json")}
@@ -101,9 +93,9 @@ def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path
 
 
 def test_a_done_row_is_painted_again_beside_its_image_and_a_corrected_one_in_its_place(
-    tmp_path: Path, host: Host
+    tmp_path: Path, shared_warm_host: Host
 ) -> None:
-    job = Job(tmp_path, host)
+    job = Job(tmp_path, shared_warm_host)
     job.repair("b")
     lines = (tmp_path / "job.jsonl").read_text().replace('"seed": 1', '"seed": -1', 1)
     (tmp_path / "job.jsonl").write_text(lines)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -31,17 +30,13 @@ from tests.support.worker_talk import job, picture
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with real_host(tmp_path_factory.mktemp("host")) as host:
-        yield host
-
-
 # -- as in the exec way --------------------------------------------------------------------------------------------
 
 
-def test_a_forked_worker_paints_and_ends_as_one_that_was_started_by_exec(real: Host, tmp_path: Path) -> None:
-    worker = Started(tmp_path, real)
+def test_a_forked_worker_paints_and_ends_as_one_that_was_started_by_exec(
+    shared_warm_host: Host, tmp_path: Path
+) -> None:
+    worker = Started(tmp_path, shared_warm_host)
     assert (worker.process.process.started_by, worker.process.not_forked) == ("fork", "")
     worker.process.send(job(tmp_path))
     for row in (1, 2):
@@ -204,8 +199,8 @@ def test_a_worker_paints_on_when_its_host_is_killed(tmp_path: Path) -> None:
         worker.process.kill()
 
 
-def test_a_worker_ends_with_its_standard_input(real: Host, tmp_path: Path) -> None:
-    worker = Started(tmp_path, real)
+def test_a_worker_ends_with_its_standard_input(shared_warm_host: Host, tmp_path: Path) -> None:
+    worker = Started(tmp_path, shared_warm_host)
     worker.process.send(job(tmp_path))
     wait_until(lambda: worker.all(Phase))
     worker.process._commands.put(None)  # as when its supervisor is gone

@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,12 +25,6 @@ from tests.support.warm import SLEEPS, Host, Started, light_host
 from tests.support.warm import warm_host as real_host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with real_host(tmp_path_factory.mktemp("host")) as host:
-        yield host
 
 
 def refusal(folder: Path, host: Host) -> str:
