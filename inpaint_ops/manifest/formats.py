@@ -89,7 +89,10 @@ def load_json(text: str, cure: str = "correct it") -> Any:
         return constants[-1]
 
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=constant)
+        if text.startswith("\ufeff") or "N" in text or "I" in text:
+            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=constant)
+        else:  # no NaN, no Infinity; `json.loads` makes a decoder for each text
+            value = _DECODER.decode(text)
     except RecursionError:
         raise BadRowError("nested too deeply") from None
     except ValueError as error:
@@ -103,6 +106,9 @@ def load_json(text: str, cure: str = "correct it") -> Any:
     if "\\u" in text and _LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise BadRowError("holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it")
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: _no_duplicates(pairs))
 
 
 class _Constant(str):

@@ -261,7 +261,9 @@ class ParsedManifest:
 
 def pack_row(row: Row, number: int) -> bytes:
     """The row without its id, which may not be known yet."""
-    fields = {name: value for name, value in row if name not in ("id", "row") and value != _DEFAULTS[name]}
+    fields = {
+        name: value for name, value in vars(row).items() if name not in ("id", "row") and value != _DEFAULTS[name]
+    }
     return _json_bytes(fields | {"row": number})
 
 

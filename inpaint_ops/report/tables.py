@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import IO, Any
 
 import pyarrow as pa
@@ -16,36 +17,55 @@ from inpaint_ops.report.spread import MEASURES, SCORED
 
 _TIME = pa.timestamp("us", tz="UTC")
 
-_COLUMNS: tuple[tuple[str, Any, Callable[[Record], Any]], ...] = (
-    ("row", pa.int64(), lambda r: r.row),
-    ("id", pa.string(), lambda r: r.id),
-    ("status", pa.string(), lambda r: r.status),
-    ("attempt", pa.string(), lambda r: r.attempt),
-    ("error_type", pa.string(), lambda r: r.error and r.error.type),
-    ("error_stage", pa.string(), lambda r: r.error and r.error.stage),
-    ("error_permanent", pa.bool_(), lambda r: r.error and r.error.permanent),
-    *((f"{stage}_seconds", pa.float64(), lambda r, s=stage: getattr(r.timings, s)) for stage in STAGES),
-    ("batch_id", pa.string(), lambda r: r.batch and r.batch.id),
-    ("batch_size", pa.int32(), lambda r: r.batch and r.batch.size),
-    ("peak_allocated_bytes", pa.int64(), lambda r: r.memory and r.memory.peak_allocated),
-    ("peak_reserved_bytes", pa.int64(), lambda r: r.memory and r.memory.peak_reserved),
-    ("worker_pid", pa.int64(), lambda r: r.worker and r.worker.pid),
-    ("worker_host", pa.string(), lambda r: r.worker and r.worker.host),
-    ("worker_device", pa.string(), lambda r: r.worker and r.worker.device),
-    ("worker_started_at", _TIME, lambda r: r.worker and r.worker.started_at),
-    ("working_width", pa.int32(), lambda r: r.working_size and r.working_size[0]),
-    ("working_height", pa.int32(), lambda r: r.working_size and r.working_size[1]),
-    ("steps", pa.int32(), lambda r: r.steps),
-    ("steps_requested", pa.int32(), lambda r: r.steps_requested),
-    *((measure.name, pa.float64(), measure.of) for measure in MEASURES),
-    *((f"{measure.name}_model", pa.string(), measure.model_of) for measure in SCORED),
-    ("flags", pa.list_(pa.string()), lambda r: list(r.flags)),
-    ("output_bytes", pa.int64(), lambda r: r.output and r.output.bytes),
-    ("output_width", pa.int32(), lambda r: r.output and r.output.width),
-    ("output_height", pa.int32(), lambda r: r.output and r.output.height),
-    ("started_at", _TIME, lambda r: r.started_at),
-    ("finished_at", _TIME, lambda r: r.finished_at),
-)
+
+def _of(name: str, *names: str) -> Callable[[Record], tuple[Any, ...]]:
+    """The values of some fields of a part of a record; None for each where the record has no such part."""
+    part_of, fields, nothing = attrgetter(name), attrgetter(*names), (None,) * len(names)
+    return lambda record: fields(part) if (part := part_of(record)) is not None else nothing
+
+
+_Columns = tuple[tuple[str, Any], ...]
+
+_GROUPS: tuple[tuple[_Columns, Callable[[Record], tuple[Any, ...]]], ...] = (
+    (
+        (("row", pa.int64()), ("id", pa.string()), ("status", pa.string()), ("attempt", pa.string())),
+        attrgetter("row", "id", "status", "attempt"),
+    ),
+    (
+        (("error_type", pa.string()), ("error_stage", pa.string()), ("error_permanent", pa.bool_())),
+        _of("error", "type", "stage", "permanent"),
+    ),
+    (tuple((f"{stage}_seconds", pa.float64()) for stage in STAGES), _of("timings", *STAGES)),
+    ((("batch_id", pa.string()), ("batch_size", pa.int32())), _of("batch", "id", "size")),
+    (
+        (("peak_allocated_bytes", pa.int64()), ("peak_reserved_bytes", pa.int64())),
+        _of("memory", "peak_allocated", "peak_reserved"),
+    ),
+    (
+        (
+            ("worker_pid", pa.int64()), ("worker_host", pa.string()), ("worker_device", pa.string()),
+            ("worker_started_at", _TIME),
+        ),
+        _of("worker", "pid", "host", "device", "started_at"),
+    ),
+    ((("working_width", pa.int32()), ("working_height", pa.int32())), lambda r: r.working_size or (None, None)),
+    ((("steps", pa.int32()), ("steps_requested", pa.int32())), attrgetter("steps", "steps_requested")),
+    (
+        tuple((measure.name, pa.float64()) for measure in MEASURES),
+        lambda r: tuple([measure.of(r) for measure in MEASURES]),
+    ),
+    (
+        tuple((f"{measure.name}_model", pa.string()) for measure in SCORED),
+        lambda r: tuple([measure.model_of(r) for measure in SCORED]),
+    ),
+    ((("flags", pa.list_(pa.string())),), lambda r: (list(r.flags),)),
+    (
+        (("output_bytes", pa.int64()), ("output_width", pa.int32()), ("output_height", pa.int32())),
+        _of("output", "bytes", "width", "height"),
+    ),
+    ((("started_at", _TIME), ("finished_at", _TIME)), attrgetter("started_at", "finished_at")),
+)  # fmt: skip
+"""Columns that are filled together, and what fills them."""
 
 _METADATA = {
     "units": "seconds, bytes, pixels; times of day are UTC",
@@ -54,7 +74,7 @@ _METADATA = {
     "measures": ", ".join(measure.name for measure in MEASURES) + ": of the finished image, see docs/measures.md",
 }
 
-TIMINGS_SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in _COLUMNS], metadata=_METADATA)
+TIMINGS_SCHEMA = pa.schema([pa.field(*column) for columns, _ in _GROUPS for column in columns], metadata=_METADATA)
 """The columns of `timings.parquet`; null where a row did not get that far."""
 
 
@@ -133,13 +153,13 @@ _BATCHES_PER_GROUP = 32
 
 def _values(record: Record) -> tuple[Any, ...]:
     """What the table has of a row."""
-    return tuple([value(record) for _, _, value in _COLUMNS])
+    return tuple([value for _, values in _GROUPS for value in values(record)])
 
 
 def _batch(rows: Sequence[tuple[Any, ...]]) -> Any:
     """Some rows' values as a pyarrow.RecordBatch."""
-    columns = zip(*rows, strict=True) if rows else iter([()] * len(_COLUMNS))
-    arrays = [pa.array(values, type=kind) for values, (_, kind, _) in zip(columns, _COLUMNS, strict=True)]
+    columns = zip(*rows, strict=True) if rows else iter([()] * len(TIMINGS_SCHEMA))
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, TIMINGS_SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=TIMINGS_SCHEMA)
 
 

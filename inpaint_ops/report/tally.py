@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_ops.records import BATCH_STAGES, STAGES, Counts, ErrorInfo, Memory, Record, StageStats
+from inpaint_ops.records import BATCH_STAGES, STAGES, Counts, ErrorInfo, Measures, Memory, Record, StageStats
 from inpaint_ops.report.batches import (
     NO_WORKER,
     BatchKey,
@@ -130,6 +130,8 @@ class Tally:
         self.rows_with_failed_variants = 0
         self.spreads = spreads()
         """How each measure is spread over the rows."""
+        self._spreads_of_any = [spread for spread in self.spreads if spread.measure.name not in Measures.model_fields]
+        """Of what a row has without `measures` too."""
         self.flags: Counter[str] = Counter()
         self.flagged = 0
         """Rows with any flag."""
@@ -179,7 +181,7 @@ class Tally:
             self._add_failure(record)
         paintings = record.paintings()
         self._add_images(record, paintings)
-        for spread in self.spreads:
+        for spread in self._spreads_of_any if record.measures is None else self.spreads:
             spread.add(record)
         if record.flags:
             self.add_flags(record.row, record.flags)

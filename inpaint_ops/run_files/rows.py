@@ -126,6 +126,9 @@ class CountedRows:
 
     def _merged(self, number: int, found: list[_Found]) -> CountedRow | None:
         """One row of the manifest, of what each shard has of it; None for one that the run has not."""
+        if len(found) == 1 and not found[0].retry:  # as most rows are
+            one = found[0]
+            return CountedRow(number, one.shard, one.row, () if one.record is None else ((one.shard, one.record),))
         own = [one for one in found if not one.retry]
         ids = {one.row.id if one.row else None for one in own}
         counted = []

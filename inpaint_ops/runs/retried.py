@@ -77,5 +77,10 @@ class History:
 
     @staticmethod
     def _widen(spans: dict[int, tuple[datetime, datetime]], retry: int, moment: datetime) -> None:
-        first, last = spans.get(retry, (moment, moment))
-        spans[retry] = (min(first, moment), max(last, moment))
+        first, last = spans.get(retry, (None, None))
+        if first is None or last is None:
+            spans[retry] = (moment, moment)
+        elif moment < first:
+            spans[retry] = (moment, last)
+        elif moment > last:
+            spans[retry] = (first, moment)

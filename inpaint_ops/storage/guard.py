@@ -199,15 +199,16 @@ class Storage:
 
     def may_read_each(self) -> Callable[[Location], bool]:
         """`may_read` for many locations in a row: what is found out of a local folder holds for all files in it."""
-        folders: dict[Location, bool] = {}
+        folders: dict[str, bool] = {}
 
         def may_read(location: Location) -> bool:
             if location.bucket is not None or os.path.islink(location.key):  # noqa: PTH114  # a Path costs more
                 return self.may_read(location)
-            folder = location.parent
-            if folder not in folders:
-                folders[folder] = any(_under(root, folder) for root in self._readable)
-            if not folders[folder]:
+            folder = os.path.dirname(location.key)  # a Path costs more
+            allowed = folders.get(folder)
+            if allowed is None:
+                allowed = folders[folder] = any(_under(root, location.parent) for root in self._readable)
+            if not allowed:
                 return self.may_read(location)
             try:
                 _check_plain(location, prefix=False)

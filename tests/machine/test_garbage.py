@@ -44,3 +44,22 @@ def test_what_the_caller_leaves_out_stays_left_out() -> None:
     with only_new_garbage():
         pass
     assert gc.get_freeze_count() > before // 2
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+def test_the_collector_looks_seldom_meanwhile_and_as_often_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with only_new_garbage():
+        assert gc.get_threshold() > before
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+def test_a_collector_that_is_switched_off_stays_so() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        with only_new_garbage():
+            assert gc.get_threshold()[0] == 0
+    finally:
+        gc.set_threshold(*before)
