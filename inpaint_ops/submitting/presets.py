@@ -18,7 +18,7 @@ from inpaint_ops.errors import (
     RunConflictError,
     StorageError,
 )
-from inpaint_ops.locations import without_secrets
+from inpaint_ops.locations import Location, without_secrets
 from inpaint_ops.planning import job_options
 from inpaint_ops.records import Model, Moment, now
 from inpaint_ops.runs import Workspace
@@ -29,6 +29,9 @@ MAX_BYTES = 64 * 2**10
 """Of one preset."""
 MAX_PRESETS = 500
 """Presets that are listed, at most."""
+
+_TRIES = 5
+"""Of reading a preset that others replace meanwhile."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _NO_SUCH_ETAG = '"0123456789abcdef0123456789abcdef"'
@@ -75,8 +78,7 @@ def read_preset(workspace: Workspace, name: str) -> tuple[Preset, str]:
     """
     place = workspace.places.preset(check_preset_name(name))
     try:
-        info = workspace.storage.stat(place)
-        body = workspace.storage.get(place, max_bytes=MAX_BYTES, if_match=info.etag)
+        body, etag = _read(workspace, place)
     except ObjectNotFoundError:
         known = ", ".join(preset_names(workspace)[:20])
         raise ConfigError(
@@ -92,7 +94,19 @@ def read_preset(workspace: Workspace, name: str) -> tuple[Preset, str]:
     if found.name != name:
         raise DamagedObjectError(f"{place} says that it is the preset {found.name!r}: save it anew, or remove it")
     check_options(workspace, found.options)
-    return found, info.etag
+    return found, etag
+
+
+def _read(workspace: Workspace, place: Location) -> tuple[bytes, str]:
+    """The bytes and their ETag; asked for again where somebody replaces it between the two requests."""
+    for attempt in itertools.count(1):
+        info = workspace.storage.stat(place)
+        try:
+            return workspace.storage.get(place, max_bytes=MAX_BYTES, if_match=info.etag), info.etag
+        except ObjectChangedError:
+            if attempt == _TRIES:
+                raise
+    raise AssertionError("it counts without end")
 
 
 def check_options(workspace: Workspace, options: dict[str, Any]) -> None:

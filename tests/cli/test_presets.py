@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from inpaint_ops.cli import main
 from inpaint_ops.config import Settings
 from inpaint_ops.runs import Workspace
-from inpaint_ops.submitting import save_preset
+from inpaint_ops.storage import ObjectInfo, Storage
+from inpaint_ops.submitting import read_preset, save_preset
 
 
 @pytest.fixture
@@ -57,6 +58,21 @@ def test_a_preset_that_is_none_is_said_in_a_line(store: Path, name: str, words: 
     asked = ["plan", str(store.parent / "job.jsonl"), "--out", str(store), "--preset", name]
     found = CliRunner().invoke(main, asked)
     assert (found.exit_code, words in found.output) == (2, True), found.output
+
+
+def test_a_preset_that_is_replaced_while_it_is_read_is_read_anew(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace.open(Settings(scratch=store.parent / "scratch"), store=str(store))
+    _, etag = read_preset(workspace, "soft")
+    stat = Storage.stat
+
+    def and_then_somebody_saves(self: Storage, where: Any) -> ObjectInfo:
+        found = stat(self, where)
+        monkeypatch.setattr(Storage, "stat", stat)
+        save_preset(workspace, "soft", {"steps": 9}, by="bob", etag=etag)
+        return found
+
+    monkeypatch.setattr(Storage, "stat", and_then_somebody_saves)
+    assert read_preset(workspace, "soft")[0].options == {"steps": 9}
 
 
 def test_a_project_is_a_plain_name(store: Path) -> None:
