@@ -22,7 +22,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import ImageError, InpaintOpsError, ManifestError, ShardTimeoutError, StorageUnavailableError
 from inpaint_ops.images import decode_mask, decode_source
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ManifestLimits, read_manifest
+from inpaint_ops.manifest import ManifestLimits, formats, read_manifest
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish
 from inpaint_ops.storage import Storage, make_s3_client
@@ -134,11 +134,13 @@ def test_a_row_too_many_ends_the_reading_of_a_csv() -> None:
 
 def test_a_row_too_many_ends_the_reading_of_a_jsonl(monkeypatch: pytest.MonkeyPatch) -> None:
     read_lines: list[str] = []
-    loads = json.loads
-    monkeypatch.setattr(
-        "inpaint_ops.manifest.formats.json.loads",
-        lambda text, **options: (read_lines.append(text), loads(text, **options))[1],
-    )
+    load = formats.load_json
+
+    def counted(text: str, *more: str) -> Any:
+        read_lines.append(text)
+        return load(text, *more)
+
+    monkeypatch.setattr(formats, "load_json", counted)
     with pytest.raises(ManifestError, match=r"m.jsonl: more than 2 rows") as caught:
         read("m.jsonl", (json.dumps(ROW) + "\n").encode() * 1000, max_rows=2)
     one_line(caught.value, "INPAINT_MAX_ROWS")
