@@ -55,6 +55,7 @@ class ArrivalsTrigger(BaseEventTrigger):
                 came = await self._burst()
             except Exception as error:  # whatever the SDK raises: the DAGs' schedules go on beside this
                 self.log.warning("the queue %s does not answer: %s", self.queue, str(error)[:500])
+                _client.cache_clear()  # the connection's keys may have been changed
                 await asyncio.sleep(RETRY)
                 continue
             if came:

@@ -240,7 +240,7 @@ def _read(folder: Path) -> dict[str, Any]:
     ledger = {entry["name"]: entry for report in reports for entry in report["ledger"]}
     notes = [
         *summary["warnings"],
-        *(f"cuda_wait: {ledger[one]['effective']}" for one in ("cuda_wait",) if one in ledger),
+        *([f"cuda_wait: {ledger['cuda_wait']['effective']}"] if "cuda_wait" in ledger else []),
         *(f"worker {one['exit']}, {one['started_by']} {one.get('not_forked', '')}".rstrip() for one in reports),
         *sorted({record["error"]["message"] for record in records if record.get("error")}),
         *(f"profile: {_lanes(path)}" for path in folder.glob("workers/*.profile.json.gz")),
@@ -252,7 +252,7 @@ def _read(folder: Path) -> dict[str, Any]:
         "images_per_second_warm": summary["images_per_second_warm"],
         "painting": _covered(spans),
         "waiting": (summary.get("pace") or {}).get("waiting_seconds"),
-        "batch": sum(1 for _ in sizes) / sum(1 / size for size in sizes) if sizes else None,
+        "batch": len(sizes) / sum(1 / size for size in sizes) if sizes else None,
         "stages": {name: one["mean"] for name, one in summary["stages"].items()},
         "peak": (summary["peak_memory"] or {}).get("peak_reserved"),
         "notes": notes,
