@@ -118,7 +118,7 @@ class Prefix:
         where = self._prefix.join(image.name)
         if image.name in self._there and not self._replace:
             if self._there[image.name] != image.size or self._digest(
-                where, folder / f"there-{image.row.record.row}"
+                where, folder / f"there-{image.row.record.row}{image.beside}"
             ) != (image.sha256):
                 raise _taken(image, where)
             return "there"

@@ -23,7 +23,7 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Output, Record, SideProductFile, Thumbnail
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import Storage
+from inpaint_ops.storage import ObjectInfo, Storage
 from tests.support.delivered import FAILED, PAINTED, RUN, checked, photo, put_run
 from tests.support.fault_proxy import Fault, FaultProxy
 from tests.support.waiting import PATIENCE, wait_until
@@ -154,6 +154,24 @@ def test_files_beside_images_are_delivered_when_asked(workspace: Workspace, tmp_
         *[None] * 7,
     ]  # fmt: skip
     assert (out / "side_products/row-00002.png.mask.png").read_bytes() == b"mask 2"
+
+
+def test_files_that_are_compared_at_once_are_fetched_to_places_of_their_own(
+    workspace: Workspace, prefix: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_files_beside(workspace, 1, 2, 3)
+    to, fetched, download = beside(prefix), [], Storage.download
+
+    def noted(storage: Storage, where: Any, path: Path, **limits: Any) -> ObjectInfo:
+        fetched.append(path)
+        return download(storage, where, path, **limits)
+
+    first = deliver(workspace, RUN, to, also=("mask", "preview"))
+    monkeypatch.setattr(Storage, "download", noted)
+    again = deliver(workspace, RUN, to, also=("mask", "preview"))
+    assert (again.there, again.beside) == (7, first.beside)
+    compared = [path.name for path in fetched if path.name.startswith("there-")]
+    assert len(compared) == len(set(compared)) == 7 + first.beside
 
 
 def test_files_beside_images_stay_where_they_are_unless_asked_for(workspace: Workspace, tmp_path: Path) -> None:
