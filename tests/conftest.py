@@ -80,6 +80,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"the {within:.0f} seconds were over")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    order.after(item, nextitem)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _FOLDER in config.stash:
         isolation.forget(config.stash[_FOLDER])

@@ -85,6 +85,27 @@ def test_files_of_a_group_share_a_process_and_the_long_ones_come_first() -> None
     assert all((root / file).exists() for file in order.GROUPS), "a file that moved takes its group along"
 
 
+def test_a_groups_server_ends_with_the_last_of_its_tests() -> None:
+    ended: list[str] = []
+    config: Any = SimpleNamespace(stash=pytest.Stash())
+    names = ("tests/dags/test_airflow.py::a", "tests/plugins/test_ui_redo.py::b", "tests/test_a.py::c")
+    first, second, other = (SimpleNamespace(nodeid=name, config=config) for name in names)
+    order.after(first, other)  # nothing was started
+    order.ends_with_its_group(config, "site", lambda: ended.append("site"))
+    order.after(first, second)
+    order.after(other, None)
+    assert ended == []
+    order.after(second, other)
+    order.after(first, None)
+    assert ended == ["site"]
+
+
+def test_a_server_is_shared_by_the_files_of_its_group_alone() -> None:
+    items: list[Any] = [SimpleNamespace(nodeid="tests/test_a.py::one", fixturenames=["site"])]
+    with pytest.raises(pytest.UsageError, match=r"test_a.py::one asks for `site`: add its file to GROUPS"):
+        order.in_order(items)
+
+
 def test_skips_are_grouped_by_reason_and_come_with_a_cure() -> None:
     reports: list[Any] = [SimpleNamespace(longrepr=("f", 1, "Skipped: no Chromium on this machine")) for _ in range(2)]
     reports.append(SimpleNamespace(longrepr=("f", 1, "Skipped: for another reason")))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import make_s3_client
 from tests.support.fault_proxy import FaultProxy
+from tests.support.order import ends_with_its_group
+from tests.support.warm import Host
 from tests.support.webhook import Webhook
 
 DAG = "inpaint_manifest"
@@ -62,9 +66,20 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Airflow, healthy and with its DAGs running; started once per session."""
-    home = tmp_path_factory.mktemp("airflow")
+def site(
+    object_store: ObjectStoreServer,
+    shared_warm_host: Host,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Site]:
+    """Airflow, healthy and with its DAGs running; started once per session, ended with the last test of its group."""
+    with ExitStack() as stack:
+        ends_with_its_group(request.config, "site", stack.close)
+        yield stack.enter_context(_started(object_store, shared_warm_host, tmp_path_factory.mktemp("airflow")))
+
+
+@contextmanager
+def _started(object_store: ObjectStoreServer, warm_host: Host, home: Path) -> Iterator[Site]:
     client = make_s3_client(object_store.session(), endpoint_url=object_store.endpoint)
     workspace = Workspace.open(Settings(), store=STORE, s3_client=lambda: client)
     with FaultProxy(object_store.endpoint) as proxy, Webhook() as webhook:
@@ -81,6 +96,7 @@ def site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFacto
             "INPAINT_NOTIFY": "webhook:inpaint_hook",
             "INPAINT_S3_CONN_ID": "inpaint_s3",
             "INPAINT_STORE": STORE,
+            "INPAINT_WARM_HOST": warm_host.socket,  # workers by exec: the cluster's
             "INPAINT_INBOX": INBOX,
             "INPAINT_DELIVERY_PREFIXES": DELIVERED,
             "INPAINT_MODEL": "demo",

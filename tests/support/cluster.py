@@ -22,6 +22,7 @@ from inpaint_ops.storage import Storage, make_s3_client
 from tests.support.airflow import DAG
 from tests.support.fault_proxy import FaultProxy
 from tests.support.machines import Broker, Cluster, Database
+from tests.support.order import ends_with_its_group
 from tests.support.queues import Queue, queue_server
 from tests.support.statsd import StatsdListener
 
@@ -112,7 +113,10 @@ def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
 
 
 @pytest.fixture(scope="session")
-def cluster_site(object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSite]:
-    """The cluster, started once per session."""
-    with started(object_store, tmp_path_factory.mktemp("cluster")) as site:
-        yield site
+def cluster_site(
+    object_store: ObjectStoreServer, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ClusterSite]:
+    """The cluster, started once per session, ended with the last test of its group."""
+    with contextlib.ExitStack() as stack:
+        ends_with_its_group(request.config, "cluster_site", stack.close)
+        yield stack.enter_context(started(object_store, tmp_path_factory.mktemp("cluster")))

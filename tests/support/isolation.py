@@ -7,6 +7,7 @@ the temporary folder or by the home folder. All of these are replaced before the
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -28,6 +29,9 @@ def isolate(environment: MutableMapping[str, str]) -> Path:
     shared = Path(tempfile.gettempdir())
     browsers = Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ms-playwright"
     environment.setdefault(BROWSERS, str(browsers))
+    # Hundreds of processes would each compile the package anew: a fifth of the processor time of a short command.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     for name in list(environment):
         if name.startswith(FOREIGN) or name.lower() in PROXIES or name == "USE_XFORMERS":
             del environment[name]
