@@ -54,8 +54,7 @@ class ArrivalsTrigger(BaseEventTrigger):
             try:
                 came = await self._burst()
             except Exception as error:  # whatever the SDK raises: the DAGs' schedules go on beside this
-                self.log.warning("the queue %s does not answer: %s", self.queue, str(error)[:500])
-                _client.cache_clear()  # the connection's keys may have been changed
+                self._failed(error)
                 await asyncio.sleep(RETRY)
                 continue
             if came:
@@ -63,7 +62,10 @@ class ArrivalsTrigger(BaseEventTrigger):
                 yield TriggerEvent({"objects": came})  # type: ignore[no-untyped-call]
 
     async def _burst(self) -> int:
-        """Objects that came, once `quiet` seconds have passed without another; 0: nothing came for a while."""
+        """Objects that came, once `quiet` seconds have passed without another; 0: nothing came for a while.
+
+        Raises what the SDK raises, as long as nothing has come: the messages of what came are deleted.
+        """
         came = await asyncio.to_thread(self._receive, _WAIT)
         if not came:
             return 0
@@ -71,12 +73,20 @@ class ArrivalsTrigger(BaseEventTrigger):
         last = loop.time()
         until = last + MOST_QUIETS * self.quiet
         while (now := loop.time()) < min(last + self.quiet, until):
-            more = await asyncio.to_thread(self._receive, max(0, min(_WAIT, round(last + self.quiet - now))))
+            try:
+                more = await asyncio.to_thread(self._receive, max(0, min(_WAIT, round(last + self.quiet - now))))
+            except Exception as error:  # whatever the SDK raises: what came before it is an event now
+                self._failed(error)
+                return came
             if more:
                 came, last = came + more, loop.time()
             else:
                 await asyncio.sleep(min(1.0, self.quiet / 4))
         return came
+
+    def _failed(self, error: Exception) -> None:
+        self.log.warning("the queue %s does not answer: %s", self.queue, str(error)[:500])
+        _client.cache_clear()  # the connection's keys may have been changed
 
     def _receive(self, seconds: int) -> int:
         """How many arrivals one answer of the queue tells of, after `seconds` at most. Its messages are deleted."""

@@ -88,6 +88,23 @@ def test_a_queue_that_does_not_answer_is_asked_again(
     asyncio.run(asyncio.wait_for(twice(), PATIENCE))
 
 
+class FailsAfterTheFirst(ArrivalsTrigger):
+    """Its queue is gone once it has received something."""
+
+    def _receive(self, seconds: int) -> int:
+        came = super()._receive(seconds)
+        if came:
+            self.queue += "-gone"
+        return came
+
+
+def test_what_came_before_the_queue_failed_is_an_event(queue: Queue) -> None:
+    queue.tell("photos/new/1.jpg", "photos/new/1_mask.png")
+    waiting = FailsAfterTheFirst(queue.url, PATIENCE, "bucket/studio/", "")
+    assert first_event(waiting).payload == {"objects": 2}
+    assert queue.left() == 0
+
+
 RECORD = {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "a%20b/c+d.jsonl"}}}
 
 
