@@ -74,8 +74,13 @@ fuzz: $(STAMP)  ## foreign bytes at every reader, guided by coverage: SECONDS=60
 dry-card: $(STAMP)  ## the full-size model on a CUDA card that is not there: every preset, batch and offload, with peaks of memory
 	$(BIN)/python -m tests.dry_card
 
-bench: $(STAMP)  ## each optimisation on and off on this processor, as ratios: two to three minutes
+bench: $(STAMP)  ## what this processor shows, as ratios of pairs with their spread: optimisations, starts, a row, other programs
 	$(BIN)/python -m bench.cpu
+	$(BIN)/python -m bench.start --rounds 7
+	$(BIN)/python -m bench.row
+	$(BIN)/python -m bench.pipeline --batch 4,8 --megapixels 0.2,12 --padded no
+	$(BIN)/python -m bench.million --rows 20000
+	$(BIN)/python -m bench.peers --rows 20 --broken 5 --rounds 5 --threads 1
 
 demo-model: $(STAMP)  ## train the demo's model from nothing into the package: two hours of two cores, less on a card; goes on where it was stopped
 	$(BIN)/python -m demo.model.train .demo-model

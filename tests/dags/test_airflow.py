@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-import os
 import re
-import signal
 import sqlite3
 import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -39,18 +39,27 @@ def workspace(site: Site) -> Workspace:
     return site.workspace
 
 
-def workers(airflow: AirflowStack) -> dict[int, int]:
-    """Living worker processes of this Airflow's tasks, each with its parent: they run in its scratch folder."""
-    found = {}
+def workers(airflow: AirflowStack) -> list[int]:
+    """Living worker processes of this Airflow's tasks: they run in its scratch folder."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            status = (folder / "status").read_text()
             where = str((folder / "cwd").readlink())
         except OSError:  # it is gone, or not ours
             continue
         if "-m inpaint_ops.worker" in command and where.startswith(str(airflow.home.parent)):
-            found[int(folder.name)] = int(re.findall(r"PPid:\s+(\d+)", status)[0])
+            found.append(int(folder.name))
+    return found
+
+
+def tasks(airflow: AirflowStack) -> list[psutil.Process]:
+    """Processes that run a task at this moment, as Airflow calls them; its executor's own have a word before the id."""
+    found = []
+    for process in psutil.Process(airflow.processes["scheduler"].pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if re.match(r"airflow worker -- [0-9a-f]{8}-", " ".join(process.cmdline())):
+                found.append(process)
     return found
 
 
@@ -256,9 +265,10 @@ def test_a_task_killed_half_way_is_retried_and_does_only_what_is_missing(
         manifest = put_manifest(workspace, "killed.jsonl", rows)
         run_id = airflow.trigger(DAG, {"manifest": manifest, "run": "killed", "shard_rows": 12, "batch_size": 1})
         wait_until(lambda: len(records(workspace, "killed")) >= 2)
-        ((worker, task),) = workers(airflow).items()
-        os.kill(task, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{worker}").exists())
+        (task,) = tasks(airflow)
+        assert workers(airflow)
+        task.kill()
+        wait_until(lambda: not workers(airflow))
         first = records(workspace, "killed")
     finally:
         killed.set()
