@@ -73,7 +73,6 @@ def started(server: ObjectStoreServer, folder: Path) -> Iterator[ClusterSite]:
         queue_server(folder / "queue.log") as arrivals,
     ):
         environment = FAST | metrics.environment | {
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # no DAG's file changes meanwhile
             "INPAINT_STORE": root.uri,
             "INPAINT_MODEL": "tiny-random",
             "INPAINT_DEADLINE_HOURS": "0.01",
