@@ -265,7 +265,8 @@ class Record(Painted, MaskMeaning):
     @property
     def weighed_steps(self) -> float:
         """Steps that ran, those without guidance counted as half: that is their share of the UNet's operations."""
-        return (self.steps or 0) - self.unguided_steps / 2
+        steps = self.steps or 0
+        return steps - min(self.unguided_steps, steps) / 2
 
     @property
     def canvases(self) -> int:
