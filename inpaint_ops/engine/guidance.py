@@ -86,18 +86,24 @@ class Cutoffs:
         """The ledger's entry; none where no batch asked."""
         if not self._asked:
             return ()
-        effective = "off" if not self._unguided else "on for some rows" if self._why_not else "on"
+        asked = _few(sorted(self._asked))
+        effective = "off" if not self._unguided else f"{asked} for some rows" if self._why_not else asked
         how = "the UNet paints each of the last steps once, with the prompt, instead of twice"
         return (
             LedgerEntry(
                 name="guidance_cutoff",
-                requested=_few(sorted(self._asked)),
+                requested=asked,
                 effective=effective,
                 matches=not self._why_not,
-                reason="; ".join([*([how] if self._unguided else []), *self._why_not]),
+                reason=_first(list(self._why_not)) or how,
                 measured={"batch_steps": float(self._steps), "batch_steps_without_guidance": float(self._unguided)},
             ),
         )
+
+
+def _first(sentences: list[str], most: int = 3) -> str:
+    more = len(sentences) - most
+    return "; ".join([*sentences[:most], *([f"and for {more} more reasons"] if more > 0 else [])])
 
 
 def _few(values: list[float]) -> str:

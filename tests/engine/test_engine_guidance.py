@@ -216,7 +216,7 @@ def test_the_ledger_says_what_became_of_it(make: Callable[..., Engine]) -> None:
     image(only(engine.paint([item(1, key=HALF)])))
     image(only(engine.paint([item(1, key=HALF._replace(guidance_cutoff=0.7))])))
     entry = entry_of(engine)
-    assert (entry.requested, entry.effective, entry.matches) == ("0.5, 0.7", "on", True)
+    assert (entry.requested, entry.effective, entry.matches) == ("0.5, 0.7", "0.5, 0.7", True)
     assert (entry.measured["batch_steps"], entry.measured["batch_steps_without_guidance"]) == (12, 4)
     assert entry.measured["denoise_seconds"] > 0
 
@@ -224,7 +224,7 @@ def test_the_ledger_says_what_became_of_it(make: Callable[..., Engine]) -> None:
     assert (few.steps, few.unguided_steps) == (2, 0)
     assert few.notes == ("guidance_cutoff 0.9 had no effect: with 2 steps it leaves none without guidance",)
     entry = entry_of(engine)
-    assert (entry.effective, entry.matches) == ("on for some rows", False)
+    assert (entry.requested, entry.effective, entry.matches) == ("0.5, 0.7, 0.9", "0.5, 0.7, 0.9 for some rows", False)
     assert "with 2 steps it leaves none" in entry.reason
 
 

@@ -302,7 +302,7 @@ def test_where_guidance_ended_stands_in_records_images_ledger_and_report(workspa
         assert output is not None and says in Image.open(output.uri).text["parameters"]  # type: ignore[attr-defined]
 
     [entry] = [one for one in summary.ledger if one.name == "guidance_cutoff"]
-    assert (entry.requested, entry.effective, entry.matches) == ("0.5, 0.8", "on for some rows", False)
+    assert (entry.requested, entry.effective, entry.matches) == ("0.5, 0.8", "0.5, 0.8 for some rows", False)
     assert any(line.startswith("guidance_cutoff: 0.5, 0.8 was requested") for line in summary.warnings)
     [cost] = [one for one in summary.choices if one.choice == "guidance_cutoff"]
     assert (cost.count, cost.seconds) == (5, None) and "9 of their 25 steps" in cost.what

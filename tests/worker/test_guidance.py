@@ -52,7 +52,7 @@ def test_each_canvas_of_a_row_has_the_rows_cutoff_and_a_batch_changes_nothing(
 
     (bye,) = talk.all(Bye)
     (entry,) = [one for one in bye.ledger if one.name == "guidance_cutoff"]
-    assert (entry.requested, entry.effective, entry.matches) == ("0.4", "on", True)
+    assert (entry.requested, entry.effective, entry.matches) == ("0.4", "0.4", True)
 
     alone = painted(fork(), tmp_path, [spread(tmp_path, 1, crop="none")])
     assert np.abs(pixels(alone[1].output).astype(int) - together).max() <= LEVELS
