@@ -18,6 +18,9 @@ PARTS: tuple[Part, ...] = ("ceilings", "presets", "ablation", "batch", "cold", "
 TIERS = (10, 24, 40)
 """The notes' cards (10), in 1e9 bytes: an RTX 3080, a 24 GB card, an A100-40."""
 
+CUTOFF = 0.6
+"""Of 19 steps that run, 12 have guidance."""
+
 EXPECTED_ROWS = 1000
 """The job's size that the planner gets: enough for `fast` to compile."""
 
@@ -40,6 +43,7 @@ class Cell(Model):
     note: int | None = Field(default=None, description="The optimisation note, 1 to 10.")
     size: int | None = Field(default=None, description="Side in pixels; None: the model's native size.")
     steps: int = 0
+    guidance_cutoff: float = Field(default=1.0, description="The share of the steps after which guidance is off.")
     batch: int | None = Field(default=1, description="Rows together; None: the planner's choice.")
     repeats: int = 3
     warm_ups: int = Field(default=2, description="Short batches before the timed ones; the first compiles.")
@@ -98,8 +102,13 @@ def rows(device: str, native: int) -> tuple[Row, ...]:
         Row("text encoders released", "release_text_encoders", 8, {"release_text_encoders": True}, importance=68),
         Row("channels_last", "channels_last", None, {"channels_last": True}, importance=73),
         Row("fused QKV", "fuse_qkv", None, {"fuse_qkv": True}, importance=70),
+        *(
+            Row(f"guidance off after {CUTOFF:g} of the steps{of}", "guidance_cutoff", None, {}, batch=batch,
+                importance=59, more={"guidance_cutoff": CUTOFF}, of_partner=False)
+            for batch, of in ((1, ""), (4, ", batch 4"))
+        ),
         Row("compile: regional", "compile", 9, {"compile": "regional"}, importance=72, alone=True),
-    )
+    )  # fmt: skip
     if device == "cpu":
         return (*common, Row("16 bits over 32", "dtype", 1, {"dtype": "bfloat16"}))
     return (

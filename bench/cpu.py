@@ -34,7 +34,7 @@ SIZES = (
     Size(
         model="tiny-random", native=64, steps=8, repeats=5, batches=(1, 2, 4), compiles=True,
         rows=("dtype", "attention", "attention_slicing", "vae_tiling", "vae_slicing", "channels_last", "fuse_qkv",
-              "compile"),
+              "guidance_cutoff", "compile"),
     ),
     Size(
         model="mid-random", native=256, steps=2, repeats=2, batches=(),

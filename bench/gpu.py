@@ -64,7 +64,7 @@ def _part(cell: Cell) -> int:
         or (cell.part == "presets" and cell.preset == "fast" and not cell.name.endswith("/30 steps"))
         or (cell.part == "presets" and cell.preset == "notes" and cell.name.endswith(("/50 steps", "/own batch")))
         or cell.overrides.get("dtype") == "bfloat16"
-        or cell.flips == "attention_slicing"
+        or cell.flips in ("attention_slicing", "guidance_cutoff")
         or cell.process == f"tiers/{cells.TIERS[0]}/notes"
     )
     return 2 if later else 1

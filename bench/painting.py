@@ -190,9 +190,11 @@ class Bench:
 
         painter = self._ready(loaded)
         partner = self._partner(cell)
-        items = _items(batch, size, cell.steps)
+        whole = _items(batch, size, cell.steps)
+        items = _cut(whole, cell.guidance_cutoff)
         short = min(WARM_UP_STEPS, cell.steps)
-        warm_up = [_seconds(self._run(painter, _items(batch, size, short))) for _ in range(cell.warm_ups)]
+        brief = _cut(_items(batch, size, short), cell.guidance_cutoff)
+        warm_up = [_seconds(self._run(painter, brief)) for _ in range(cell.warm_ups)]
         if partner is not None:
             self._run(partner, _items(batch, size, short))
         totals: list[float] = []
@@ -201,7 +203,7 @@ class Bench:
         steps: list[float] = []
         for _ in range(cell.repeats):
             if partner is not None:
-                others.append(_seconds(self._run(partner, items)))
+                others.append(_seconds(self._run(partner, whole)))
             self._steps.clear()
             painted = self._run(painter, items)
             results.append(painted)
@@ -215,6 +217,9 @@ class Bench:
         )
         if idle := _without_effect(cell, after):
             return CellResult(cell=cell, status="no effect", reason=idle, ledger=after)
+        unguided = results[0][0].unguided_steps
+        if cell.guidance_cutoff < 1 and not unguided:
+            return CellResult(cell=cell, status="no effect", reason="; ".join(results[0][0].notes), ledger=after)
         reduced = f"memory ran out: {batch} rows at once did not fit, {fits} did" if fits < batch else ""
         return CellResult(
             status="reduced" if reduced else "measured",
@@ -222,6 +227,7 @@ class Bench:
             batch=batch,
             together=fits,
             steps_ran=results[0][0].steps,
+            unguided_steps=unguided,
             seconds=Spread.of(totals),
             seconds_per_image=Spread.of(totals).median / batch,
             off_seconds=Spread.of(others) if others else None,
@@ -343,6 +349,11 @@ def _items(count: int, size: tuple[int, int], steps: int) -> list[PaintItem]:
         key = BatchKey(width, height, steps, GUIDANCE, STRENGTH)
         items.append(PaintItem(row, key, rgb, mask, PROMPT, None, row))
     return items
+
+
+def _cut(items: Sequence[PaintItem], cutoff: float) -> list[PaintItem]:
+    """The same rows, whose guidance ends after that share of their steps."""
+    return [dataclasses.replace(item, key=item.key._replace(guidance_cutoff=cutoff)) for item in items]
 
 
 def _without_effect(cell: Cell, ledger: Sequence[LedgerEntry]) -> str:

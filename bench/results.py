@@ -47,6 +47,7 @@ class CellResult(Model):
     batch: int | None = Field(default=None, description="Rows that one timed call painted.")
     together: int | None = Field(default=None, description="Rows that memory let it paint at once: fewer if reduced.")
     steps_ran: int | None = None
+    unguided_steps: int = Field(default=0, description="Of them, those without guidance: half of a step's operations.")
     seconds: Spread | None = Field(default=None, description="Of a whole batch: prompts, encode, denoise, decode.")
     seconds_per_image: float | None = Field(default=None, description="The median of `seconds` over the batch.")
     off_seconds: Spread | None = Field(
@@ -139,7 +140,8 @@ def with_fractions(cells: Iterable[CellResult], results: Results) -> tuple[CellR
         flops = result.step_flops or results.flops(result.cell.model, result.size)
         denoise = result.stages.get("denoise")
         if ceiling and flops and denoise and result.steps_ran and result.batch:
-            rate = flops * result.steps_ran * result.batch / denoise.median / 1e12
+            steps = result.steps_ran - result.unguided_steps / 2
+            rate = flops * steps * result.batch / denoise.median / 1e12
             result = result.model_copy(update={"matmul_fraction": rate / ceiling})
         done.append(result)
     return tuple(done)

@@ -58,6 +58,14 @@ def text_of(first: str | None, second: str | None) -> Text | None:
     return first or "", second
 
 
+def guided_steps(steps: int, cutoff: float) -> int:
+    """Of `steps` that run, the first ones that have guidance where it ends after this share of them: at least one.
+
+    A share of a step counts as a step.
+    """
+    return math.ceil(round(steps * cutoff, 6))  # 10 x 0.3 is 3, whatever floats make of it
+
+
 PROFILE = "profile.json.gz"
 """The file of its folder in which a worker that is profiled leaves what it found."""
 
@@ -145,6 +153,7 @@ class Item(Model):
     steps: int
     guidance_scale: float
     strength: float
+    guidance_cutoff: float = Field(default=1.0, gt=0, le=1, description="See `guided_steps`; 1: guidance to the end.")
     loras: dict[str, float] = Field(default_factory=dict)
     mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = None

@@ -11,7 +11,19 @@ from itertools import compress, islice
 from typing import NamedTuple
 
 from inpaint_ops.manifest import STEPS, AcceptedRow, ParsedManifest, RejectedRow
-from inpaint_ops.planning import NO_FILL_MODEL, JobOptions, parameters, planned, steps_of, steps_that_run, strength_of
+from inpaint_ops.planning import (
+    NO_FILL_MODEL,
+    JobOptions,
+    cutoff_of,
+    guidance_of,
+    no_guidance,
+    parameters,
+    planned,
+    steps_of,
+    steps_that_run,
+    strength_of,
+)
+from inpaint_ops.protocol import guided_steps
 from inpaint_ops.records import ErrorInfo, parse_row_lora
 
 
@@ -40,6 +52,8 @@ class RowWork(NamedTuple):
     """Chunks that its prompt has, by an estimate."""
     crops: array[int]
     """Its place in `CROPS`: whether its mask may be painted on several canvases."""
+    unguided: array[int]
+    """Of its steps the last ones, which run without guidance since its cutoff says so."""
 
     def part(self, which: slice) -> RowWork:
         """That of some of the rows."""
@@ -48,9 +62,10 @@ class RowWork(NamedTuple):
 
 def row_work(rows: Iterable[AcceptedRow], job: JobOptions) -> RowWork:
     """What the rows have to do; each is unpacked once."""
-    work = RowWork(array("H"), array("B"), array("q"), array("B"), array("B"))
+    work = RowWork(array("H"), array("B"), array("q"), array("B"), array("B"), array("H"))
     for row in rows:
-        work.steps.append(_steps_to_run(row, job))
+        work.steps.append(steps := _steps_to_run(row, job))
+        work.unguided.append(steps and steps - guided_steps(steps, cutoff_of(row, job)))
         work.images.append(row.variants or job.variants)
         work.texts.append(hash((row.prompt, row.prompt_2)))
         work.crops.append(CROPS.index(row.crop) if row.crop in CROPS else 0)
@@ -74,7 +89,10 @@ def chunks_estimated(text: str) -> int:
 def _steps_to_run(row: AcceptedRow, job: JobOptions) -> int:
     return (
         0
-        if _unknown_loras(row, job) or _asks_for_quality(row, job) or _lacks_network(row, job)
+        if _unknown_loras(row, job)
+        or _asks_for_quality(row, job)
+        or _lacks_network(row, job)
+        or _lacks_guidance(row, job)
         else steps_that_run(steps_of(row, job), strength_of(row, job))
     )
 
@@ -118,6 +136,11 @@ def _lacks_network(row: AcceptedRow, job: JobOptions) -> bool:
     return row.fill == "lama" and job.fill_model is None
 
 
+def _lacks_guidance(row: AcceptedRow, job: JobOptions) -> bool:
+    """Whether the row asks that guidance ends early, and has none."""
+    return row.guidance_cutoff is not None and row.guidance_cutoff < 1 and guidance_of(row, job) <= 1
+
+
 def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
     settled, field = parameters(row, job), "steps"
     message = (
@@ -139,5 +162,8 @@ def _unpaintable(row: AcceptedRow, job: JobOptions) -> RejectedRow:
         field = "quality"
     elif _lacks_network(row, job):
         message, field = f"row {row.row}: fill: lama: {NO_FILL_MODEL}", "fill"
+    elif _lacks_guidance(row, job):
+        why = no_guidance(settled.guidance_scale, job.few_step if row.guidance_scale is None else None)
+        message, field = f"row {row.row}: guidance_cutoff: {row.guidance_cutoff:g} {why}", "guidance_cutoff"
     error = ErrorInfo(type="RowError", stage="validate", message=message, permanent=True, field=field)
     return RejectedRow(row.row, row.id, error, row.prompt, planned(row, job).as_manifest_row())

@@ -96,6 +96,15 @@ PARAMS = {
         title="Few steps",
         description="Scheduler, steps, guidance and strength as the LoRA or the model of few steps asks.",
     ),
+    "guidance_cutoff": Param(
+        default=None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1,
+        title="Guidance cutoff",
+        description="The share of the steps after which guidance is off, such as 0.6, for rows that name none: the "
+        "others are half the work, and the image is another. Empty: guidance to the end.",
+    ),
     "prompt": Param(
         default=None,
         type=["null", "string"],

@@ -161,7 +161,8 @@ def test_the_gpu_program_measures_what_it_promises() -> None:
 def test_both_programs_flip_only_fields_that_there_are() -> None:
     for one in [*gpu.wanted(gpu.MODEL, PARTS, "cuda", gpu.STEPS, 3), *cpu.wanted(PARTS, None, None)]:
         assert set(one.overrides) <= set(Tuning.model_fields)
-        assert one.flips is None or one.flips in Tuning.model_fields
+        assert one.flips is None or one.flips in {*Tuning.model_fields, "guidance_cutoff"}
+        assert (one.guidance_cutoff < 1) == (one.flips == "guidance_cutoff")
         assert one.preset in PRESETS
         Tuning(**one.overrides)
 

@@ -56,6 +56,63 @@ def test_a_row_wins_over_the_job_and_steps_over_quality() -> None:
     assert parameters(row(guidance_scale=1.0, strength=0.5), job).strength == 0.5
 
 
+def test_guidance_ends_where_the_row_says_then_the_job_and_not_where_there_is_none() -> None:
+    job = JobOptions(model="m", guidance_cutoff=0.6)
+    assert parameters(row(), job).guidance_cutoff == 0.6
+    assert parameters(row(guidance_cutoff=0.5), job).guidance_cutoff == 0.5
+    assert parameters(row(guidance_cutoff=1.0), job).guidance_cutoff == 1.0, "a row may have guidance to the end"
+    assert parameters(row(guidance_scale=1.0), job).guidance_cutoff == 1.0, "the job's is for rows with guidance"
+    settled = parameters(row(), JobOptions(model="m"))
+    assert settled.guidance_cutoff == 1.0 and "guidance_cutoff" not in settled.model_dump(), "as it was before"
+    assert "guidance_cutoff" in job.identity()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (
+            {"guidance_scale": 1.0},
+            r"^guidance_cutoff 0.6 would have no effect: guidance is off \(guidance_scale 1\): leave",
+        ),
+        (
+            {"few_step": "lcm"},
+            r"^guidance_cutoff 0.6 would .* \(guidance_scale 1, few_step lcm\): leave guidance_cutoff out",
+        ),
+    ],
+)
+def test_a_job_without_guidance_that_would_cut_it_off_is_refused(chosen: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        job_options(Settings(), model="m", guidance_cutoff=0.6, **chosen)
+    job_options(Settings(), model="m", guidance_cutoff=1.0, **chosen)
+    for value in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=r"^guidance_cutoff: "):
+            job_options(Settings(), model="m", guidance_cutoff=value)
+
+
+def test_a_row_without_guidance_that_would_cut_it_off_is_rejected_when_the_run_is_planned() -> None:
+    def of(number: int, **fields: Any) -> AcceptedRow:
+        return AcceptedRow(row=number, id=f"r{number}", image="s3://b/a.png", mask="s3://b/m.png", prompt="x", **fields)
+
+    rows = (
+        of(1, guidance_cutoff=0.5),
+        of(2, guidance_cutoff=0.5, guidance_scale=5.0),
+        of(3),
+        of(4, guidance_cutoff=1.0),
+        of(5, guidance_cutoff=0.5, guidance_scale=0.5),
+    )
+    job = job_options(Settings(), model="m", few_step="lcm")
+    kept, work = reject_rows_without_steps(ParsedManifest(rows, ()), job)
+    assert [one.row for one in kept.accepted] == [2, 3, 4]
+    assert list(work.steps) == [4, 4, 4] and list(work.unguided) == [2, 0, 0]
+    first, last = kept.rejected
+    assert first.error.message == (
+        "row 1: guidance_cutoff: 0.5 would have no effect: guidance is off (guidance_scale 1, few_step lcm): leave "
+        "guidance_cutoff out, or choose a guidance_scale above 1"
+    )
+    assert (first.error.field, first.error.permanent) == ("guidance_cutoff", True)
+    assert "(guidance_scale 0.5): leave" in last.error.message, "its own scale"
+
+
 def test_the_edge_is_the_rows_then_its_feather_then_the_jobs() -> None:
     job = JobOptions(model="m", blend="poisson", match="mean", grain="match", sharpen="match", fill="telea")
     settled = parameters(row(), job)

@@ -27,6 +27,8 @@ class BatchKey(NamedTuple):
     """Chunks of 77 tokens that the texts are encoded in."""
     loras: tuple[tuple[str, float], ...] = ()
     """Names and weights of the LoRAs, sorted, none of weight 0."""
+    guidance_cutoff: float = 1.0
+    """The share of the steps after which guidance is off (`protocol.guided_steps`); 1: it goes on to the end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +48,15 @@ class PaintItem:
 class PaintResult:
     """How one row came out: `image` (height, width, 3) uint8, or `error`.
 
-    `timings` holds the batch stages alone, each with the whole batch's seconds. `steps` are those that really ran.
+    `timings` holds the batch stages alone, each with the whole batch's seconds. `steps` are those that really ran;
+    `unguided_steps` are the last of them, which ran without guidance since the key's cutoff asked for that.
     """
 
     row: int
     image: NDArray[np.uint8] | None
     error: Exception | None
     steps: int = 0
+    unguided_steps: int = 0
     batch: Batch | None = None
     timings: Timings = field(default_factory=Timings)
     memory: Memory | None = None

@@ -18,6 +18,7 @@ from inpaint_ops.config import PromptSyntax
 from inpaint_ops.engine.batching import BatchKey, PaintItem, PaintResult
 from inpaint_ops.engine.decoding import decode_checked
 from inpaint_ops.engine.failures import does_not_fit, in_short
+from inpaint_ops.engine.guidance import Cutoffs, Steps
 from inpaint_ops.engine.listener import Listener, LoggingListener
 from inpaint_ops.engine.measuring import DeviceMeter, Measurements, PaintedBatch
 from inpaint_ops.engine.model import PaintingModel
@@ -66,6 +67,7 @@ class Engine:
         """Bytes of text encoder weights that were dropped once all prompts were encoded."""
         self.measurements = Measurements()
         """The figures of all batches so far."""
+        self._cutoffs = Cutoffs()
         self._unusable: DeviceOutOfMemoryError | None = None
         """Why nothing more can be painted: weights that were moved or cast for one row are not as they were."""
         self._pipe.set_progress_bar_config(disable=True)
@@ -101,11 +103,12 @@ class Engine:
         self._free()
 
     def with_measured(self, ledger: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
-        """The ledger with `measured` filled in."""
+        """The ledger with `measured` filled in, and with what became of cutoffs of guidance, where rows had any."""
         released = {
             "texts_encoded": float(self.prompts.encoded), "chunks_encoded": float(self.prompts.chunks_encoded),
             "released_bytes": float(self.released_bytes),
         }  # fmt: skip
+        ledger = (*ledger, *self._cutoffs.entries())
         return self.measurements.fill(ledger, {"release_text_encoders": released})
 
     def paint(self, batch: Sequence[PaintItem]) -> Iterator[PaintResult]:
@@ -124,7 +127,8 @@ class Engine:
         """
         if len({item.key for item in batch}) > 1:
             raise ValueError(
-                "a batch holds rows of one size, one number of steps, one guidance, one strength and one set of LoRAs"
+                "a batch holds rows of one size, one number of steps, one guidance with one cutoff, one strength and "
+                "one set of LoRAs"
             )
         try:
             yield from self._paint_all(batch)
@@ -292,6 +296,7 @@ class Engine:
             vae_decode=decoded - denoised,
         )
         memory = self._meter.peaks()
+        idle = self._cutoffs.add(key, steps, guided=self._guided(key))
         compiling = self._model.compile_seconds() - compiled_before
         self.measurements.add(
             PaintedBatch(key, len(rows), timings, decoded - began - compiling, compiling, memory, began),
@@ -303,11 +308,12 @@ class Engine:
                 row=item.row,
                 image=image if error is None else None,
                 error=error,
-                steps=steps,
+                steps=steps.ran,
+                unguided_steps=steps.unguided if key.guidance_cutoff < 1 and not idle else 0,
                 batch=batch,
                 timings=timings,
                 memory=memory,
-                notes=notes,
+                notes=(*idle, *notes),
             )
             for item, (image, error, notes) in zip(rows, images, strict=True)
         ]
@@ -316,22 +322,14 @@ class Engine:
         """Whether the pipeline will do classifier-free guidance (its `do_classifier_free_guidance`)."""
         return key.guidance_scale > 1 and self._pipe.unet.config.time_cond_proj_dim is None
 
-    def _denoise(self, rows: Sequence[PaintItem], embeds: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, int]:
-        """Latents (batch, 4, height / 8, width / 8), scaled, and the number of steps that ran.
+    def _denoise(self, rows: Sequence[PaintItem], embeds: dict[str, torch.Tensor | None]) -> tuple[torch.Tensor, Steps]:
+        """Latents (batch, 4, height / 8, width / 8), scaled, and the steps that ran.
 
         One image, one mask and one CPU generator per row: one image with several generators would be encoded with the
         first alone, and the device's own generator would tie a row's noise to the batch and the card.
         """
         key = rows[0].key
-        ran = 0
-
-        def step_ended(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            nonlocal ran
-            order = pipe.scheduler.order  # a second-order scheduler visits each step twice
-            ran = index // order + 1
-            self._listener.step(ran, -(-pipe.num_timesteps // order))
-            return tensors
-
+        steps = Steps(key, self._listener.step)
         latents = self._pipe(
             image=[Image.fromarray(item.rgb) for item in rows],
             mask_image=[Image.fromarray(item.mask) for item in rows],
@@ -342,10 +340,11 @@ class Engine:
             guidance_scale=key.guidance_scale,
             strength=key.strength,
             output_type="latent",
-            callback_on_step_end=step_ended,
+            callback_on_step_end=steps,
+            callback_on_step_end_tensor_inputs=steps.inputs,
             **embeds,
         ).images
-        return latents, ran
+        return latents, steps
 
     @contextmanager
     def _marked_encodes(self) -> Iterator[list[float]]:

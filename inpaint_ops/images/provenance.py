@@ -45,6 +45,8 @@ class Making:
     scheduler: str
     size: tuple[int, int]
     """(width, height) that the model painted at."""
+    unguided_steps: int = 0
+    """Of the steps, the last ones, which ran without guidance."""
 
 
 def marked(
@@ -110,6 +112,7 @@ def parameters(making: Making) -> str:
         lines.append(f"Negative prompt: {making.negative_prompt}")
     values = {
         "Steps": making.steps, "Sampler": making.scheduler, "CFG scale": f"{making.guidance_scale:g}",
+        "Steps without CFG": making.unguided_steps or "",
         "Seed": making.seed, "Size": f"{making.size[0]}x{making.size[1]}", "Model": making.model,
         "Denoising strength": f"{making.strength:g}", "Version": making.tool,
     }  # fmt: skip

@@ -70,6 +70,9 @@ class Row(BaseModel):
     quality: Quality | None = None
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float | None = Field(default=None, ge=0, le=50)
+    guidance_cutoff: float | None = Field(
+        default=None, gt=0, le=1, description="The share of the steps after which guidance is off; 1: it never is."
+    )
     strength: float | None = Field(default=None, gt=0, le=1)
     mask_channel: MaskChannel = "auto"
     mask_threshold: int | None = Field(

@@ -17,7 +17,7 @@ from inpaint_ops.manifest.problems import BadRowError, shortened
 _TEXTS = frozenset({"image", "mask", "prompt", "negative_prompt", "prompt_2", "negative_prompt_2"})
 _CHOICES = frozenset({"quality", "mask_channel", "blend", "match", "grain", "sharpen", "fill", "format"})
 _INTEGERS = frozenset({"seed", "steps", "mask_threshold", "mask_dilate", "variants"})
-_FLOATS = frozenset({"guidance_scale", "strength", "mask_blur"})
+_FLOATS = frozenset({"guidance_scale", "guidance_cutoff", "strength", "mask_blur"})
 _FIELDS = _TEXTS | _CHOICES | _INTEGERS | _FLOATS | {"id", "extra", "crop", "mask_invert", "loras", "side_products"}
 _YES, _NO = frozenset({"true", "yes", "on", "t", "y", "1"}), frozenset({"false", "no", "off", "f", "n", "0"})
 _NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)

@@ -5,11 +5,14 @@ from inpaint_ops.planning.options import (
     NO_FILL_MODEL,
     JobOptions,
     job_options,
+    no_guidance,
 )
 from inpaint_ops.planning.plans import Plan, RetryPlan, Shard, every_shard, split_rows
 from inpaint_ops.planning.rows import (
     PaintParameters,
     PlannedRow,
+    cutoff_of,
+    guidance_of,
     parameters,
     planned,
     steps_of,
@@ -26,8 +29,11 @@ __all__ = [
     "PlannedRow",
     "RetryPlan",
     "Shard",
+    "cutoff_of",
     "every_shard",
+    "guidance_of",
     "job_options",
+    "no_guidance",
     "parameters",
     "planned",
     "split_rows",

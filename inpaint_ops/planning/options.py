@@ -40,6 +40,15 @@ NO_FILL_MODEL = f"it needs a network, which this package does not have: {FILL_MO
 """Why `lama` cannot be had."""
 
 
+def no_guidance(scale: float, few_step: str | None) -> str:
+    """Why guidance cannot be cut off, and the cure: the rest of a sentence that begins with the cutoff."""
+    whose = f", few_step {few_step}" if few_step else ""
+    return (
+        f"would have no effect: guidance is off (guidance_scale {scale:g}{whose}): leave guidance_cutoff out, or "
+        "choose a guidance_scale above 1"
+    )
+
+
 class JobOptions(Model):
     """What the person who starts a run may choose; rows may override quality, steps, guidance and strength."""
 
@@ -62,6 +71,9 @@ class JobOptions(Model):
     quality: Quality = "high"
     steps: int | None = Field(default=None, ge=1, le=500)
     guidance_scale: float = Field(default=GUIDANCE_SCALE, ge=0, le=50)
+    guidance_cutoff: float = Field(
+        default=1.0, gt=0, le=1, description="The share of the steps after which guidance is off; 1: it never is."
+    )
     strength: float = Field(default=STRENGTH, gt=0, le=1)
     blend: Blend = "hard"
     match: Match = "none"
@@ -120,6 +132,14 @@ class JobOptions(Model):
             raise ValueError(f"fill lama: {NO_FILL_MODEL}")
         return self
 
+    @model_validator(mode="after")
+    def _has_guidance_to_cut(self) -> JobOptions:
+        if self.guidance_cutoff < 1 and self.guidance_scale <= 1:
+            raise ValueError(
+                f"guidance_cutoff {self.guidance_cutoff:g} {no_guidance(self.guidance_scale, self.few_step)}"
+            )
+        return self
+
     def row_defaults(self) -> RowDefaults:
         """What rows get that do not say it themselves."""
         own = None if self.format == "png" else self.format  # what a row has that says nothing
@@ -130,8 +150,8 @@ class JobOptions(Model):
         fields = {
             "model", "model_revision", "vae", "tokenizer", "loras", "scheduler", "few_step", "prompt",
             "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "quality", "steps", "guidance_scale",
-            "strength", "blend", "match", "grain", "sharpen", "format", "names", "fill", "fill_model", "clip_model",
-            "lpips_model", "side_products", "variants", "pick", "row_limit", "sample",
+            "guidance_cutoff", "strength", "blend", "match", "grain", "sharpen", "format", "names", "fill",
+            "fill_model", "clip_model", "lpips_model", "side_products", "variants", "pick", "row_limit", "sample",
         }  # fmt: skip
         return self.model_dump(mode="json", include=fields)
 

@@ -23,6 +23,13 @@ class PaintParameters(Model):
     seed: int = Field(ge=0, le=MAX_SEED)
     steps: int = Field(ge=1, le=500, description="Requested; see `steps_that_run`.")
     guidance_scale: float = Field(ge=0, le=50)
+    guidance_cutoff: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        exclude_if=lambda cutoff: cutoff == 1,
+        description="The share of the steps after which guidance is off.",
+    )
     strength: float = Field(gt=0, le=1)
     blend: Blend = "hard"
     match: Match = "none"
@@ -95,7 +102,8 @@ def parameters(row: AcceptedRow, job: JobOptions) -> PaintParameters:
     values = {
         "seed": row.seed if row.seed is not None else int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:4]),
         "steps": steps_of(row, job),
-        "guidance_scale": row.guidance_scale if row.guidance_scale is not None else job.guidance_scale,
+        "guidance_scale": guidance_of(row, job),
+        "guidance_cutoff": cutoff_of(row, job),
         "strength": strength_of(row, job),
         "blend": row.blend or ("feather" if row.mask_blur else job.blend),
         "match": row.match or job.match,
@@ -124,6 +132,18 @@ def steps_of(row: AcceptedRow, job: JobOptions) -> int:
     if row.quality is not None:
         return STEPS[row.quality]
     return job.steps if job.steps is not None else STEPS[job.quality]
+
+
+def guidance_of(row: AcceptedRow, job: JobOptions) -> float:
+    """The row's own scale, else the job's; at 1 or below guidance is off."""
+    return row.guidance_scale if row.guidance_scale is not None else job.guidance_scale
+
+
+def cutoff_of(row: AcceptedRow, job: JobOptions) -> float:
+    """The row's own, else the job's, which is not for rows that are painted without guidance."""
+    if row.guidance_cutoff is not None:
+        return row.guidance_cutoff
+    return job.guidance_cutoff if guidance_of(row, job) > 1 else 1.0
 
 
 def strength_of(row: AcceptedRow, job: JobOptions) -> float:

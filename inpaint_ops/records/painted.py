@@ -140,6 +140,11 @@ class Painted(Measured):
     """What a worker measures of a row with an image. A new field is written here and where the worker measures it."""
 
     steps: Count | None = Field(default=None, description="Denoising steps that really ran.")
+    unguided_steps: Count = Field(
+        default=0,
+        exclude_if=operator.not_,
+        description="Of them the last ones, which ran without guidance: see `guidance_cutoff`.",
+    )
     working_size: tuple[Count, Count] | None = Field(
         default=None, description="Width and height that the model painted."
     )

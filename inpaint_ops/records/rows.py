@@ -209,6 +209,11 @@ class Record(Painted, MaskMeaning):
     seed: int | None = None
     steps_requested: Count | None = None
     guidance_scale: Number | None = None
+    guidance_cutoff: Number = Field(
+        default=1.0,
+        exclude_if=lambda cutoff: cutoff == 1,
+        description="The share of the steps after which guidance was to be off; `unguided_steps` ran so.",
+    )
     strength: Number | None = None
     fill: str = Field(
         default="original",
@@ -256,6 +261,12 @@ class Record(Painted, MaskMeaning):
             )
             for one in self.variants
         ) or (self,)
+
+    @property
+    def weighed_steps(self) -> float:
+        """Steps that ran, those without guidance counted as half: that is their share of the UNet's operations."""
+        steps = self.steps or 0
+        return steps - min(self.unguided_steps, steps) / 2
 
     @property
     def canvases(self) -> int:

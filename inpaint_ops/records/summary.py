@@ -69,7 +69,7 @@ class RetryCounts(Model):
 class ChoiceCost(Model):
     """What a choice of the job cost."""
 
-    choice: Literal["loras", "prompts", "fill", "side_products", "variants"]
+    choice: Literal["loras", "prompts", "guidance_cutoff", "fill", "side_products", "variants"]
     count: Count = Field(description="Of what `what` names.")
     seconds: Amount | None = Field(description="Of all workers together; None: not known.")
     what: str = Field(description="What was counted.")
@@ -84,7 +84,9 @@ class Pace(Model):
     """What painting an image took in a run, cold starts left out: what later runs are forecast from."""
 
     images: Count = Field(description="Images that were painted; variants of a row count each.")
-    steps: Amount = Field(description="Mean steps that ran, of the images.")
+    steps: Amount = Field(
+        description="Mean steps that ran, of the images; one without guidance counts as half, here and in what follows."
+    )
     step_seconds: Amount = Field(
         description="Denoise seconds over the steps of all canvases of the images; a batch's seconds count once."
     )
@@ -175,7 +177,8 @@ class RunSummary(Model):
         default=(), description="URIs of the traces that workers left of themselves, where the run was profiled."
     )
     choices: tuple[ChoiceCost, ...] = Field(
-        default=(), description="What LoRAs, prompts, fills and variants cost, where the run has them."
+        default=(),
+        description="What LoRAs, prompts, cutoffs of guidance, fills and variants cost, where the run has them.",
     )
     forecast: Forecast | None = Field(default=None, description="What the plan expected.")
     trace_rows: Count | None = Field(

@@ -18,6 +18,7 @@ def choices_of(
     return (
         *_loras(workers),
         *_prompts(workers, stage_seconds),
+        *_cutoffs(tally),
         *_fills(tally),
         *_side_products(tally),
         *_variants(tally, pace),
@@ -55,6 +56,13 @@ def _prompts(workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float]
 def measured(ledger: Sequence[LedgerEntry], name: str) -> float:
     """What a worker's ledger has measured under `name`, in whichever entry; 0 where nothing."""
     return next((entry.measured[name] for entry in ledger if name in entry.measured), 0.0)
+
+
+def _cutoffs(tally: Tally) -> Iterator[ChoiceCost]:
+    if tally.cut_images:
+        steps = f"{tally.unguided_steps:,} of their {tally.cut_steps:,} steps"
+        what = f"images whose guidance ended before their last step: {steps} ran without it"
+        yield ChoiceCost(choice="guidance_cutoff", count=tally.cut_images, seconds=None, what=what)
 
 
 def _fills(tally: Tally) -> Iterator[ChoiceCost]:

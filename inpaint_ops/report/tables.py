@@ -49,7 +49,10 @@ _GROUPS: tuple[tuple[_Columns, Callable[[Record], tuple[Any, ...]]], ...] = (
         _of("worker", "pid", "host", "device", "started_at"),
     ),
     ((("working_width", pa.int32()), ("working_height", pa.int32())), lambda r: r.working_size or (None, None)),
-    ((("steps", pa.int32()), ("steps_requested", pa.int32())), attrgetter("steps", "steps_requested")),
+    (
+        (("steps", pa.int32()), ("steps_requested", pa.int32()), ("unguided_steps", pa.int32())),
+        attrgetter("steps", "steps_requested", "unguided_steps"),
+    ),
     (
         tuple((measure.name, pa.float64()) for measure in MEASURES),
         lambda r: tuple([measure.of(r) for measure in MEASURES]),

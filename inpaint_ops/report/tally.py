@@ -114,12 +114,16 @@ class Tally:
         self.images = 0
         """Of done rows: those of all variants."""
         self.images_with_steps = 0
-        self.steps = 0
-        """Of the images, that ran."""
+        self.steps = 0.0
+        """Of the images, that ran; one without guidance counts as half."""
         self.canvases = 0
         """Of the images with steps: what the model painted, one for most images."""
-        self.canvas_steps = 0
-        """Of the images' canvases, that ran."""
+        self.canvas_steps = 0.0
+        """Of the images' canvases, that ran; one without guidance counts as half."""
+        self.cut_images = 0
+        """Images whose guidance ended before their last step."""
+        self.cut_steps = self.unguided_steps = 0
+        """Their steps, and those of them without guidance."""
         self.cropped: dict[str, Counter[str]] = {"regions": Counter(), "tiles": Counter()}
         """Images of rows with that `crop`, and their canvases."""
         self.rows_with_variants = 0
@@ -299,9 +303,13 @@ class Tally:
             self.side_product_bytes += sum(one.bytes for one in painting.side_products)
             if painting.steps:
                 self.images_with_steps += 1
-                self.steps += painting.steps
+                self.steps += painting.weighed_steps
                 self.canvases += painting.canvases
-                self.canvas_steps += painting.steps * painting.canvases
+                self.canvas_steps += painting.weighed_steps * painting.canvases
+                if painting.unguided_steps:
+                    self.cut_images += 1
+                    self.cut_steps += painting.steps
+                    self.unguided_steps += painting.unguided_steps
                 if painting.crop in ("regions", "tiles"):
                     self.cropped[painting.crop].update(images=1, canvases=painting.canvases)
         if record.variants:

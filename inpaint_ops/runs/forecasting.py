@@ -6,7 +6,8 @@ With neither, everything is unknown: nothing is guessed.
 
 Seconds of a shard = cold start + chunks of its prompts x seconds per chunk + steps of its canvases x seconds per step +
 canvases x the other stages + images x waiting. So both sources scale with steps, and with the variants of the rows. All
-working sizes of a model have about the same area, so size needs no scaling.
+working sizes of a model have about the same area, so size needs no scaling. A step without guidance (`guidance_cutoff`)
+counts as half of one, in what was measured as in what is to come: that is its share of the UNet's operations.
 
 An image is one canvas, but where its row says `crop: regions` or `crop: tiles`: how many those are depends on masks,
 which nothing has opened when a run is planned. Such images count as many canvases as they had on average in the newest
@@ -44,7 +45,7 @@ class Cropped:
     """Those images of a shard whose row has one `crop` of which an image may take several canvases."""
 
     images: int = 0
-    steps: int = 0
+    steps: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,14 @@ class Work:
 
     rows: int
     """Images: each variant of a row counts."""
-    steps: int
+    steps: float
+    """One without guidance counts as half."""
     chunks: int = 0
     """Chunks of its distinct prompts, which its worker encodes before the first batch; an estimate."""
     regions: Cropped = Cropped()
     tiles: Cropped = Cropped()
+    unguided: int = 0
+    """How many of the steps that run are without guidance."""
 
     def with_canvases(self, means: Mapping[str, float]) -> tuple[float, float]:
         """Canvases, and steps of all of them; `means` has the canvases of an image, by crop."""
@@ -69,13 +73,14 @@ class Work:
 def work_of(rows: RowWork, *, texts: bool = True) -> Work:
     """What these rows have to do together, in one shard; without `texts`, less their prompts."""
     chunks = sum(dict(zip(rows.texts, rows.chunks, strict=True)).values()) if texts else 0
-    steps = list(map(operator.mul, rows.steps, rows.images))
+    unguided = list(map(operator.mul, rows.unguided, rows.images))
+    steps = [ran * images - less / 2 for ran, images, less in zip(rows.steps, rows.images, unguided, strict=True)]
     cropped = {
         name: Cropped(sum(compress(rows.images, marks)), sum(compress(steps, marks)))
         for number, name in enumerate(CROPS)
         if name and any(marks := [crop == number for crop in rows.crops])
     }
-    return Work(sum(rows.images), sum(steps), chunks, **cropped)
+    return Work(sum(rows.images), sum(steps), chunks, **cropped, unguided=sum(unguided))
 
 
 class Experience(Model):
@@ -132,7 +137,8 @@ def benchmark_table() -> BenchmarkTable:
 
 
 _IRRELEVANT = {
-    "model_revision", "quality", "steps", "guidance_scale", "strength", "row_limit", "shard_rows", "failure_threshold",
+    "model_revision", "quality", "steps", "guidance_scale", "guidance_cutoff", "strength", "row_limit", "shard_rows",
+    "failure_threshold",
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_syntax", "blend", "match", "grain",
     "sharpen", "fill", "fill_model", "tokenizer", "few_step", "variants", "pick", "names", "sample", "profile",
     "project", "side_products", "format", "clip_model", "lpips_model",
@@ -190,6 +196,8 @@ def forecast(
     where the plan is made on another machine than the painting, that of the newest run is assumed: the basis states it.
     """
     means, about = _canvases(work, history)
+    if unguided := sum(one.unguided for one in work):
+        about += f"; {unguided:,} steps without guidance count as half of one each"
     alike = [past for past in history if card is None or past.card == card]
     if alike:
         past = max(alike, key=lambda one: one.finished_at)

@@ -58,10 +58,10 @@ def in_order(units: Iterable[Unit]) -> list[Unit]:
     return sorted(units, key=lambda unit: _painted_with(unit.row))
 
 
-def _painted_with(row: PlannedRow) -> tuple[int, float, float, tuple[tuple[str, float], ...]]:
+def _painted_with(row: PlannedRow) -> tuple[int, float, float, float, tuple[tuple[str, float], ...]]:
     parameters = row.parameters
     loras = tuple(sorted((name, weight) for name, weight in parameters.loras.items() if weight))
-    return parameters.steps, parameters.guidance_scale, parameters.strength, loras
+    return parameters.steps, parameters.guidance_scale, parameters.guidance_cutoff, parameters.strength, loras
 
 
 @dataclass(slots=True)

@@ -330,6 +330,7 @@ class Recorder:
             seed=chosen.seed,
             steps_requested=chosen.steps,
             guidance_scale=chosen.guidance_scale,
+            guidance_cutoff=chosen.guidance_cutoff,
             strength=chosen.strength,
             fill=chosen.fill,
             loras=chosen.loras,

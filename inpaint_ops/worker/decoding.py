@@ -113,7 +113,13 @@ class RowDecoder:
             with self._profile.span("fill", row=item.row):
                 rgb, unlike = images.fill_masked(rgb, working, placement, fill, seed, self._loaded.lama)
             key = BatchKey(
-                *placement.working, item.steps, item.guidance_scale, item.strength, chunks, loras_in_use(item)
+                *placement.working,
+                item.steps,
+                item.guidance_scale,
+                item.strength,
+                chunks,
+                loras_in_use(item),
+                item.guidance_cutoff,
             )
             return Part(placement, PaintItem(item.row, key, rgb, working, prompt, negative, seed)), unlike
 

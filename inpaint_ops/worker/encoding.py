@@ -55,7 +55,7 @@ class RowEncoder:
             self._loaded.scorers, item, row.source.pixels, pixels, joined.weights, syntax=self._job.prompt_syntax,
         )  # fmt: skip
         composited = time.perf_counter()
-        made_by = making(item, self._loaded.identity, row.parts[0].placement.working, result.steps, self._scheduler)
+        made_by = making(item, self._loaded.identity, row.parts[0].placement.working, result, self._scheduler)
         metadata, marks = images.marked(row.source.metadata, made_by, policy=self._job.provenance, format=item.format)
         data = images.encode(
             pixels,
@@ -80,6 +80,7 @@ class RowEncoder:
             media_type=images.MEDIA_TYPES[item.format],
             extension=EXTENSIONS[item.format],
             steps=result.steps,
+            unguided_steps=result.unguided_steps,
             working_size=row.parts[0].placement.working,
             conversions=(
                 row.notes

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from inpaint_ops import __version__, images
 from inpaint_ops.protocol import Item, Job
 from inpaint_ops.records import ModelIdentity
+
+if TYPE_CHECKING:
+    from inpaint_ops.engine import PaintResult
 
 
 def feather_when_read(item: Item) -> float:
@@ -27,8 +32,10 @@ def avif_options(job: Job) -> images.AvifOptions:
     return images.AvifOptions(job.avif_quality, job.avif_chroma)
 
 
-def making(item: Item, model: ModelIdentity, size: tuple[int, int], steps: int, scheduler: str) -> images.Making:
-    """What the row's picture says of its making: painted at `size` (width, height) in so many steps."""
+def making(
+    item: Item, model: ModelIdentity, size: tuple[int, int], result: PaintResult, scheduler: str
+) -> images.Making:
+    """What the row's picture says of its making: painted at `size` (width, height), with the result's steps."""
     return images.Making(
         tool=f"inpaint-ops {__version__}",
         model=_model_and_loras(model, item),
@@ -36,8 +43,9 @@ def making(item: Item, model: ModelIdentity, size: tuple[int, int], steps: int, 
         prompt=_both(item.prompt, item.prompt_2),
         negative_prompt=_both(item.negative_prompt or "", item.negative_prompt_2) or None,
         seed=item.seed,
-        steps=steps,
+        steps=result.steps,
         guidance_scale=item.guidance_scale,
+        unguided_steps=result.unguided_steps,
         strength=item.strength,
         scheduler=scheduler,
         size=size,

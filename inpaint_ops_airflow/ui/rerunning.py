@@ -11,9 +11,9 @@ from inpaint_ops.tuning import Preset
 
 _CHOSEN = (
     "model", "model_revision", "vae", "tokenizer", "tuning", "tuning_overrides", "use_xformers", "scheduler",
-    "few_step", "prompt_syntax", "quality", "steps", "guidance_scale", "strength", "blend", "match", "grain", "sharpen",
-    "format", "fill", "fill_model", "clip_model", "lpips_model", "side_products", "failure_threshold", "shard_rows",
-    "project",
+    "few_step", "prompt_syntax", "quality", "steps", "guidance_scale", "guidance_cutoff", "strength", "blend", "match",
+    "grain", "sharpen", "format", "fill", "fill_model", "clip_model", "lpips_model", "side_products",
+    "failure_threshold", "shard_rows", "project",
 )  # fmt: skip
 """Of the job's options: all that change pixels or tuning. Texts are in the rows, since a manifest of rows has them;
 names, variants and samples belong to the run that they were chosen for."""

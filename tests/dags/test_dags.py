@@ -116,13 +116,14 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     assert manifest_dag.params.get_param("scheduler").schema["enum"] == [None, *get_args(Scheduler)]
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
             "blend": "poisson", "match": "mean", "grain": "match", "sharpen": "match", "fill": "noise",
-            "variants": 4, "pick": "best", "names": "{folder}/{stem}.{ext}",
+            "variants": 4, "pick": "best", "guidance_cutoff": 0.6, "names": "{folder}/{stem}.{ext}",
             "profile": True, "side_products": ["mask", "patch"]}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain, job.sharpen) == ("poisson", "mean", "match", "match")
     assert (job.fill, job.names) == ("noise", "{folder}/{stem}.{ext}")
+    assert job.guidance_cutoff == 0.6
     assert (job.variants, job.pick, job.profile, job.side_products) == (4, "best", True, ("patch", "mask"))
     conf = {
         **GOOD,

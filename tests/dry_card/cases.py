@@ -23,6 +23,7 @@ class Case:
     hold, in bytes; `fail_in` and `failures` let the first so many allocations of a phase fail. `batch_after` is what
     batch size the engine must have come to, `relieved` whether a row must have been painted with less memory, `error` a
     part of the text that a row, or the load, must fail with.
+    `cutoff` below 1 ends guidance after that share of the steps, of which there is one more then.
     `batches` more than one paint again, without limit. `not_in_effect` names the ledger's entries that cannot be in
     effect here, as the preset itself says.
     """
@@ -44,6 +45,7 @@ class Case:
     relieved: bool = False
     error: str = ""
     short: bool = False
+    cutoff: float = 1.0
 
     @property
     def offloads(self) -> str:
@@ -107,6 +109,7 @@ CASES: tuple[Case, ...] = (
       for way in ("none", "model", "group", "sequential")),
     Case("from a file", overrides={"batch_size": 1}, from_file=True, short=True),
     Case("from a file, offload model", overrides={"batch_size": 1, "offload": "model"}, from_file=True),
+    Case("guidance cutoff, batch 2", overrides={"batch_size": 2}, cutoff=0.5, short=True),
     Case("LoRA merged", overrides={"batch_size": 1}, loras="merged", short=True),
     Case("LoRA switched", overrides={"batch_size": 1}, loras="switched", short=True),
     Case("LoRA switched, offload group", overrides={"batch_size": 1, "offload": "group"}, loras="switched", batches=2),

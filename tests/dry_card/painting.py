@@ -160,7 +160,8 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str, lora: s
         counter.reset_peak()
     finding.held = counter.live
     _watch(engine, counter, ended, finding, state)
-    key = BatchKey(SIZE, SIZE, STEPS, 7.5, 0.9999, loras=(("a", 0.8),) if case.loras else ())
+    steps, switched = STEPS + (case.cutoff < 1), (("a", 0.8),) if case.loras else ()
+    key = BatchKey(SIZE, SIZE, steps, 7.5, 0.9999, loras=switched, guidance_cutoff=case.cutoff)
     plate = np.zeros((SIZE, SIZE, 3), np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[256:768, 256:768] = 255
@@ -175,6 +176,7 @@ def _paint(case: Case, counter: LiveBytes, finding: Finding, model: str, lora: s
     gc.collect()
     entries = loaded.inspect((SIZE, SIZE), batch_size=engine.measurements.largest_batch,
                              batch_limit=engine.batch_size, prompts_done=True)  # fmt: skip
+    entries = engine.with_measured(entries)
     finding.not_in_effect = [f"{one.name}: {one.requested} is {one.effective}: {one.reason}"
                              for one in entries if not one.matches]  # fmt: skip
     finding.batch = engine.batch_size

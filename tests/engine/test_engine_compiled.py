@@ -56,6 +56,26 @@ def test_a_compiled_model_gets_few_shapes_of_batches(make: Callable[..., Engine]
     assert engine.measurements.painted == (4 + 3 + 2 + 1 + 4) + (1 + 2 + 3 + 4 + 1) + 3
 
 
+def test_a_cutoff_of_guidance_costs_one_more_graph_for_each_shape_and_none_per_step(
+    make: Callable[..., Engine], compiled: None
+) -> None:
+    """Halved in its midst, a batch of two has two shapes: that with guidance, and that of two rows without any."""
+    cut, off = KEY._replace(steps=8, guidance_cutoff=0.5), KEY._replace(guidance_scale=1.0)
+    engine = make(batch_size=2, is_compiled=True)
+
+    def graphs(rows: int, key: Any) -> float:
+        before = figures()["graphs"]
+        for result in engine.paint([item(row, key=key) for row in range(rows)]):
+            image(result)
+        return figures()["graphs"] - before
+
+    whole = graphs(2, KEY)
+    assert whole > 0
+    assert graphs(2, cut) == whole, "as many again: those of the halved batch"
+    assert [graphs(2, cut), graphs(2, KEY), graphs(2, off), graphs(1, KEY)] == [0, 0, 0, 0], "shapes that are there"
+    assert graphs(1, cut) == whole
+
+
 def test_without_a_fixed_size_the_last_batch_would_recompile(make: Callable[..., Engine], compiled: None) -> None:
     """What the test above rests on: three rows are another shape than four."""
     engine = make(batch_size=4)

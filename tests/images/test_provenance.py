@@ -106,6 +106,7 @@ def test_viewers_find_the_parameters() -> None:
         "Steps: 29, Sampler: euler, CFG scale: 7.5, Seed: 7, Size: 1024x768, Model: studio/sdxl@abc, "
         "Denoising strength: 0.9999, Version: inpaint-ops 0.1.0",
     ]  # fmt: skip
+    assert "CFG scale: 7.5, Steps without CFG: 11, Seed: 7" in parameters(replace(MAKING, unguided_steps=11))
 
 
 @pytest.mark.parametrize("format", EACH_FORMAT)

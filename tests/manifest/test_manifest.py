@@ -56,6 +56,7 @@ def nested(depth: int) -> Any:
         ({**GOOD, "steps": "x" * 500}, ["steps: 'xxx", "… is not an integer"]),
         ({**GOOD, "quality": "ultra"}, ["quality", "good"]),
         ({**GOOD, "quality": "best", "steps": 3}, ["quality or steps, not both"]),
+        ({**GOOD, "guidance_cutoff": 1.5}, ["guidance_cutoff: 1.5 is out of range: write a number above 0, up to 1"]),
         ({**GOOD, "strength": 0}, ["strength: 0 is out of range: write a number above 0, up to 1"]),
         ({**GOOD, "blend": "poisson", "mask_blur": 2}, ["mask_blur", "blend poisson", "leave one of them out"]),
         ({**GOOD, "mask_blur": 0.5, "blend": "hard"}, ["mask_blur", "blend hard", "blend feather or auto"]),
@@ -214,7 +215,8 @@ def test_no_number_in_parquet_is_infinite_and_nan_is_not_given() -> None:
 
 def test_the_numeric_fields_are_known() -> None:
     assert {
-        "seed", "steps", "guidance_scale", "strength", "mask_threshold", "mask_dilate", "mask_blur", "crop", "variants",
+        "seed", "steps", "guidance_scale", "guidance_cutoff", "strength", "mask_threshold", "mask_dilate", "mask_blur",
+        "crop", "variants",
     } == {*NUMERIC} - {"mask_invert"}  # fmt: skip
 
 

@@ -79,6 +79,7 @@ _WRITTEN = st.fixed_dictionaries(
         "negative_prompt": _WORDS,
         "seed": st.integers(0, 2**63 - 1),
         "steps": st.integers(1, 500),
+        "guidance_cutoff": st.integers(1, 1000).map(lambda n: n / 1000),
         "strength": st.integers(1, 1000).map(lambda n: n / 1000),
         "guidance_scale": st.integers(0, 5000).map(lambda n: n / 100),
         "mask_threshold": st.integers(0, 255),

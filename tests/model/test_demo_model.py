@@ -134,6 +134,7 @@ def test_every_number_of_steps_prompt_guidance_and_seed_gives_the_same_fill(pipe
     (first,) = paint(pipe, [plain])
     others = [
         item(0, cases[0], steps=1), item(0, cases[0], steps=20), item(0, cases[0], guidance=1.0),
+        replace(plain, key=plain.key._replace(guidance_cutoff=0.5)),
         replace(plain, seed=99), replace(plain, prompt="a lighthouse", negative_prompt="blurry"),
     ]  # fmt: skip
     for other in others:

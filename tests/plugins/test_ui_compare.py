@@ -42,12 +42,14 @@ def runs(served: ServedPages) -> ServedPages:
             output = Output(uri=image.uri, sha256="0" * 64, bytes=1, width=size[0], height=size[1], format="png")
             update = {"id": name, "output": output, "source": source, "mask": None, "seed": 1 if run == "parent" else 2}
             area = MaskArea(box=(1800, 1000, 2000, 1200), share=0.01)
-            prompt = "a cup" if run == "parent" else EVIL
-            found.append(record.model_copy(update=update | {"mask_area": area, "prompt": prompt}))
+            other = {"prompt": "a cup"} if run == "parent" else {"prompt": EVIL, "unguided_steps": 4}
+            found.append(record.model_copy(update=update | {"mask_area": area} | other))
         put(layout.results, results_jsonl(found))
         put(layout.timings, timings_parquet(found))
     plan = make_plan("child", 4, shard_rows=200)
-    job = plan.job.model_copy(update={"steps": 12, "prompt": EVIL.replace("{", "").replace("}", "")})
+    job = plan.job.model_copy(
+        update={"steps": 12, "guidance_cutoff": 0.6, "prompt": EVIL.replace("{", "").replace("}", "")}
+    )
     put_plan(workspace, plan.model_copy(update={"job": job}))
     put_variants(workspace)
     return served
@@ -150,7 +152,7 @@ def test_previous_and_next_go_over_the_rows_that_both_have(window: Watched, runs
 def test_what_differs_is_listed_as_text(window: Watched, runs: ServedPages) -> None:
     page = opened(window, runs)
     settings = page.get_by_role("region", name="Settings that differ")
-    for name, left, right in (("steps", "none", "12"), ("prompt", "none", EVIL)):
+    for name, left, right in (("steps", "none", "12"), ("guidance_cutoff", "1.0", "0.6"), ("prompt", "none", EVIL)):
         cells = settings.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name, exact=True))
         expect(cells.get_by_role("cell")).to_have_text([left, right])
     expect(settings.get_by_role("rowheader", name="model", exact=True)).to_have_count(0)
@@ -160,7 +162,11 @@ def test_what_differs_is_listed_as_text(window: Watched, runs: ServedPages) -> N
         ["a cup", EVIL]
     )
     expect(row.filter(has_text="source")).to_have_count(0)
+    expect(row.filter(has_text="steps without guidance").locator("td")).to_have_text(["\u2013", "4"])
     assert page.locator("img[src=x], main script").count() == 0
+    page.goto(f"{runs.url}/runs/child/?row=1")
+    guidance = page.locator("#viewer-facts dl > div", has=page.locator("dt", has_text="Guidance"))
+    expect(guidance.locator("dd")).to_have_text("7.5, off in the last 4 steps")
 
 
 def test_flicker_shows_one_in_the_others_place(window: Watched, runs: ServedPages) -> None:

@@ -47,8 +47,9 @@ def test_failed_rows_are_a_manifest_that_asks_for_the_same_work() -> None:
             {"image": "a.png", "mask": "a.m.png", "prompt": 'a "cup"\nof tea ☕', "seed": MAX_SEED, "quality": "best"},
             {"image": "b.png", "mask": "b.m.png", "prompt": ""},
             {"image": "s3://photos/other/ü c.png", "mask": "c.m.png", "prompt": "=1+1", "id": "see me", "crop": 64,
-             "steps": 7, "strength": 0.5, "guidance_scale": 0.0, "mask_invert": True, "mask_dilate": 3,
-             "mask_blur": 1.5, "format": "webp", "negative_prompt": "blur", "extra": {"k": [1, {"x": None}]}},
+             "steps": 7, "strength": 0.5, "guidance_scale": 3.0, "guidance_cutoff": 0.6, "mask_invert": True,
+             "mask_dilate": 3, "mask_blur": 1.5, "format": "webp", "negative_prompt": "blur",
+             "extra": {"k": [1, {"x": None}]}},
             {"image": "d.png", "mask": "d.m.png", "prompt": "d"},
         ]
     )  # fmt: skip

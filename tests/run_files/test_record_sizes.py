@@ -42,7 +42,15 @@ BOX = (10_000, 10_000, 11_024, 11_024)
 
 def row(**options: Any) -> PlannedRow:
     crop = options.pop("crop", "none")
-    chosen = PaintParameters(seed=1, steps=30, guidance_scale=7.5, strength=0.9, side_products=SIDE_PRODUCTS, **options)
+    chosen = PaintParameters(
+        seed=1,
+        steps=30,
+        guidance_scale=7.5,
+        guidance_cutoff=THIRD,
+        strength=0.9,
+        side_products=SIDE_PRODUCTS,
+        **options,
+    )
     return PlannedRow(
         row=7, id="sofa-" + "x" * 100, image=STORE + "a.jpg", mask=STORE + "a.png", prompt="a sofa", crop=crop,
         parameters=chosen,
@@ -76,7 +84,8 @@ def files(name: str) -> dict[str, Any]:
 
 def record(of: PlannedRow, **fields: Any) -> Record:
     return Record(
-        id=of.id, row=of.row, status="done", attempt="00000-1f2e3d4c", prompt=of.prompt, source=of.image, mask=of.mask,
+        id=of.id, row=of.row, status="done", guidance_cutoff=THIRD, unguided_steps=300,
+        attempt="00000-1f2e3d4c", prompt=of.prompt, source=of.image, mask=of.mask,
         started_at=now(), finished_at=now(), log=LOG,
         conversions=("a sentence of what was converted, of some length",) * 8,
         **(files(f"{of.id}.0.png") | fields),

@@ -77,6 +77,21 @@ def test_steps_scale_the_denoising_alone_and_the_basis_says_so() -> None:
     assert "scaled" not in few.basis
 
 
+def test_a_step_without_guidance_counts_as_half_of_one_and_the_basis_says_so() -> None:
+    rows = [AcceptedRow.model_validate({"row": n, "id": f"r{n}", "image": "/i", "mask": "/m", "prompt": "p",
+                                        "steps": 30, "strength": 1.0} | own)
+            for n, own in enumerate(({}, {"guidance_cutoff": 1.0}, {"crop": "tiles"}), 1)]  # fmt: skip
+    job = JOB.model_copy(update={"variants": 2, "guidance_cutoff": 0.6})
+    work = work_of(row_work(rows, job))
+    assert (work.rows, work.steps, work.unguided) == (6, 2 * (24 + 30 + 24), 2 * (12 + 12))
+    assert work.tiles == Cropped(2, 48)
+    found = forecast(job, [work], [past()], table=EMPTY)
+    assert found.gpu_seconds == pytest.approx(60 + 156 * 0.1 + 6 * 1.0)
+    assert "; 48 steps without guidance count as half of one each" in found.basis
+    assert "without guidance" not in forecast(JOB, [work_of(row_work(rows, JOB))], [past()], table=EMPTY).basis
+    assert experience_key(job) == experience_key(JOB), "a run without a cutoff is a basis too"
+
+
 def test_images_in_tiles_count_as_many_canvases_as_those_of_an_earlier_run_had() -> None:
     rows = [AcceptedRow.model_validate({"row": n, "id": f"r{n}", "image": "/i", "mask": "/m", "prompt": "p",
                                         "steps": 30, "strength": 1.0, "crop": crop})
@@ -223,6 +238,13 @@ def test_a_run_teaches_the_next_one_its_pace() -> None:
     lifetimes = summary.gpu_seconds_per_image * summary.counts.done
     assert again.gpu_seconds == pytest.approx(lifetimes, rel=1e-6), "the same run again takes what it took"
     assert experience(summary.model_copy(update={"pace": None})) is None
+
+    cut = replace(
+        run, records=[one.model_copy(update={"unguided_steps": (one.steps or 0) // 2}) for one in run.records]
+    )
+    paces = summary.pace, cut.summary().pace
+    assert paces[1] is not None and paces[1].steps < 0.8 * paces[0].steps
+    assert paces[1].steps * paces[1].step_seconds == pytest.approx(paces[0].steps * paces[0].step_seconds)
     unlike = (*summary.devices, DeviceInfo(kind="cuda", name="another"))
     assert experience(summary.model_copy(update={"devices": unlike})) is None
 

@@ -264,6 +264,54 @@ def test_what_a_row_is_filled_with_stands_in_its_record_and_where_it_has_no_effe
         prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"fill": "telea"}))
 
 
+def test_where_guidance_ended_stands_in_records_images_ledger_and_report(workspace: Workspace) -> None:
+    rows = [
+        {"id": "jobs"},
+        {"id": "again"},
+        {"id": "own", "guidance_cutoff": 0.8},
+        {"id": "whole", "guidance_cutoff": 1},
+        {"id": "few", "steps": 1, "strength": 1.0},
+        {"id": "off", "guidance_scale": 1.0},
+        {"id": "two", "variants": 2},
+    ]
+    job = JobOptions(model="tiny-random", device="cpu", steps=6, strength=0.9999, guidance_cutoff=0.5)
+    rows = [{"steps": None} | row for row in rows]
+    summary, records = run(workspace, rows, job)
+    assert summary.counts.done == len(rows), [record.error for record in records.values()]
+    found = {name: (one.guidance_cutoff, one.steps, one.unguided_steps) for name, one in records.items()}
+    assert found == {
+        "jobs": (0.5, 5, 2), "again": (0.5, 5, 2), "own": (0.8, 5, 1), "whole": (1.0, 5, 0), "few": (0.5, 1, 0),
+        "off": (1.0, 5, 0), "two": (0.5, 5, 2),
+    }  # fmt: skip
+    assert {name for name, one in records.items() if "unguided_steps" in one.model_dump()} == {
+        "jobs",
+        "again",
+        "own",
+        "two",
+    }
+    assert np.array_equal(pixels(records["jobs"]), pixels(records["again"])), "the same seed in the same batch"
+    names = ("jobs", "own", "whole", "off")
+    assert all(apart(pixels(records[a]), pixels(records[b])) > 0 for a in names for b in names if a < b)
+    batches = {name: one.batch and one.batch.id for name, one in records.items()}
+    assert batches["jobs"] == batches["again"] != batches["own"] != batches["whole"] != batches["jobs"]
+    [sentence] = [one for one in records["few"].conversions if "guidance" in one]
+    assert sentence == "guidance_cutoff 0.5 had no effect: with 1 step it leaves none without guidance"
+    assert not any("guidance" in one for name in names for one in records[name].conversions)
+    for name, says in (("jobs", "CFG scale: 7.5, Steps without CFG: 2, Seed"), ("whole", "CFG scale: 7.5, Seed")):
+        output = records[name].output
+        assert output is not None and says in Image.open(output.uri).text["parameters"]  # type: ignore[attr-defined]
+
+    [entry] = [one for one in summary.ledger if one.name == "guidance_cutoff"]
+    assert (entry.requested, entry.effective, entry.matches) == ("0.5, 0.8", "0.5, 0.8 for some rows", False)
+    assert any(line.startswith("guidance_cutoff: 0.5, 0.8 was requested") for line in summary.warnings)
+    [cost] = [one for one in summary.choices if one.choice == "guidance_cutoff"]
+    assert (cost.count, cost.seconds) == (5, None) and "9 of their 25 steps" in cost.what
+    assert summary.pace is not None and summary.pace.images == 8
+    assert summary.pace.steps == pytest.approx((7 * 5 + 1 - 9 / 2) / 8)
+    with pytest.raises(RunConflictError, match="guidance_cutoff"):
+        prepare(workspace, manifest(workspace, *rows), "run", job.model_copy(update={"guidance_cutoff": 0.6}))
+
+
 def test_rows_filled_by_a_network_of_the_users(workspace: Workspace, tmp_path: Path) -> None:
     network = tmp_path / "lama.onnx"
     network.write_bytes(onnx_files.lama())

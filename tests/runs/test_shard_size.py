@@ -31,6 +31,7 @@ def work(steps: list[int], images: int = 1) -> RowWork:
         array("q", one),
         array("B", one),
         array("B", bytes(len(one))),
+        array("H", [0]) * len(steps),
     )
 
 

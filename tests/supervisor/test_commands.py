@@ -28,6 +28,7 @@ def test_a_worker_gets_every_option_of_a_row_by_its_own_name() -> None:
         seed=5,
         steps=7,
         guidance_scale=3.0,
+        guidance_cutoff=0.6,
         strength=0.5,
         blend="auto",
         match="mean",

@@ -94,7 +94,7 @@ export const startCompare = () => {
   const plain = (value) => (value === null || value === undefined || value === "" ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
   const facts = ({ record, seconds: total }) => ({
     id: record.id, status: record.status, prompt: record.prompt, "second prompt": record.prompt_2, seed: record.seed, steps: record.steps ?? record.steps_requested,
-    guidance: record.guidance_scale, strength: record.strength, fill: record.fill, LoRAs: record.loras, source: record.source, mask: record.mask,
+    guidance: record.guidance_scale, "steps without guidance": record.unguided_steps, strength: record.strength, fill: record.fill, LoRAs: record.loras, source: record.source, mask: record.mask,
     "painted part": record.mask_area?.box.join(", "), "painted at": record.working_size?.join(" × "), result: record.output && `${record.output.width} × ${record.output.height} ${record.output.format}`,
     joining: record.joining, ...Object.fromEntries(Object.entries(record.measures ?? {}).map(([name, value]) => [name.replaceAll("_", " "), value === null ? value : Number(value.toPrecision(3))])),
     change: record.change, device: record.worker?.device, time: seconds(total),
