@@ -21,11 +21,24 @@ from typing import Any
 
 from inpaint_ops.machine import limited_process
 from inpaint_ops.machine.garbage import only_new_garbage
+from inpaint_ops.machine.processors import processors
 
 log = logging.getLogger(__name__)
 
 _AHEAD = 2
 """Pieces of work per process that are under way or done, and not asked for yet."""
+
+
+MOST_PROCESSES = 4
+"""More have little to do, since who adds what they make takes a fourth of their time; and each has some 80 MB."""
+
+
+def processes_for(rows: int, fewest: int) -> int:
+    """How many processes are worth starting to share so many rows; 0 where this one had better do it alone: with less
+    than the `fewest` rows that make up for the starts, or with one processor.
+    """
+    count = min(MOST_PROCESSES, processors())
+    return count if rows >= fewest and count > 1 else 0
 
 
 class ProcessPool:
@@ -80,7 +93,7 @@ class ProcessPool:
             except (OSError, EOFError, pickle.UnpicklingError):
                 limited_process.kill(process)
                 log.warning(
-                    "process %d, which read some of the rows, %s: they are read without it",
+                    "process %d, which had some of the rows, %s: they are done without it",
                     process.pid, limited_process.how_it_ended(process.wait()),
                 )  # fmt: skip
                 return None

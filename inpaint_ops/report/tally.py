@@ -1,7 +1,8 @@
 """A run's records, added one by one: what its summary, its page and its gallery are made of.
 
-Of a row, numbers are kept, some 100 bytes in arrays; of a batch, what its rows' records say, until its shard is closed.
-What names a row (the slowest batch, a card of the gallery) is looked up by its line at the end.
+Of a row, numbers are kept, some 20 bytes in memory and 90 in temporary files; of a batch, what its rows' records say,
+until its shard is closed. What names a row (the slowest batch, a card of the gallery) is looked up by its line at the
+end.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from inpaint_ops.report.batches import (
 )
 from inpaint_ops.report.spread import spreads
 from inpaint_ops.report.stages import stats_of
-from inpaint_ops.report.tallied import FAILURES_PER_GROUP, BatchTimes, FailedRows, SeenWorker, TakenTimes
+from inpaint_ops.report.tallied import FAILURES_PER_GROUP, BatchTimes, Columns, FailedRows, SeenWorker, TakenTimes
 from inpaint_ops.report.timeline import Interval, spans_of, widen
 
 SLOWEST = 15
@@ -37,7 +38,6 @@ SLOWEST = 15
 MOST_FLAGGED = 30
 """Flagged rows that the page lists: those farthest from the others."""
 
-_NOT = float("nan")
 _NUMBERS = (
     "converted", "side_product_bytes", "images", "images_with_steps", "steps", "canvases", "canvas_steps",
     "rows_with_variants", "further_images", "failed_variants", "rows_with_failed_variants", "flagged",
@@ -103,7 +103,7 @@ class Tally:
         self._most_flagged: list[tuple[float, int]] = []
         self._done = bytearray()
         self._ids = array("q")
-        self._stages = {stage: array("d") for stage in STAGES}
+        self._stages = Columns(STAGES)
         self._batch_seconds = dict.fromkeys(STAGES, 0.0)
         self._batch_times = {stage: BatchTimes() for stage in STAGES if stage in BATCH_STAGES}
         self._open: dict[str, dict[BatchKey, SeenBatch]] = defaultdict(dict)
@@ -139,8 +139,7 @@ class Tally:
         self.row_seconds.append(seconds)
         self._done.append(record.status == "done")
         self._ids.append(hash(record.id))
-        for column, value in zip(self._stages.values(), values, strict=True):
-            column.append(_NOT if value is None else value)
+        self._stages.append(values)
         self.statuses[record.status] += 1
         if record.status != "done":
             self._add_failure(record)
@@ -173,8 +172,7 @@ class Tally:
         self.row_seconds += later.row_seconds
         self._done += later._done
         self._ids.extend(map(hash, ids))
-        for column, values in zip(self._stages.values(), later._stages.values(), strict=True):
-            column += values
+        self._stages.extend(later._stages)
         for name, group in later.failures.items():
             self.failures.setdefault(name, FailedRows(group.error)).extend(group)
         for key, worker in later.workers.items():
@@ -259,7 +257,7 @@ class Tally:
         """The rows that passed a stage or, where batches share it, the batches but the first of each worker."""
         if stage in BATCH_STAGES:
             return self._batch_times[stage].values()
-        values = np.asarray(self._stages[stage])
+        values = self._stages.values(stage)
         there = ~np.isnan(values)
         return TakenTimes(values[there], np.ones(int(there.sum())), np.asarray(self.rows)[there])
 
@@ -292,7 +290,7 @@ class Tally:
         return sorted(int(row) for row in rows[np.concatenate([slowest, spread])])
 
     def _passed(self, stage: str) -> npt.NDArray[np.float64]:
-        values = np.asarray(self._stages[stage])
+        values = self._stages.values(stage)
         return np.asarray(values[~np.isnan(values)])
 
     def _add_images(self, record: Record, paintings: Sequence[Record]) -> None:

@@ -28,7 +28,7 @@ from inpaint_ops.records import Record
 from inpaint_ops.run_files.compacted import KeptRecord, read_shard_compacted
 from inpaint_ops.run_files.counted import place_of, why_not
 from inpaint_ops.run_files.frozen import read_shard, row_bytes
-from inpaint_ops.run_files.inventory import Inventory, text_mark
+from inpaint_ops.run_files.inventory import Inventory, SeenMarks, text_mark
 from inpaint_ops.run_files.plain_shards import COMPACTED_AT_ONCE, CountedRow, Found, PlainShard, SummedUp
 from inpaint_ops.run_files.record_sizes import allowed_bytes, are_affordable
 from inpaint_ops.storage import ObjectInfo, Storage
@@ -95,7 +95,8 @@ class CountedRows:
         """The same, where `plain` may read shards elsewhere: of those, rows that follow each other come summed up."""
         asked = self._storage, self._layout, self._plan, self._retries, self._left
         inventory = self._inventory or Inventory.of(*asked)
-        self._records, self._compacted, self._images = dict(inventory.records), inventory.compacted, inventory.images
+        self._records = dict(inventory.records) if self._inventory else inventory.records  # emptied as the rows go by
+        self._compacted, self._images = inventory.compacted, inventory.images
         shards = self._plan.shards if self._shards is None else self._shards
         if plain is None:
             read: Iterator[PlainShard | None] = itertools.repeat(None)
@@ -142,7 +143,7 @@ class CountedRows:
 
     def _own(self, shards: Sequence[Shard], plain: Iterator[PlainShard | None]) -> Iterator[Found | SummedUp]:
         """The run's own rows. Of rows that share an id the first counts: an image has one row."""
-        ids: set[int] = set()
+        ids = SeenMarks()
         for shard, found in zip(shards, plain, strict=False):
             if found is not None and self._stands(shard.name, found, ids):
                 yield from found.read
@@ -155,26 +156,24 @@ class CountedRows:
                 self._left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
             self.rows_read[shard.name] = len(rows)
             marks = [text_mark(row.id.casefold()) for row in rows]
-            kept = [row for row, mark in zip(rows, marks, strict=True) if mark not in ids]
-            if len(kept) < len(rows):
-                for row, mark in zip(rows, marks, strict=True):
-                    if mark in ids:
-                        self._left.add(
-                            f"row {row.row} of shard {shard.name} has the id of another row: it was left out."
-                        )
-            ids.update(marks)
+            seen = ids.among(marks)
+            for row, mark in zip(rows, marks, strict=True) if seen else ():
+                if mark in seen:
+                    self._left.add(f"row {row.row} of shard {shard.name} has the id of another row: it was left out.")
+            kept = [row for row, mark in zip(rows, marks, strict=True) if mark not in seen]
+            ids.add(marks)
             yield from self._with_records(shard.name, 0, [(row.row, row) for row in kept])
 
-    def _stands(self, shard: str, plain: PlainShard, ids: set[int]) -> bool:
+    def _stands(self, shard: str, plain: PlainShard, ids: SeenMarks) -> bool:
         """Whether the shard may be taken as it was read elsewhere; then its `ids` are those of rows, and its records
         are done with.
         """
         marks = {text_mark(one.casefold()) for one in plain.ids}
-        if not ids.isdisjoint(marks) or any((row, 0) in self._swapped for row in plain.rows if self._swapped):
+        if ids.among(marks) or any((row, 0) in self._swapped for row in plain.rows if self._swapped):
             return False
         if not plain.stands(self._records[shard].by_row(), self._images):
             return False
-        ids |= marks
+        ids.add(marks)
         self._records.pop(shard)
         self.rows_read[shard] = len(plain.ids)
         self._read_any = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from inpaint_ops.layout import REJECTED
+from inpaint_ops.machine.process_pool import processes_for
 from inpaint_ops.planning import Plan, RetryPlan, every_shard
 from inpaint_ops.records import WorkerReport
 from inpaint_ops.report import TimingsWriter, Trace
@@ -21,7 +22,7 @@ from inpaint_ops.run_files.rows import CountedRows
 from inpaint_ops.runs.flagging import flag_outliers
 from inpaint_ops.runs.results_file import ResultsFile
 from inpaint_ops.runs.row_sums import RowSums, Stretch, write_failed
-from inpaint_ops.runs.summing import plain_reader, pool_for, processes_for
+from inpaint_ops.runs.summing import FEWEST_ROWS, plain_reader, pool_for
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage.stored import Leftovers
 
@@ -89,7 +90,8 @@ def read_results(
         timings = stack.enter_context(TimingsWriter(stack.enter_context(results.timings.open("wb"))))
         plain, drawn = None, {shard.name for shard in plan.shards if trace.shows(shard.name)}
         if processes is None:
-            processes = processes_for(sum(shard.rows for shard in plan.shards if shard.name not in drawn))
+            shared = sum(shard.rows for shard in plan.shards if shard.name not in drawn)
+            processes = processes_for(shared, FEWEST_ROWS)
         if processes:
             plain = plain_reader(stack.enter_context(pool_for(workspace, plan, processes)), workspace, plan, drawn)
         ends = sorted((shard.last_row, name) for name, shard in shards.items())

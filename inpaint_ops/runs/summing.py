@@ -13,7 +13,6 @@ from functools import partial
 
 from inpaint_ops.errors import StorageError
 from inpaint_ops.machine.process_pool import ProcessPool
-from inpaint_ops.machine.processors import processors
 from inpaint_ops.planning import Plan, Shard
 from inpaint_ops.run_files.compacted import CompactedShard
 from inpaint_ops.run_files.frozen import row_bytes, shard_bytes
@@ -26,16 +25,8 @@ _MODULE = "inpaint_ops.runs.summing_process"
 
 FEWEST_ROWS = 30_000
 """With fewer rows to share, starting processes costs more than they save."""
-MOST_PROCESSES = 4
-"""More have little to do: what is left to this process takes a fourth of what one of them does."""
 _MOST_ROWS = 10_000
 """Of a shard: what each row comes to is kept, two or three thousand bytes, until it is its turn."""
-
-
-def processes_for(rows: int) -> int:
-    """How many processes are worth starting to share so many rows; 0 where this one had better do it alone."""
-    count = min(MOST_PROCESSES, processors())
-    return count if rows >= FEWEST_ROWS and count > 1 else 0
 
 
 def plain_reader(pool: ProcessPool, workspace: Workspace, plan: Plan, here: Collection[str]) -> ReadPlain:

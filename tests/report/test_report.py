@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
+from dataclasses import astuple
 from datetime import timedelta
 
 import numpy as np
@@ -27,14 +29,17 @@ from inpaint_ops.records import (
 from inpaint_ops.report import (
     RANDOM_WEIGHTS,
     StageTimes,
+    Tally,
     WorkerTime,
     choose_gallery,
     facts,
     render_page,
     stage_seconds,
+    tallied,
     worker_times,
 )
 from inpaint_ops.report.facts import cure
+from inpaint_ops.report.tally import _NUMBERS
 from inpaint_ops.report.timeline import batch_spans, painting_at_once
 from tests.support.simulated_run import START, Run, a_run, after, record, worker_info
 
@@ -437,3 +442,46 @@ def test_the_gallery_shows_finished_rows_spread_over_the_run_and_the_slowest() -
 def test_the_gallery_is_as_large_as_it_may_be(rows: int, limit: int) -> None:
     chosen = choose_gallery([record(row, "failed" if row % 3 == 0 else "done") for row in range(1, rows + 1)], limit)
     assert len({r.row for r in chosen}) == len(chosen) == min(limit, rows - rows // 3)
+
+
+# -- sums of rows that others have added ---------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(4, 40))
+def test_tallies_that_follow_each_other_are_the_tally_of_all_their_rows(sizes: list[int], kept: int) -> None:
+    """The numbers are the same to the last bit, also where some are put away into files."""
+    run = a_run(sum(sizes))
+    records = [
+        one.model_copy(update={"conversions": ("exif",) if at % 3 else (), "change": 1.0 + at % 7})
+        for at, one in enumerate(run.records)
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tallied, "_ROWS_IN_MEMORY", kept)
+        whole, joined, at = Tally(), Tally(), 0
+        for one in records:
+            whole.add(one, "a")
+        for size in sizes:
+            part, some = Tally(), records[at : at + size]
+            for one in some:
+                part.add(one, "a")
+            joined.extend(pickle.loads(pickle.dumps(part)) if size < kept else part, [one.id for one in some])
+            at += size
+        assert facts_of_tally(joined) == facts_of_tally(whole)
+
+
+def facts_of_tally(tally: Tally) -> dict[str, object]:
+    tally.close("a")
+    return {
+        "stages": tally.stats(),
+        "seconds": tally.stage_seconds(),
+        "taken": {stage: [column.tolist() for column in astuple(tally.taken(stage))] for stage in STAGES},
+        "workers": tally.workers,
+        "windows": tally.windows,
+        "span": (tally.first_start, tally.finished, tally.peak),
+        "counters": [list(counter.items()) for counter in tally._counters()],
+        "slowest": tally.slowest(),
+        "gallery": tally.gallery(),
+        "ids": list(tally._ids),
+        "spreads": [(spread.count, spread.summary()) for spread in tally.spreads],
+        "numbers": [getattr(tally, name) for name in _NUMBERS],
+    }

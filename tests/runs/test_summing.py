@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from inpaint_ops.records import Record
@@ -14,8 +12,10 @@ from inpaint_ops.report import trace
 from inpaint_ops.run_files.compacted import compact
 from inpaint_ops.runs import finish, results, summing
 from inpaint_ops.runs.row_sums import RowSums
+from tests.support.child_processes import KillsOne, children
 from tests.support.painted_run import Painted
 
+MODULE = "inpaint_ops.runs.summing_process"
 FILES = "run.json", "report.html", "results.jsonl", "failed.jsonl", "timings.parquet", "trace.json"
 
 
@@ -30,25 +30,20 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         extend(self, later, ids)
 
     monkeypatch.setattr(RowSums, "extend", noted)
-    monkeypatch.setattr(results, "processes_for", lambda rows: 2)
+    monkeypatch.setattr(results, "processes_for", lambda rows, fewest: 2)
     monkeypatch.setattr(trace, "TRACE_ROWS", 100)
     return stretches
 
 
 def alone(run: Painted, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     with monkeypatch.context() as patched:
-        patched.setattr(results, "processes_for", lambda rows: 0)
+        patched.setattr(results, "processes_for", lambda rows, fewest: 0)
         return report_of(run)
 
 
 def report_of(run: Painted) -> dict[str, bytes]:
     finish(run.workspace, "run")
     return {name: run.read(name) for name in FILES}
-
-
-def children() -> list[psutil.Process]:
-    """The processes that read rows, of this one."""
-    return [one for one in psutil.Process().children() if "inpaint_ops.runs.summing_process" in one.cmdline()]
 
 
 def compacted(run: Painted) -> None:
@@ -130,20 +125,17 @@ def test_rows_of_a_process_that_is_killed_are_read_without_it(
     run = Painted(tmp_path, 600)
     compacted(run)
     expected = alone(run, monkeypatch)
-    killed: list[int] = []
-    files = summing._files
+    kill, files = KillsOne(MODULE), summing._files
 
     def kill_one(*asked: object) -> object:
-        if not killed and (when == "at once" or shared):
-            one = children()[0]
-            killed.append(one.pid)
-            one.send_signal(signal.SIGKILL)
+        if when == "at once" or shared:
+            kill()
         return files(*asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(summing, "_files", kill_one)
     assert report_of(run) == expected
-    assert killed and f"process {killed[0]}, which read some of the rows, was ended by SIGKILL" in caplog.text
-    assert not children()
+    assert kill.pid and f"process {kill.pid}, which had some of the rows, was ended by SIGKILL" in caplog.text
+    assert not children(MODULE)
 
 
 def test_a_report_that_loses_all_of_its_processes_is_made_without_them(
@@ -154,4 +146,4 @@ def test_a_report_that_loses_all_of_its_processes_is_made_without_them(
     expected = alone(run, monkeypatch)
     monkeypatch.setattr(summing, "_MODULE", "inpaint_ops.no_such_module")
     assert report_of(run) == expected
-    assert not shared and not children()
+    assert not shared and not children(MODULE)
