@@ -51,6 +51,7 @@ class ProcessPool:
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = ThreadPoolExecutor(count)
+        self._is_over = False
         try:
             for _ in range(count):
                 process = limited_process.start(module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=2)
@@ -92,15 +93,17 @@ class ProcessPool:
                 return pickle.load(process.stdout)  # type: ignore[arg-type]  # noqa: S301  # what our own code wrote
             except (OSError, EOFError, pickle.UnpicklingError):
                 limited_process.kill(process)
-                log.warning(
-                    "process %d, which had some of the rows, %s: they are done without it",
-                    process.pid, limited_process.how_it_ended(process.wait()),
-                )  # fmt: skip
+                if not self._is_over:
+                    how = limited_process.how_it_ended(process.wait())
+                    log.warning(
+                        "process %d, which had some of the rows, %s: they are done without it", process.pid, how
+                    )
                 return None
         finally:
             self._idle.put(process)
 
     def _end(self) -> None:
+        self._is_over = True
         for process in self._processes:
             limited_process.kill(process)
         self._threads.shutdown(cancel_futures=True)
