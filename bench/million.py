@@ -1,8 +1,9 @@
 """What a run of many rows costs without its painting: plan, a resumed look at what is done, and the report.
 
-`python -m bench.million --rows 100000 --store folder` prints a row of the table per step: seconds of CPU, wall, peak
-memory and requests. Each step is a process of its own. The records and images are written as a finished run would have
-left them (an image is its id: nothing is decoded), so what is measured is the machinery.
+`python -m bench.million --rows 100000 --store folder` prints a row of the table per step: seconds of CPU (its own, and
+those of the processes that it started), wall, peak memory (its own, and of all together) and requests. Each step is a
+process of its own. The records and images are written as a finished run would have left them (an image is its id:
+nothing is decoded), so what is measured is the machinery.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bench.million_memory import PeakTogether
 from bench.million_store import Counted, opened
 from inpaint_ops.planning import JobOptions, PlannedRow
 from inpaint_ops.records import Output
@@ -58,7 +61,8 @@ def main() -> None:
     ):
         _write_manifest(Path(folder, "manifest.jsonl"), chosen.rows)
         print(
-            "| rows | store | step | CPU s | wall s | peak MB | requests per row |\n|---|---|---|---|---|---|---|",
+            "| rows | store | step | CPU s | of others | wall s | peak MB | of all | requests per row |\n"
+            "|---|---|---|---|---|---|---|---|---|",
             flush=True,
         )
         wanted = [step for step in STEPS if step in chosen.steps.split(",") or step == "plan"]
@@ -67,8 +71,8 @@ def main() -> None:
             if step != "paint":
                 asked = "" if found["requests"] is None else f"{found['requests'] / chosen.rows:.4g}"
                 print(
-                    f"| {chosen.rows:,} | {chosen.store} | {step} | {found['cpu']:.1f} | {found['wall']:.1f} | "
-                    f"{found['peak'] / 1e6:.0f} | {asked} |",
+                    f"| {chosen.rows:,} | {chosen.store} | {step} | {found['cpu']:.1f} | {found['others']:.1f} | "
+                    f"{found['wall']:.1f} | {found['peak'] / 1e6:.0f} | {found['together'] / 1e6:.0f} | {asked} |",
                     flush=True,
                 )
 
@@ -113,7 +117,7 @@ def _in_a_process(
 def _measured(step: str) -> None:
     """Do one step in this process and print what it took, as JSON on the last line."""
     counted = Counted.open(readable=[str(Path(os.environ["BENCH_MANIFEST"]).parent) + "/"])
-    started, cpu = time.perf_counter(), time.process_time()
+    started, cpu, together = time.perf_counter(), time.process_time(), PeakTogether()
     if step == "plan":
         prepare(counted.workspace, os.environ["BENCH_MANIFEST"], RUN, JobOptions(model="tiny-random"))
     elif step == "paint":
@@ -131,7 +135,9 @@ def _measured(step: str) -> None:
             {
                 "wall": time.perf_counter() - started,
                 "cpu": time.process_time() - cpu,
+                "others": sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]),
                 "peak": int(peak[1]) * 1024 if peak else 0,
+                "together": together.bytes(),
                 "requests": counted.requests,
             }
         )

@@ -20,7 +20,7 @@ from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record, RunSummary, ShardProgress, now
 from inpaint_ops.report.facts import cure
 from inpaint_ops.report.page import ShownGroup
-from inpaint_ops.report.tally import FAILURES_PER_GROUP
+from inpaint_ops.report.tallied import FAILURES_PER_GROUP
 from inpaint_ops.reviewing import Reviews
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.attempts import notes_of

@@ -100,6 +100,14 @@ class PackedRows(Sequence[T], Generic[T]):
         for line, name in zip(self._lines.lines(start, stop), self._ids.lines(start, stop), strict=True):
             yield self._load(line, name.decode())
 
+    def as_text(self) -> tuple[list[bytes], list[bytes]]:
+        """The rows as they are kept, to be unpacked elsewhere: the line of each, and its id. Threads may share it."""
+        if not self._span:
+            return [], []
+        first, stop = min(self._span), max(self._span) + 1
+        lines, ids = list(self._lines.lines(first, stop)), list(self._ids.lines(first, stop))
+        return [lines[at - first] for at in self._span], [ids[at - first] for at in self._span]
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented

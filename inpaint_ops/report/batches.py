@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
+from typing import NamedTuple
 
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record, WorkerInfo
 
@@ -44,8 +45,7 @@ def finishing_start(record: Record) -> float:
     return record.finished_at.timestamp() - ((spent.composite or 0.0) + (spent.encode or 0.0) + (spent.upload or 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """What the first row of a batch that tells of a stage says: its seconds, and what they were for."""
 
     seconds: float
@@ -68,6 +68,14 @@ class SeenBatch:
     end: float = float("inf")
     """When the first of its rows was composited, at the latest, as a POSIX time."""
 
+    def extend(self, later: SeenBatch) -> None:
+        """Add what later rows told of the same batch."""
+        self.rows += later.rows
+        for stage, seconds in later.stages.items():
+            self.stages[stage] = max(seconds, self.stages.get(stage, 0.0))
+        self.taken = later.taken | self.taken
+        self.end = min(self.end, later.end)
+
 
 def see(batches: dict[BatchKey, SeenBatch], record: Record) -> None:
     """Add what the record tells of its batch, if it has one."""
@@ -86,6 +94,15 @@ def see(batches: dict[BatchKey, SeenBatch], record: Record) -> None:
         if stage not in batch.taken:
             steps = (record.steps or 1) if stage == "denoise" else 1
             batch.taken[stage] = Taken(seconds, record.batch.size * steps, record.row)
+
+
+def add_batches(batches: dict[BatchKey, SeenBatch], later: Mapping[BatchKey, SeenBatch]) -> None:
+    """Add what later rows told of their batches."""
+    for key, batch in later.items():
+        if key in batches:
+            batches[key].extend(batch)
+        else:
+            batches[key] = batch
 
 
 def batches_of(records: Iterable[Record]) -> dict[BatchKey, SeenBatch]:

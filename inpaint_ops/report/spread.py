@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,12 @@ class Spread:
         self.models: dict[str, None] = {}
         """By which models the values were taken, of a score; at most so many are kept as say that they differ."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: only the bins that hold values, which are few where few rows were counted."""
+        counts = np.asarray(self._counts)
+        there = np.flatnonzero(counts)
+        return _spread_of, (self.measure.name, there.tolist(), counts[there].tolist(), tuple(self.models))
+
     @property
     def label(self) -> str:
         """What people call it: of a score with the model that it was taken by."""
@@ -118,6 +124,12 @@ class Spread:
         bins = np.clip(((there - self._from) / self._width).astype(np.int64), 0, len(self._counts) - 1)
         counted = np.asarray(self._counts) + np.bincount(bins, minlength=len(self._counts))
         self._counts = array("q", counted.astype(np.int64).tobytes())
+
+    def extend(self, later: Spread) -> None:
+        """Add what another spread of the same measure has counted."""
+        self.add_models(later.models)
+        counts = np.frombuffer(self._counts, dtype=np.int64)
+        counts += np.frombuffer(later._counts, dtype=np.int64)
 
     def add_models(self, models: Iterable[str | None]) -> None:
         """Note by which models values were taken."""
@@ -197,6 +209,14 @@ class Spread:
         if self.measure.scale in _RAISED:
             return min(max(2**value - 1, 0.0), 2 ** _SCALES[self.measure.scale][1] - 1)
         return float(2**value)
+
+
+def _spread_of(name: str, bins: Sequence[int], counts: Sequence[int], models: Sequence[str]) -> Spread:
+    spread = Spread(next(measure for measure in MEASURES if measure.name == name))
+    spread.add_models(models)
+    for at, count in zip(bins, counts, strict=True):
+        spread._counts[at] = count
+    return spread
 
 
 def _at(counts: npt.NDArray[np.int64], share: float) -> int:

@@ -112,7 +112,7 @@ def timings_parquet(records: Iterable[Record]) -> bytes:
 
 def timings_table(records: Iterable[Record]) -> Any:
     """The same as a pyarrow.Table."""
-    return pa.Table.from_batches([_batch([*map(_values, _in_order(records))])])
+    return pa.Table.from_batches([timings_batch([*map(timings_values, _in_order(records))])])
 
 
 class TimingsWriter:
@@ -122,48 +122,70 @@ class TimingsWriter:
         self._writer = pq.ParquetWriter(out, TIMINGS_SCHEMA)
         self._rows: list[tuple[Any, ...]] = []
         self._batches: list[Any] = []
-        self._is_empty = True
+        self._waiting, self._is_empty = 0, True
 
     def __enter__(self) -> TimingsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._write_group()
+            self._flush()
+            if self._batches or self._is_empty:
+                self._write_group()
         self._writer.close()
 
     def add(self, record: Record) -> None:
         """The next row."""
-        self._rows.append(_values(record))
+        self._rows.append(timings_values(record))
         if len(self._rows) == _BATCH_ROWS:
-            self._batches.append(_batch(self._rows))
-            self._rows = []
-            if len(self._batches) == _BATCHES_PER_GROUP:
+            self._flush()
+
+    def add_batch(self, batch: Any) -> None:
+        """The next rows, as `timings_batch` gives them."""
+        self._flush()
+        self._add(batch)
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        if rows:
+            self._add(timings_batch(rows))
+
+    def _add(self, batch: Any) -> None:
+        """A row group has as many rows as another, however many came at once."""
+        while batch.num_rows:
+            some = batch.slice(0, _GROUP_ROWS - self._waiting)
+            batch = batch.slice(some.num_rows)
+            self._batches.append(some)
+            self._waiting += some.num_rows
+            if self._waiting == _GROUP_ROWS:
                 self._write_group()
 
     def _write_group(self) -> None:
-        rest = [_batch(self._rows)] if self._rows or self._is_empty else []
-        if rest or self._batches:
-            self._writer.write_table(pa.Table.from_batches([*self._batches, *rest]).combine_chunks())
-        self._rows, self._batches, self._is_empty = [], [], False
+        self._writer.write_table(pa.Table.from_batches(self._batches, schema=TIMINGS_SCHEMA).combine_chunks())
+        self._batches, self._waiting, self._is_empty = [], 0, False
 
 
 _BATCH_ROWS = 512
 """Rows whose values are kept as Python's objects."""
-_BATCHES_PER_GROUP = 32
-"""A row group has so many times as many rows: 16,384."""
+_GROUP_ROWS = 32 * _BATCH_ROWS
+"""Rows of a row group: 16,384."""
 
 
-def _values(record: Record) -> tuple[Any, ...]:
+def timings_values(record: Record) -> tuple[Any, ...]:
     """What the table has of a row."""
     return tuple([value for _, values in _GROUPS for value in values(record)])
 
 
-def _batch(rows: Sequence[tuple[Any, ...]]) -> Any:
-    """Some rows' values as a pyarrow.RecordBatch."""
+def timings_batch(rows: Sequence[tuple[Any, ...]]) -> Any:
+    """Some rows' values, by `timings_values`, as a pyarrow.RecordBatch."""
     columns = zip(*rows, strict=True) if rows else iter([()] * len(TIMINGS_SCHEMA))
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, TIMINGS_SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=TIMINGS_SCHEMA)
+
+
+def read_timings_batch(data: bytes) -> Any:
+    """Such a batch, of the bytes of its `serialize`."""
+    return pa.ipc.read_record_batch(pa.py_buffer(data), TIMINGS_SCHEMA)
 
 
 def result_line(record: Record) -> bytes:

@@ -1,7 +1,8 @@
 """A run's records, added one by one: what its summary, its page and its gallery are made of.
 
-Of a row, numbers are kept, some 100 bytes in arrays; of a batch, what its rows' records say, until its shard is closed.
-What names a row (the slowest batch, a card of the gallery) is looked up by its line at the end.
+Of a row, numbers are kept, some 20 bytes in memory and 90 in temporary files; of a batch, what its rows' records say,
+until its shard is closed. What names a row (the slowest batch, a card of the gallery) is looked up by its line at the
+end.
 """
 
 from __future__ import annotations
@@ -10,28 +11,26 @@ import heapq
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_ops.records import BATCH_STAGES, STAGES, Counts, ErrorInfo, Measures, Memory, Record, StageStats
+from inpaint_ops.records import BATCH_STAGES, STAGES, Counts, Measures, Memory, Record, StageStats
 from inpaint_ops.report.batches import (
     NO_WORKER,
     BatchKey,
     SeenBatch,
     WorkerKey,
+    add_batches,
     see,
     stage_values,
     worker_key,
 )
 from inpaint_ops.report.spread import spreads
 from inpaint_ops.report.stages import stats_of
+from inpaint_ops.report.tallied import FAILURES_PER_GROUP, BatchTimes, Columns, FailedRows, SeenWorker, TakenTimes
 from inpaint_ops.report.timeline import Interval, spans_of, widen
-
-Numbers = npt.NDArray[Any]
 
 SLOWEST = 15
 """Rows that the page lists as the slowest."""
@@ -39,45 +38,12 @@ SLOWEST = 15
 MOST_FLAGGED = 30
 """Flagged rows that the page lists: those farthest from the others."""
 
-FAILURES_PER_GROUP = 20
-"""Failed rows of one error type that are kept whole, the first by line."""
-
-_NOT = float("nan")
-
-
-@dataclass(slots=True)
-class SeenWorker:
-    """One worker process, as the records of its rows tell of it."""
-
-    last: datetime
-    batch_seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class FailedRows:
-    """The rows that ended for one type of error: how many, the stages at which they did, and the first of them."""
-
-    error: ErrorInfo | None
-    count: int = 0
-    stages: Counter[str] = field(default_factory=Counter)
-    first: list[Record] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class TakenTimes:
-    """Seconds of rows or batches, what they were for, and the row to name: arrays of one length."""
-
-    seconds: Numbers
-    work: Numbers
-    rows: Numbers
-
-
-class _BatchTimes:
-    def __init__(self) -> None:
-        self.seconds, self.work, self.rows = array("d"), array("l"), array("i")
-
-    def values(self) -> TakenTimes:
-        return TakenTimes(np.asarray(self.seconds), np.asarray(self.work), np.asarray(self.rows))
+_NUMBERS = (
+    "converted", "side_product_bytes", "images", "images_with_steps", "steps", "canvases", "canvas_steps",
+    "cut_images", "cut_steps", "unguided_steps", "rows_with_variants", "further_images", "failed_variants",
+    "rows_with_failed_variants", "flagged",
+)  # fmt: skip
+"""Attributes of a tally that add up."""
 
 
 class Tally:
@@ -142,9 +108,9 @@ class Tally:
         self._most_flagged: list[tuple[float, int]] = []
         self._done = bytearray()
         self._ids = array("q")
-        self._stages = {stage: array("d") for stage in STAGES}
+        self._stages = Columns(STAGES)
         self._batch_seconds = dict.fromkeys(STAGES, 0.0)
-        self._batch_times = {stage: _BatchTimes() for stage in STAGES if stage in BATCH_STAGES}
+        self._batch_times = {stage: BatchTimes() for stage in STAGES if stage in BATCH_STAGES}
         self._open: dict[str, dict[BatchKey, SeenBatch]] = defaultdict(dict)
         self._slowest: list[tuple[float, int, int, Record]] = []
 
@@ -178,8 +144,7 @@ class Tally:
         self.row_seconds.append(seconds)
         self._done.append(record.status == "done")
         self._ids.append(hash(record.id))
-        for column, value in zip(self._stages.values(), values, strict=True):
-            column.append(_NOT if value is None else value)
+        self._stages.append(values)
         self.statuses[record.status] += 1
         if record.status != "done":
             self._add_failure(record)
@@ -201,11 +166,55 @@ class Tally:
         if seconds > 0:
             self._add_slow(seconds, record)
 
+    def extend(self, later: Tally, ids: Iterable[str]) -> None:
+        """Add the rows of another tally, which follow this one's, as if each were added here.
+
+        None of its shards is closed yet. `ids` are those of its rows: what stands for an id is known to the process
+        alone that added it.
+        """
+        before = len(self.rows)
+        self.rows += later.rows
+        self.row_seconds += later.row_seconds
+        self._done += later._done
+        self._ids.extend(map(hash, ids))
+        self._stages.extend(later._stages)
+        for name, group in later.failures.items():
+            self.failures.setdefault(name, FailedRows(group.error)).extend(group)
+        for key, worker in later.workers.items():
+            seen = self.workers.setdefault(key, worker)
+            if seen.last < worker.last:
+                seen.last = worker.last
+        if later.first_start is not None and (self.first_start is None or later.first_start < self.first_start):
+            self.first_start = later.first_start
+        if later.finished is not None and (self.finished is None or later.finished > self.finished):
+            self.finished = later.finished
+        self.peak = higher(self.peak, later.peak)
+        for mine, theirs in zip(self._counters(), later._counters(), strict=True):
+            mine.update(theirs)
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        for spread, more in zip(self.spreads, later.spreads, strict=True):
+            spread.extend(more)
+        for entry in later._most_flagged:
+            self._push_flagged(entry)
+        for shard, batches in later._open.items():
+            add_batches(self._open[shard], batches)
+        for seconds, row, place, record in later._slowest:
+            self._push_slow((seconds, row, place - before, record))
+
+    def _counters(self) -> tuple[Counter[str], ...]:
+        return (
+            self.statuses, self.conversions, self.fills, self.side_products, self.without_side_products,
+            self.without_scores, self.flags, *self.cropped.values(),
+        )  # fmt: skip
+
     def add_flags(self, row: int, flags: Iterable[str], score: float = 0.0) -> None:
         """A row that was added is an outlier; `score` says how far from the others it is."""
         self.flags.update(flags)
         self.flagged += 1
-        entry = (score, -row)
+        self._push_flagged((score, -row))
+
+    def _push_flagged(self, entry: tuple[float, int]) -> None:
         if len(self._most_flagged) < MOST_FLAGGED:
             heapq.heappush(self._most_flagged, entry)
         else:
@@ -253,7 +262,7 @@ class Tally:
         """The rows that passed a stage or, where batches share it, the batches but the first of each worker."""
         if stage in BATCH_STAGES:
             return self._batch_times[stage].values()
-        values = np.asarray(self._stages[stage])
+        values = self._stages.values(stage)
         there = ~np.isnan(values)
         return TakenTimes(values[there], np.ones(int(there.sum())), np.asarray(self.rows)[there])
 
@@ -286,7 +295,7 @@ class Tally:
         return sorted(int(row) for row in rows[np.concatenate([slowest, spread])])
 
     def _passed(self, stage: str) -> npt.NDArray[np.float64]:
-        values = np.asarray(self._stages[stage])
+        values = self._stages.values(stage)
         return np.asarray(values[~np.isnan(values)])
 
     def _add_images(self, record: Record, paintings: Sequence[Record]) -> None:
@@ -343,7 +352,9 @@ class Tally:
             worker.last = record.finished_at
 
     def _add_slow(self, seconds: float, record: Record) -> None:
-        entry = (seconds, -record.row, -len(self.rows), record)
+        self._push_slow((seconds, -record.row, -len(self.rows), record))
+
+    def _push_slow(self, entry: tuple[float, int, int, Record]) -> None:
         if len(self._slowest) < SLOWEST:
             heapq.heappush(self._slowest, entry)
         elif entry > self._slowest[0]:

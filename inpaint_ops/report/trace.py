@@ -87,6 +87,14 @@ class Trace:
         for painting in record.paintings():
             self._draw(painting, shard)
 
+    def shows(self, shard: str) -> bool:
+        """Whether rows of the shard are drawn, as far as there is room."""
+        return self._shown is None or shard in self._shown
+
+    def leave_out(self, rows: int) -> None:
+        """So many rows of shards that are not shown were not added."""
+        self._left_out += rows
+
     def _draw(self, record: Record, shard: str) -> None:
         """Draw what was painted at once: a row, or one of its variants."""
         see(self._open[shard], record)

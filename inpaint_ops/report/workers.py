@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from inpaint_ops.records import ColdStart, Record, WorkerReport
 from inpaint_ops.report.batches import WorkerKey, worker_key
-from inpaint_ops.report.tally import SeenWorker, Tally
+from inpaint_ops.report.tallied import SeenWorker
+from inpaint_ops.report.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

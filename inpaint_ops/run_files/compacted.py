@@ -67,22 +67,44 @@ def read_compacted(data: bytes, *, max_bytes: int, max_line: int) -> Iterator[tu
         yield last, KeptRecord(etag.decode(errors="replace"), body)
 
 
+@dataclass(frozen=True, slots=True)
+class CompactedShard:
+    """A shard's file as it lies in the store, and what may be in it."""
+
+    data: bytes
+    max_bytes: int
+    max_line: int
+
+    @classmethod
+    def read(
+        cls, storage: Storage, layout: RunLayout, shard: str, *, records: int, total: int, max_record: int
+    ) -> CompactedShard | None:
+        """Read it. None where the shard has none, or where it cannot be read, which is logged.
+
+        The shard has so many single `records`, of `total` bytes together, and of `max_record` each at most.
+        """
+        most = total + records * _LINE_OVERHEAD
+        try:
+            data = storage.get(layout.compacted_shard(shard), max_bytes=most)
+        except ObjectNotFoundError:
+            return None
+        except StorageError as error:
+            log.warning("the records of shard %s are read one by one: %s", shard, error)
+            return None
+        return cls(data, most, max_record + _LINE_OVERHEAD)
+
+    def lines(self) -> Iterator[tuple[int, KeptRecord]]:
+        """What `read_compacted` gives."""
+        return read_compacted(self.data, max_bytes=self.max_bytes, max_line=self.max_line)
+
+
 def read_shard_compacted(
     storage: Storage, layout: RunLayout, shard: str, *, records: int, total: int, max_record: int
 ) -> Iterator[tuple[int, KeptRecord]]:
-    """The lines of a shard's file. None where it has none, or where it cannot be read, which is logged.
-
-    The shard has so many single `records`, of `total` bytes together, and of `max_record` each at most.
-    """
-    most = total + records * _LINE_OVERHEAD
-    try:
-        data = storage.get(layout.compacted_shard(shard), max_bytes=most)
-    except ObjectNotFoundError:
-        return
-    except StorageError as error:
-        log.warning("the records of shard %s are read one by one: %s", shard, error)
-        return
-    yield from read_compacted(data, max_bytes=most, max_line=max_record + _LINE_OVERHEAD)
+    """The lines of a shard's file; none where `CompactedShard.read` finds none."""
+    found = CompactedShard.read(storage, layout, shard, records=records, total=total, max_record=max_record)
+    if found is not None:
+        yield from found.lines()
 
 
 def _lines(data: bytes, max_bytes: int, max_line: int) -> Iterator[bytes]:

@@ -38,6 +38,12 @@ class NamedImages:
             self.places.append(place)
             self.sizes.append(some[0][1].bytes)
 
+    def extend(self, later: NamedImages) -> None:
+        """Add those of later rows."""
+        self.rows += later.rows
+        self.places += later.places
+        self.sizes += later.sizes
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:

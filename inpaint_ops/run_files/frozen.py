@@ -54,11 +54,22 @@ def read_shard(
     `job` is the plan's: rows of an older file get their parameters by it, as they did when that file was written.
     Raises ObjectNotFoundError, ObjectTooLargeError, StorageError.
     """
+    return shard_rows(shard_bytes(storage, layout, shard, settings), layout, shard, job, row_bytes(settings), left)
+
+
+def shard_bytes(storage: Storage, layout: RunLayout, shard: Shard, settings: Settings) -> bytes:
+    """The file of the shard's rows. Raises as `read_shard`."""
+    most = 2 * settings.max_manifest_bytes + shard.rows * _BYTES_OF_URIS
+    return storage.get(layout.shard(shard.name), max_bytes=most)
+
+
+def shard_rows(
+    data: bytes, layout: RunLayout, shard: Shard, job: JobOptions, limit: int, left: Leftovers
+) -> list[PlannedRow]:
+    """The rows in the bytes of that file; `limit` is what `row_bytes` gives."""
     place = layout.shard(shard.name)
-    data = storage.get(place, max_bytes=2 * settings.max_manifest_bytes + shard.rows * _BYTES_OF_URIS)
     rows: dict[int, PlannedRow] = {}
     ids: set[str] = set()
-    limit = row_bytes(settings)
     for number, line in enumerate(io.BytesIO(data), 1):
         if number > shard.rows:
             left.add(f"{place} has more lines than the plan's {shard.rows:,} rows: the others were left out.")

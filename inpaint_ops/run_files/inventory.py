@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,34 @@ def text_mark(text: str) -> int:
     Of a million texts, two share one with a probability of 3 in 10^8.
     """
     return hash(text)
+
+
+class SeenMarks:
+    """Which marks were seen: 8 bytes each. A set takes 80."""
+
+    def __init__(self) -> None:
+        self._sorted: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._new: set[int] = set()
+
+    def add(self, marks: Iterable[int]) -> None:
+        """These are seen from now on."""
+        self._new.update(marks)
+        if len(self._new) > _NEW_MARKS:
+            self._sorted = np.union1d(self._sorted, np.fromiter(self._new, np.int64, len(self._new)))
+            self._new = set()
+
+    def among(self, marks: Collection[int]) -> set[int]:
+        """Those of the marks that were seen."""
+        found = self._new.intersection(marks)
+        if len(self._sorted):
+            asked = np.fromiter(marks, np.int64, len(marks))
+            places = np.minimum(np.searchsorted(self._sorted, asked), len(self._sorted) - 1)
+            found.update(asked[self._sorted[places] == asked].tolist())
+        return found
+
+
+_NEW_MARKS = 2**16
+"""Marks that are kept in a set before they are sorted in among the others."""
 
 
 @dataclass(slots=True)

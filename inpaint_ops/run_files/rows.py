@@ -6,13 +6,14 @@ numbers (see `inventory`), and the mark of its id.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
+from typing import cast
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import (
@@ -27,7 +28,9 @@ from inpaint_ops.records import Record
 from inpaint_ops.run_files.compacted import KeptRecord, read_shard_compacted
 from inpaint_ops.run_files.counted import place_of, why_not
 from inpaint_ops.run_files.frozen import read_shard, row_bytes
-from inpaint_ops.run_files.inventory import Inventory, text_mark
+from inpaint_ops.run_files.inventory import Inventory, SeenMarks, text_mark
+from inpaint_ops.run_files.plain_shards import COMPACTED_AT_ONCE, CountedRow, Found, PlainShard, SummedUp
+from inpaint_ops.run_files.record_sizes import allowed_bytes, are_affordable
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import Leftovers, parse_model, read_each
 
@@ -36,43 +39,16 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 1000
 """Rows whose records are looked at together where each is read by itself."""
 
-_COMPACTED_AT_ONCE = 32
-"""The same of compacted ones: what is freed is used again while it is in the processor's cache."""
-
-_BYTES_PER_RECORD = 8 * 2**10
-"""What records have on average, at most, beyond what their rows have; ours have one to two thousand."""
-
-_BYTES_PER_CANVAS, _MOST_CANVASES = 2**10, 64
-"""Of a region or a tile, in the record of a row that is painted in several."""
-
 _SLACK = 64 * 2**20
 _NO_MOMENT = datetime.fromtimestamp(0, UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class CountedRow:
-    """A row of the manifest, and its records that count, the oldest first, each with the shard that it is of."""
-
-    number: int
-    shard: str
-    """The run's own shard that the row is in; `REJECTED` for a rejected row."""
-    row: PlannedRow | None
-    """As it was tried last; None for a rejected row that was never tried again."""
-    records: tuple[tuple[str, Record], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A row in one shard of the run or of a retry, and its record there, if it counts."""
-
-    number: int
-    retry: int
-    shard: str
-    row: PlannedRow | None
-    record: Record | None
-
-
 _ORDER = attrgetter("number", "retry")
+
+ReadPlain = Callable[[Inventory, Sequence[int]], Iterator[PlainShard | None]]
+"""Reads a run's own shards by the listings, in their order; the rows given, in order, are not summed up. None stands
+for a shard that is to be read here.
+"""
 
 
 class CountedRows:
@@ -109,22 +85,37 @@ class CountedRows:
         self._slack = _SLACK
         self._refused: AccessDeniedError | None = None
         self._read_any = False
+        self._alone: set[int] | None = None
 
     def __iter__(self) -> Iterator[CountedRow]:
         """The rows by line, those without a record too. Raises StorageError."""
+        return (part for part in self.parts() if isinstance(part, CountedRow))
+
+    def parts(self, plain: ReadPlain | None = None) -> Iterator[CountedRow | SummedUp]:
+        """The same, where `plain` may read shards elsewhere: of those, rows that follow each other come summed up."""
         asked = self._storage, self._layout, self._plan, self._retries, self._left
         inventory = self._inventory or Inventory.of(*asked)
-        self._records, self._compacted, self._images = dict(inventory.records), inventory.compacted, inventory.images
-        streams = [self._own(self._plan.shards), self._rejected(), *map(self._retried, self._retries)]
+        self._records = dict(inventory.records) if self._inventory else inventory.records  # emptied as the rows go by
+        self._compacted, self._images = inventory.compacted, inventory.images
+        shards = self._plan.shards if self._shards is None else self._shards
+        if plain is None:
+            read: Iterator[PlainShard | None] = itertools.repeat(None)
+        else:
+            self._alone = {*self._plan.rejected_rows, *self._retried_rows()}
+            read = plain(inventory, sorted(self._alone))
+        streams = [self._own(shards, read), self._rejected(), *map(self._retried, self._retries)]
         if self._shards is not None:
-            streams = [self._own(self._shards)]
+            streams = streams[:1]
         for number, found in itertools.groupby(heapq.merge(*streams, key=_ORDER), key=attrgetter("number")):
-            if (row := self._merged(number, list(found))) is not None:
+            some = list(found)
+            if isinstance(some[0], SummedUp):
+                yield some[0]
+            elif (row := self._merged(number, cast("list[Found]", some))) is not None:
                 yield row
         if self._refused is not None and not self._read_any:
             raise self._refused
 
-    def _merged(self, number: int, found: list[_Found]) -> CountedRow | None:
+    def _merged(self, number: int, found: list[Found]) -> CountedRow | None:
         """One row of the manifest, of what each shard has of it; None for one that the run has not."""
         if len(found) == 1 and not found[0].retry:  # as most rows are
             one = found[0]
@@ -150,57 +141,82 @@ class CountedRows:
             tuple((one.shard, one.record) for one in counted if one.record is not None),
         )
 
-    def _own(self, shards: Sequence[Shard]) -> Iterator[_Found]:
+    def _own(self, shards: Sequence[Shard], plain: Iterator[PlainShard | None]) -> Iterator[Found | SummedUp]:
         """The run's own rows. Of rows that share an id the first counts: an image has one row."""
-        ids: set[int] = set()
-        for shard in shards:
+        ids = SeenMarks()
+        for shard, found in zip(shards, plain, strict=False):
+            if found is not None and self._stands(shard.name, found, ids):
+                yield from found.read
+                continue
             rows: list[PlannedRow] = []
             try:
-                rows = self._frozen(shard, self._plan.job)
+                rows = self._frozen(shard, self._plan.job, self._left)
             except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
                 self.unreadable[shard.name] = str(error)
                 self._left.add(f"shard {shard.name} cannot be read, so none of its records counts: {error}")
             self.rows_read[shard.name] = len(rows)
             marks = [text_mark(row.id.casefold()) for row in rows]
-            kept = [row for row, mark in zip(rows, marks, strict=True) if mark not in ids]
-            if len(kept) < len(rows):
-                for row, mark in zip(rows, marks, strict=True):
-                    if mark in ids:
-                        self._left.add(
-                            f"row {row.row} of shard {shard.name} has the id of another row: it was left out."
-                        )
-            ids.update(marks)
+            seen = ids.among(marks)
+            for row, mark in zip(rows, marks, strict=True) if seen else ():
+                if mark in seen:
+                    self._left.add(f"row {row.row} of shard {shard.name} has the id of another row: it was left out.")
+            kept = [row for row, mark in zip(rows, marks, strict=True) if mark not in seen]
+            ids.add(marks)
             yield from self._with_records(shard.name, 0, [(row.row, row) for row in kept])
 
-    def _rejected(self) -> Iterator[_Found]:
+    def _stands(self, shard: str, plain: PlainShard, ids: SeenMarks) -> bool:
+        """Whether the shard may be taken as it was read elsewhere; then its `ids` are those of rows, and its records
+        are done with.
+        """
+        marks = {text_mark(one.casefold()) for one in plain.ids}
+        if ids.among(marks) or any((row, 0) in self._swapped for row in plain.rows if self._swapped):
+            return False
+        if not plain.stands(self._records[shard].by_row(), self._images):
+            return False
+        ids.add(marks)
+        self._records.pop(shard)
+        self.rows_read[shard] = len(plain.ids)
+        self._read_any = True
+        return True
+
+    def _retried_rows(self) -> Iterator[int]:
+        for retry in self._retries:
+            for shard in retry.shards:
+                with contextlib.suppress(ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError):
+                    unsaid = Leftovers()  # `_retried` says it
+                    yield from [row.row for row in self._frozen(shard, retry.job, unsaid)]
+
+    def _rejected(self) -> Iterator[Found]:
         return self._with_records(REJECTED, 0, [(number, None) for number in sorted(self._plan.rejected_rows)])
 
-    def _retried(self, retry: RetryPlan) -> Iterator[_Found]:
+    def _retried(self, retry: RetryPlan) -> Iterator[Found]:
         for shard in retry.shards:
             rows: list[PlannedRow] = []
             try:
-                rows = self._frozen(shard, retry.job)
+                rows = self._frozen(shard, retry.job, self._left)
             except (ObjectNotFoundError, ObjectTooLargeError, DamagedObjectError) as error:
                 self._left.add(
                     f"shard {shard.name} of retry {retry.number} cannot be read, so none of its records counts: {error}"
                 )
+            if self._alone is not None:  # as they were read before
+                rows = [row for row in rows if row.row in self._alone]
             yield from self._with_records(shard.name, retry.number, [(row.row, row) for row in rows])
 
-    def _frozen(self, shard: Shard, job: JobOptions) -> list[PlannedRow]:
-        rows = read_shard(self._storage, self._layout, shard, job, self._settings, self._left)
+    def _frozen(self, shard: Shard, job: JobOptions, left: Leftovers) -> list[PlannedRow]:
+        rows = read_shard(self._storage, self._layout, shard, job, self._settings, left)
         return sorted(rows, key=attrgetter("row"))
 
-    def _with_records(self, shard: str, retry: int, rows: Sequence[tuple[int, PlannedRow | None]]) -> Iterator[_Found]:
+    def _with_records(self, shard: str, retry: int, rows: Sequence[tuple[int, PlannedRow | None]]) -> Iterator[Found]:
         listed = self._records.pop(shard).by_row()
         for number in sorted(listed.keys() - dict(rows).keys()):
             self._is_of_no_row(shard, number)
         compacted = self._read_compacted(shard, sum(size for size, _ in listed.values()), len(listed))
-        at_once = _COMPACTED_AT_ONCE if shard in self._compacted else _AT_ONCE
+        at_once = COMPACTED_AT_ONCE if shard in self._compacted else _AT_ONCE
         for first in range(0, len(rows), at_once):
             some = rows[first : first + at_once]
             records = self._sound(shard, dict(some), listed, compacted)
             for number, row in some:
-                yield _Found(number, retry, shard, row, records.get(number))
+                yield Found(number, retry, shard, row, records.get(number))
 
     def _is_of_no_row(self, shard: str, number: int) -> None:
         where = self._layout.record(shard, number)
@@ -248,11 +264,9 @@ class CountedRows:
         only so many bytes are read for so many rows.
         """
         there = {number: listed[number] for number in rows if number in listed}
-        if sum(size for size, _ in there.values()) <= _BYTES_PER_RECORD * len(rows):
+        if are_affordable([size for size, _ in there.values()], rows.values()):
             return there
-        allowed = sum(_BYTES_PER_RECORD + (_weight(row) if row else 0) for row in rows.values())
-        if sum(size for size, _ in there.values()) <= allowed:
-            return there
+        allowed = allowed_bytes(rows.values())
         kept, total = {}, 0
         for number, (size, etag) in sorted(there.items(), key=lambda item: item[1][0]):
             if total + size > allowed + self._slack:
@@ -315,17 +329,3 @@ def _up_to(compacted: Iterator[tuple[int, KeptRecord]], last: int) -> Iterator[t
         yield number, kept
         if number >= last:
             return
-
-
-def _weight(row: PlannedRow) -> int:
-    """What the row brings into its record, in bytes, and no less."""
-    files = 4 + len(row.parameters.side_products)  # the URIs of image, thumbnails, side products, and the name itself
-    images = row.parameters.variants
-    named = files * (sum(map(len, row.names)) or images * len(row.id))
-    canvases = _BYTES_PER_CANVAS * _MOST_CANVASES if row.crop in ("regions", "tiles") else 0
-    return (
-        6 * (len(row.prompt) + len(row.image) + len(row.mask) + named)
-        + (len(row.model_dump_json()) if row.extra else 0)
-        + (images - 1) * _BYTES_PER_RECORD
-        + canvases
-    )

@@ -44,7 +44,7 @@ def finish(workspace: Workspace, run: str) -> RunSummary:
     with tempfile.TemporaryDirectory(prefix="inpaint-ops-report-") as folder:
         results = read_results(workspace, plan, Path(folder, "first"))
         compared = compare_digests(
-            workspace.storage, workspace.layout(run), results.images, results.file.find,
+            workspace.storage, workspace.layout(run), results.sums.images, results.file.find,
             workspace.settings.check_image_bytes,
         )  # fmt: skip
         if compared.swapped:
@@ -63,7 +63,7 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
     faults = [*recovered_faults(storage, layout, shards, left), *stopped(stops, [*unfinished, *undone])]
     progress = read_notes(storage, layout.progress, ShardProgress, shards, left) if unfinished or undone else {}
     summary = report.summary_of(
-        results.tally,
+        results.sums.tally,
         results.accounting(plan.rows),
         results.file.find,
         run=plan.run,
@@ -77,8 +77,8 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
         faults=faults,
         left_out=(*(f"manifest: {note}" for note in plan.warnings), *left.lines()),
         images_checked=compared.checked,
-        idle_seconds=results.history.idle_seconds(workers),
-        retries=results.history.counts(results.retries),
+        idle_seconds=results.sums.history.idle_seconds(workers),
+        retries=results.sums.history.counts(results.retries),
         trace_rows=results.trace.shown_rows,
         gpu_hour_price=workspace.settings.gpu_hour_price,
     )
@@ -101,9 +101,11 @@ def _report(workspace: Workspace, plan: Plan, results: Results, compared: Compar
         (layout.trace, results.written_trace(workers), _JSON),
     ):
         storage.put(place, path, content_type=content_type)
-    gallery = make_gallery(storage, workspace.settings, [results.file.find(row) for row in results.tally.gallery()])
+    gallery = make_gallery(
+        storage, workspace.settings, [results.file.find(row) for row in results.sums.tally.gallery()]
+    )
     page = report.render_facts(
-        summary, report.facts_of(results.tally, workers, find=results.file.find), gallery.items, workers=workers,
+        summary, report.facts_of(results.sums.tally, workers, find=results.file.find), gallery.items, workers=workers,
         without_pictures=gallery.left_out,
     )  # fmt: skip
     storage.put(layout.report, page.encode(), content_type="text/html; charset=utf-8")

