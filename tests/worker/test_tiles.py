@@ -96,7 +96,7 @@ class Painter:
             return
         canvas = np.full(item.rgb.shape, 10 * len(self.seen), np.uint8)
         batch_of = Batch(id=str(len(self.seen)), size=1)
-        yield PaintResult(item.row, canvas, None, 2, batch_of, Timings(denoise=1.0))
+        yield PaintResult(item.row, canvas, None, steps=2, batch=batch_of, timings=Timings(denoise=1.0))
 
 
 def tiled(**options: Any) -> TiledRow:
