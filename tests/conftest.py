@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return order.GroupScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_pages() -> Iterator[None]:
+    """A list of runs waits until all are read: after the 2 seconds that people wait, a busy machine shows some."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("inpaint_ops.browse.catalogue._WAIT_SECONDS", 600.0)
+        yield
 
 
 @pytest.fixture(scope="session")
