@@ -78,8 +78,8 @@ bench: $(STAMP)  ## what this processor shows, as ratios of pairs with their spr
 	$(BIN)/python -m bench.cpu
 	$(BIN)/python -m bench.start --rounds 7
 	$(BIN)/python -m bench.row
-	$(BIN)/python -m bench.pipeline --batch 4,8 --megapixels 0.2,12 --padded no
-	$(BIN)/python -m bench.million --rows 20000
+	$(BIN)/python -m bench.pipeline --batch 8 --megapixels 0.2,12 --padded no --rows 96 --seconds 0.5
+	$(BIN)/python -m bench.million --rows 10000
 	$(BIN)/python -m bench.peers --rows 20 --broken 5 --rounds 5 --threads 1
 
 demo-model: $(STAMP)  ## train the demo's model from nothing into the package: two hours of two cores, less on a card; goes on where it was stopped
