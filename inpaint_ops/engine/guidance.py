@@ -65,7 +65,10 @@ class Cutoffs:
         self._steps = self._unguided = 0
 
     def add(self, key: BatchKey, steps: Steps, *, guided: bool) -> tuple[str, ...]:
-        """Count a batch; a sentence for its rows' records where the cutoff had no effect. `guided`: it had guidance."""
+        """Count a batch. Returns why the cutoff had no effect, for its rows' records; empty where it had one.
+
+        `guided`: the batch began with guidance.
+        """
         if key.guidance_cutoff == 1:
             return ()
         self._asked.add(key.guidance_cutoff)

@@ -184,7 +184,7 @@ def timings_batch(rows: Sequence[tuple[Any, ...]]) -> Any:
 
 
 def read_timings_batch(data: bytes) -> Any:
-    """Such a batch, of the bytes of its `serialize`."""
+    """Read a batch of `timings_batch` from what its `serialize` returned."""
     return pa.ipc.read_record_batch(pa.py_buffer(data), TIMINGS_SCHEMA)
 
 

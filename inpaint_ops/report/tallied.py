@@ -78,7 +78,7 @@ class Columns:
         self._rows = 0
 
     def append(self, values: Iterable[float | None]) -> None:
-        """Add a row: a number for each name; None is kept as NaN."""
+        """Add a row: one number per name. None is kept as NaN."""
         for column, value in zip(self._last.values(), values, strict=True):
             column.append(NO_NUMBER if value is None else value)
         self._rows += 1

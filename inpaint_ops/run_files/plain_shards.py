@@ -77,7 +77,7 @@ class ShardFiles:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is the same for all shards of a run; `max_row` are the bytes that a row may have, at most."""
+    """What is the same for all shards of a run. `max_row` is the most bytes that a row may have."""
 
     layout: RunLayout
     job: JobOptions
@@ -114,7 +114,7 @@ class _NotPlainError(Exception):
 def read_plain(
     reading: Reading, files: ShardFiles, sum_up: Callable[[Iterable[CountedRow]], object]
 ) -> PlainShard | None:
-    """Read a shard; None where it is not plain. `sum_up` is called for all rows that follow each other."""
+    """Read a shard; None where it is not plain. `sum_up` is called once per stretch of consecutive rows."""
     shard, alone = files.shard.name, files.alone
     found = PlainShard()
 
