@@ -14,6 +14,8 @@ from inpaint_ops.errors import ConfigError, ForbiddenLocationError
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNUSUAL = re.compile(r"//|/\.{1,2}(/|$)")
 """What an absolute path holds that has another, plain form."""
+_NO_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")
+"""What a relative key holds beside names: an empty part, `.` or `..`."""
 _USERINFO = re.compile(r"(?<=://)[^/@]*@")
 _OWN_SCHEME = re.compile(r"(?i)\b(s3|file)$")
 
@@ -84,8 +86,7 @@ def check_relative(key: str) -> None:
         raise ForbiddenLocationError(
             f"{key!r} is absolute: give a key relative to the manifest, or a full URI (s3://bucket{key}, file://{key})"
         )
-    parts = key.rstrip("/").split("/")
-    if any(part in ("", ".", "..") for part in parts):
+    if _NO_PART.search(key.rstrip("/")):
         raise ForbiddenLocationError(
             f"{key!r} is not a plain key: keys hold no '..', '.' or empty parts: give the full URI without them"
         )

@@ -13,6 +13,7 @@ import pickle
 import queue
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,6 +52,9 @@ class ProcessPool:
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = ThreadPoolExecutor(count)
+        self._lock = threading.Lock()
+        self._left = count
+        """Processes that have not ended."""
         self._is_over = False
         try:
             for _ in range(count):
@@ -85,8 +89,9 @@ class ProcessPool:
 
     def _done(self, make: Callable[[], object]) -> Any:
         process = self._idle.get()
+        is_usable = True
         try:
-            if process.returncode is not None or (work := make()) is None:  # it was found dead before
+            if process.returncode is not None or (work := make()) is None:  # all have ended
                 return None
             try:
                 _send(process, work)
@@ -98,9 +103,13 @@ class ProcessPool:
                     log.warning(
                         "process %d, which had some of the rows, %s: they are done without it", process.pid, how
                     )
+                with self._lock:
+                    self._left -= 1
+                    is_usable = self._left == 0  # the last stands for all: nobody waits for one that does not come
                 return None
         finally:
-            self._idle.put(process)
+            if is_usable:
+                self._idle.put(process)
 
     def _end(self) -> None:
         self._is_over = True

@@ -39,6 +39,7 @@ from inpaint_ops.manifest.rows import (
     ParsedManifest,
     RejectedRow,
     Row,
+    constructed,
     is_valid_id,
     pack_rejected,
     pack_row,
@@ -235,7 +236,7 @@ def _validate(
         return reject(number, as_far_as_meant(raw, load_json), *explained, whole)
     except BadRowError as error:
         return reject(number, as_far_as_meant(raw, load_json), str(error), error.field, whole)
-    return row.model_copy(update=places)
+    return constructed(Row, vars(row) | places, row.model_fields_set)
 
 
 def _resolve(text: str, field: str, folder: Location, is_allowed: Callable[[Location], bool], notes: Notes) -> str:
@@ -267,6 +268,8 @@ def _plain_key(text: str, field: str, notes: Notes) -> str:
 
 
 def _with_slashes(text: str) -> str:
+    if "\\" not in text and "./" not in text and not text.endswith("."):  # most, and they are very many
+        return text
     return "/".join(part for part in text.replace("\\", "/").split("/") if part != ".")
 
 

@@ -8,8 +8,9 @@ import itertools
 import json
 import logging
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -44,7 +45,7 @@ from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.shard_text import shard_texts
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.signing import signing_of
-from inpaint_ops.storage import Storage
+from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 
 _IO_THREADS = 16
 _RECORDS_AT_ONCE = 256
+_PUTS_AT_ONCE = 4
+"""Shards, of some megabytes each, that are being written."""
 
 
 @only_new_garbage()
@@ -214,10 +217,16 @@ def prepare(
 def _put_shards(workspace: Workspace, plan: Plan, parsed: ParsedManifest, *, manifest: IO[bytes] | None = None) -> None:
     """Write the plan's shards and, into an open file, the rows as a manifest has them; each row is made once."""
     layout, names = workspace.layout(plan.run), names_of(plan.job, plan.manifest)
-    for shard, text in shard_texts(parsed.accepted, plan.shards, plan.job, names):
-        if manifest is not None:
-            manifest.write(text.manifest)
-        workspace.storage.put(layout.shard(shard.name), text.shard, content_type=_JSONL)
+    storage, under_way = workspace.storage, deque[Future[ObjectInfo]]()
+    with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:  # a store takes milliseconds for what the next shard is made in
+        for shard, text in shard_texts(parsed.accepted, plan.shards, plan.job, names):
+            if manifest is not None:
+                manifest.write(text.manifest)
+            under_way.append(pool.submit(storage.put, layout.shard(shard.name), text.shard, content_type=_JSONL))
+            if len(under_way) > _PUTS_AT_ONCE:
+                under_way.popleft().result()
+        for put in under_way:
+            put.result()
 
 
 def _to_correct(row: RejectedRow) -> dict[str, Any]:

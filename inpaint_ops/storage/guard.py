@@ -15,6 +15,7 @@ from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, Stor
 from inpaint_ops.locations import Location, check_relative, parse
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
+from inpaint_ops.storage.links import Links
 from inpaint_ops.storage.s3 import S3Store
 from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.storage.tries import Repeats
@@ -198,17 +199,21 @@ class Storage:
         return True
 
     def may_read_each(self) -> Callable[[Location], bool]:
-        """`may_read` for many locations in a row: what is found out of a local folder holds for all files in it."""
+        """`may_read` for many locations in a row: what is found out of a local folder holds for all files in it.
+
+        A file that becomes a link meanwhile is found when it is read.
+        """
         folders: dict[str, bool] = {}
+        links = Links()
 
         def may_read(location: Location) -> bool:
-            if location.bucket is not None or os.path.islink(location.key):  # noqa: PTH114  # a Path costs more
+            if location.bucket is not None:
                 return self.may_read(location)
-            folder = os.path.dirname(location.key)  # a Path costs more
+            folder, _, name = location.key.rpartition("/")
             allowed = folders.get(folder)
             if allowed is None:
                 allowed = folders[folder] = any(_under(root, location.parent) for root in self._readable)
-            if not allowed:
+            if not allowed or links.is_link(folder, name):
                 return self.may_read(location)
             try:
                 _check_plain(location, prefix=False)

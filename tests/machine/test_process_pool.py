@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import psutil
 
 from inpaint_ops.machine.process_pool import ProcessPool, processes_for
-from tests.support.child_processes import children
+from inpaint_ops.planning import JobOptions
+from tests.support.child_processes import KillsOne, children
 from tests.support.waiting import wait_until
 
 MODULE = "inpaint_ops.runs.shard_text_process"
@@ -49,3 +51,24 @@ def test_they_end_where_who_started_them_fails() -> None:
 
 def test_few_rows_start_none() -> None:
     assert processes_for(9, 10) == 0
+
+
+def test_what_one_that_was_killed_had_is_left_and_the_others_do_the_rest() -> None:
+    with ProcessPool(MODULE, 2, (JobOptions(model="m"), None)) as pool:
+        kill = KillsOne(MODULE)
+
+        def pieces() -> Iterator[Callable[[], object]]:
+            for number in range(12):
+                if number == 2:
+                    kill()
+                yield lambda: ([], [])
+
+        made = [*pool.map(pieces()), *pool.map(pieces())]
+    assert [one is None for one in made].count(True) == 1 and len(made) == 24
+
+
+def test_where_all_were_killed_nothing_is_waited_for() -> None:
+    with ProcessPool(MODULE, 2, (JobOptions(model="m"), None)) as pool:
+        for one in children(MODULE):
+            one.kill()
+        assert list(pool.map(lambda: ([], []) for _ in range(9))) == [None] * 9
