@@ -91,6 +91,11 @@ class ObjectStoreServer:
         return f"http://127.0.0.1:{self._base + _PARTS.index('s3')}"
 
     @property
+    def unguarded(self) -> str:
+        """The bucket's objects by SeaweedFS's own protocol, which asks for no credentials: PUT of a key below this."""
+        return f"http://127.0.0.1:{self._base + _PARTS.index('filer')}/buckets/{self.bucket}/"
+
+    @property
     def env(self) -> dict[str, str]:
         """What the AWS SDK reads to find this store."""
         return sdk_environment(self.endpoint, self.access_key, self.secret_key)
