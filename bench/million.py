@@ -68,7 +68,7 @@ def main() -> None:
             flush=True,
         )
         wanted = [step for step in STEPS if step in chosen.steps.split(",") or step == "plan"]
-        for step in ["plan", "paint", *wanted[1:]]:
+        for step in [*wanted[:1], *(["paint"] if wanted[1:] else []), *wanted[1:]]:
             found = _in_a_process(step, Path(folder), environment, chosen.rows, compacted=not chosen.single)
             if step != "paint":
                 asked = "" if found["requests"] is None else f"{found['requests'] / chosen.rows:.4g}"
