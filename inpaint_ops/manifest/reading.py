@@ -214,7 +214,7 @@ def _validate(
     try:
         values = defaults.fill(by_value(raw, load_json))
         unknown = []
-        for key in [key for key in values if key not in Row.model_fields]:
+        for key in [key for key in values if key not in _FIELDS]:
             if key in IGNORED_FIELDS:
                 del values[key]
             elif is_index_column(key):
@@ -237,6 +237,9 @@ def _validate(
     except BadRowError as error:
         return reject(number, as_far_as_meant(raw, load_json), str(error), error.field, whole)
     return constructed(Row, vars(row) | places, row.model_fields_set)
+
+
+_FIELDS = frozenset(Row.model_fields)
 
 
 def _resolve(text: str, field: str, folder: Location, is_allowed: Callable[[Location], bool], notes: Notes) -> str:

@@ -32,6 +32,8 @@ class RowDefaults:
 
         Raises BadRowError for a value that is not there, or is no text and no number.
         """
+        if self == _NO_DEFAULTS:
+            return values
         templates = {name: text for name in TEXTS if (text := getattr(self, name)) is not None}
         if self.format is not None and values.get("format") is None:
             values = values | {"format": self.format}
@@ -47,6 +49,9 @@ class RowDefaults:
             if kept.get(name) is None:
                 kept[name] = _filled(text, name, values)
         return kept
+
+
+_NO_DEFAULTS = RowDefaults()
 
 
 def fields_of(template: str) -> list[tuple[str, ...]]:
