@@ -34,11 +34,15 @@ def explain(error: pydantic.ValidationError, *, more: int) -> tuple[str, str | N
     return "; ".join(shown) + (f"; and {more} more" if more else ""), None if of_all else str(items[0]["loc"][0])
 
 
+_NEAR = 0.7
+"""How alike a field must be to be suggested: `step` and `steps` are 0.9, `color` and `loras` 0.6."""
+
+
 def _explain_one(item: Any) -> str:
     field, kind, message = str(item["loc"][0]) if item["loc"] else "", item["type"], item["msg"]
     if kind == "extra_forbidden":
         short = len(field) <= NAME_SHOWN  # what is compared is indexed by its letters first
-        near = difflib.get_close_matches(field, list(Row.model_fields), n=1) if short else []
+        near = difflib.get_close_matches(field, list(Row.model_fields), n=1, cutoff=_NEAR) if short else []
         hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(Row.model_fields)}"
         return f"unknown field {shortened(field)!r}, {hint}"
     if kind == "missing":

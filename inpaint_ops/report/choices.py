@@ -90,5 +90,6 @@ def _variants(tally: Tally, pace: Pace | None) -> Iterator[ChoiceCost]:
         choice="variants",
         count=further,
         seconds=seconds,
-        what=f"images beyond the first, of {rows} with variants; seconds by the run's mean image",
+        what=f"{'image' if further == 1 else 'images'} beyond the first, of {rows} with variants; seconds by the run's "
+        "mean image",
     )

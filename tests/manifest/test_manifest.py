@@ -29,6 +29,7 @@ def nested(depth: int) -> Any:
     [
         ({**GOOD, "promt": "x"}, ["unknown field 'promt'", "did you mean 'prompt'"]),
         ({**GOOD, "zzz": 1}, ["unknown field 'zzz'", "known fields: image"]),
+        ({**GOOD, "color": "red"}, ["unknown field 'color'", "known fields: image"]),
         ({"image": "a.png", "mask": "b.png"}, ["prompt", "missing"]),
         ({**GOOD, "steps": 0}, ["steps", "0 is out of range: write an integer from 1 to 500"]),
         ({**GOOD, "steps": "twenty"}, ["steps", "integer"]),
