@@ -49,13 +49,23 @@ class ManifestLimits:
 RawRow = tuple[int, dict[str, Any] | BadRowError]
 
 
-def read_jsonl(data: bytes, limits: ManifestLimits) -> Iterator[RawRow]:
+@dataclass(frozen=True, slots=True)
+class JsonLines:
     """The objects of a JSONL file, by line."""
-    for number, line in json_lines(data, limits.max_row_bytes):
-        yield number, too_long(limits, line) if isinstance(line, TooLong) else _read_json_line(line)
+
+    text: bytes
+    limits: ManifestLimits
+
+    def __iter__(self) -> Iterator[RawRow]:
+        return ((number, self.raw(line)) for number, line in json_lines(self.text, self.limits.max_row_bytes))
+
+    def raw(self, line: bytes | TooLong) -> dict[str, Any] | BadRowError:
+        """A line as a raw row."""
+        return too_long(self.limits, line) if isinstance(line, TooLong) else read_json_line(line)
 
 
-def _read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
+def read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
+    """The object of a line, or why it is none."""
     try:
         value = load_json(
             line.decode("utf-8"), "write each row as one JSON object on a line of its own (as jq -c . does)"

@@ -36,6 +36,13 @@ class Notes:
         """Count a row to which `text` applies; `text` is one of a few."""
         self._rows[text] += 1
 
+    def extend(self, later: Notes) -> None:
+        """Add the notes of later rows, which are a few."""
+        for text in later._lines:
+            self.add(text)
+        self._more += later._more
+        self._rows.update(later._rows)
+
     def lines(self) -> tuple[str, ...]:
         """All notes, one line each."""
         found = [

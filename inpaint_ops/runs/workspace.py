@@ -122,6 +122,7 @@ class Workspace:
             limits=limits,
             row_limit=row_limit,
             defaults=defaults,
+            may_share=True,
         )
         return parsed, digest.hexdigest()
 

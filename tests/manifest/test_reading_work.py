@@ -31,7 +31,7 @@ def test_a_million_blank_lines_are_one_clear_error(name: str, blank: bytes) -> N
 @pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
 def test_blank_lines_are_neither_kept_nor_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(reading, "_validate", _counted(reading._validate, seen))
+    monkeypatch.setattr(reading, "validate", _counted(reading.validate, seen))
     row = b"a.png,m.png,x\n" if name == "m.csv" else json.dumps(GOOD).encode() + b"\n"
     header = b"image,mask,prompt\n" if name == "m.csv" else b""
     blank = b"\n" * 50_000
