@@ -100,8 +100,8 @@ def read_parts(
                     if is_allowed(raw.image) and is_allowed(raw.mask) and read.add_packed(number, raw):
                         continue
                     raw, notes = read_json_line(raw.line), Notes()  # what it changed was noted
-                row = validate(before + number, raw, folder, is_allowed, limits, defaults, notes)
-                read.add(before + number, row)
+                at = before + number
+                read.add(at, validate(at, raw, folder, is_allowed, limits, defaults, notes))
                 del raw  # 30 times its text, so not while the next one is read
         if row_limit is not None and read.rows >= row_limit:
             break

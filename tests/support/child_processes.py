@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import psutil
 
@@ -12,9 +13,16 @@ def children(module: str) -> list[psutil.Process]:
     found = []
     for one in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):  # ended, perhaps waited for
-            if module in one.cmdline():
+            if module in _command(one):
                 found.append(one)
     return found
+
+
+def _command(one: psutil.Process) -> list[str]:
+    """Raises psutil.NoSuchProcess, for one that has ended and was not waited for too."""
+    while not (command := one.cmdline()):  # within exec, after which its arguments can be read a moment later
+        time.sleep(0.001)
+    return list(command)
 
 
 class KillsOne:
