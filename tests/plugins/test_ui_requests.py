@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from demo.airflow_stack import USER
 from tests.support.airflow import DAG, Site, put_manifest, records
@@ -41,6 +41,23 @@ def press(page: Page, what: str, run: str) -> None:
     page.keyboard.press("Enter")
 
 
+def asked_with_a_scheduler_between(page: Page) -> list[str]:
+    """What is asked about single DAG runs from now on. The first look at one finds that a scheduler, which was looking
+    at the run when it was set to failed, has set it to success.
+    """
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.method)
+        if asked == ["PATCH", "GET"]:
+            route.fulfill(json={"state": "success"})
+        else:
+            route.continue_()
+
+    page.route("**/api/v2/dags/*/dagRuns/*", answer)
+    return asked
+
+
 def test_what_waits_has_its_place_and_is_cancelled(window: Watched, site: Site) -> None:
     manifest = put_manifest(site.workspace, "waits.jsonl")
     site.stack.api("PATCH", f"/dags/{DAG}", {"is_paused": True})
@@ -57,9 +74,11 @@ def test_what_waits_has_its_place_and_is_cancelled(window: Watched, site: Site) 
         expect(page.locator("#requests-status")).to_contain_text("waits-1 is cancelled")
         expect(rows.filter(has_text="waits-2")).to_contain_text("queued place 1 in the queue")
         assert site.stack.run_state(DAG, first) == "failed"
+        asked = asked_with_a_scheduler_between(page)
         press(page, "Cancel", "waits-2")
         expect(page.locator("#requests-status")).to_contain_text("waits-2 is cancelled")
         assert site.stack.run_state(DAG, second) == "failed"
+        assert asked == ["PATCH", "GET"] * 2, "it was set again"
     finally:
         site.stack.unpause(DAG)
 
