@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 
 import psutil
+
+from tests.support.waiting import wait_until
 
 
 def children(module: str) -> list[psutil.Process]:
@@ -19,10 +20,10 @@ def children(module: str) -> list[psutil.Process]:
 
 
 def _command(one: psutil.Process) -> list[str]:
-    """Raises psutil.NoSuchProcess, for one that has ended and was not waited for too."""
-    while not (command := one.cmdline()):  # within exec, after which its arguments can be read a moment later
-        time.sleep(0.001)
-    return list(command)
+    """Raises psutil.NoSuchProcess, for one that has ended and was not waited for too. Within exec a process has no
+    arguments for a moment.
+    """
+    return list(wait_until(one.cmdline))
 
 
 class KillsOne:
