@@ -89,8 +89,7 @@ def opened(
 
     What reading a good row changed is in `notes` when it comes.
     """
-    count = processes_for(rows.text.count(b"\n"), FEWEST_ROWS) if share and isinstance(rows, JsonLines) else 0
-    if isinstance(rows, JsonLines) and count:
+    if share and isinstance(rows, JsonLines) and (count := processes_for(rows.text.count(b"\n"), FEWEST_ROWS)):
         with closing(_shared(rows, reading, notes, count)) as shared:
             yield shared
     else:

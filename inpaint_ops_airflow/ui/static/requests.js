@@ -7,7 +7,7 @@ const ASKS = {
   resume: { title: "Resume", text: "A DAG run of the same name and options is triggered: it finds what is there, and paints what is missing." },
 };
 
-// A scheduler that looks at the run at that very moment writes its own finding over it: success, since no last task has failed.
+// A scheduler that evaluates the run at the same moment can overwrite the state with success, since no last task has failed.
 const LOOK_AFTER = 1000, TRIES = 3;
 
 const cancel = async (dag, id) => {
@@ -19,7 +19,7 @@ const cancel = async (dag, id) => {
     const found = await fetch(place);
     if (!found.ok || (await found.json()).state === "failed") return "";
   }
-  return "Airflow took the request, and says of the run that it has not failed: look at it there.";
+  return "Airflow accepted the request, but the run is not marked as failed: look at it in Airflow.";
 };
 
 const resume = async (dag, again) => {
