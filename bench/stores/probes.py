@@ -167,11 +167,15 @@ def wrong_checksum(server: Server) -> str:
     return _refused(lambda: client.put_object(Bucket=BUCKET, Key="wrong", Body=b"pixels", ChecksumCRC32=crc), 400)
 
 
+def _list_keys() -> list[str]:
+    # `-` comes before `/`: a server on top of folders has it the other way round
+    return [f"list/{number % 5}{'-' * (number % 2)}/{'aBé_'[number % 4]}{number:04}" for number in range(_KEYS)]
+
+
 def listing(server: Server) -> str:
     """2,100 keys, over several pages; the order that Amazon S3 promises is that of the keys' bytes."""
     client = server.client()
-    # `-` comes before `/`: a server on top of folders has it the other way round
-    keys = [f"list/{number % 5}{'-' * (number % 2)}/{'aBé_'[number % 4]}{number:04}" for number in range(_KEYS)]
+    keys = _list_keys()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: client.put_object(Bucket=BUCKET, Key=key, Body=b""), keys))
     try:
@@ -181,6 +185,20 @@ def listing(server: Server) -> str:
     if sorted(found) != sorted(keys):
         return f"no: {len(found):,} of {len(keys):,}, {len(set(found)):,} different"
     return "yes, in the order of bytes" if found == sorted(keys, key=str.encode) else "yes, in another order"
+
+
+def listing_in_parts(server: Server) -> str:
+    """The keys of `listing` once more, by prefixes that end within a name, eight at once."""
+    storage = _storage(server)
+    parts = [f"{folder}{dash}/{letter}" for folder in range(5) for dash in ("", "-") for letter in "aBé_"]
+
+    def keys(part: str) -> list[str]:
+        found = [info.location.key for info in storage.list(f"s3://{BUCKET}/list/", starting=part)]
+        return found if all(key.startswith(f"list/{part}") for key in found) else ["another part's"]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [key for some in pool.map(keys, parts) for key in some]
+    return YES if sorted(found) == sorted(_list_keys()) else f"no: {len(found):,} of {_KEYS:,}"
 
 
 def twins(server: Server) -> str:
@@ -266,6 +284,7 @@ PROBES: dict[str, Probe] = {
     "checksums given back": checksums,
     "wrong CRC32 refused": wrong_checksum,
     "listing of 2,100 keys": listing,
+    "the same in parts, eight at once": listing_in_parts,
     "NFC and NFD are two keys": twins,
     "odd characters in keys": odd_keys,
     "`Content-Encoding: gzip` kept": content_encoding,

@@ -14,21 +14,25 @@ from inpaint_ops.layout.names import (
     side_product_name,
     variant_name,
 )
+from inpaint_ops.layout.prefixes import PART, NamePrefixes, cover, without_longer
 from inpaint_ops.layout.run import PROFILE_SUFFIX, REDO, RunLayout
 from inpaint_ops.layout.store import CLAIM_ENDING, TRIGGERED_ENDING, StoreLayout, gallery_end, gallery_name
 
 __all__ = [
     "CLAIM_ENDING",
     "MAX_RETRIES",
+    "PART",
     "PROFILE_SUFFIX",
     "REDO",
     "REJECTED",
     "SHARD_NAME",
     "SIDE_PRODUCT_FORMATS",
     "TRIGGERED_ENDING",
+    "NamePrefixes",
     "RunLayout",
     "StoreLayout",
     "check_run_name",
+    "cover",
     "gallery_end",
     "gallery_name",
     "record_place",
@@ -38,4 +42,5 @@ __all__ = [
     "shard_name",
     "side_product_name",
     "variant_name",
+    "without_longer",
 ]

@@ -100,6 +100,12 @@ class PackedRows(Sequence[T], Generic[T]):
         for line, name in zip(self._lines.lines(start, stop), self._ids.lines(start, stop), strict=True):
             yield self._load(line, name.decode())
 
+    def ids(self) -> Iterator[str]:
+        """The rows' ids; no row is made."""
+        if self._span.step == 1:
+            return (name.decode() for name in self._ids.lines(self._span.start, self._span.stop))
+        return (self._ids[at].decode() for at in self._span)
+
     def as_text(self) -> tuple[list[bytes], list[bytes]]:
         """The rows as they are kept, to be unpacked elsewhere: the line of each, and its id. Threads may share it."""
         if not self._span:

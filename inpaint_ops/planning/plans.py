@@ -38,6 +38,9 @@ class Plan(Model):
     shard_basis: str = Field(default="", description="Why a shard has so many rows.")
     forecast: Forecast | None = Field(default=None, description="What the run is expected to take.")
     warnings: tuple[str, ...] = Field(default=(), description="What reading the manifest changed or left out.")
+    image_prefixes: tuple[str, ...] = Field(
+        default=(), description="What the images' names below `images/` begin with; empty where nobody need know."
+    )
     created_at: Moment
 
     @model_validator(mode="after")
@@ -68,6 +71,9 @@ class RetryPlan(Model):
     manifest_sha256: str
     job: JobOptions
     shards: tuple[Shard, ...] = Field(min_length=1)
+    image_prefixes: tuple[str, ...] | None = Field(
+        default=None, description="Those of its images that none of the plan's covers; None where nobody knows."
+    )
     created_at: Moment
 
     @property

@@ -1,19 +1,24 @@
-"""What a run has in the store: one listing per folder, kept as numbers, 24 bytes per record and 16 per image."""
+"""What a run has in the store: each folder is listed once, and kept as numbers, 24 bytes per record and 16 per image.
+
+A store takes its time for each page of a listing, so on S3 the parts of a long one are asked for beside each other: by
+the shards' names, and by what the images' names begin with, which the plan says.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from inpaint_ops.layout import REJECTED, RunLayout, record_place
+from inpaint_ops.layout import PART, REJECTED, RunLayout, cover, record_place, without_longer
 from inpaint_ops.planning import Plan, RetryPlan, every_shard
 from inpaint_ops.records import MAX_VARIANTS
 from inpaint_ops.storage import ObjectInfo, Storage
-from inpaint_ops.storage.stored import MAX_OBJECTS, Leftovers, listed
+from inpaint_ops.storage.stored import MAX_OBJECTS, Leftovers, listed, listed_in_parts
 
 
 def text_mark(text: str) -> int:
@@ -66,25 +71,40 @@ class ListedRecords:
 
 
 def list_records(
-    storage: Storage, layout: RunLayout, shards: Collection[str], left: Leftovers, *, limit: int
+    storage: Storage, layout: RunLayout, shards: Mapping[str, int], left: Leftovers, *, limit: int
 ) -> dict[str, ListedRecords]:
-    """The records of these shards, by the shard's name; what else lies there is left out, each with a line.
+    """The records of these shards, by the shard's name, each given with its rows; what else lies there is left out,
+    each with a line.
 
     Raises StorageError.
     """
     prefix = layout.records
-    start, found = len(prefix.key), {name: ListedRecords() for name in shards}
-    for info in listed(storage, prefix, left, limit=limit):
-        place = record_place(info.location.key[start:])
-        if place is None:
-            left.add(f"{info.location} is no record of this run: it was left out.")
-        elif place[0] not in found:
-            left.add(f"{info.location} is the record of no row of that shard: it was left out.")
-        else:
-            shard = found[place[0]]
-            shard.rows.append(place[1])
-            shard.sizes.append(info.size)
-            shard.etags.append(text_mark(info.etag))
+    start = len(prefix.key)
+
+    def of(infos: Iterator[ObjectInfo]) -> dict[str, ListedRecords]:
+        found: dict[str, ListedRecords] = {}
+        for info in infos:
+            place = record_place(info.location.key[start:])
+            if place is None:
+                left.add(f"{info.location} is no record of this run: it was left out.")
+            elif place[0] not in shards:
+                left.add(f"{info.location} is the record of no row of that shard: it was left out.")
+            else:
+                shard = found.get(place[0])
+                if shard is None:
+                    shard = found[place[0]] = ListedRecords()
+                shard.rows.append(place[1])
+                shard.sizes.append(info.size)
+                shard.etags.append(text_mark(info.etag))
+        return found
+
+    if not storage.lists_parts(prefix) or sum(shards.values()) <= PART:
+        return {name: ListedRecords() for name in shards} | of(listed(storage, prefix, left, limit=limit))
+    of(islice(storage.list(prefix, direct=True), limit))  # no record lies there
+    folders = {f"{folder}/": shards.get(folder, 0) for folder in islice(storage.folders(prefix), MAX_OBJECTS)}
+    found = {name: ListedRecords() for name in shards}
+    for part in listed_in_parts(storage, prefix, cover(folders, PART), of, left, limit=limit):
+        found |= part
     return found
 
 
@@ -112,12 +132,15 @@ class ListedImages:
         self._sizes: npt.NDArray[np.int64] = np.asarray(sizes, dtype=np.int64)[order]
 
     @classmethod
-    def of(cls, storage: Storage, layout: RunLayout, left: Leftovers, *, limit: int) -> ListedImages:
-        """List them. Raises StorageError."""
+    def of(
+        cls, storage: Storage, layout: RunLayout, prefixes: Sequence[str], left: Leftovers, *, limit: int
+    ) -> ListedImages:
+        """List them, those with each of the prefixes by themselves; all together without any. Raises StorageError."""
         marks, sizes = array("q"), array("q")
-        for info in listed(storage, layout.images, left, limit=limit):
-            marks.append(text_mark(info.location.key))
-            sizes.append(info.size)
+        parts = prefixes if prefixes and storage.lists_parts(layout.images) else [""]
+        for part in listed_in_parts(storage, layout.images, parts, _marks_and_sizes, left, limit=limit):
+            marks.extend(part[0])
+            sizes.extend(part[1])
         return cls(marks, sizes)
 
     def sizes_of(self, keys: Sequence[str]) -> list[int | None]:
@@ -131,6 +154,21 @@ class ListedImages:
             size if is_there else None
             for size, is_there in zip(self._sizes[places].tolist(), there.tolist(), strict=True)
         ]
+
+
+def _marks_and_sizes(infos: Iterable[ObjectInfo]) -> tuple[array[int], array[int]]:
+    marks, sizes = array("q"), array("q")
+    for info in infos:
+        marks.append(text_mark(info.location.key))
+        sizes.append(info.size)
+    return marks, sizes
+
+
+def image_prefixes(plan: Plan, retries: Sequence[RetryPlan]) -> tuple[str, ...]:
+    """What the names of all of a run's images begin with, as far as its plans say so of all; else nothing."""
+    if not plan.image_prefixes or any(retry.image_prefixes is None for retry in retries):
+        return ()
+    return without_longer([*plan.image_prefixes, *(one for retry in retries for one in retry.image_prefixes or ())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +188,12 @@ class Inventory:
         cls, storage: Storage, layout: RunLayout, plan: Plan, retries: Sequence[RetryPlan], left: Leftovers
     ) -> Inventory:
         """List the records, the compacted ones and the images. Raises StorageError."""
-        shards = {shard.name for shard in every_shard(plan, retries)} | {REJECTED}
+        shards = {shard.name: shard.rows for shard in every_shard(plan, retries)} | {REJECTED: plan.rejected}
         limit = MAX_OBJECTS + plan.rows + sum(retry.rows for retry in retries)
         records = list_records(storage, layout, shards, left, limit=limit)
         compacted, ended = _list_compacted(storage, layout, shards, left, limit=limit)
-        images = ListedImages.of(storage, layout, left, limit=limit * MAX_VARIANTS)  # last: each record's is there
+        prefixes = image_prefixes(plan, retries)
+        images = ListedImages.of(  # last: each record's is there
+            storage, layout, prefixes, left, limit=limit * MAX_VARIANTS
+        )
         return cls(records, compacted, ended, images)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.config import EXTENSIONS
+from inpaint_ops.layout import PART, NamePrefixes
 from inpaint_ops.manifest import (
     AcceptedRow,
     OutputNames,
@@ -16,6 +17,7 @@ from inpaint_ops.manifest import (
     check_apart,
     folder_of,
 )
+from inpaint_ops.manifest.packed import PackedRows
 from inpaint_ops.manifest.problems import BadRowError
 from inpaint_ops.planning import JobOptions, PlannedRow, planned
 from inpaint_ops.records import ErrorInfo
@@ -26,14 +28,19 @@ def names_of(job: JobOptions, manifest: str) -> OutputNames | None:
     return OutputNames(job.names, folder_of(manifest)) if job.names is not None else None
 
 
-def reject_rows_without_names(parsed: ParsedManifest, job: JobOptions, manifest: str) -> ParsedManifest:
-    """The manifest with those rows rejected whose name no file may have everywhere.
+def reject_rows_without_names(
+    parsed: ParsedManifest, job: JobOptions, manifest: str
+) -> tuple[ParsedManifest, NamePrefixes]:
+    """The manifest with those rows rejected whose name no file may have everywhere; and what the others begin with.
 
     Raises ConfigError that names both rows where two would have one name.
     """
-    names = names_of(job, manifest)
+    names, prefixes = names_of(job, manifest), NamePrefixes()
     if names is None:
-        return parsed
+        ids = parsed.accepted.ids() if isinstance(parsed.accepted, PackedRows) else (row.id for row in parsed.accepted)
+        for name in ids:
+            prefixes.add(name)
+        return parsed, prefixes
     rejected = [row for one in parsed.accepted if (row := _rejected(one, job, names)) is not None]
     if rejected:
         bad = {row.row for row in rejected}
@@ -42,8 +49,14 @@ def reject_rows_without_names(parsed: ParsedManifest, job: JobOptions, manifest:
             heapq.merge(parsed.rejected, rejected, key=lambda row: row.row),
             parsed.notes,
         )
-    check_apart(_Named(parsed.accepted, names, job), names.template)
-    return parsed
+    check_apart(_Named(parsed.accepted, names, job, prefixes), names.template)
+    return parsed, prefixes
+
+
+def image_prefixes(names: NamePrefixes, rows: int) -> tuple[str, ...]:
+    """What stands in the plan of so many rows: nothing where there is no use in listing their images in parts."""
+    found = names.cover(PART) if rows > PART else ()
+    return found if len(found) > 1 else ()
 
 
 def named(row: AcceptedRow, job: JobOptions, names: OutputNames | None) -> PlannedRow:
@@ -63,18 +76,18 @@ def _rejected(row: AcceptedRow, job: JobOptions, names: OutputNames) -> Rejected
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Rows' lines and names, with their endings, as often as they are asked for."""
+    """Rows' lines and names, with their endings, as often as they are asked for; `prefixes` notes each."""
 
     rows: Sequence[AcceptedRow]
     names: OutputNames
     job: JobOptions
+    prefixes: NamePrefixes
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return (
-            (row.row, name + EXTENSIONS[row.output_format])
-            for row in self.rows
-            for name in self.names.names(row, row.variants or self.job.variants)
-        )
+        for row in self.rows:
+            for name in self.names.names(row, row.variants or self.job.variants):
+                self.prefixes.add(name)
+                yield row.row, name + EXTENSIONS[row.output_format]
 
 
 class NamesOfRun:

@@ -39,7 +39,7 @@ from inpaint_ops.records import (
 from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
-from inpaint_ops.runs.naming import names_of, reject_rows_without_names
+from inpaint_ops.runs.naming import image_prefixes, names_of, reject_rows_without_names
 from inpaint_ops.runs.sampling import sampled
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.shard_text import shard_texts
@@ -90,7 +90,8 @@ def plan_of(
     devices: int = 1,
 ) -> tuple[Plan, ParsedManifest]:
     """The same of a manifest that has been read, with the SHA-256 `digest` of its bytes. Raises as `make_plan`."""
-    parsed, work = settle(reject_rows_without_names(parsed, job, manifest), job)
+    parsed, names = reject_rows_without_names(parsed, job, manifest)
+    parsed, work = settle(parsed, job)
     if job.sample is not None:
         parsed, work = settle(sampled(parsed, job.sample), job)
     history = _history(workspace, job)
@@ -112,6 +113,7 @@ def plan_of(
             workspace.settings.gpu_hour_price,
         ),
         warnings=parsed.notes,
+        image_prefixes=image_prefixes(names, parsed.rows),
         created_at=now(),
     )
     return plan, parsed

@@ -11,7 +11,7 @@ import itertools
 import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,7 +20,7 @@ from inpaint_ops.errors import (
     ObjectExistsError,
     RunConflictError,
 )
-from inpaint_ops.layout import MAX_RETRIES, retry_shard_name
+from inpaint_ops.layout import MAX_RETRIES, NamePrefixes, retry_shard_name
 from inpaint_ops.locations import parse
 from inpaint_ops.manifest import AcceptedRow, ParsedManifest, to_jsonl
 from inpaint_ops.manifest.problems import BadRowError
@@ -45,6 +45,7 @@ from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import names_like_variants, settle, taken_message, taken_name
 
+_OTHER_PREFIXES = 256
 _TRIES = 20
 """Numbers of retries that others may take while this one is planned."""
 
@@ -134,6 +135,7 @@ def prepare_retry(
             manifest_sha256=digest,
             job=job,
             shards=_frozen(workspace, standing, rows, job),
+            image_prefixes=_image_prefixes(rows, plan),
             created_at=now(),
         )
         try:
@@ -268,6 +270,17 @@ def _refuse_taken_names(run: _Run, rows: list[PlannedRow], job: JobOptions) -> N
     for row in rows:
         if (taken := taken_name(row, job, others)) is not None:
             raise ConfigError(f"--retry: {taken_message(row, taken)}")
+
+
+def _image_prefixes(rows: Iterable[PlannedRow], plan: Plan) -> tuple[str, ...]:
+    """Those of the retry's images that the run's do not cover: such a row was rejected before, or has a new name."""
+    if not plan.image_prefixes:  # then all images are listed together
+        return ()
+    names = [name for row in rows for name in row.names or (row.id,) if not name.startswith(plan.image_prefixes)]
+    prefixes = NamePrefixes()
+    for name in names:
+        prefixes.add(name)
+    return prefixes.cover(max(1, len(names) // _OTHER_PREFIXES))  # what they all share, other names share as well
 
 
 _Found = tuple[Mapping[int, AcceptedRow], Mapping[int, str]]

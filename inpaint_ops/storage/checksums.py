@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import anycrc
 
 from inpaint_ops.locations import Location
+from inpaint_ops.storage.s3_client import is_directory_bucket
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Etags:
     """
 
     def __init__(self, bucket: str, *, usable: bool = True) -> None:
-        self.are_md5: bool | None = None if usable and not bucket.endswith("--x-s3") else False
+        self.are_md5: bool | None = None if usable and not is_directory_bucket(bucket) else False
         """None until one was compared."""
 
     @property

@@ -135,8 +135,9 @@ class FolderStore:
         """None: nothing copies without reading here. See ObjectStore."""
         return None
 
-    def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, direct: bool = False, starting: str = "") -> Iterator[ObjectInfo]:
         """See ObjectStore."""
+        wanted = prefix + starting
         folders = [prefix]
         while folders:
             folder = folders.pop()
@@ -147,7 +148,10 @@ class FolderStore:
             ):
                 for entry in found:
                     if entry.is_dir(follow_symlinks=False):
-                        folders += [] if direct else [entry.path]
+                        is_on_the_way = entry.path.startswith(wanted) or wanted.startswith(entry.path + "/")
+                        folders += [entry.path] if is_on_the_way and not direct else []
+                    elif not entry.path.startswith(wanted):
+                        continue
                     elif entry.is_file() and not entry.name.startswith(TEMP_PREFIX):
                         where = Location(None, entry.path)
                         if entry.is_symlink() and not self._may_follow(where):

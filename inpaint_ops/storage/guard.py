@@ -17,7 +17,7 @@ from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.links import Links
 from inpaint_ops.storage.s3 import S3Store
-from inpaint_ops.storage.s3_client import make_s3_client
+from inpaint_ops.storage.s3_client import is_directory_bucket, make_s3_client
 from inpaint_ops.storage.tries import Repeats
 from inpaint_ops.storage.twins import find_twin
 
@@ -140,10 +140,15 @@ class Storage:
             return None
         return self._store(location).copy(source, location.key)
 
-    def list(self, prefix: Where, *, direct: bool = False) -> Iterator[ObjectInfo]:
+    def list(self, prefix: Where, *, direct: bool = False, starting: str = "") -> Iterator[ObjectInfo]:
         """Every object below the prefix; see `ObjectStore.list`. The prefix is checked now, not at the first item."""
         location = self._check(_located(prefix).as_prefix(), self._readable, "read", prefix=True)
-        return self._store(location).list(location.key, direct=direct)
+        return self._store(location).list(location.key, direct=direct, starting=starting)
+
+    def lists_parts(self, prefix: Where) -> bool:
+        """Whether a listing with `starting` costs no more than what it gives: not where all must be looked at."""
+        location = _located(prefix)
+        return location.bucket is not None and not is_directory_bucket(location.bucket)
 
     def folders(self, prefix: Where) -> Iterator[str]:
         """The names directly below the prefix that hold objects; see `ObjectStore.folders`."""

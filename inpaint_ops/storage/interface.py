@@ -103,10 +103,11 @@ class ObjectStore(Protocol):
         gone; StorageError if it has changed.
         """
 
-    def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, direct: bool = False, starting: str = "") -> Iterator[ObjectInfo]:
         """Every object below `prefix` (which ends with `/`, or is empty), once, in no promised order, page by page.
 
         With `direct`, those alone that lie in no folder below it; the others are not looked at, however many there are.
+        With `starting`, those alone whose key goes on with it after the prefix.
 
         Objects put or deleted meanwhile may or may not show. A prefix that holds nothing lists as empty.
         """

@@ -37,7 +37,7 @@ from inpaint_ops.storage.interface import (
     check_expiry,
     check_size,
 )
-from inpaint_ops.storage.s3_client import credentials_end, sends_checksums
+from inpaint_ops.storage.s3_client import credentials_end, is_directory_bucket, sends_checksums
 from inpaint_ops.storage.s3_errors import (
     COPY,
     GIVE_UP,
@@ -217,15 +217,20 @@ class S3Store:
             raise StorageError(f"cannot copy {place} to {where}: the copy has {info.size:,} bytes, not {source.size:,}")
         return info
 
-    def list(self, prefix: str, *, direct: bool = False) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, direct: bool = False, starting: str = "") -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        for page in self._pages(prefix, **({"Delimiter": "/"} if direct else {})):
+        asked = wanted = prefix + starting
+        if is_directory_bucket(self._bucket):
+            asked = asked[: asked.rfind("/") + 1]
+        for page in self._pages(asked, **({"Delimiter": "/"} if direct else {})):
             for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # what consoles put to show an empty folder
-                    if not {"Size", "LastModified"} <= item.keys():
-                        raise StorageError(f"cannot list {self._at(prefix)}: {NOT_S3}")
-                    modified = item["LastModified"].astimezone(UTC)
-                    yield ObjectInfo(self._at(item["Key"]), item["Size"], plain_etag(item.get("ETag")), modified)
+                key = item["Key"]
+                if key.startswith(wanted) and not key.endswith("/"):  # what consoles put to show an empty folder
+                    try:
+                        size, modified = item["Size"], item["LastModified"].astimezone(UTC)
+                    except KeyError:
+                        raise StorageError(f"cannot list {self._at(prefix)}: {NOT_S3}") from None
+                    yield ObjectInfo(Location(self._bucket, key), size, plain_etag(item.get("ETag")), modified)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -40,6 +40,7 @@ MAX_OBJECTS = 1_000_000
 """Objects of one prefix that are looked at, at most; a run has one per row, and a few per try."""
 
 _READERS = 16
+_LISTERS = 8
 _NAMED = 20
 _REMEMBERED = 10_000
 _LINE_CHARS = 300
@@ -130,10 +131,41 @@ def read_model(storage: Storage, where: Location, kind: type[M], *, max_bytes: i
 
 def listed(storage: Storage, prefix: Location, left: Leftovers, *, limit: int = MAX_OBJECTS) -> Iterator[ObjectInfo]:
     """Every object below the prefix, `limit` at most. Raises StorageError."""
-    infos = storage.list(prefix)
-    yield from islice(infos, limit)
-    if next(infos, None) is not None:
-        left.add(f"{prefix} holds more than {limit:,} objects: the others were not looked at.")
+    yield from _limited(storage.list(prefix), prefix, left, count(1), limit)
+
+
+def listed_in_parts(
+    storage: Storage,
+    prefix: Location,
+    parts: Iterable[str],
+    take: Callable[[Iterator[ObjectInfo]], T],
+    left: Leftovers,
+    *,
+    limit: int = MAX_OBJECTS,
+) -> Iterator[T]:
+    """What `take` makes of each part of such a listing, in order: the objects whose keys go on with it.
+
+    Several parts are listed at once, in threads that call `take`: a store takes its time for each page. `limit` objects
+    at most in all. Raises StorageError.
+    """
+    numbers = count(1)  # threads may share it: its `next` is one step
+    pool = ThreadPoolExecutor(_LISTERS)
+    try:
+        yield from pool.map(
+            lambda part: take(_limited(storage.list(prefix, starting=part), prefix, left, numbers, limit)), parts
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _limited(
+    infos: Iterator[ObjectInfo], prefix: Location, left: Leftovers, numbers: Iterator[int], limit: int
+) -> Iterator[ObjectInfo]:
+    for info, number in zip(infos, numbers, strict=False):
+        if number > limit:
+            left.add(f"{prefix} holds more than {limit:,} objects: the others were not looked at.")
+            return
+        yield info
 
 
 def smallest_first(infos: Iterable[ObjectInfo], max_bytes: int, left: Leftovers) -> list[ObjectInfo]:

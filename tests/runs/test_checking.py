@@ -188,9 +188,9 @@ class Counted(Storage):
 
     lists = stats = 0
 
-    def list(self, where: Any, *, direct: bool = False) -> Iterator[Any]:
+    def list(self, where: Any, **options: Any) -> Iterator[Any]:
         self.lists += 1
-        return super().list(where, direct=direct)
+        return super().list(where, **options)
 
     def stat(self, where: Any) -> Any:
         self.stats += 1

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,29 @@ class TestListing:
         assert set(listed) == keys
         part = [info.location.key for info in storage.list(prefix.join("3/"))]
         assert len(part) == len(set(part)) == 300
+
+    @pytest.mark.parametrize(
+        ("starting", "expected"),
+        [
+            ("cup", ["cup-1", "cup-12", "cup/1", "cup/deep/1", "cup2/1"]),
+            ("cup-1", ["cup-1", "cup-12"]),
+            ("cup/", ["cup/1", "cup/deep/1"]),
+            ("cup/d", ["cup/deep/1"]),
+            ("sauc", ["saucer & s%C3", "saucer/ü+1"]),
+            ("saucer/ü+", ["saucer/ü+1"]),
+            ("saucer & s%", ["saucer & s%C3"]),
+            ("C", []),
+            ("../", []),
+        ],
+    )
+    def test_a_part_of_a_listing_is_the_keys_that_go_on_with_it(
+        self, storage: Storage, prefix: Location, starting: str, expected: list[str]
+    ) -> None:
+        for key in ("cup-1", "cup-12", "cup/1", "cup/deep/1", "cup2/1", "saucer/ü+1", "saucer & s%C3", "a/cup"):
+            storage.put(prefix.join(f"in/{key}"), b"x")
+        storage.put(prefix.join("cup"), b"beside it")
+        found = storage.list(prefix.join("in"), starting=starting)
+        assert sorted(info.location.key.removeprefix(f"{prefix.key}in/") for info in found) == sorted(expected)
 
     def test_folders_are_the_names_directly_below_a_prefix(self, storage: Storage, prefix: Location) -> None:
         for key in ("b/1/x", "a/1", "a/2", "a/deep/er", "loose"):
@@ -342,6 +366,28 @@ class TestS3:
     def test_an_unusable_endpoint_is_a_configuration_error(self) -> None:
         with pytest.raises(ConfigError, match="AWS_ENDPOINT_URL"):
             make_s3_client(endpoint_url="localhost")
+
+    def test_of_a_directory_bucket_no_prefix_that_ends_within_a_name_is_asked_for(self) -> None:
+        """S3 Express One Zone refuses it; none is here to be asked."""
+        asked: list[str] = []
+        item = {"Size": 1, "LastModified": datetime(2026, 1, 1, tzinfo=UTC)}
+
+        class Client:
+            def get_paginator(self, _: str) -> Client:
+                return self
+
+            def paginate(self, **request: Any) -> list[dict[str, object]]:
+                asked.append(request["Prefix"])
+                found = [item | {"Key": f"out/images/{name}"} for name in ("cup-1.png", "cup-2.png", "dish.png")]
+                return [{"IsTruncated": False, "Contents": found, "ResponseMetadata": {}}]
+
+        where = "s3://photos--use1-az4--x-s3/out/images/"
+        storage = Storage(readable=[where], s3_client=Client)  # type: ignore[arg-type]
+        assert [one.location.name for one in storage.list(where, starting="cup-")] == ["cup-1.png", "cup-2.png"]
+        assert len(list(storage.list(where))) == 3
+        assert asked == ["out/images/", "out/images/"]
+        assert not storage.lists_parts(where)
+        assert storage.lists_parts("s3://photos/out/images/") and not storage.lists_parts("/photos/out/images/")
 
     def test_a_whole_bucket_can_be_listed(self, s3_client: object, s3_prefix: Location) -> None:
         S3Store(s3_client, "inpaint").put(s3_prefix.join("a").key, b"x")  # type: ignore[arg-type]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ObjectExistsError
@@ -17,6 +17,9 @@ from inpaint_ops.runs import Workspace, finish, prepare, prepare_retry
 from inpaint_ops.runs.retrying import Again
 from inpaint_ops.storage import Storage
 
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
 JOB = JobOptions(model="tiny-random", shard_rows=2)
 DONE, FAILED, UNCHANGED = "done", "ImageError", "UnchangedError"
 
@@ -24,7 +27,14 @@ DONE, FAILED, UNCHANGED = "done", "ImageError", "UnchangedError"
 class Desk:
     """A run of five rows, a to e, and of a sixth that is rejected; how its rows end is said, not painted."""
 
-    def __init__(self, folder: Path, storage: type[Storage] = Storage) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        storage: type[Storage] = Storage,
+        *,
+        store: str = "",
+        s3_client: Callable[[], S3Client] | None = None,
+    ) -> None:
         self.folder = folder
         (folder / "in").mkdir(exist_ok=True)
         for name in "abcdefm":
@@ -33,7 +43,10 @@ class Desk:
         if not self.manifest.exists():
             self.write(self.manifest, [*({"id": name} for name in "abcde"), {"id": "f", "seed": -1}])
         self.workspace = Workspace.open(
-            Settings(scratch=folder / "scratch"), store=str(folder / "out"), also_readable=[str(folder / "in")]
+            Settings(scratch=folder / "scratch"),
+            store=store or str(folder / "out"),
+            also_readable=[str(folder / "in")],
+            s3_client=s3_client,
         )
         if storage is not Storage:
             root = self.workspace.store
