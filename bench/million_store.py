@@ -17,7 +17,7 @@ from demo.object_store import ObjectStoreServer
 from inpaint_ops.config import load_settings
 from inpaint_ops.locations import Location
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from inpaint_ops.records import Measures, Record, Thumbnail
 from inpaint_ops.report import results_jsonl, timings_parquet
 from inpaint_ops.reviewing import Mark, Reviews
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops_airflow.ui.access import may_deliver, may_read_runs, may_review, may_trigger_runs, reviewer
 from inpaint_ops_airflow.ui.app import create_app
 from inpaint_ops_airflow.ui.data import PAGE

@@ -27,7 +27,7 @@ from inpaint_ops.images import thumbnails
 from inpaint_ops.records import Thumbnail
 from inpaint_ops.report import results_jsonl
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops_airflow.ui.data import PAGE
 from tests.support.synthetic_run import put_finished_run
 

@@ -76,6 +76,11 @@ class Location:
         return self.uri
 
 
+def is_directory_bucket(bucket: str) -> bool:
+    """Whether it is one of S3 Express One Zone: its ETags are no MD5s, and prefixes of listings end with a slash."""
+    return bucket.endswith("--x-s3")
+
+
 def check_relative(key: str) -> None:
     """Raise ForbiddenLocationError unless `key` is a plain key: no `..`, no leading slash, no control characters."""
     if not key:

@@ -51,7 +51,7 @@ def _client(connection: str, settings: Settings) -> S3Client:
     """Our own client (its timeouts, retries and pool) with the connection's credentials and endpoint."""
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-    from inpaint_ops.storage import make_s3_client
+    from inpaint_ops.storage.s3_client import make_s3_client
 
     hook = S3Hook(aws_conn_id=connection)
     endpoint = hook.conn_config.get_service_endpoint_url("s3")

@@ -24,7 +24,7 @@ from inpaint_ops.images import decode_mask, decode_source
 from inpaint_ops.manifest import read_manifest
 from inpaint_ops.records import Record, RunSummary
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 
 PIXELS = 10**7
 RANDOM = np.random.default_rng(5)

@@ -25,7 +25,8 @@ from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import ManifestLimits, formats, read_manifest
 from inpaint_ops.records import RunSummary
 from inpaint_ops.runs import Workspace, finish
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.supervisor import ShardRun
 from tests.support.bench import SCRIPT, Bench
 from tests.support.fault_proxy import Fault, FaultProxy

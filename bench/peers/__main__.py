@@ -35,7 +35,7 @@ from bench.peers.usage import cpu_seconds, sample
 from demo.airflow_stack import AirflowStack
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.model.random_weights import ensure
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 
 STEPS = 4
 _DAG = "inpaint_manifest"

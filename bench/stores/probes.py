@@ -21,7 +21,8 @@ from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from bench.stores.servers import BUCKET, Server
 from inpaint_ops.errors import ObjectNotFoundError, StorageError
-from inpaint_ops.storage import Storage, probe_conditional_put
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.probe import probe_conditional_put
 
 Probe = Callable[[Server], str]
 YES = "yes"

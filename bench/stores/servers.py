@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from demo.object_store import ObjectStoreServer, sdk_environment
 from demo.ports import claim_port
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client

@@ -20,12 +20,12 @@ from inpaint_ops.planning import Plan
 from inpaint_ops.records import Record, RunSummary, ShardProgress, now
 from inpaint_ops.report.facts import cure
 from inpaint_ops.report.page import ShownGroup
-from inpaint_ops.report.tallied import FAILURES_PER_GROUP
 from inpaint_ops.reviewing import Reviews
 from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.attempts import notes_of
 from inpaint_ops.storage import Storage
 from inpaint_ops.storage.stored import SUMMARY_BYTES, Leftovers, listed, read_each, read_model
+from inpaint_ops.tallies.tallied import FAILURES_PER_GROUP
 
 REFRESH_SECONDS = 2.0
 """The shortest time between two reads of a run's state, however many people view it."""

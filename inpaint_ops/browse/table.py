@@ -20,9 +20,9 @@ from inpaint_ops.errors import DamagedObjectError
 from inpaint_ops.records import BATCH_STAGES, STAGES, ColdStart, Model, Record, RunSummary, StageStats
 from inpaint_ops.report import TIMINGS_SCHEMA, timings_table
 from inpaint_ops.report.facts import STAGE_LABELS, Part, lifetime_parts, parts
-from inpaint_ops.report.spread import FLAGS, MEASURES, SCORED, Flagged, Measure, Spread, find_flags
-from inpaint_ops.report.stages import StageTimes
 from inpaint_ops.reviewing import VERDICTS
+from inpaint_ops.tallies.spread import FLAGS, MEASURES, SCORED, Flagged, Measure, Spread, find_flags
+from inpaint_ops.tallies.stages import StageTimes
 
 Positions = npt.NDArray[np.int64]
 

@@ -25,8 +25,9 @@ from inpaint_ops.model.cache import cache_home, hub_cache, repository, snapshots
 from inpaint_ops.model.own_models import DEMO_MODEL, PICKLES, RANDOM_MODELS
 from inpaint_ops.records import Model
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import Storage, make_s3_client, probe_conditional_put, probe_etag
-from inpaint_ops.storage.s3_client import Checksums, sends_checksums
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.probe import probe_conditional_put, probe_etag
+from inpaint_ops.storage.s3_client import Checksums, make_s3_client, sends_checksums
 from inpaint_ops.storage.s3_errors import CHECKSUM_CURE
 from inpaint_ops.tuning import MAX_PROBE_BYTES, PROBES, AttentionProbe
 

@@ -27,7 +27,7 @@ from inpaint_ops.machine.processors import processors
 log = logging.getLogger(__name__)
 
 _AHEAD = 2
-"""Pieces of work per process that are under way or done, and not asked for yet."""
+"""Pieces of work per process that are being made, under way or done, and not asked for yet."""
 
 
 MOST_PROCESSES = 4
@@ -51,7 +51,7 @@ class ProcessPool:
     def __init__(self, module: str, count: int, setup: object) -> None:
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._threads = ThreadPoolExecutor(count)
+        self._threads = ThreadPoolExecutor(_AHEAD * count)
         self._lock = threading.Lock()
         self._left = count
         """Processes that have not ended."""
@@ -76,8 +76,8 @@ class ProcessPool:
     def map(self, works: Iterable[Callable[[], object]]) -> Iterator[Any]:
         """What the processes made of each piece of work, in this order and some ahead.
 
-        A piece is made when a process is free for it, in a thread of its own. None stands for a piece that is None, and
-        for each that was given to a process that ended: whoever asks then does it without. That is logged.
+        A piece is made in a thread, while the processes have others. None stands for a piece that is None, and for each
+        that was given to a process that ended: whoever asks then does it without. That is logged.
         """
         waiting: deque[Future[Any]] = deque()
         for work in works:
@@ -88,10 +88,12 @@ class ProcessPool:
             yield waiting.popleft().result()
 
     def _done(self, make: Callable[[], object]) -> Any:
+        if (work := make()) is None:
+            return None
         process = self._idle.get()
         is_usable = True
         try:
-            if process.returncode is not None or (work := make()) is None:  # all have ended
+            if process.returncode is not None:  # all have ended
                 return None
             try:
                 _send(process, work)
@@ -105,7 +107,7 @@ class ProcessPool:
                     )
                 with self._lock:
                     self._left -= 1
-                    is_usable = self._left == 0  # the last stands for all: nobody waits for one that does not come
+                    is_usable = self._left <= 0  # the last stands for all: nobody waits for one that does not come
                 return None
         finally:
             if is_usable:

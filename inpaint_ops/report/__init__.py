@@ -5,9 +5,11 @@ from inpaint_ops.report.accounting import Accounting, account
 from inpaint_ops.report.facts import Compared, RunFacts, compared, facts, facts_of
 from inpaint_ops.report.gallery import GalleryItem, choose_gallery
 from inpaint_ops.report.page import render_facts, render_page
-from inpaint_ops.report.stages import StageTimes, stage_seconds
 from inpaint_ops.report.summary import RANDOM_WEIGHTS, merge_ledgers, summarize, summary_of
-from inpaint_ops.report.tables import (
+from inpaint_ops.report.trace import TRACE_ROWS, Trace, trace_json
+from inpaint_ops.report.workers import WorkerTime, worker_times
+from inpaint_ops.tallies.stages import StageTimes, stage_seconds
+from inpaint_ops.tallies.tables import (
     TIMINGS_SCHEMA,
     TimingsWriter,
     failed_jsonl,
@@ -15,9 +17,7 @@ from inpaint_ops.report.tables import (
     timings_parquet,
     timings_table,
 )
-from inpaint_ops.report.tally import Tally
-from inpaint_ops.report.trace import TRACE_ROWS, Trace, trace_json
-from inpaint_ops.report.workers import WorkerTime, worker_times
+from inpaint_ops.tallies.tally import Tally
 
 __all__ = [
     "RANDOM_WEIGHTS",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from inpaint_ops.records import ChoiceCost, LedgerEntry, Pace, WorkerReport
-from inpaint_ops.report.tally import Tally
+from inpaint_ops.tallies.tally import Tally
 
 
 def choices_of(

@@ -20,9 +20,9 @@ from inpaint_ops.records import (
     RunSummary,
     WorkerReport,
 )
-from inpaint_ops.report.spread import MEASURES, SIDES
-from inpaint_ops.report.tally import SLOWEST, Tally, find_among
 from inpaint_ops.report.workers import WorkerTime, times_of
+from inpaint_ops.tallies.spread import MEASURES, SIDES
+from inpaint_ops.tallies.tally import SLOWEST, Tally, find_among
 
 STAGE_LABELS: dict[str, str] = {
     "download": "Download",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.records import Record
-from inpaint_ops.report.tally import Tally, find_among
+from inpaint_ops.tallies.tally import Tally, find_among
 
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 

@@ -20,7 +20,7 @@ from inpaint_ops.records import LedgerEntry, Record, RunSummary, StageStats, Wor
 from inpaint_ops.report.facts import STAGE_LABELS, FailureGroup, Part, RunFacts, compared, facts, shares_a_batch
 from inpaint_ops.report.gallery import GalleryItem, data_uri
 from inpaint_ops.report.summary import DEMO_MODEL, RANDOM_WEIGHTS
-from inpaint_ops.report.timeline import row_seconds
+from inpaint_ops.tallies.timeline import row_seconds
 
 PAGE_BYTES = 2_000_000
 """A page stays below this."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from inpaint_ops.records import BATCH_STAGES, Record, StageStats
-from inpaint_ops.report.tally import Tally
+from inpaint_ops.tallies.tally import Tally
 
 SLOW_RATIO = 10.0
 """A stage that takes this many times its median is worth a look ..."""

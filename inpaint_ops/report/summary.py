@@ -30,9 +30,9 @@ from inpaint_ops.report.accounting import Accounting, account, kept_records
 from inpaint_ops.report.choices import choices_of
 from inpaint_ops.report.faults import faults_in_words, merge_faults
 from inpaint_ops.report.slow import slow_stages
-from inpaint_ops.report.tally import Tally, find_among, higher
-from inpaint_ops.report.timeline import workers_at_once
 from inpaint_ops.report.workers import WorkerTime, add_cold_starts, times_of, unreported
+from inpaint_ops.tallies.tally import Tally, find_among, higher
+from inpaint_ops.tallies.timeline import workers_at_once
 
 _MOST = 1e15
 """The highest rate that is reported: a forged time may be close to zero."""

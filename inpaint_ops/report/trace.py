@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from inpaint_ops.records import Record, WorkerReport
-from inpaint_ops.report.batches import (
+from inpaint_ops.tallies.batches import (
     NO_WORKER,
     BatchKey,
     SeenBatch,
@@ -26,7 +26,7 @@ from inpaint_ops.report.batches import (
     see,
     worker_key,
 )
-from inpaint_ops.report.timeline import spans_of
+from inpaint_ops.tallies.timeline import spans_of
 
 LANES = ("cold start", "download", "decode", "batches", "encode", "upload")
 """From top to bottom."""

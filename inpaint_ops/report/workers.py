@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from inpaint_ops.records import ColdStart, Record, WorkerReport
-from inpaint_ops.report.batches import WorkerKey, worker_key
-from inpaint_ops.report.tallied import SeenWorker
-from inpaint_ops.report.tally import Tally
+from inpaint_ops.tallies.batches import WorkerKey, worker_key
+from inpaint_ops.tallies.tallied import SeenWorker
+from inpaint_ops.tallies.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

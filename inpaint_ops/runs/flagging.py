@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inpaint_ops.records import Record
-from inpaint_ops.report import Tally
-from inpaint_ops.report.spread import FEWEST_ROWS, find_flags
-from inpaint_ops.report.tables import TIMINGS_SCHEMA
 from inpaint_ops.runs.results_file import ResultsFile
+from inpaint_ops.tallies.spread import FEWEST_ROWS, find_flags
+from inpaint_ops.tallies.tables import TIMINGS_SCHEMA
+from inpaint_ops.tallies.tally import Tally
 
 
 def flag_outliers(results: ResultsFile, timings: Path, tally: Tally) -> ResultsFile:

@@ -30,6 +30,8 @@ from inpaint_ops.planning import (
     Shard,
     split_rows,
 )
+from inpaint_ops.planning.naming import image_prefixes, names_of, reject_rows_without_names
+from inpaint_ops.planning.shard_text import shard_texts
 from inpaint_ops.records import (
     Forecast,
     Record,
@@ -39,10 +41,8 @@ from inpaint_ops.records import (
 from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.checking import check_models, missing_objects
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
-from inpaint_ops.runs.naming import image_prefixes, names_of, reject_rows_without_names
 from inpaint_ops.runs.sampling import sampled
 from inpaint_ops.runs.shard_size import shard_size
-from inpaint_ops.runs.shard_text import shard_texts
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.signing import signing_of
 from inpaint_ops.storage import ObjectInfo, Storage

@@ -15,16 +15,16 @@ from inpaint_ops.planning import Plan, RetryPlan, every_shard
 from inpaint_ops.records import WorkerReport
 from inpaint_ops.report import TimingsWriter, Trace
 from inpaint_ops.report.accounting import Accounting
-from inpaint_ops.report.tables import read_timings_batch
 from inpaint_ops.run_files.plain_shards import CountedRow, SummedUp
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRows
 from inpaint_ops.runs.flagging import flag_outliers
 from inpaint_ops.runs.results_file import ResultsFile
-from inpaint_ops.runs.row_sums import RowSums, Stretch, write_failed
 from inpaint_ops.runs.summing import FEWEST_ROWS, plain_reader, pool_for
 from inpaint_ops.runs.workspace import Workspace
 from inpaint_ops.storage.stored import Leftovers
+from inpaint_ops.tallies.row_sums import RowSums, Stretch, write_failed
+from inpaint_ops.tallies.tables import read_timings_batch
 
 
 @dataclass(slots=True)

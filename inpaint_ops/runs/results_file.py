@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from inpaint_ops.records import Record
-from inpaint_ops.report.tables import result_line
+from inpaint_ops.tallies.tables import result_line
 
 
 class ResultsFile:

@@ -32,11 +32,11 @@ from inpaint_ops.planning import (
     Shard,
     split_rows,
 )
+from inpaint_ops.planning.naming import NamesOfRun, names_of
 from inpaint_ops.records import Record, now
 from inpaint_ops.run_files.retried import read_retries
 from inpaint_ops.run_files.rows import CountedRows
 from inpaint_ops.runs.checking import check_models
-from inpaint_ops.runs.naming import NamesOfRun, names_of
 from inpaint_ops.runs.selecting import Selection, parse_selection, select
 from inpaint_ops.runs.shard_size import DEFAULT_SHARD_ROWS
 from inpaint_ops.runs.workspace import Workspace

@@ -21,7 +21,7 @@ from inpaint_ops.run_files.plain_shards import PlainShard, Reading, ShardFiles
 from inpaint_ops.run_files.rows import ReadPlain
 from inpaint_ops.runs.workspace import Workspace
 
-_MODULE = "inpaint_ops.runs.summing_process"
+_MODULE = "inpaint_ops.tallies.summing_process"
 
 FEWEST_ROWS = 30_000
 """With fewer rows to share, starting processes costs more than they save."""

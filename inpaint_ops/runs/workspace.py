@@ -20,7 +20,8 @@ from inpaint_ops.manifest import ManifestLimits, ParsedManifest, RowDefaults, re
 from inpaint_ops.planning import JobOptions, Plan, PlannedRow
 from inpaint_ops.run_files.frozen import read_plan, read_shard
 from inpaint_ops.run_files.retried import read_retry
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.storage.stored import Leftovers
 
 

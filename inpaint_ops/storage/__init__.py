@@ -1,15 +1,13 @@
 """Object storage: get, put (if absent), list, stat, delete, presign; over S3, and over a folder.
 
 `Storage` is the way in: it takes locations or URIs, refuses what lies outside the allowed prefixes, and picks
-the store. `S3Store` and `FolderStore` are the two stores behind it, `ObjectStore` what both can do.
+the store. `s3.S3Store` and `FolderStore` are the two stores behind it, `ObjectStore` what both can do. Whoever uses a
+folder alone imports nothing of S3.
 """
 
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.guard import Storage
 from inpaint_ops.storage.interface import MAX_PRESIGN, MAX_SIGNED, ObjectInfo, ObjectStore, Unfinished
-from inpaint_ops.storage.probe import probe_conditional_put, probe_etag
-from inpaint_ops.storage.s3 import S3Store
-from inpaint_ops.storage.s3_client import make_s3_client
 
 __all__ = [
     "MAX_PRESIGN",
@@ -17,10 +15,6 @@ __all__ = [
     "FolderStore",
     "ObjectInfo",
     "ObjectStore",
-    "S3Store",
     "Storage",
     "Unfinished",
-    "make_s3_client",
-    "probe_conditional_put",
-    "probe_etag",
 ]

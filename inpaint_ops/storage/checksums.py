@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import anycrc
 
-from inpaint_ops.locations import Location
-from inpaint_ops.storage.s3_client import is_directory_bucket
+from inpaint_ops.locations import Location, is_directory_bucket
 
 log = logging.getLogger(__name__)
 

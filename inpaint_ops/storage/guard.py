@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, StorageError
-from inpaint_ops.locations import Location, check_relative, parse
+from inpaint_ops.locations import Location, check_relative, is_directory_bucket, parse
 from inpaint_ops.storage.folder import FolderStore
 from inpaint_ops.storage.interface import DEFAULT_CONTENT_TYPE, MAX_PRESIGN, ObjectInfo, ObjectStore, Unfinished
 from inpaint_ops.storage.links import Links
-from inpaint_ops.storage.s3 import S3Store
-from inpaint_ops.storage.s3_client import is_directory_bucket, make_s3_client
 from inpaint_ops.storage.tries import Repeats
 from inpaint_ops.storage.twins import find_twin
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
+
+    from inpaint_ops.storage.s3 import S3Store
 
 Where: TypeAlias = Location | str | os.PathLike[str]
 """A location, its URI, or a path."""
@@ -57,7 +57,7 @@ class Storage:
     ) -> None:
         self._writable = tuple(_located(where) for where in writable)
         self._readable = (*self._writable, *(_located(where) for where in readable))
-        self._make_client = s3_client or make_s3_client
+        self._make_client = s3_client or _s3_client
         self._attempts = attempts
         self._deadline = deadline
         self._backoff = backoff
@@ -278,6 +278,8 @@ class Storage:
     def _store(self, location: Location) -> ObjectStore:
         if location.bucket is None:
             return self._folder
+        from inpaint_ops.storage.s3 import S3Store  # boto3 takes a while to import, and memory: not for a folder
+
         with self._lock:
             if self._client is None:
                 self._client = self._make_client()
@@ -293,6 +295,12 @@ class Storage:
                     etag_md5=self._etag_md5,
                 )
             return store
+
+
+def _s3_client() -> S3Client:
+    from inpaint_ops.storage.s3_client import make_s3_client
+
+    return make_s3_client()
 
 
 def _located(where: Where) -> Location:

@@ -25,7 +25,7 @@ from inpaint_ops.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from inpaint_ops.locations import Location
+from inpaint_ops.locations import Location, is_directory_bucket
 from inpaint_ops.storage.checksums import ETAG, Etags, expected_digest
 from inpaint_ops.storage.content_coding import unpack
 from inpaint_ops.storage.files import temporary_beside
@@ -37,7 +37,7 @@ from inpaint_ops.storage.interface import (
     check_expiry,
     check_size,
 )
-from inpaint_ops.storage.s3_client import credentials_end, is_directory_bucket, sends_checksums
+from inpaint_ops.storage.s3_client import credentials_end, sends_checksums
 from inpaint_ops.storage.s3_errors import (
     COPY,
     GIVE_UP,

@@ -103,11 +103,6 @@ def _read_moment(text: str) -> datetime:
     return moment if moment.tzinfo is not None else parse_timestamp(text)
 
 
-def is_directory_bucket(bucket: str) -> bool:
-    """Whether it is one of S3 Express One Zone: its ETags are no MD5s, and prefixes of listings end with a slash."""
-    return bucket.endswith("--x-s3")
-
-
 def sends_checksums(client: S3Client) -> bool:
     """Whether the client's writes carry the SDK's checksum headers, which older stores do not know."""
     config: Any = client.meta.config

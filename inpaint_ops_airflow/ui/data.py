@@ -13,7 +13,7 @@ from inpaint_ops.browse.pictures import Kind, uri_of
 from inpaint_ops.browse.table import MarkFilter, RowOrder
 from inpaint_ops.records import STAGES
 from inpaint_ops.report.facts import STAGE_LABELS, cure
-from inpaint_ops.report.timeline import row_seconds
+from inpaint_ops.tallies.timeline import row_seconds
 from inpaint_ops_airflow.ui.dependencies import RecordDep, RunDep, ViewsDep
 from inpaint_ops_airflow.ui.downloads import download
 from inpaint_ops_airflow.ui.models import (

@@ -9,9 +9,9 @@ from pydantic import Field
 from inpaint_ops.browse import RunState, ShardState
 from inpaint_ops.browse.redone import ChildPhase
 from inpaint_ops.records import Model, Moment, Record
-from inpaint_ops.report.timeline import row_seconds
 from inpaint_ops.reviewing import Change, Decision, Opinion, RedoOptions, Tally, Verdict
 from inpaint_ops.reviewing.marks import RowId
+from inpaint_ops.tallies.timeline import row_seconds
 
 
 class StateBody(Model):

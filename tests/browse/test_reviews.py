@@ -17,10 +17,10 @@ from inpaint_ops.browse.reviews import RunReviews
 from inpaint_ops.config import Settings
 from inpaint_ops.records import Measures
 from inpaint_ops.report import results_jsonl, timings_parquet
-from inpaint_ops.report.spread import find_flags, spreads
 from inpaint_ops.reviewing import Mark, Reviews
 from inpaint_ops.reviewing.marks import Opinion, add_marks
 from inpaint_ops.runs import Workspace
+from inpaint_ops.tallies.spread import find_flags, spreads
 from tests.support.synthetic_run import put_finished_run, record
 
 ROWS = 6

@@ -28,7 +28,7 @@ from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import now
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.browser import CHROMIUM, chromium
 from tests.support.delivered import PAINTED, RUN, put_run
 from tests.support.people import problems

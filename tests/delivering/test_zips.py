@@ -19,7 +19,7 @@ from inpaint_ops.errors import ConfigError, StorageUnavailableError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.delivered import PAINTED, RUN, checked, put_run
 from tests.support.fault_proxy import Fault, FaultProxy
 

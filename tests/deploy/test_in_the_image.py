@@ -15,7 +15,7 @@ import pytest
 
 from demo.object_store import ObjectStoreServer
 from demo.ports import claim_port
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.compose_files import REPOSITORY
 from tests.support.machines import Broker
 from tests.support.waiting import wait_until

@@ -19,7 +19,8 @@ import psutil
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.faults.evidence import Findings, look_at_machine, look_at_store, look_at_traffic
 from tests.faults.job import MOMENTS, TRIAL, Home, Job, command, put_job
 from tests.support.fault_proxy import FaultProxy

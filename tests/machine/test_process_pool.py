@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 import psutil
+import pytest
 
 from inpaint_ops.machine.process_pool import ProcessPool, processes_for
 from inpaint_ops.planning import JobOptions
 from tests.support.child_processes import KillsOne, children
 from tests.support.waiting import wait_until
 
-MODULE = "inpaint_ops.runs.shard_text_process"
+MODULE = "inpaint_ops.planning.shard_text_process"
 PARENT = f"""
 import sys
 from inpaint_ops.machine.process_pool import ProcessPool
@@ -47,6 +48,19 @@ def test_they_end_where_who_started_them_fails() -> None:
             raise ZeroDivisionError
     except ZeroDivisionError:
         assert not children(MODULE)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [MODULE, "inpaint_ops.tallies.summing_process", "inpaint_ops.manifest.reading_process"],
+)
+def test_they_import_no_store_no_pictures_and_no_pages(module: str) -> None:
+    """Each of some processes has its own copy of what it imports, beside a program that may have half a gigabyte."""
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert {"inpaint_ops", "pydantic"} <= imported
+    assert not imported & {"boto3", "botocore", "cv2", "PIL", "jinja2", "torch", "cryptography"}
 
 
 def test_few_rows_start_none() -> None:

@@ -19,7 +19,7 @@ from inpaint_ops.delivering import deliver
 from inpaint_ops.locations import parse
 from inpaint_ops.reviewing import RedoOptions, child_runs, finals, prepare_redo
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.storage.stored import Leftovers
 from tests.support.airflow import DAG, LOOKER, PREFIX, STORE, Site, put_manifest, records
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient

@@ -30,7 +30,7 @@ from inpaint_ops.report import (
     stage_seconds,
     worker_times,
 )
-from inpaint_ops.report.timeline import batch_spans, painting_at_once
+from inpaint_ops.tallies.timeline import batch_spans, painting_at_once
 from tests.support.simulated_run import START, Run, a_run, after, record, worker_info
 
 # -- promise 1 ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from inpaint_ops.records import (
 )
 from inpaint_ops.report import GalleryItem, choose_gallery, facts, mask_overlay, render_page
 from inpaint_ops.report.page import PAGE_BYTES, _bytes, _figures
-from inpaint_ops.report.tally import MOST_FLAGGED
+from inpaint_ops.tallies.tally import MOST_FLAGGED
 from tests.support.simulated_run import Run, a_run, record, worker_report
 
 VOID = {"meta", "link", "img", "br"}

@@ -22,7 +22,7 @@ from inpaint_ops.errors import ShardIncompleteError
 from inpaint_ops.locations import Location
 from inpaint_ops.records import Record, RunSummary, Timings
 from inpaint_ops.runs import Workspace, finish
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.bench import STALL, Bench, Flaky
 from tests.support.fault_proxy import Fault, FaultProxy
 from tests.support.nvml import DRAM, HOT, SECOND, pretend_health

@@ -22,7 +22,8 @@ from inpaint_ops.errors import ShardIncompleteError
 from inpaint_ops.locations import Location
 from inpaint_ops.run_files.compacted import KeptRecord, compact, read_compacted
 from inpaint_ops.runs import finish
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.supervisor.compacting import KeptRecords
 from tests.support.bench import Bench, Flaky
 from tests.support.fault_proxy import FaultProxy

@@ -13,10 +13,10 @@ import pytest
 from inpaint_ops.errors import AccessDeniedError
 from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
-from inpaint_ops.planning import Plan
+from inpaint_ops.planning import Plan, naming
 from inpaint_ops.run_files import inventory
 from inpaint_ops.run_files.inventory import ListedImages, image_prefixes, list_records
-from inpaint_ops.runs import finish, naming, retrying, unfinished_shards
+from inpaint_ops.runs import finish, retrying, unfinished_shards
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import Leftovers, listed_in_parts
 from tests.support.bench import Bench

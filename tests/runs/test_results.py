@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from inpaint_ops.planning import Plan, RetryPlan
 from inpaint_ops.records import Record, RunSummary, WorkerReport
-from inpaint_ops.report import results_jsonl, summarize, tables, timings_parquet, trace, trace_json
+from inpaint_ops.report import results_jsonl, summarize, timings_parquet, trace, trace_json
 from inpaint_ops.runs import finish, flagging, prepare_retry
 from inpaint_ops.runs.finishing import summary_lines
 from inpaint_ops.runs.results_file import ResultsFile
+from inpaint_ops.tallies import tables
 from tests.support.painted_run import JOB, ODD, Painted
 
 

@@ -11,11 +11,11 @@ from inpaint_ops.records import Record
 from inpaint_ops.report import trace
 from inpaint_ops.run_files.compacted import compact
 from inpaint_ops.runs import finish, results, summing
-from inpaint_ops.runs.row_sums import RowSums
+from inpaint_ops.tallies.row_sums import RowSums
 from tests.support.child_processes import KillsOne, children
 from tests.support.painted_run import Painted
 
-MODULE = "inpaint_ops.runs.summing_process"
+MODULE = "inpaint_ops.tallies.summing_process"
 FILES = "run.json", "report.html", "results.jsonl", "failed.jsonl", "timings.parquet", "trace.json"
 
 

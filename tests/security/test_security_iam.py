@@ -39,7 +39,7 @@ from inpaint_ops.records import RunSummary, now
 from inpaint_ops.reviewing import Mark, RedoOptions, Reviews, prepare_redo, read_views, save_view
 from inpaint_ops.runs import Workspace, finish, keep_refusal, make_plan, paint, prepare, refusal
 from inpaint_ops.standing import look, note_triggered
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.submitting import Finding, parse_request, read_preset, save_preset, write_manifest
 from inpaint_ops.submitting import look_at as look_at_job
 from inpaint_ops.submitting.preflight import PARTS

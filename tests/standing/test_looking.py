@@ -19,7 +19,7 @@ from inpaint_ops.planning import job_options
 from inpaint_ops.runs import ShardQueue, Workspace, finish, prepare
 from inpaint_ops.standing import Look, Start, look, note_triggered
 from inpaint_ops.standing.taking import read_taken
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.bench import SCRIPT
 from tests.support.waiting import wait_until
 

@@ -9,8 +9,8 @@ from botocore.utils import parse_timestamp
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location
-from inpaint_ops.storage import Storage, make_s3_client
-from inpaint_ops.storage.s3_client import _read_moment
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import _read_moment, make_s3_client
 
 
 @pytest.mark.parametrize(

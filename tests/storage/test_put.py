@@ -20,8 +20,9 @@ from inpaint_ops.errors import (
     StorageError,
 )
 from inpaint_ops.locations import Location
-from inpaint_ops.storage import Storage, probe_conditional_put
+from inpaint_ops.storage import Storage
 from inpaint_ops.storage.files import TEMP_PREFIX, locked
+from inpaint_ops.storage.probe import probe_conditional_put
 from tests.support.stores import names
 
 

@@ -19,7 +19,8 @@ from inpaint_ops.errors import (
     StorageUnavailableError,
 )
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.scripted_store import BUCKET, Reply, Request, ScriptedStore, refusal
 
 WHERE = f"s3://{BUCKET}/a.png"

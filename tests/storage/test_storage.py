@@ -24,8 +24,10 @@ from inpaint_ops.errors import (
     StorageError,
 )
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.storage import FolderStore, ObjectInfo, S3Store, Storage, make_s3_client
+from inpaint_ops.storage import FolderStore, ObjectInfo, Storage
 from inpaint_ops.storage.files import TEMP_PREFIX
+from inpaint_ops.storage.s3 import S3Store
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.stores import names
 
 

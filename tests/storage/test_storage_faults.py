@@ -25,7 +25,9 @@ from inpaint_ops.errors import (
     StorageUnavailableError,
 )
 from inpaint_ops.locations import Location
-from inpaint_ops.storage import Storage, make_s3_client, probe_conditional_put
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.probe import probe_conditional_put
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.storage.s3_errors import s3_error
 from tests.support.fault_proxy import Fault, FaultProxy
 

@@ -22,7 +22,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.locations import has_scheme, parse
 from inpaint_ops.records import Record
 from inpaint_ops.runs import Workspace
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.fault_proxy import FaultProxy
 from tests.support.order import ends_with_its_group
 from tests.support.warm import Host

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import boto3
 
 from demo.object_store import sdk_environment
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.local_server import Handler, LocalServer
 
 if TYPE_CHECKING:

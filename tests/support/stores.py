@@ -10,7 +10,8 @@ import pytest
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.locations import Location, parse
-from inpaint_ops.storage import Storage, make_s3_client
+from inpaint_ops.storage import Storage
+from inpaint_ops.storage.s3_client import make_s3_client
 from tests.support.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:

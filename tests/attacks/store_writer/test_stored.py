@@ -23,7 +23,7 @@ from inpaint_ops.locations import Location
 from inpaint_ops.records import Record
 from inpaint_ops.report import timings_table
 from inpaint_ops.runs import Workspace, finish
-from inpaint_ops.storage import make_s3_client
+from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.supervisor.recorder import Recorder
 from tests.support.bench import Bench
 from tests.support.synthetic_run import make_plan, put_finished_run, put_plan, put_progress, put_record, record

@@ -309,7 +309,7 @@ def test_a_variable_that_is_misspelt_is_named_with_the_one_that_was_meant() -> N
 
 
 def test_the_variables_that_the_dags_read_are_known() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     files = [*(root / "dags").glob("*.py"), *(root / "inpaint_ops_airflow").rglob("*.py")]
     read = {name for file in files for name in re.findall(r'"(INPAINT_[A-Z0-9_]+)"', file.read_text())}
     assert read - {f"INPAINT_{name.upper()}" for name in Settings.model_fields} == set(READ_BY_THE_DAGS)

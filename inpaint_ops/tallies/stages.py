@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record, StageStats
-from inpaint_ops.report.batches import BatchKey, SeenBatch, see, stage_values
+from inpaint_ops.tallies.batches import BatchKey, SeenBatch, see, stage_values
 
 Seconds = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""The process that plans rows as text: `python -m inpaint_ops.runs.shard_text_process` (see `shard_text`)."""
+"""The process that plans rows as text: `python -m inpaint_ops.planning.shard_text_process` (see `shard_text`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from inpaint_ops.machine import process_pool
 from inpaint_ops.manifest import OutputNames
 from inpaint_ops.manifest.rows import unpack_row
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.runs.shard_text import ShardText
+from inpaint_ops.planning.shard_text import ShardText
 
 
 def _text(setup: tuple[JobOptions, OutputNames | None], rows: tuple[list[bytes], list[bytes]]) -> ShardText:

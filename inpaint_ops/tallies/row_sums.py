@@ -11,11 +11,11 @@ from typing import IO
 
 from inpaint_ops.manifest import write_jsonl
 from inpaint_ops.records import Record
-from inpaint_ops.report import Tally
-from inpaint_ops.report.tables import result_line, timings_batch, timings_values
 from inpaint_ops.run_files.digests import NamedImages
 from inpaint_ops.run_files.plain_shards import CountedRow
-from inpaint_ops.runs.retried import History, with_earlier
+from inpaint_ops.tallies.history import History, with_earlier
+from inpaint_ops.tallies.tables import result_line, timings_batch, timings_values
+from inpaint_ops.tallies.tally import Tally
 
 
 @dataclass(slots=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.config import Settings
-from inpaint_ops.planning import JobOptions
-from inpaint_ops.runs import Workspace, prepare, shard_text
+from inpaint_ops.planning import JobOptions, shard_text
+from inpaint_ops.runs import Workspace, prepare
 from inpaint_ops.storage import Storage
 from tests.support.child_processes import KillsOne, children
 
-MODULE = "inpaint_ops.runs.shard_text_process"
+MODULE = "inpaint_ops.planning.shard_text_process"
 ROWS = 900
 
 

@@ -12,9 +12,9 @@ from inpaint_ops.machine.process_pool import ProcessPool, processes_for
 from inpaint_ops.manifest import AcceptedRow, OutputNames, write_jsonl
 from inpaint_ops.manifest.packed import PackedRows
 from inpaint_ops.planning import JobOptions, Shard
-from inpaint_ops.runs.naming import named
+from inpaint_ops.planning.naming import named
 
-_MODULE = "inpaint_ops.runs.shard_text_process"
+_MODULE = "inpaint_ops.planning.shard_text_process"
 FEWEST_ROWS = 100_000
 """With fewer rows, starting processes costs about what they save."""
 

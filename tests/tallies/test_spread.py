@@ -9,8 +9,8 @@ import pytest
 
 from inpaint_ops.records import Measures, Record
 from inpaint_ops.report import render_page, results_jsonl
-from inpaint_ops.report.spread import FLAGS, MEASURES, Spread, find_flags, spreads
-from inpaint_ops.report.tally import MOST_FLAGGED, Tally
+from inpaint_ops.tallies.spread import FLAGS, MEASURES, Spread, find_flags, spreads
+from inpaint_ops.tallies.tally import MOST_FLAGGED, Tally
 from tests.support.simulated_run import Run, record
 
 BY_NAME = {measure.name: measure for measure in MEASURES}

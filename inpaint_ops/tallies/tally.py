@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inpaint_ops.records import BATCH_STAGES, STAGES, Counts, Measures, Memory, Record, StageStats
-from inpaint_ops.report.batches import (
+from inpaint_ops.tallies.batches import (
     NO_WORKER,
     BatchKey,
     SeenBatch,
@@ -27,10 +27,10 @@ from inpaint_ops.report.batches import (
     stage_values,
     worker_key,
 )
-from inpaint_ops.report.spread import spreads
-from inpaint_ops.report.stages import stats_of
-from inpaint_ops.report.tallied import FAILURES_PER_GROUP, BatchTimes, Columns, FailedRows, SeenWorker, TakenTimes
-from inpaint_ops.report.timeline import Interval, spans_of, widen
+from inpaint_ops.tallies.spread import spreads
+from inpaint_ops.tallies.stages import stats_of
+from inpaint_ops.tallies.tallied import FAILURES_PER_GROUP, BatchTimes, Columns, FailedRows, SeenWorker, TakenTimes
+from inpaint_ops.tallies.timeline import Interval, spans_of, widen
 
 SLOWEST = 15
 """Rows that the page lists as the slowest."""

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inpaint_ops.records import STAGES, Record
-from inpaint_ops.report.batches import SeenBatch, WorkerKey, batches_of, seconds_of
+from inpaint_ops.tallies.batches import SeenBatch, WorkerKey, batches_of, seconds_of
 
 Interval = tuple[float, float]
 

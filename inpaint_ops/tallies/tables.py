@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.records import BATCH_STAGES, STAGES, Record
-from inpaint_ops.report.spread import MEASURES, SCORED
+from inpaint_ops.tallies.spread import MEASURES, SCORED
 
 _TIME = pa.timestamp("us", tz="UTC")
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inpaint_ops.records import STAGES
-from inpaint_ops.report import Tally, tallied
+from inpaint_ops.tallies import tallied
+from inpaint_ops.tallies.tally import Tally
 from tests.support.simulated_run import a_run
 
 
