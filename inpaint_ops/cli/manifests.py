@@ -17,7 +17,8 @@ from inpaint_ops.manifest import to_jsonl
 from inpaint_ops.manifest.pairing import pair
 from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.runs import Workspace
-from inpaint_ops.runs.checking import check_models, missing_objects
+from inpaint_ops.runs.checking import check_models
+from inpaint_ops.runs.missing import missing_objects
 from inpaint_ops.runs.pictures import pictures_below
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle

@@ -40,7 +40,8 @@ from inpaint_ops.runs import (
     unfinished_shards,
     why_rejected,
 )
-from inpaint_ops.runs.checking import check_models, missing_objects
+from inpaint_ops.runs.checking import check_models
+from inpaint_ops.runs.missing import missing_objects
 
 _REJECTED_SHOWN = 10
 """Rejected rows whose errors `run` prints before it begins."""

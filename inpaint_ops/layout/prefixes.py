@@ -40,6 +40,23 @@ class NamePrefixes:
         """See `cover`."""
         return cover(self._counts, most)
 
+    def counts(self, most: int, *, below: str = "") -> dict[str, int]:
+        """The same, in order, each with the number of names that begin with it; of the names that begin with `below`.
+
+        Nothing where what is kept does not tell these apart from others.
+        """
+        if any(below.startswith(name) and name != below for name in self._counts):
+            return {}
+        names = sorted(name for name in self._counts if name.startswith(below))
+        found: dict[str, int] = {}
+        at = 0
+        for prefix in cover({name: self._counts[name] for name in names}, most):
+            found[prefix] = 0
+            while at < len(names) and names[at].startswith(prefix):
+                found[prefix] += self._counts[names[at]]
+                at += 1
+        return found
+
 
 def cover(counts: Mapping[str, int], most: int) -> tuple[str, ...]:
     """Prefixes that cover the names, each name by one, in order; none is the prefix of another.

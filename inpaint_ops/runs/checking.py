@@ -1,22 +1,16 @@
-"""What can be known of a job before a device is asked for: whether its model exists, and whether its files do.
+"""What can be known of a job's models before a device is asked for.
 
-Nothing here imports torch, and no object is read: a model is looked for in the hub's cache, then at the hub; files are
-looked for in listings of their folders.
+Nothing here imports torch, and no object is read: a model is looked for in the hub's cache, then at the hub. Whether
+the images and masks are there says `missing`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from inpaint_ops.config import CLIP_MODEL_CURE, FILL_MODEL_CURE, LPIPS_MODEL_CURE
-from inpaint_ops.errors import ForbiddenLocationError, ModelError, StorageError
-from inpaint_ops.locations import Location, parse
-from inpaint_ops.manifest import ParsedManifest
+from inpaint_ops.errors import ModelError
 from inpaint_ops.model.cache import hub_cache
 from inpaint_ops.model.fill_models import locate as locate_fill_model
 from inpaint_ops.model.own_models import OWN_MODELS, PICKLE_CURE, PICKLES
@@ -27,12 +21,6 @@ from inpaint_ops.storage import Storage
 
 HUB_SECONDS = 10.0
 """How long the hub is waited for; a plan is no reason to wait longer."""
-
-_PAGE = 1000
-"""Objects in a page of a listing."""
-
-_KEYS_PER_PAGE = 10
-"""Keys that must be looked for per page of a listing: a page costs about as much as ten single requests."""
 
 
 def check_model(
@@ -187,60 +175,3 @@ def check_models(storage: Storage, job: JobOptions, *, must_be_here: bool) -> li
         *check_fill_model(job.fill_model, must_be_here=must_be_here),
         *check_score_models(job, must_be_here=must_be_here),
     ]
-
-
-def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool) -> Iterator[str]:
-    """A line for each image or mask of an accepted row that is not there.
-
-    A folder is listed where that costs less than looking for each of its files: a page of a listing covers a thousand
-    of them. Files of other folders are looked for one by one if `ask_each`; else they are left to the downloads. One
-    that a listing does not have is looked for once more by its name, as a download would.
-    """
-    folders: dict[str, int] = {}
-    wanted: Counter[int] = Counter()
-    seen, keys = array("i"), bytearray()  # of each image and mask its folder and its URI's digest, 20 bytes
-    for row in parsed.accepted:
-        for uri in (row.image, row.mask):
-            number = folders.setdefault(uri.rpartition("/")[0], len(folders))
-            wanted[number] += 1
-            seen.append(number)
-            keys += _digest(uri)
-    known = {
-        number: _listed(storage, parse(folder + "/"), pages=max(1, wanted[number] // _KEYS_PER_PAGE))
-        for folder, number in folders.items()
-    }
-    for at, number in enumerate(seen):
-        names = known[number]
-        if (names is None and not ask_each) or (names is not None and bytes(keys[16 * at : 16 * at + 16]) in names):
-            continue
-        row, field = parsed.accepted[at // 2], ("image", "mask")[at % 2]
-        try:
-            storage.stat(getattr(row, field))
-        except (StorageError, ForbiddenLocationError) as error:
-            if ask_each or not error_is_passing(error):
-                yield f"row {row.row}: {field}: {error}"
-
-
-def error_is_passing(error: StorageError) -> bool:
-    """Whether the store may answer otherwise at another time: then it says nothing of the object."""
-    return not error.permanent
-
-
-def _listed(storage: Storage, prefix: Location, *, pages: int) -> frozenset[bytes] | None:
-    """Digests of the URIs directly below a prefix; None if it cannot be listed, or not in so many pages."""
-    if prefix.bucket is None and not Path(prefix.key).is_dir():
-        return frozenset()
-    found = set()
-    try:
-        for info in storage.list(prefix, direct=True):
-            found.add(_digest(info.location.uri))
-            if len(found) > pages * _PAGE:
-                return None
-    except (StorageError, ForbiddenLocationError):
-        return None
-    return frozenset(found)
-
-
-def _digest(key: str) -> bytes:
-    """What is kept of a key: 16 bytes, however long it is."""
-    return hashlib.blake2b(os.fsencode(key), digest_size=16).digest()

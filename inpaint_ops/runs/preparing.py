@@ -39,8 +39,9 @@ from inpaint_ops.records import (
     now,
 )
 from inpaint_ops.row_work import RowWork
-from inpaint_ops.runs.checking import check_models, missing_objects
+from inpaint_ops.runs.checking import check_models
 from inpaint_ops.runs.forecasting import Experience, Work, experience_key, forecast, work_of
+from inpaint_ops.runs.missing import missing_objects
 from inpaint_ops.runs.sampling import sampled
 from inpaint_ops.runs.shard_size import shard_size
 from inpaint_ops.runs.workspace import Workspace

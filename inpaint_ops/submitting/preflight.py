@@ -18,7 +18,8 @@ from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Forecast, Model
 from inpaint_ops.records.base import duration_in_words
 from inpaint_ops.runs import Workspace, plan_of, refusal
-from inpaint_ops.runs.checking import check_models, missing_objects
+from inpaint_ops.runs.checking import check_models
+from inpaint_ops.runs.missing import missing_objects
 from inpaint_ops.submitting.asking import Request, rows_of_folders
 from inpaint_ops.tuning import check_choices
 

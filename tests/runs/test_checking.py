@@ -16,12 +16,10 @@ from PIL import Image
 
 from inpaint_ops.cli import main
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import ModelError, ObjectNotFoundError
-from inpaint_ops.locations import Location
+from inpaint_ops.errors import ModelError
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.runs import Workspace, prepare
-from inpaint_ops.runs.checking import check_model, missing_objects
-from inpaint_ops.storage import Storage
+from inpaint_ops.runs.checking import check_model
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -181,48 +179,6 @@ def test_validate_plan_and_run_reject_the_same_rows(folder: Path) -> None:
             assert "row 1: steps: 1 at a strength of" in text, (name, text)
     record = json.loads((folder / "out/runs/job/results.jsonl").read_text())
     assert record["status"] == "rejected" and record["error"]["field"] == "steps"
-
-
-class Counted(Storage):
-    """Storage that counts what it is asked."""
-
-    lists = stats = 0
-
-    def list(self, where: Any, **options: Any) -> Iterator[Any]:
-        self.lists += 1
-        return super().list(where, **options)
-
-    def stat(self, where: Any) -> Any:
-        self.stats += 1
-        return super().stat(where)
-
-
-@pytest.mark.parametrize("ask_each", [False, True])
-def test_a_folder_is_listed_once_and_only_what_it_lacks_is_asked_for(tmp_path: Path, ask_each: bool) -> None:
-    for index in range(40):
-        (tmp_path / f"{index}.png").touch()
-    rows = [{"image": f"{index}.png", "mask": f"{index + 2}.png", "prompt": "x"} for index in range(40)]
-    (tmp_path / "job.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    storage = Counted(readable=[tmp_path])
-    workspace = Workspace(Settings(), Location(None, f"{tmp_path}/out/"), storage)
-    parsed, _ = workspace.read_manifest(str(tmp_path / "job.jsonl"))
-    missing = list(missing_objects(storage, parsed, ask_each=ask_each))
-    assert [line[:13] for line in missing] == ["row 39: mask:", "row 40: mask:"]
-    assert (storage.lists, storage.stats) == (1, 2)
-
-
-def test_a_large_folder_of_few_wanted_files_is_not_listed_to_its_end(tmp_path: Path) -> None:
-    for index in range(1200):
-        (tmp_path / f"{index}.png").touch()
-    (tmp_path / "job.jsonl").write_text(json.dumps({"image": "0.png", "mask": "none.png", "prompt": "x"}) + "\n")
-    storage = Counted(readable=[tmp_path])
-    workspace = Workspace(Settings(), Location(None, f"{tmp_path}/out/"), storage)
-    parsed, _ = workspace.read_manifest(str(tmp_path / "job.jsonl"))
-    assert list(missing_objects(storage, parsed, ask_each=False)) == [] and storage.stats == 0
-    (line,) = missing_objects(storage, parsed, ask_each=True)
-    assert line.startswith("row 1: mask: ") and storage.stats == 2
-    with pytest.raises(ObjectNotFoundError):
-        storage.stat(str(tmp_path / "none.png"))
 
 
 @pytest.mark.parametrize("name", ["failed.jsonl", "rejected.jsonl"])
