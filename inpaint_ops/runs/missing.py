@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -53,26 +53,11 @@ def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool)
             if place is None:
                 place = places[bucket] = _Place(bucket)
             place.add(uri)
-    if not marks:
-        return
-    asked = np.frombuffer(marks, np.int64)
-    wanted = np.unique(asked)
-    is_there = np.zeros(len(wanted), bool)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for place in places.values():
-            listings = place.listings(storage)
-            while some := list(islice(listings, _WAITING)):
-                for listing, found in zip(some, pool.map(lambda one: one.marks(storage), some), strict=True):
-                    if found is None:
-                        place.unlisted.add(listing.covers)
-                        continue
-                    there = np.frombuffer(found, np.int64) if found else np.empty(0, np.int64)
-                    nearest = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
-                    is_there[nearest[wanted[nearest] == there]] = True
-        absent = iter(np.flatnonzero(~is_there[np.searchsorted(wanted, asked)]).tolist())
-        while some_absent := list(islice(absent, _WAITING)):
+        absent = _absent(storage, pool, places.values(), marks)
+        while some := list(islice(absent, _WAITING)):
             looked_for = []
-            for at in some_absent:
+            for at in some:
                 row, name = parsed.accepted[at // 2], ("image", "mask")[at % 2]
                 uri = getattr(row, name)
                 if ask_each or places[_bucket(uri)].is_listed(uri):
@@ -81,6 +66,26 @@ def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool)
             for (which, _), error in zip(looked_for, errors, strict=True):
                 if error is not None and (ask_each or not error_is_passing(error)):
                     yield f"{which}: {error}"
+
+
+def _absent(storage: Storage, pool: ThreadPoolExecutor, places: Iterable[_Place], marks: array[int]) -> Iterator[int]:
+    """Which of the marks, by their index, stand for objects that no listing has."""
+    if not marks:
+        return
+    asked = np.frombuffer(marks, np.int64)
+    wanted = np.unique(asked)
+    is_there = np.zeros(len(wanted), bool)
+    for place in places:
+        listings = place.listings(storage)
+        while some := list(islice(listings, _WAITING)):
+            for listing, found in zip(some, pool.map(lambda one: one.marks(storage), some), strict=True):
+                if found is None:
+                    place.unlisted.add(listing.covers)
+                    continue
+                there = np.frombuffer(found, np.int64) if found else np.empty(0, np.int64)
+                nearest = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
+                is_there[nearest[wanted[nearest] == there]] = True
+    yield from np.flatnonzero(~is_there[np.searchsorted(wanted, asked)]).tolist()
 
 
 def error_is_passing(error: StorageError) -> bool:
