@@ -136,9 +136,10 @@ class ListedImages:
         cls, storage: Storage, layout: RunLayout, prefixes: Sequence[str], left: Leftovers, *, limit: int
     ) -> ListedImages:
         """List them, those with each of the prefixes by themselves; all together without any. Raises StorageError."""
+        if not prefixes or not storage.lists_parts(layout.images):
+            return cls(*_marks_and_sizes(listed(storage, layout.images, left, limit=limit)))
         marks, sizes = array("q"), array("q")
-        parts = prefixes if prefixes and storage.lists_parts(layout.images) else [""]
-        for part in listed_in_parts(storage, layout.images, parts, _marks_and_sizes, left, limit=limit):
+        for part in listed_in_parts(storage, layout.images, prefixes, _marks_and_sizes, left, limit=limit):
             marks.extend(part[0])
             sizes.extend(part[1])
         return cls(marks, sizes)
