@@ -98,11 +98,11 @@ def list_records(
                 shard.etags.append(text_mark(info.etag))
         return found
 
-    if not storage.lists_parts(prefix) or sum(shards.values()) <= PART:
-        return {name: ListedRecords() for name in shards} | of(listed(storage, prefix, left, limit=limit))
-    of(islice(storage.list(prefix, direct=True), limit))  # no record lies there
-    folders = {f"{folder}/": shards.get(folder, 0) for folder in islice(storage.folders(prefix), MAX_OBJECTS)}
     found = {name: ListedRecords() for name in shards}
+    if not storage.lists_parts(prefix) or sum(shards.values()) <= PART:
+        return found | of(listed(storage, prefix, left, limit=limit))
+    found |= of(islice(storage.list(prefix, direct=True), limit))  # none, unless a store heeds no delimiter
+    folders = {f"{folder}/": shards.get(folder, 0) for folder in islice(storage.folders(prefix), MAX_OBJECTS)}
     for part in listed_in_parts(storage, prefix, cover(folders, PART), of, left, limit=limit):
         found |= part
     return found

@@ -21,6 +21,7 @@ from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import Leftovers, listed_in_parts
 from tests.support.bench import Bench
 from tests.support.retry_desk import DONE, FAILED, Desk
+from tests.support.scripted_store import BUCKET, ScriptedStore
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -77,6 +78,16 @@ def test_records_in_parts_are_those_of_one_listing_and_what_else_lies_there_is_s
     assert len(parts) == 7
     assert {shard: sorted(found) for shard, found in in_parts[0].items()} == rows
     assert [[name for name in odd if name in line] for line in in_parts[1]] == [[one] for one in sorted(odd, key=str)]
+
+
+def test_a_store_that_heeds_no_delimiter_shows_all_records_all_the_same(parts: list[str]) -> None:
+    layout = RunLayout(Location(BUCKET, "out/"), "run")
+    names = [f"{shard}/{row:07d}.json" for shard, row in (("00000", 1), ("00000", 2), ("00001", 3))]
+    with ScriptedStore({layout.records.key + name: name.encode() for name in names}) as store:
+        left = Leftovers()
+        found = list_records(store.storage(), layout, {"00000": 4, "00001": 4}, left, limit=100)
+    assert {shard: sorted(one.by_row()) for shard, one in found.items()} == {"00000": [1, 2], "00001": [3]}
+    assert not left.lines() and not parts
 
 
 def test_images_in_parts_are_those_of_one_listing(store: Storage, s3_prefix: Location, parts: list[str]) -> None:
