@@ -101,8 +101,11 @@ def list_records(
     found = {name: ListedRecords() for name in shards}
     if not storage.lists_parts(prefix) or sum(shards.values()) <= PART:
         return found | of(listed(storage, prefix, left, limit=limit))
-    found |= of(islice(storage.list(prefix, direct=True), limit))  # none, unless a store heeds no delimiter
-    folders = {f"{folder}/": shards.get(folder, 0) for folder in islice(storage.folders(prefix), MAX_OBJECTS)}
+    found |= of(listed(storage, prefix, left, limit=limit, direct=True))  # none, unless a store heeds no delimiter
+    names = storage.folders(prefix)
+    folders = {f"{folder}/": shards.get(folder, 0) for folder in islice(names, MAX_OBJECTS)}
+    if next(names, None) is not None:
+        left.add(f"{prefix} holds more than {MAX_OBJECTS:,} folders: the others were not looked at.")
     for part in listed_in_parts(storage, prefix, cover(folders, PART), of, left, limit=limit):
         found |= part
     return found
@@ -165,7 +168,7 @@ def _marks_and_sizes(infos: Iterable[ObjectInfo]) -> tuple[array[int], array[int
     return marks, sizes
 
 
-def image_prefixes(plan: Plan, retries: Sequence[RetryPlan]) -> tuple[str, ...]:
+def prefixes_of_run(plan: Plan, retries: Sequence[RetryPlan]) -> tuple[str, ...]:
     """What the names of all of a run's images begin with, as far as its plans say so of all; else nothing."""
     if not plan.image_prefixes or any(retry.image_prefixes is None for retry in retries):
         return ()
@@ -193,7 +196,7 @@ class Inventory:
         limit = MAX_OBJECTS + plan.rows + sum(retry.rows for retry in retries)
         records = list_records(storage, layout, shards, left, limit=limit)
         compacted, ended = _list_compacted(storage, layout, shards, left, limit=limit)
-        prefixes = image_prefixes(plan, retries)
+        prefixes = prefixes_of_run(plan, retries)
         images = ListedImages.of(  # last: each record's is there
             storage, layout, prefixes, left, limit=limit * MAX_VARIANTS
         )

@@ -64,7 +64,7 @@ def missing_objects(storage: Storage, parsed: ParsedManifest, *, ask_each: bool)
                     looked_for.append((f"row {row.row}: {name}", uri))
             errors = pool.map(lambda one: _error(storage, one[1]), looked_for)
             for (which, _), error in zip(looked_for, errors, strict=True):
-                if error is not None and (ask_each or not error_is_passing(error)):
+                if error is not None and (ask_each or error.permanent):  # at another time the store may have it
                     yield f"{which}: {error}"
 
 
@@ -86,11 +86,6 @@ def _absent(storage: Storage, pool: ThreadPoolExecutor, places: Iterable[_Place]
                 nearest = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
                 is_there[nearest[wanted[nearest] == there]] = True
     yield from np.flatnonzero(~is_there[np.searchsorted(wanted, asked)]).tolist()
-
-
-def error_is_passing(error: StorageError) -> bool:
-    """Whether the store may answer otherwise at another time: then it says nothing of the object."""
-    return not error.permanent
 
 
 def _error(storage: Storage, uri: str) -> StorageError | None:

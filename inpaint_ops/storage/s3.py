@@ -219,9 +219,9 @@ class S3Store:
 
     def list(self, prefix: str, *, direct: bool = False, starting: str = "") -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        asked = wanted = prefix + starting
+        asked, wanted = prefix + starting, ""
         if is_directory_bucket(self._bucket):
-            asked = asked[: asked.rfind("/") + 1]
+            asked, wanted = asked[: asked.rfind("/") + 1], asked
         for page in self._pages(asked, **({"Delimiter": "/"} if direct else {})):
             for item in page.get("Contents", ()):
                 key = item["Key"]

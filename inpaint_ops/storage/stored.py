@@ -129,9 +129,14 @@ def read_model(storage: Storage, where: Location, kind: type[M], *, max_bytes: i
     return parse_model(storage.get(where, max_bytes=max_bytes), kind, where)
 
 
-def listed(storage: Storage, prefix: Location, left: Leftovers, *, limit: int = MAX_OBJECTS) -> Iterator[ObjectInfo]:
-    """Every object below the prefix, `limit` at most. Raises StorageError."""
-    yield from _limited(storage.list(prefix), prefix, left, count(1), limit)
+def listed(
+    storage: Storage, prefix: Location, left: Leftovers, *, limit: int = MAX_OBJECTS, direct: bool = False
+) -> Iterator[ObjectInfo]:
+    """Every object below the prefix, `limit` at most; with `direct`, those alone that lie in no folder below it.
+
+    Raises StorageError.
+    """
+    yield from _limited(storage.list(prefix, direct=direct), prefix, left, count(1), limit)
 
 
 def listed_in_parts(

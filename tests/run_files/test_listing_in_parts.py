@@ -15,7 +15,7 @@ from inpaint_ops.layout import RunLayout
 from inpaint_ops.locations import Location
 from inpaint_ops.planning import Plan, naming
 from inpaint_ops.run_files import inventory
-from inpaint_ops.run_files.inventory import ListedImages, image_prefixes, list_records
+from inpaint_ops.run_files.inventory import ListedImages, list_records, prefixes_of_run
 from inpaint_ops.runs import finish, retrying, unfinished_shards
 from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import Leftovers, listed_in_parts
@@ -90,6 +90,17 @@ def test_a_store_that_heeds_no_delimiter_shows_all_records_all_the_same(parts: l
     assert not left.lines() and not parts
 
 
+def test_folders_beyond_the_limit_are_said(
+    store: Storage, s3_prefix: Location, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "MAX_OBJECTS", 2)
+    layout, left = RunLayout(s3_prefix, "run"), Leftovers()
+    for shard in ("00000", "00001", "00002"):
+        store.put(layout.records.join(f"{shard}/0000001.json"), b"x")
+    list_records(store, layout, {"00000": 9}, left, limit=100)
+    assert [line for line in left.lines() if "more than 2 folders" in line]
+
+
 def test_images_in_parts_are_those_of_one_listing(store: Storage, s3_prefix: Location, parts: list[str]) -> None:
     layout = RunLayout(s3_prefix, "run")
     names = ["1.png", "1~2.png", "10.png", "2.0.png", "2.1.png", "a/1.png", "a/ü.png", "b.png"]
@@ -158,7 +169,7 @@ def test_a_run_that_goes_on_and_a_report_see_what_they_see_by_one_listing(
     assert sorted(part for part in parts if part.startswith("images/")) == [f"images/{at}" for at in range(10)]
     assert finish(bench.workspace, "run").counts.done == 10
     results = bench.workspace.storage.get(bench.layout.results)
-    monkeypatch.setattr(inventory, "image_prefixes", lambda *_: ())
+    monkeypatch.setattr(inventory, "prefixes_of_run", lambda *_: ())
     assert finish(bench.workspace, "run").counts.done == 10
     assert bench.workspace.storage.get(bench.layout.results) == results
     monkeypatch.undo()
@@ -210,7 +221,7 @@ def test_a_row_that_was_rejected_and_is_done_again_has_a_prefix_of_its_own(
 
 def test_prefixes_are_known_where_all_plans_know_theirs(tmp_path: Path) -> None:
     plan: Plan = Bench(tmp_path, ["ok"]).plan
-    assert plan.image_prefixes == () and image_prefixes(plan, []) == ()
+    assert plan.image_prefixes == () and prefixes_of_run(plan, []) == ()
     many = plan.model_copy(update={"image_prefixes": ("a", "b1")})
-    assert image_prefixes(many, []) == ("a", "b1")
+    assert prefixes_of_run(many, []) == ("a", "b1")
     assert retrying._image_prefixes([], plan) == ()
