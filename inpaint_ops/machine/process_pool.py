@@ -107,7 +107,7 @@ class ProcessPool:
                     )
                 with self._lock:
                     self._left -= 1
-                    is_usable = self._left <= 0  # the last stands for all: nobody waits for one that does not come
+                    is_usable = self._left == 0  # the last stands for all: nobody waits for one that does not come
                 return None
         finally:
             if is_usable:

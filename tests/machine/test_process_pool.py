@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -65,6 +66,16 @@ def test_they_import_no_store_no_pictures_and_no_pages(module: str) -> None:
 
 def test_few_rows_start_none() -> None:
     assert processes_for(9, 10) == 0
+
+
+def test_they_end_where_they_are_busy_and_further_pieces_wait_for_them() -> None:
+    with ProcessPool(MODULE, 2, (JobOptions(model="m"), None)) as pool:
+        for process in pool._processes:
+            process.send_signal(signal.SIGSTOP)  # busy for as long as the test needs
+        pieces: list[object] = [None, *[([], [])] * 20]
+        assert next(pool.map(lambda piece=piece: piece for piece in pieces)) is None
+        wait_until(lambda: pool._idle.empty() and pool._threads._work_queue.empty())
+    assert not children(MODULE)
 
 
 def test_what_one_that_was_killed_had_is_left_and_the_others_do_the_rest() -> None:
