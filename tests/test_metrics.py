@@ -81,7 +81,7 @@ def test_a_try_counts_its_own_rows_though_it_fails(workspace: Workspace) -> None
 def test_a_store_that_does_not_answer_costs_the_numbers_and_nothing_else(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise StorageUnavailableError("nobody there")
 
     emitted: list[Measurement] = []
