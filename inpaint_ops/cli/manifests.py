@@ -104,7 +104,7 @@ def manifest(
     """Write a manifest from two folders or prefixes, IMAGES and MASKS, or from one that holds both.
 
     They are matched by relative path, then by stem. What gives no row is named on standard error; exit code 3 if there
-    is any.
+    is any, or no row at all.
     """
     if prompt is None and prompts is None:
         raise ConfigError("give --prompt TEXT or --prompts CSV")
@@ -135,12 +135,12 @@ def manifest(
         for row in rows:
             say_json(row)
     without_row = [*refused, *paired.without_row()]
-    for line in without_row:
+    for line in (*without_row, *paired.left_out()):
         say(line, err=True)
     for name in paired.prompts_unused:
         say(f"a prompt without an image: {name}", err=True)
     say(f"{len(paired.rows)} rows", err=True)
-    if without_row:
+    if without_row or not rows:
         sys.exit(EXIT_NOT_ALL_DONE)
 
 

@@ -18,8 +18,8 @@ RowFormat = ImageFormat | Literal["source"]
 """What a row may ask for: `source` is the format that the ending of its image's name says."""
 
 _OF_ENDING: dict[str, ImageFormat] = {
-    ".png": "png", ".apng": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".webp": "webp",
-    ".tif": "tiff", ".tiff": "tiff", ".avif": "avif", ".jxl": "jxl",
+    ".png": "png", ".apng": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".mpo": "jpeg",
+    ".webp": "webp", ".tif": "tiff", ".tiff": "tiff", ".avif": "avif", ".jxl": "jxl",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from inpaint_ops.config import Chroma, ImageFormat
+from inpaint_ops.config import EXTENSIONS, Chroma, ImageFormat
 from inpaint_ops.images.encoding import JpegOptions
 from inpaint_ops.images.jpeg import frame_marker
 from inpaint_ops.images.metadata import ORIENTATION, exif_of
@@ -44,7 +44,7 @@ def options_like(
         options: how the job writes JPEGs.
     """
     if source.format != format:
-        why = "is not written here" if format == "png" else "is not what its name says"
+        why = "is not what its name says" if source.format in EXTENSIONS else "is not written here"
         return options, (f"format source: {source.format} {why}, {format} was written",)
     if format == "avif":
         return options, ("format source: an AVIF does not name its quality, so the job's quality and chroma were used",)

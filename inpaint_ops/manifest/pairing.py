@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from inpaint_ops.locations import Location
 from inpaint_ops.manifest.prompts_file import ImagePrompts, fold
 
 READ_SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx .jpf .avif .heic .heif "
+    ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx .jpf .avif .heic .heif "
     ".jxl".split()
 )
 """Endings of pictures that the worker reads, some with the extra `formats`."""
@@ -27,7 +27,8 @@ PICTURE_SUFFIXES = READ_SUFFIXES | frozenset(
 )
 """Endings of all that looks like a picture, also what no row can be made of."""
 _MASK_MARK = re.compile(r"[ ._-]?(inpaint[ ._-]?)?masks?$|^masks?[ ._-]", re.IGNORECASE)
-_IGNORED = frozenset({"thumbs.db", ".ds_store", "desktop.ini", "ehthumbs.db"})
+_IGNORED = frozenset({"thumbs.db", ".ds_store", ".gitkeep", "_success", "desktop.ini", "ehthumbs.db"})
+_SHOWN_ENDINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Pairing:
     """Files that could be one of several, a sentence each."""
     not_read: tuple[str, ...] = ()
     """Files that look like pictures, of a format that no worker reads."""
+    other_endings: Mapping[str, int] = field(default_factory=dict)
+    """How many files have an ending that is no picture's, by ending, the most common first."""
     prompts_unused: tuple[str, ...] = ()
     """Names in the prompts file that no image has."""
 
@@ -53,6 +56,17 @@ class Pairing:
         yield from (f"{clash}: rename one, or write the row by hand" for clash in self.clashes)
         yield from (
             f"a picture in a format that is not read: {uri}: convert it to PNG or TIFF" for uri in self.not_read
+        )
+
+    def left_out(self) -> Iterator[str]:
+        """A line on the files whose names say that they are no pictures, if there are any."""
+        if not self.other_endings:
+            return
+        shown = [f"{ending} ({number:,})" for ending, number in self.other_endings.items()]
+        more = f" and {len(shown) - _SHOWN_ENDINGS:,} more" if len(shown) > _SHOWN_ENDINGS else ""
+        yield (
+            f"files left out, since their endings are not a picture's: {', '.join(shown[:_SHOWN_ENDINGS])}{more}; "
+            "a picture among them needs another name, or a row written by hand"
         )
 
 
@@ -73,6 +87,7 @@ class _Found:
 class _Side:
     pictures: list[_Found] = field(default_factory=list)
     not_read: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def is_clutter(name: str) -> bool:
@@ -94,11 +109,11 @@ def pair(
     """Match images and masks by their path below `roots`, then by stem, in order of the path.
 
     `a.jpg` pairs with `a.png`, `a_mask.png`, `mask-a.png`, or `a` and `mask_suffix`; case and the form of Unicode do
-    not matter. A mask may have the very name of its image, whatever that ends with (`facemask.jpg`, `facemask.png`).
-    Where both come from one prefix, masks are those with such a mark. What could be one of several is a clash, and no
-    row. `pattern` is a glob for images' names or paths. `prompts` are by image (`ImagePrompts`); an image that none of
-    them names has `prompt`. A row's id is `id_template` with {stem}, {name}, {path} and {n}. Keys of the rows are
-    full URIs. Raises ConfigError for a template that names something else.
+    not matter. A name without an ending may be a picture's. A mask may have the very name of its image, whatever that
+    ends with (`facemask.jpg`, `facemask.png`). Where both come from one prefix, masks are those with such a mark. What
+    could be one of several is a clash, and no row. `pattern` is a glob for images' names or paths. `prompts` are by
+    image (`ImagePrompts`); an image that none of them names has `prompt`. A row's id is `id_template` with {stem},
+    {name}, {path} and {n}. Keys of the rows are full URIs. Raises ConfigError for a template that names something else.
     """
     image_root, mask_root = roots or (None, None)
     image_places, mask_places = _sides(list(images), list(masks), roots, mask_suffix)
@@ -133,6 +148,7 @@ def pair(
         without_prompt=tuple(without_prompt),
         clashes=tuple(clashes),
         not_read=(*photos.not_read, *drawn.not_read),
+        other_endings=dict((photos.others + drawn.others).most_common()) if pattern is None else {},
         prompts_unused=texts.unused,
     )
 
@@ -213,7 +229,7 @@ def _side(places: Iterable[Location], root: Location | None, suffix: str | None,
         ending = path.suffix.lower()
         if any(is_clutter(part) for part in path.parts):
             continue
-        if ending in READ_SUFFIXES:
+        if ending in READ_SUFFIXES or not ending:  # objects that are named by a digest or a number have none
             found = _Found(place, fold(str(path.parent / path.stem)), fold(path.stem))
             bare = _unmarked(path.stem, suffix) if marks else None
             if bare is not None:
@@ -221,6 +237,8 @@ def _side(places: Iterable[Location], root: Location | None, suffix: str | None,
             side.pictures.append(found)
         elif ending in PICTURE_SUFFIXES:
             side.not_read.append(place.uri)
+        else:
+            side.others[ending] += 1
     return side
 
 

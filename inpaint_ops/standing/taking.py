@@ -102,7 +102,7 @@ def _of_folders(workspace: Workspace, entry: Entry) -> Found:
         written = {name: value for name, value in row.items() if name != "prompt" or value}  # else it is the job's
         written |= {"image": image.full_uri, "mask": mask.full_uri}
         rows.append(Row(written, _digest(written, etags[image], etags[mask])))
-    return Found(rows, _cut([*notes, *paired.without_row()]))
+    return Found(rows, _cut([*notes, *paired.left_out(), *paired.without_row()]))
 
 
 def _prompts(workspace: Workspace, entry: Entry) -> dict[str, str] | None:

@@ -85,6 +85,30 @@ def test_clutter_is_ignored_and_what_is_not_read_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("ab/3f9c", "ab/3f9c"), ("sku 1", "sku 1_mask.png"), ("stereo.MPO", "stereo.png"),
+        ("README", "README.png"),
+    ],
+)  # fmt: skip
+def test_a_name_without_an_ending_pairs_too(image: str, mask: str) -> None:
+    assert matched([image], [mask]) == {image: mask}
+
+
+def test_objects_that_are_no_pictures_are_counted_by_their_ending() -> None:
+    both, root = keys("i", "a", "a_mask", "a.xmp", "b.xmp", "b.jpg_large", ".gitkeep", "_SUCCESS"), parse("s3://b/i/")
+    paired = pair(both, both, prompt="p", roots=(root, root))
+    assert [row["mask"] for row in paired.rows] == ["s3://b/i/a_mask"]
+    assert not [*paired.without_row()]
+    [line] = paired.left_out()
+    assert ".xmp (2), .jpg_large (1); " in line
+    many = pair(keys("i", *(f"a.{letter}" for letter in "abcdefg")), [], prompt="p")
+    assert ".e (1) and 2 more; " in next(many.left_out())
+    assert not [*pair(both, both, prompt="p", pattern="*.png").left_out()]
+    assert not [*pair(keys("i", "a.png"), keys("m", "a.png"), prompt="p").left_out()]
+
+
+@pytest.mark.parametrize(
     ("images", "masks", "found"),
     [
         (["facemask.jpg"], ["facemask.png"], {"facemask.jpg": "facemask.png"}),
