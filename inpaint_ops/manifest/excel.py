@@ -3,9 +3,9 @@
 The process is `python -m inpaint_ops.manifest.excel MAX_BYTES MAX_ROW_BYTES MAX_ROWS`, started and limited as that for
 Parquet is: a workbook is a ZIP archive of XML, which may unpack to any size.
 
-A line is {"header": [...]} once, then {"number": row of the sheet, "cells": [...]}; a row that is too long has
-"bad": why, "text": its beginning, and "size" in place of "cells". A "note" may come first. The last one is
-{"end": rows}, or {"error": why}.
+A line is {"header": [...]} once, then {"number": row of the sheet, "cells": [...]}, with "not_calculated": the places
+of formulas that have no result; a row that is too long has "bad": why, "text": its beginning, and "size" in place of
+"cells". A "note" may come first. The last one is {"end": rows}, or {"error": why}.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import json
 import os
 import sys
 import zipfile
+from collections import defaultdict
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import IO, Any
 
 from inpaint_ops.machine import limited_process
 from inpaint_ops.manifest import parquet
+from inpaint_ops.manifest.excel_cells import OddCells, odd_cells
 from inpaint_ops.manifest.parquet import Line
 
 _COLUMNS = 256
@@ -57,45 +60,56 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
             if sum(member.file_size for member in archive.infolist()) > max_bytes:
                 say({"error": too_much})
                 return
-        with python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data)) as book:
-            found = _sheet(book)
+            with python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data)) as book:
+                found, sheets = _sheet(book), len(book.sheet_names)
             if isinstance(found, str):
                 say({"error": found})
                 return
-            name, rows, number, header = found
-            if len(book.sheet_names) > 1:
-                say({"note": f"only the sheet {name[:80]!r} is read, of {len(book.sheet_names)} sheets"})
-            say({"header": header})
-            count = unpacked = 0
-            for at, cells in enumerate(rows, number + 1):
-                if all(cell == "" for cell in cells):
-                    continue
-                count += 1
-                if max_rows and count > max_rows:
-                    say({"error": parquet.too_many_rows(max_rows)})
-                    return
-                line = {"number": at, "cells": [_plain(cell) for cell in cells]}
-                size = len(json.dumps(line, ensure_ascii=False))
-                unpacked += size
-                if unpacked > max_bytes:
-                    say({"error": too_much})
-                    return
+            odd = odd_cells(archive, found.name)
+        if sheets > 1:
+            say({"note": f"only the sheet {found.name[:80]!r} is read, of {sheets} sheets"})
+        for note in _notes(found, odd):
+            say({"note": note})
+        say({"header": found.header})
+        count = unpacked = 0
+        for line in _lines(found, odd or OddCells()):
+            count += 1
+            if max_rows and count > max_rows:
+                say({"error": parquet.too_many_rows(max_rows)})
+                return
+            size = len(json.dumps(line, ensure_ascii=False))
+            unpacked += size
+            if unpacked > max_bytes:
+                say({"error": too_much})
+                return
+            if size > max_row_bytes:
                 long = f"longer than {max_row_bytes} bytes (INPAINT_MAX_ROW_BYTES)"
-                if size > max_row_bytes:
-                    text = json.dumps(line["cells"], ensure_ascii=False)[:4096]
-                    line = {"number": at, "bad": long, "text": text, "size": size}
-                say(line)
-            say({"end": count})
+                text = json.dumps(line["cells"], ensure_ascii=False)[:4096]
+                line = {"number": line["number"], "bad": long, "text": text, "size": size}
+            say(line)
+        say({"end": count})
     except python_calamine.PasswordError:
         say({"error": "is protected by a password: save it without one"})
     except Exception as error:  # the library's own, zipfile's, MemoryError
         say({"error": f"not a readable Excel workbook: {str(error)[:500] or type(error).__name__}"})
 
 
-def _sheet(book: Any) -> tuple[str, Iterator[list[Any]], int, list[Any]] | str:
-    """The first visible sheet with a column `image`: its name, its rows below the header, and the header with its row's
-    number; or why there is none.
-    """
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """A sheet with a header; rows and columns are counted from 0."""
+
+    name: str
+    rows: Iterator[list[Any]]
+    """Those below the header."""
+    header_row: int
+    first_column: int
+    header: list[Any]
+    merged: list[tuple[tuple[int, int], tuple[int, int]]]
+    """The first and the last cell of each range of merged ones."""
+
+
+def _sheet(book: Any) -> _Sheet | str:
+    """The first visible sheet with a column `image`, or why there is none."""
     looked: list[str] = []
     for meta in book.sheets_metadata:
         if str(meta.visible) != "SheetVisibleEnum.Visible" or str(meta.typ) != "SheetTypeEnum.WorkSheet":
@@ -109,17 +123,63 @@ def _sheet(book: Any) -> tuple[str, Iterator[list[Any]], int, list[Any]] | str:
                 f"the sheet {meta.name[:80]!r} has {end[1] + 1} columns, and the limit is {_COLUMNS}: remove empty ones"
             )
         rows = iter(sheet.to_python(skip_empty_area=True))
-        for number, cells in enumerate(rows, start[0] + 1):
+        for at, cells in enumerate(rows, start[0]):
             if all(cell == "" for cell in cells):
                 continue
             header = [str(cell).strip() for cell in cells]
             if "image" in header:
-                return meta.name, rows, number, header
+                return _Sheet(meta.name, rows, at, start[1], header, sheet.merged_cell_ranges or [])
             looked.append(f"{meta.name[:40]!r} begins with {[name[:40] for name in header[:8]]}")
             break
     return "no sheet's first row names the columns (image, mask, prompt, ...)" + (
         f"; {'; '.join(looked[:5])}" if looked else ""
     )
+
+
+def _notes(sheet: _Sheet, odd: OddCells | None) -> Iterator[str]:
+    if odd is None:
+        yield "cells with errors (#N/A) and hidden rows were not looked for: the workbook is laid out in an unusual way"
+        return
+    if hidden := sum(row > sheet.header_row for row in odd.hidden_rows):
+        yield f"{hidden} {'row is' if hidden == 1 else 'rows are'} hidden in the sheet, and read too"
+    if any(_merged_down(sheet)):
+        yield "cells that are merged over several rows have their value in each of these rows"
+
+
+def _merged_down(sheet: _Sheet) -> Iterator[tuple[int, int, int]]:
+    """Of each range of merged cells below the header that has several rows: the first row, the last one, the column."""
+    for (first, column), (last, _) in sheet.merged:
+        if sheet.header_row < first < last and 0 <= column - sheet.first_column < len(sheet.header):
+            yield first, last, column
+
+
+def _lines(sheet: _Sheet, odd: OddCells) -> Iterator[Line]:
+    """A line for each row that holds something, with errors as text and merged cells filled."""
+    first = sheet.first_column
+    errors, not_calculated = defaultdict[int, dict[int, str]](dict), defaultdict[int, set[int]](set)
+    for (row, column), error in odd.errors.items():
+        errors[row][column - first] = error
+    for row, column in odd.not_calculated:
+        not_calculated[row].add(column - first)
+    merged = defaultdict[int, dict[int, int]](dict)
+    for row, last, column in _merged_down(sheet):
+        merged[row][column - first] = last
+    spans: dict[int, tuple[int, Any, bool]] = {}
+    for row, cells in enumerate(sheet.rows, sheet.header_row + 1):
+        for at, error in errors.get(row, {}).items():
+            if 0 <= at < len(cells):
+                cells[at] = error
+        without = {at for at in not_calculated.get(row, ()) if 0 <= at < len(cells)}
+        if not without and all(cell == "" for cell in cells):
+            continue
+        for at, (last, value, has_none) in spans.items():
+            if row <= last and cells[at] == "":
+                cells[at] = value
+                without |= {at} if has_none else set()
+        for at, last in merged.get(row, {}).items():
+            spans[at] = last, cells[at], at in without
+        line: Line = {"number": row + 1, "cells": [_plain(cell) for cell in cells]}
+        yield line | ({"not_calculated": sorted(without)} if without else {})
 
 
 def _plain(cell: Any) -> Any:

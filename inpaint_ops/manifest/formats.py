@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -62,6 +63,22 @@ class JsonLines:
     def raw(self, line: bytes | TooLong) -> dict[str, Any] | BadRowError:
         """A line as a raw row."""
         return too_long(self.limits, line) if isinstance(line, TooLong) else read_json_line(line)
+
+
+def read_jsonl(text: bytes, name: str, limits: ManifestLimits) -> JsonLines:
+    """The objects of a JSONL file, by line. Raises ManifestError for JSON of another layout: each of its lines would
+    be a bad row.
+    """
+    lines = [line.strip() for _, line in islice(json_lines(text, limits.max_row_bytes), 2) if isinstance(line, bytes)]
+    if len(lines) == 2:
+        first, second = lines
+        no_row_follows = isinstance(read_json_line(second), BadRowError)
+        opens_array = first in (b"[", b"[{") or (first.startswith(b"[{") and first.endswith(b","))
+        if opens_array and (no_row_follows or text[-100:].rstrip().endswith(b"]")):
+            raise ManifestError(f"{name}: a JSON array over several lines: write one object per line (jq -c '.[]')")
+        if first == b"{" and no_row_follows:
+            raise ManifestError(f"{name}: JSON objects over several lines: write each on one line (jq -c .)")
+    return JsonLines(text, limits)
 
 
 def read_json_line(line: bytes) -> dict[str, Any] | BadRowError:
@@ -274,6 +291,12 @@ def read_parquet(
                 yield number, line.pop("row")
 
 
+_NOT_CALCULATED = (
+    "the cell holds a formula without a result: open the workbook in a spreadsheet program and save it, "
+    "or write the value into the cell"
+)
+
+
 def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, notes: Notes) -> Iterator[RawRow]:
     """The rows of an Excel workbook's first sheet with a column `image`, by their numbers there.
 
@@ -281,6 +304,7 @@ def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | N
     """
     lines = excel.read_lines(data, max_bytes=limits.max_bytes, max_row_bytes=limits.max_row_bytes, max_rows=max_rows)
     row_of: Callable[[list[Any]], dict[str, Any] | BadRowError] | None = None
+    header: list[str] = []
     with contextlib.closing(lines):
         for line in _without_notes(lines, name, notes):
             if "header" in line:
@@ -290,7 +314,11 @@ def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | N
             elif "bad" in line:
                 yield line["number"], BadRowError(line["bad"]).of(text=line["text"], size=line["size"])
             elif "cells" in line and row_of is not None:
-                yield line["number"], row_of(line.pop("cells"))
+                row = row_of(line.pop("cells"))
+                names = [header[at] for at in line.get("not_calculated", ())]
+                if names and isinstance(row, dict):
+                    row = BadRowError(_NOT_CALCULATED, shortened(names[0]) or None).of(row)
+                yield line["number"], row
 
 
 def _without_notes(lines: Iterator[dict[str, Any]], name: str, notes: Notes) -> Iterator[dict[str, Any]]:

@@ -9,13 +9,13 @@ from inpaint_ops.locations import Location
 from inpaint_ops.manifest import parquet
 from inpaint_ops.manifest.formats import (
     MANIFEST_ENDINGS,
-    JsonLines,
     ManifestLimits,
     RawRow,
     manifest_ending,
     read_csv,
     read_excel,
     read_json_line,
+    read_jsonl,
     read_parquet,
 )
 from inpaint_ops.manifest.naming import Names
@@ -132,7 +132,7 @@ def _rows(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, 
         notes.add(f"read as {encoding}")
     if ending in (".csv", ".tsv"):
         return read_csv(text, name, limits, notes, delimiter="\t" if ending == ".tsv" else None)
-    return JsonLines(text, limits)
+    return read_jsonl(text, name, limits)
 
 
 class _Reading:
