@@ -333,7 +333,7 @@ def test_the_shell_stops_at_the_time_limit_and_reports_it(shell: Shell, tmp_path
     assert len(lines) == 2
     one_line(lines[1], "INPAINT_SHARD_TIMEOUT")
     assert done.exit_code == 1
-    assert any("ShardTimeoutError: shard 00000: 1 rows were not done" in reason for reason in summary.reasons)
+    assert any("ShardTimeoutError: shard 00000: 1 row was not done" in reason for reason in summary.reasons)
     assert not running(str(tmp_path / "journal")), "the workers are dead"
 
 

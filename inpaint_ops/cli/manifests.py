@@ -22,6 +22,7 @@ from inpaint_ops.runs.missing import missing_objects
 from inpaint_ops.runs.pictures import pictures_below
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle
+from inpaint_ops.wording import counted
 
 
 @click.command()
@@ -63,8 +64,8 @@ def validate(
             say(line)
             found += 1
         say(
-            f"{parsed.rows} rows: {len(parsed.accepted)} accepted, {len(parsed.rejected)} rejected, "
-            f"{found - len(parsed.rejected)} objects missing"
+            f"{counted(parsed.rows, 'row')}: {len(parsed.accepted):,} accepted, {len(parsed.rejected):,} rejected, "
+            f"{counted(found - len(parsed.rejected), 'object')} missing"
         )
     sys.exit(EXIT_NOT_ALL_DONE if found else 0)
 
@@ -139,7 +140,7 @@ def manifest(
         say(line, err=True)
     for name in paired.prompts_unused:
         say(f"a prompt without an image: {name}", err=True)
-    say(f"{len(paired.rows)} rows", err=True)
+    say(counted(len(paired.rows), "row"), err=True)
     if without_row or not rows:
         sys.exit(EXIT_NOT_ALL_DONE)
 

@@ -47,6 +47,7 @@ from inpaint_ops.reviewing.marks import MAX_NOTE, MAX_REASON, plain_text
 from inpaint_ops.reviewing.redoing import MAX_PROMPT
 from inpaint_ops.runs import Workspace
 from inpaint_ops.storage.stored import Leftovers
+from inpaint_ops.wording import counted
 
 _IMPORT_BYTES = 64 * 2**20
 _COMPARED = 10_000
@@ -309,7 +310,7 @@ def _line(run: str, found: Tally, results: _Results) -> str:
     more = f"; {found.disputed:,} disputed" if found.disputed else ""
     more += f"; {found.outdated:,} painted again since they were reviewed" if found.outdated else ""
     without = len(results.without)
-    more += f"; {without:,} {'row has' if without == 1 else 'rows have'} no image" if without else ""
+    more += f"; {counted(without, 'row has', 'rows have')} no image" if without else ""
     return f"{run}: {found.reviewed:,} of {found.rows:,} reviewed ({counts}){more}"
 
 

@@ -42,6 +42,7 @@ from inpaint_ops.runs import (
 )
 from inpaint_ops.runs.checking import check_models
 from inpaint_ops.runs.missing import missing_objects
+from inpaint_ops.wording import counted
 
 _REJECTED_SHOWN = 10
 """Rejected rows whose errors `run` prints before it begins."""
@@ -184,7 +185,10 @@ def plan(
         del body["rejected_rows"]
         say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
         sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected or missing else 0)
-    say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
+    say(
+        f"{counted(made.rows, 'row')}: {len(parsed.accepted):,} to paint, {made.rejected:,} rejected; "
+        f"{counted(len(made.shards), 'shard')}"
+    )
     for note in notes:
         say(f"  note: {note}")
     for row in parsed.rejected:
@@ -192,7 +196,7 @@ def plan(
     for line in missing:
         say(f"  {line}")
     for shard in made.shards[:20]:
-        say(f"  shard {shard.name}: {shard.rows} rows, {shard.first_row} to {shard.last_row}")
+        say(f"  shard {shard.name}: {counted(shard.rows, 'row')}, {shard.first_row} to {shard.last_row}")
     if len(made.shards) > 20:
         say(f"  ... and {len(made.shards) - 20} more")
     say(f"shards: {made.shard_basis}")

@@ -12,6 +12,7 @@ from typing import Any
 from inpaint_ops.engine.batching import BatchKey
 from inpaint_ops.protocol import guided_steps
 from inpaint_ops.records import LedgerEntry
+from inpaint_ops.wording import counted
 
 HALVED = ("prompt_embeds", "add_text_embeds", "add_time_ids", "mask", "masked_image_latents")
 """What StableDiffusionXLInpaintPipeline.__call__ (diffusers 0.42.1) holds twice while there is guidance: the negative
@@ -77,7 +78,7 @@ class Cutoffs:
             self._unguided += steps.unguided
             return ()
         if guided:
-            why = f"with {steps.ran} {'step' if steps.ran == 1 else 'steps'} it leaves none without guidance"
+            why = f"with {counted(steps.ran, 'step')} it leaves none without guidance"
         elif key.guidance_scale > 1:
             why = "the model takes the guidance scale as an input, and paints each step once"
         else:

@@ -25,6 +25,7 @@ from inpaint_ops.machine import limited_process
 from inpaint_ops.manifest import parquet
 from inpaint_ops.manifest.excel_cells import OddCells, odd_cells
 from inpaint_ops.manifest.parquet import Line
+from inpaint_ops.wording import counted
 
 _COLUMNS = 256
 """A sheet has no more: a cell far to the right would make each row as wide."""
@@ -141,7 +142,7 @@ def _notes(sheet: _Sheet, odd: OddCells | None) -> Iterator[str]:
         yield "cells with errors (#N/A) and hidden rows were not looked for: the workbook is laid out in an unusual way"
         return
     if hidden := sum(row > sheet.header_row for row in odd.hidden_rows):
-        yield f"{hidden} {'row is' if hidden == 1 else 'rows are'} hidden in the sheet, and read too"
+        yield f"{counted(hidden, 'row is', 'rows are')} hidden in the sheet, and read too"
     if any(_merged_down(sheet)):
         yield "cells that are merged over several rows have their value in each of these rows"
 

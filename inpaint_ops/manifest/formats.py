@@ -27,6 +27,7 @@ from inpaint_ops.manifest.text import (
     delimiter_of,
     json_lines,
 )
+from inpaint_ops.wording import counted
 
 MANIFEST_ENDINGS = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx"})
 """Of a manifest's name, in lower case: each is read as its format. `.gz` may follow."""
@@ -226,7 +227,8 @@ def cells_to_row(
             "the first column has no name and is left out: it is an index that pandas wrote (index=False omits it)"
         )
     if unnamed:
-        notes.add(f"{len(unnamed)} empty columns without a name are left out")
+        columns = counted(len(unnamed), "empty column without a name is", "empty columns without a name are")
+        notes.add(f"{columns} left out")
 
     def row_of(cells: list[Any]) -> dict[str, Any] | BadRowError:
         for at in unnamed:
@@ -238,8 +240,8 @@ def cells_to_row(
                 return error.of(text=_line(cells, delimiter))
         if len(cells) > len(header):
             if not all(_is_blank(cell) for cell in cells[len(header) :]):
-                holds = DELIMITERS[delimiter]
-                error = BadRowError(f"{len(cells)} cells under {len(header)} columns: quote a cell that holds {holds}")
+                here = f"{counted(len(cells), 'cell')} under {counted(len(header), 'column')}"
+                error = BadRowError(f"{here}: quote a cell that holds {DELIMITERS[delimiter]}")
                 return error.of(text=_line(cells, delimiter))
             notes.add("empty cells behind the last column are left out")
         return {

@@ -6,6 +6,7 @@ from collections import Counter
 
 from inpaint_ops.errors import one_line
 from inpaint_ops.manifest.problems import shortened
+from inpaint_ops.wording import counted
 
 _MOST = 20
 """Notes of one manifest; further ones are counted."""
@@ -47,7 +48,7 @@ class Notes:
         """All notes, one line each."""
         found = [
             *self._lines,
-            *(f"{count} {'row' if count == 1 else 'rows'}: {text}" for text, count in self._rows.items()),
+            *(f"{counted(count, 'row')}: {text}" for text, count in self._rows.items()),
         ]
         if self._more:
             found.append(f"and {self._more} more notes")

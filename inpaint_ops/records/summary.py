@@ -10,6 +10,7 @@ from pydantic import Field
 from inpaint_ops.records.base import Amount, Bytes, Count, Expected, Model, Moment, Number, duration_in_words
 from inpaint_ops.records.painted import Memory
 from inpaint_ops.records.workers import ColdStart, DeviceInfo, Fault, LedgerEntry, LoadTimes, ModelIdentity
+from inpaint_ops.wording import counted
 
 
 class StageStats(Model):
@@ -121,7 +122,7 @@ class Forecast(Model):
         if self.seconds is None or self.gpu_seconds is None:
             return self.basis
         peak = f", {self.peak_memory / 1e9:.1f} GB at the peak" if self.peak_memory else ", peak memory unknown"
-        many = "1 device" if self.devices == 1 else f"{self.devices} devices"
+        many = counted(self.devices, "device")
         together = f", {duration_in_words(self.gpu_seconds)} together" if self.devices > 1 else ""
         cost = f", cost {self.cost:,.2f}" if self.cost is not None else ""
         return f"about {duration_in_words(self.seconds)} on {many}{together}{cost}{peak}; by {self.basis}"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from inpaint_ops.records import Counts, Record
+from inpaint_ops.wording import counted
 
 _NAMED = 10
 
@@ -40,9 +41,10 @@ class Accounting:
         """Why the run is not valid, one plain sentence each; empty for a valid run."""
         counts, found = self.counts, []
         if self.repeated_rows:
-            found.append(f"{_rows_have(len(self.repeated_rows))} more than one record: {_lines(self.repeated_rows)}.")
+            several = counted(len(self.repeated_rows), "row has", "rows have")
+            found.append(f"{several} more than one record: {_lines(self.repeated_rows)}.")
         if self.repeated_ids:
-            several = "1 id names" if len(self.repeated_ids) == 1 else f"{len(self.repeated_ids):,} ids name"
+            several = counted(len(self.repeated_ids), "id names", "ids name")
             found.append(f"{several} more than one row: {_listed(self.repeated_ids)}.")
         if self.missing or counts.missing > 0:
             short = max(len(self.missing), counts.missing)
@@ -51,7 +53,7 @@ class Accounting:
         if self.unknown or counts.missing < 0:
             extra = max(len(self.unknown), -counts.missing)
             names = f": {_lines(self.unknown)}" if self.unknown else ""
-            found.append(f"{extra:,} {'record is' if extra == 1 else 'records are'} of no row of the manifest{names}.")
+            found.append(f"{counted(extra, 'record is', 'records are')} of no row of the manifest{names}.")
         if self.not_done_share > failure_threshold:
             bad = counts.failed + counts.rejected
             found.append(
@@ -85,10 +87,6 @@ def account(records: Sequence[Record], *, rows: int, row_numbers: Collection[int
         missing=() if lines is None else tuple(sorted(lines - kept.keys())),
         unknown=() if lines is None else tuple(sorted(kept.keys() - lines)),
     )
-
-
-def _rows_have(count: int) -> str:
-    return "1 row has" if count == 1 else f"{count:,} rows have"
 
 
 def _lines(numbers: Sequence[int]) -> str:

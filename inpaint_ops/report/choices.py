@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from inpaint_ops.records import ChoiceCost, LedgerEntry, Pace, WorkerReport
 from inpaint_ops.tallies.tally import Tally
+from inpaint_ops.wording import counted
 
 
 def choices_of(
@@ -35,7 +36,7 @@ def _loras(workers: Sequence[WorkerReport]) -> Iterator[ChoiceCost]:
         choice="loras",
         count=len(names),
         seconds=sum(times) if times else None,
-        what=f"LoRAs loaded ({', '.join(names)}), by {len(loaded):,} {'worker' if len(loaded) == 1 else 'workers'}",
+        what=f"LoRAs loaded ({', '.join(names)}), by {counted(len(loaded), 'worker')}",
     )
 
 
@@ -49,7 +50,7 @@ def _prompts(workers: Sequence[WorkerReport], stage_seconds: Mapping[str, float]
         choice="prompts",
         count=round(chunks),
         seconds=before + stage_seconds.get("encode_prompt", 0.0),
-        what=f"chunks of 77 tokens encoded, of {round(texts):,} {'text' if round(texts) == 1 else 'texts'}",
+        what=f"chunks of 77 tokens encoded, of {counted(round(texts), 'text')}",
     )
 
 
@@ -83,7 +84,7 @@ def _variants(tally: Tally, pace: Pace | None) -> Iterator[ChoiceCost]:
     further = tally.further_images
     if not tally.rows_with_variants:
         return
-    rows = f"{tally.rows_with_variants:,} {'row' if tally.rows_with_variants == 1 else 'rows'}"
+    rows = counted(tally.rows_with_variants, "row")
     canvases = tally.canvases / tally.images_with_steps if tally.images_with_steps else 1.0
     seconds = further * canvases * (pace.steps * pace.step_seconds + pace.other_seconds) if pace else None
     yield ChoiceCost(

@@ -33,6 +33,7 @@ from inpaint_ops.report.slow import slow_stages
 from inpaint_ops.report.workers import WorkerTime, add_cold_starts, times_of, unreported
 from inpaint_ops.tallies.tally import Tally, find_among, higher
 from inpaint_ops.tallies.timeline import workers_at_once
+from inpaint_ops.wording import counted
 
 _MOST = 1e15
 """The highest rate that is reported: a forged time may be close to zero."""
@@ -249,23 +250,24 @@ def _warnings(
     if not workers and tally.done:
         found.append("No worker left a report: only the records say that this program painted the images.")
     if silent:
-        are = "worker left" if len(silent) == 1 else "workers left"
-        found.append(f"{len(silent):,} {are} no report; the lifetimes count only until the last record.")
+        left = counted(len(silent), "worker left", "workers left")
+        found.append(f"{left} no report; the lifetimes count only until the last record.")
     found += slow
     if failed := tally.failed_variants:
         rows = tally.rows_with_failed_variants
         found.append(
-            f"{failed:,} {'variant' if failed == 1 else 'variants'} of {rows:,} done {'row' if rows == 1 else 'rows'} "
+            f"{counted(failed, 'variant')} of {counted(rows, 'done row')} "
             "have no image: results.jsonl says why (variants)."
         )
     if missing := tally.without_side_products.total():
         why = tally.without_side_products.most_common(1)[0][0]
-        are = "image misses" if missing == 1 else "images miss"
-        found.append(f"{missing:,} {are} files that were asked for beside (side_product_problem): {why}.")
+        found.append(
+            f"{counted(missing, 'image misses', 'images miss')} files that were asked for beside "
+            f"(side_product_problem): {why}."
+        )
     if missing := tally.without_scores.total():
         why = tally.without_scores.most_common(1)[0][0]
-        are = "image misses" if missing == 1 else "images miss"
-        found.append(f"{missing:,} {are} a score (measures.score_problem): {why}.")
+        found.append(f"{counted(missing, 'image misses', 'images miss')} a score (measures.score_problem): {why}.")
     for one in tally.spreads:
         if len(one.models) > 1:
             found.append(
@@ -276,10 +278,10 @@ def _warnings(
         kinds = dict(tally.conversions.most_common())
         shown = ", ".join(f"{text} ({count:,})" for text, count in list(kinds.items())[:5])
         more = f", and {len(kinds) - 5:,} more kinds" if len(kinds) > 5 else ""
-        found.append(f"{converted:,} {'image was' if converted == 1 else 'images were'} converted: {shown}{more}.")
+        found.append(f"{counted(converted, 'image was', 'images were')} converted: {shown}{more}.")
     reported = dict.fromkeys((report.attempt, text) for report in workers for text in report.warnings)
-    counted = Counter(text for _, text in reported)  # later workers of an attempt repeat the warnings of earlier ones
-    found += [f"{text} (in {count:,} attempts)" if count > 1 else text for text, count in counted.most_common()]
+    times = Counter(text for _, text in reported)  # later workers of an attempt repeat the warnings of earlier ones
+    found += [f"{text} (in {count:,} attempts)" if count > 1 else text for text, count in times.most_common()]
     return tuple(found)
 
 

@@ -27,6 +27,7 @@ from inpaint_ops.tallies.batches import (
     worker_key,
 )
 from inpaint_ops.tallies.timeline import spans_of
+from inpaint_ops.wording import counted
 
 LANES = ("cold start", "download", "decode", "batches", "encode", "upload")
 """From top to bottom."""
@@ -124,9 +125,8 @@ class Trace:
         for span in spans_of(batch for batch in batches if batch.stages):
             args = {"batch": span.id, "rows": list(span.rows), "size": span.size}
             parts = tuple(_in_sequence(span.start, span.stages, args))
-            noun = "row" if span.size == 1 else "rows"
             self._lanes[span.worker]["batches"].append(
-                _Slice(f"batch {span.id} ({span.size} {noun})", span.start, span.end, args, parts)
+                _Slice(f"batch {span.id} ({counted(span.size, 'row')})", span.start, span.end, args, parts)
             )
 
     def write(self, out: IO[bytes], workers: Sequence[WorkerReport]) -> None:

@@ -25,6 +25,7 @@ from inpaint_ops.runs.gallery import make_gallery
 from inpaint_ops.runs.preparing import _JSON, _JSONL
 from inpaint_ops.runs.results import Results, read_results
 from inpaint_ops.runs.workspace import Workspace
+from inpaint_ops.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -144,16 +145,17 @@ def summary_lines(workspace: Workspace, summary: RunSummary) -> list[str]:
         if (spread := summary.measures.get(name)) is not None:
             lines.append(
                 f"  {name}: median {spread.median:.3g}, from {spread.p5:.3g} (p5) to {spread.p95:.3g} (p95), of "
-                f"{spread.count:,} rows, by {' and '.join(spread.models)}"
+                f"{counted(spread.count, 'row')}, by {' and '.join(spread.models)}"
             )
     if summary.flagged:
         kinds = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
-        lines.append(f"  {summary.flagged} done rows differ from the others: {kinds} (report.html lists them)")
+        differ = counted(summary.flagged, "done row differs", "done rows differ")
+        lines.append(f"  {differ} from the others: {kinds} (report.html lists them)")
     if summary.gpu_seconds:
         cost = f", cost {summary.cost:,.2f}" if summary.cost is not None else ""
         lines.append(f"  {duration_in_words(summary.gpu_seconds)} of workers{cost}")
     if summary.images > counts.done:
-        lines.append(f"  {summary.images:,} images of {counts.done:,} rows")
+        lines.append(f"  {counted(summary.images, 'image')} of {counted(counts.done, 'row')}")
     lines += [f"  {one.in_words()}" for one in summary.choices]
     if summary.profiles:
         more = f" and {len(summary.profiles) - 1:,} more" if summary.profiles[1:] else ""

@@ -35,6 +35,7 @@ from inpaint_ops.config import DEFAULT_MODEL
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.records import Amount, Bytes, Forecast, Model, Moment, Pace, RunSummary
 from inpaint_ops.row_work import CROPS, RowWork
+from inpaint_ops.wording import counted
 
 SAME_LAYERS = {DEFAULT_MODEL: "sdxl-random"}
 """Models whose speed and memory were measured with random weights of the same layer sizes (model/random_weights.py)."""
@@ -247,7 +248,7 @@ def _canvases(work: Sequence[Work], history: Sequence[Experience]) -> tuple[dict
             about += f"; an image of crop {name} counts as {means[name]:.3g} canvases, as in run {past.run}"
         else:
             about += (
-                f"; {images:,} {'image' if images == 1 else 'images'} of crop {name} count as one canvas each, since "
+                f"; {counted(images, 'image')} of crop {name} count as one canvas each, since "
                 "how many they take is not known before a run has painted some: they may take much longer"
             )
     return means, about

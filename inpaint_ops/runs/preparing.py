@@ -50,6 +50,7 @@ from inpaint_ops.storage import ObjectInfo, Storage
 from inpaint_ops.storage.stored import NOTE_BYTES, Leftovers, listed, read_each
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle
+from inpaint_ops.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -288,7 +289,7 @@ def _resumed(standing: Plan, wanted: Plan) -> Plan:
             )
     notes = []
     if accepted_now := len(set(standing.rejected_rows) - set(wanted.rejected_rows)):
-        rows = "1 row that was" if accepted_now == 1 else f"{accepted_now:,} rows that were"
+        rows = counted(accepted_now, "row that was", "rows that were")
         notes.append(f"{rows} rejected when the run was planned would be accepted now: --retry rejected does them")
     if wanted.job.profile and not standing.job.profile:
         notes.append("the run was planned without a profile, so none is made: choose another run name")

@@ -44,6 +44,7 @@ from inpaint_ops.signing import signing_of
 from inpaint_ops.storage.stored import Leftovers
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import names_like_variants, settle, taken_message, taken_name
+from inpaint_ops.wording import counted
 
 _OTHER_PREFIXES = 256
 _TRIES = 20
@@ -171,25 +172,25 @@ def _read(workspace: Workspace, plan: Plan) -> _Run:
     """The run as it stands. Raises ConfigError where it cannot be retried, RunConflictError where it goes on."""
     storage, layout, left = workspace.storage, workspace.layout(plan.run), Leftovers()
     retries, free = read_retries(storage, layout, workspace.settings, left)
-    counted = CountedRows(storage, layout, plan, retries, workspace.settings, left)
+    lines = CountedRows(storage, layout, plan, retries, workspace.settings, left)
     rows: dict[int, PlannedRow] = {}
     records: list[Record] = []
     ended = Counter[int]()
-    for found in counted:
+    for found in lines:
         if found.row is not None:
             rows[found.number] = found.row
         ended.update(record.retry for _, record in found.records)
         records.extend(record for _, record in found.records[-1:])
     for shard in plan.shards:
-        why = counted.unreadable.get(shard.name, "")
-        if why or counted.rows_read[shard.name] < shard.rows:
+        why = lines.unreadable.get(shard.name, "")
+        if why or lines.rows_read[shard.name] < shard.rows:
             raise ConfigError(
                 f"the rows of run {plan.run!r} can no longer be read ({why or layout.shard(shard.name)}), so none is "
                 "done again there: run its failed.jsonl as a manifest, under another run name"
             )
     missing = plan.rows - len(records)
     if missing > 0:
-        which = "1 row without a record" if missing == 1 else f"{missing:,} rows without a record"
+        which = counted(missing, "row without a record", "rows without a record")
         raise RunConflictError(
             f"run {plan.run!r} has {which}: it is under way, or stopped before its end; the same command without "
             "--retry goes on with it"
@@ -255,9 +256,7 @@ def _rows(
     _refuse_taken_names(run, rows, job)
     if not is_own and len(accepted) < len(parsed.accepted):
         others = len(parsed.accepted) - len(accepted)
-        run.notes.append(
-            f"{others:,} other {'row' if others == 1 else 'rows'} of the manifest: not among those to do again"
-        )
+        run.notes.append(f"{counted(others, 'other row')} of the manifest: not among those to do again")
     return rows
 
 

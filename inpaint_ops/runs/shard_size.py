@@ -10,6 +10,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.planning import JobOptions
 from inpaint_ops.row_work import RowWork
 from inpaint_ops.runs.forecasting import BenchmarkTable, Experience, forecast, work_of
+from inpaint_ops.wording import counted
 
 START_SHARE = 0.05
 """What starting may take of a shard's time, at most."""
@@ -57,13 +58,15 @@ def shard_size(
     if size.rows >= least:
         return size
     return ShardSize(
-        least, f"{least:,} rows per shard: a run has at most {settings.max_shards:,} shards (INPAINT_MAX_SHARDS); "
+        least,
+        f"{counted(least, 'row')} per shard: a run has at most {settings.max_shards:,} shards (INPAINT_MAX_SHARDS); "
         f"without that limit {size.basis}",
-    )  # fmt: skip
+    )
 
 
 def _asked(job: JobOptions) -> ShardSize | None:
-    return None if job.shard_rows is None else ShardSize(job.shard_rows, f"{job.shard_rows:,} rows per shard, as asked")
+    rows = job.shard_rows
+    return None if rows is None else ShardSize(rows, f"{counted(rows, 'row')} per shard, as asked")
 
 
 def _shared(size: ShardSize, rows: int, devices: int) -> ShardSize:
@@ -71,7 +74,9 @@ def _shared(size: ShardSize, rows: int, devices: int) -> ShardSize:
     share = max(1, math.ceil(rows / devices))
     if devices == 1 or size.rows <= share:
         return size
-    return ShardSize(share, f"{share:,} rows per shard: a shard for each of {devices} devices; for one, {size.basis}")
+    return ShardSize(
+        share, f"{counted(share, 'row')} per shard: a shard for each of {devices} devices; for one, {size.basis}"
+    )
 
 
 def _by_time(
@@ -98,6 +103,6 @@ def _by_time(
     what = "an image" if all_rows.rows == len(work.steps) else "a row with its variants"
     return ShardSize(
         rows,
-        f"{rows:,} rows per shard: starting takes {start:.3g} s and {what} {image:.3g} s, so that starting is "
+        f"{counted(rows, 'row')} per shard: starting takes {start:.3g} s and {what} {image:.3g} s, so that starting is "
         f"{start / (start + rows * image):.1%} of a shard's time{limit}; by {known.basis}",
     )

@@ -17,6 +17,7 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.standing.entries import Entry, read_entries
 from inpaint_ops.standing.taking import Taken, find, put_rows, put_taken, read_taken, taken_by
 from inpaint_ops.storage import ObjectInfo
+from inpaint_ops.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -197,11 +198,12 @@ class _Job:
         put_taken(self.workspace, self.name, Taken(taken.digests & {row.digest for row in rows.rows}, taken.through))
         old = len(rows.rows) - len(new)
         if not new:
-            self._say(f"nothing is new: {old:,} rows were taken before" if old else "there are no rows")
+            before = counted(old, "row was", "rows were")
+            self._say(f"nothing is new: {before} taken before" if old else "there are no rows")
             note_triggered(self.workspace, f"{self.name}/{stamp}")
             return
         manifest = put_rows(self.workspace, self.name, stamp, new)
-        self._say(f"run {run}: {len(new):,} rows are new or changed, {old:,} were taken before")
+        self._say(f"run {run}: {counted(len(new), 'row is', 'rows are')} new or changed, {old:,} taken before")
         conf = self.entry.options | {"manifest": manifest, "run": run}
         self.found.starts.append(Start(run, conf, f"{self.name}/{stamp}"))
 

@@ -22,6 +22,7 @@ from inpaint_ops.runs.checking import check_models
 from inpaint_ops.runs.missing import missing_objects
 from inpaint_ops.submitting.asking import Request, rows_of_folders
 from inpaint_ops.tuning import check_choices
+from inpaint_ops.wording import counted
 
 Part = Literal["options", "run", "rows", "forecast", "sample", "model", "files"]
 PARTS: tuple[Part, ...] = ("options", "run", "rows", "forecast", "sample", "model", "files")
@@ -147,7 +148,7 @@ class _Looking:
 
     def _say_rows(self, parsed: ParsedManifest, alone: tuple[str, ...] = (), *, whole: bool = True) -> None:
         good, bad = len(parsed.accepted), len(parsed.rejected)
-        size = f"{parsed.rows:,} row{'' if parsed.rows == 1 else 's'}"
+        size = counted(parsed.rows, "row")
         text = f"{f'{size}: ' if whole else f'Of the first {size} '}{good:,} can be painted, {bad:,} rejected"
         lines = itertools.chain((row.error.message for row in parsed.rejected), alone, parsed.notes)
         self.say("rows", "wrong" if not good else "odd" if bad or alone else "good", text, lines, whole=whole)
@@ -164,7 +165,7 @@ class _Looking:
                 self.workspace, parsed, digest, manifest, self.run, job, card=self.card, devices=self.devices
             )
             rows, tasks, expected = plan.rows - plan.rejected, len(plan.shards), plan.forecast
-            size = f"{rows:,} row{'' if rows == 1 else 's'} in {tasks:,} task{'' if tasks == 1 else 's'}"
+            size = f"{counted(rows, 'row')} in {counted(tasks, 'task')}"
             if expected is None or expected.gpu_seconds is None:
                 self.say(part, "unknown", f"{size}; how long they take is {expected.basis if expected else 'unknown'}")
             else:
@@ -186,7 +187,7 @@ class _Looking:
         shown = list(itertools.islice(lines, SHOWN))
         missing = len(shown) + sum(1 for _ in lines)
         if missing:
-            text = f"{missing:,} images or masks are not there. Their rows fail unless the files come before."
+            text = f"{counted(missing, 'image or mask is', 'images or masks are')} not there. Rows without them fail."
             self.say("files", "odd", text, shown)
         else:
             self.say(
@@ -198,7 +199,7 @@ class _Looking:
 def _expected(forecast: Forecast) -> str:
     assert forecast.seconds is not None
     assert forecast.gpu_seconds is not None
-    devices = "1 device" if forecast.devices == 1 else f"{forecast.devices} devices"
+    devices = counted(forecast.devices, "device")
     hours = forecast.gpu_seconds / 3600
     cost = f", cost {forecast.cost:,.2f}" if forecast.cost is not None else ""
     return f"about {duration_in_words(forecast.seconds)} on {devices}, {hours:,.3g} GPU-hours{cost}"

@@ -40,6 +40,7 @@ from inpaint_ops.supervisor.rows import RowBook, RowPhase
 from inpaint_ops.supervisor.transfers import Transfers
 from inpaint_ops.supervisor.workers import Workers
 from inpaint_ops.variants import Unit, units_of
+from inpaint_ops.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +143,13 @@ class ShardRun:
                 attempt.transfers.close()
         waiting = len({attempt.files[number].row.row for number in (*attempt.book.open_rows(), *attempt.left)})
         if attempt.drain.is_asked and waiting:
-            raise DrainedError(f"shard {self.shard} was asked to stop; {waiting} rows are left to another attempt")
+            left = counted(waiting, "row is", "rows are")
+            raise DrainedError(f"shard {self.shard} was asked to stop; {left} left to another attempt")
         if attempt.left:
             number, error = next(iter(attempt.left.items()))
+            wait = counted(waiting, "row waits", "rows wait")
             raise ShardIncompleteError(
-                f"shard {self.shard}: {waiting} rows wait for another attempt; row {unit_name(number)}: {error}"
+                f"shard {self.shard}: {wait} for another attempt; row {unit_name(number)}: {error}"
             )
 
     def _set_up(self, missing: Sequence[Unit], scratch: Path) -> Workers:
@@ -221,8 +224,8 @@ class ShardRun:
             return
         workers.kill("the attempt was out of time")
         raise ShardTimeoutError(
-            f"shard {self.shard}: {left} rows were not done within {limit:g} s, the limit "
-            "(INPAINT_SHARD_TIMEOUT); another attempt does only them"
+            f"shard {self.shard}: {counted(left, 'row was', 'rows were')} not done within {limit:g} s, the limit "
+            "(INPAINT_SHARD_TIMEOUT); another attempt does only these"
         )
 
     def _progress(self) -> Progress:

@@ -32,6 +32,7 @@ from inpaint_ops.supervisor.messages import Exited, FromWorker, Message, Records
 from inpaint_ops.supervisor.received import receive_profile
 from inpaint_ops.supervisor.row_ends import RowEnds
 from inpaint_ops.supervisor.session import WorkerSession
+from inpaint_ops.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -222,11 +223,12 @@ class Workers:
         how = session.device_lost or session.process.describe_exit(returncode)
         kind = _death(session)
         end = attempt.book.worker_ended(session.device if session.device_lost else "")
+        held = counted(len(end.suspects), "row")
+        what = f"worker {session.process.pid} ended ({how}) while it held {held}"
         if not session.process.stalled:
-            what = f"worker {session.process.pid} ended ({how}) while it held {len(end.suspects)} rows"
             attempt.reporter.fault("worker_died", what)
         for number in end.suspects:
-            attempt.say(number, f"worker {session.process.pid} ended ({how}) while it held {len(end.suspects)} rows")
+            attempt.say(number, what)
         self._store_report(session, how)
         if end.blamed is not None:
             error = kind(f"the worker ended ({how}) while it held only this row: the row is set aside")
@@ -235,7 +237,7 @@ class Workers:
             attempt.remove_files(number)
         ended = attempt.book.fruitless_workers
         if ended >= attempt.settings.worker_deaths:
-            many = "1 worker" if ended == 1 else f"{ended} workers"
+            many = counted(ended, "worker")
             raise kind(
                 f"{many} in a row ended without finishing a row, the limit (INPAINT_WORKER_DEATHS); the last: {how}"
             )

@@ -17,6 +17,7 @@ from inpaint_ops.errors import ConfigError, did_you_mean
 from inpaint_ops.records import DeviceInfo
 from inpaint_ops.tuning.fields import PRESETS, AttentionProbe, Tuning, shown
 from inpaint_ops.tuning.peaks import Workload, count_peak, estimate_peak
+from inpaint_ops.wording import counted
 
 KERNEL_GAIN = 0.05
 """A kernel or a layout is named only where it beats PyTorch's own choice by this share: less is noise."""
@@ -223,7 +224,8 @@ def _fast(plan: _Plan) -> None:
     if plan.rows >= COMPILE_PAYS_FROM:
         plan.put("compile", "regional", f"{plan.rows} rows repay compiling the repeated blocks (estimated)")
     else:
-        plan.put("compile", "off", f"{plan.rows} rows would not repay compiling; from {COMPILE_PAYS_FROM} (estimated)")
+        few = counted(plan.rows, "row")
+        plan.put("compile", "off", f"{few} would not repay compiling; from {COMPILE_PAYS_FROM} (estimated)")
 
 
 def _notes(plan: _Plan) -> None:

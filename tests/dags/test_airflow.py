@@ -298,12 +298,12 @@ def test_a_standing_job_starts_a_run_for_what_is_new_and_a_wrong_entry_is_red(
         return [run["dag_run_id"] for run in runs if run["dag_run_id"].startswith("standing__nightly-")]
 
     state, log = look(job="nightly")
-    assert state == "success" and "1 rows are new or changed, 0 were taken before" in log and RENDERED not in log
+    assert state == "success" and "1 row is new or changed, 0 taken before" in log and RENDERED not in log
     (run_id,) = started()
     assert airflow.wait_for_run(DAG, run_id) == "success", airflow.task_logs(DAG, run_id)
     assert [record.id for record in records(workspace, run_id.removeprefix("standing__")).values()] == ["first"]
     state, log = look(job="nightly")
-    assert state == "success" and "nothing is new: 1 rows were taken before" in log and started() == [run_id]
+    assert state == "success" and "nothing is new: 1 row was taken before" in log and started() == [run_id]
 
     put_manifest(workspace, "standing.jsonl", [row, row | {"id": "second", "seed": 2}])
     workspace.storage.put(workspace.places.jobs.join("wrong.yaml"), b"shedule: '@daily'")
@@ -311,7 +311,7 @@ def test_a_standing_job_starts_a_run_for_what_is_new_and_a_wrong_entry_is_red(
     assert state == "failed" and "wrong.yaml" in log and "there is no such field" in log, "an entry that nobody can use"
     workspace.storage.delete(workspace.places.jobs.join("wrong.yaml"))
     state, log = look(job="nightly")
-    assert state == "success" and "1 rows are new or changed, 1 were taken before" in log
+    assert state == "success" and "1 row is new or changed, 1 taken before" in log
     last = started()[-1]
     assert airflow.wait_for_run(DAG, last) == "success", airflow.task_logs(DAG, last)
     assert [record.id for record in records(workspace, last.removeprefix("standing__")).values()] == ["second"]

@@ -40,7 +40,7 @@ def test_a_row_that_was_done_again_shows_each_attempt_with_its_log(window: Watch
             "attempt": f"{RETRY_SHARD}-9f8e7d6c",
             "earlier": (first,),
             "source": None,
-            "log": ("2026-11-22 22:00:19 WARNING worker 7 ended (killed by SIGKILL) while it held 1 rows", EVIL),
+            "log": ("2026-11-22 22:00:19 WARNING worker 7 ended (killed by SIGKILL) while it held 1 row", EVIL),
         }
     )
     layout = workspace.layout("again")

@@ -117,7 +117,7 @@ def test_a_try_that_stopped_and_was_repeated_is_told(tmp_path: Path, told: Told)
         bench.shard_run(storage=flaky).run()
     summary, places = told(bench)
     assert (summary.verdict, summary.faults) == ("INVALID", ())
-    everywhere(places, "shard 00000 is unfinished: ShardIncompleteError: shard 00000: 1 rows wait for another attempt")
+    everywhere(places, "shard 00000 is unfinished: ShardIncompleteError: shard 00000: 1 row waits for another attempt")
     flaky.broken = False
     bench.shard_run(storage=flaky).run()
     summary, places = told(bench)

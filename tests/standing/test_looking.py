@@ -238,7 +238,7 @@ def test_what_a_run_took_is_known_though_housekeeping_has_removed_the_run(nights
     assert not nights.look(1).starts, "it looks at what has ended, though nothing is due"
     for info in list(nights.workspace.storage.list(nights.workspace.layout(start.run).root)):
         nights.workspace.storage.delete(info.location)
-    assert nights.look(100, only="nightly").lines == ["nightly: nothing is new: 1 rows were taken before"]
+    assert nights.look(100, only="nightly").lines == ["nightly: nothing is new: 1 row was taken before"]
 
 
 def test_what_is_gone_is_forgotten(nights: Nights) -> None:

@@ -229,14 +229,14 @@ def test_what_a_drained_shard_could_not_store_is_left_and_not_tried_again(tmp_pa
     bench = Bench(tmp_path, ["slow"], patience=60)
     storage = ReadOnly(readable=[str(tmp_path / "in")], writable=[bench.workspace.store])
     message = drained(bench, bench.shard_run(storage=storage), lambda: bool(bench.painting()))
-    assert "1 rows are left" in message
+    assert "1 row is left" in message
     assert bench.records() == {}
 
 
 def test_a_transient_error_leaves_the_row_to_the_next_try_which_does_only_that(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "ok", "ok"])
     flaky = Flaky(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
-    with pytest.raises(ShardIncompleteError, match="1 rows wait for another attempt"):
+    with pytest.raises(ShardIncompleteError, match="1 row waits for another attempt"):
         bench.shard_run(storage=flaky).run()
     assert sorted(bench.records()) == [1, 3]
     flaky.broken = False
