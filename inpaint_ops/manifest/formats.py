@@ -71,14 +71,12 @@ def read_jsonl(text: bytes, name: str, limits: ManifestLimits) -> JsonLines:
     be a bad row.
     """
     lines = [line.strip() for _, line in islice(json_lines(text, limits.max_row_bytes), 2) if isinstance(line, bytes)]
-    if len(lines) == 2:
-        first, second = lines
-        no_row_follows = isinstance(read_json_line(second), BadRowError)
-        opens_array = first in (b"[", b"[{") or (first.startswith(b"[{") and first.endswith(b","))
-        if opens_array and (no_row_follows or text[-100:].rstrip().endswith(b"]")):
-            raise ManifestError(f"{name}: a JSON array over several lines: write one object per line (jq -c '.[]')")
-        if first == b"{" and no_row_follows:
-            raise ManifestError(f"{name}: JSON objects over several lines: write each on one line (jq -c .)")
+    first, second = lines if len(lines) == 2 else (b"", b"")
+    is_array = first in (b"[", b"[{") or (first.startswith(b"[{") and first.endswith(b","))
+    if is_array and text[-100:].rstrip().endswith(b"]"):
+        raise ManifestError(f"{name}: a JSON array over several lines: write one object per line (jq -c '.[]')")
+    if first == b"{" and isinstance(read_json_line(second), BadRowError):
+        raise ManifestError(f"{name}: JSON objects over several lines: write each on one line (jq -c .)")
     return JsonLines(text, limits)
 
 
