@@ -96,6 +96,24 @@ PARAMS = {
         title="Few steps",
         description="Scheduler, steps, guidance and strength as the LoRA or the model of few steps asks.",
     ),
+    "guidance_scale": Param(
+        default=None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=50,
+        title="Guidance scale",
+        description="How closely images follow the prompt, for rows that name none; at 1 and below guidance is off, "
+        "which is half the work. Empty: 7.5, or as few steps ask.",
+    ),
+    "strength": Param(
+        default=None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1,
+        title="Strength",
+        description="How far the masked area is painted anew, above 0, for rows that name none; below 1 what lies "
+        "under the mask shows through. Empty: 0.9999, or as few steps ask.",
+    ),
     "guidance_cutoff": Param(
         default=None,
         type=["null", "number"],

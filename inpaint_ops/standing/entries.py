@@ -33,9 +33,7 @@ schedules do not."""
 
 _AT_RANDOM = re.compile(r"(?<![A-Za-z])[RrHh](?![A-Za-z])")
 
-OPTIONS = frozenset(
-    {*JobOptions.model_fields, "batch_size"} - {"device", "model_revision", "guidance_scale", "strength"}
-)
+OPTIONS = frozenset({*JobOptions.model_fields, "batch_size"} - {"device", "model_revision"})
 """What `options` may hold: the fields of the form of `inpaint_manifest`."""
 
 

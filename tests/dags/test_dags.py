@@ -117,13 +117,13 @@ def test_the_form_names_every_scheduler_and_its_choices_reach_the_job(manifest_d
     conf = {**GOOD, "tuning_overrides": {"vae_tiling": True}, "use_xformers": False, "scheduler": "ddim",
             "blend": "poisson", "match": "mean", "grain": "match", "sharpen": "match", "fill": "noise",
             "variants": 4, "pick": "best", "guidance_cutoff": 0.6, "names": "{folder}/{stem}.{ext}",
-            "profile": True, "side_products": ["mask", "patch"]}  # fmt: skip
+            "guidance_scale": 4, "strength": 0.8, "profile": True, "side_products": ["mask", "patch"]}  # fmt: skip
     chosen = _merged(manifest_dag, conf).validate()
     job = job_options(Settings(), **{name: value for name, value in chosen.items() if name not in ("manifest", "run")})
     assert (job.tuning_overrides, job.use_xformers, job.scheduler) == ({"vae_tiling": True}, False, "ddim")
     assert (job.blend, job.match, job.grain, job.sharpen) == ("poisson", "mean", "match", "match")
     assert (job.fill, job.names) == ("noise", "{folder}/{stem}.{ext}")
-    assert job.guidance_cutoff == 0.6
+    assert (job.guidance_cutoff, job.guidance_scale, job.strength) == (0.6, 4, 0.8)
     assert (job.variants, job.pick, job.profile, job.side_products) == (4, "best", True, ("patch", "mask"))
     conf = {
         **GOOD,
@@ -356,6 +356,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
         ("failure_threshold", 0, 1),
         ("shard_rows", 1, None),
         ("variants", 1, 16),
+        ("guidance_scale", 0, 50),
     ):
         inner = next(one for one in bounds[name].get("anyOf", [bounds[name]]) if one.get("type") != "null")
         assert (forms[name].get("minimum"), forms[name].get("maximum")) == (low, high)

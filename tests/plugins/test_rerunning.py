@@ -22,5 +22,5 @@ def test_every_option_of_a_job_is_taken_or_left_out_on_purpose() -> None:
 
 def test_the_form_takes_what_is_taken() -> None:
     """A DAG run's conf may hold what the form does not show: Airflow gives it to the task all the same."""
-    shown_nowhere = {"model_revision", "guidance_scale", "strength"}
+    shown_nowhere = {"model_revision"}
     assert {*_CHOSEN} - {*PARAMS} <= shown_nowhere
