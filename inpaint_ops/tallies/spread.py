@@ -51,7 +51,7 @@ class Measure:
     low: bool
     high: bool
     harmless: float = 0.0
-    """Up to here nobody sees anything, so that no row is flagged as too high, however alike the others are."""
+    """Up to here a row is never flagged as too high, however alike the others are."""
 
     def of(self, record: Record) -> float | None:
         """The row's value; rows without an image have none."""
@@ -59,6 +59,8 @@ class Measure:
             return None
         if self.name == "change":
             return record.change
+        if self.name == "mask_share":
+            return None if record.mask_area is None else record.mask_area.share
         value: float | None = getattr(record.measures, self.name, None)
         return value
 
@@ -72,6 +74,7 @@ class Measure:
 
 
 MEASURES = (
+    Measure("mask_share", "Share of the picture that the mask covers", "share", low=True, high=True, harmless=0.25),
     Measure("seam_contrast", "Seam contrast", "ratio", low=False, high=True, harmless=1.25),
     Measure("colour_shift", "Colour shift to the ring", "levels", low=False, high=True, harmless=4.0),
     Measure("change", "Change inside the mask", "levels", low=True, high=False),
@@ -81,7 +84,9 @@ MEASURES = (
     Measure("clip", "CLIP score, picture to prompt", "cosine", low=True, high=False),
     Measure("lpips", "LPIPS, picture to source", "distance", low=True, high=True),
 )
-assert {measure.name for measure in MEASURES} == {*Measures.model_fields, "change"} - {"models", "score_problem"}
+_BESIDE = {"mask_share", "change"}
+"""Measures that a record holds elsewhere than among its `measures`."""
+assert {measure.name for measure in MEASURES} == {*Measures.model_fields} - {"models", "score_problem"} | _BESIDE
 SCORED = tuple(measure for measure in MEASURES if measure.name in SCORES)
 """Those that are taken by a model of the user's."""
 FLAGS = tuple(measure.flag(side) for measure in MEASURES for side in SIDES if getattr(measure, side))
@@ -141,6 +146,11 @@ class Spread:
     def count(self) -> int:
         """Rows that have a value."""
         return sum(self._counts)
+
+    def above(self, value: float) -> int:
+        """Rows whose value is at least this, to a bin."""
+        first = math.ceil((self._scaled(value) - self._from) / self._width)
+        return sum(self._counts[max(0, first) :])
 
     def summary(self) -> MeasureSpread | None:
         """Percentiles, and the limits beyond which rows are flagged; None where no row has a value."""

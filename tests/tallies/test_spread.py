@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from inpaint_ops.records import Measures, Record
+from inpaint_ops.records import MaskArea, Measures, Record
 from inpaint_ops.report import render_page, results_jsonl
 from inpaint_ops.tallies.spread import FLAGS, MEASURES, Spread, find_flags, spreads
 from inpaint_ops.tallies.tally import MOST_FLAGGED, Tally
@@ -19,10 +19,10 @@ BY_NAME = {measure.name: measure for measure in MEASURES}
 def row(number: int, **values: float) -> Record:
     common: dict[str, float] = {"seam_contrast": 1.1, "colour_shift": 8, "flatness": 0.1,
                                 "sharpness_ratio": 0.9, "grain_ratio": 0.8, "change": 30,
-                                "clip": 0.27, "lpips": 0.3}  # fmt: skip
+                                "clip": 0.27, "lpips": 0.3, "mask_share": 0.1}  # fmt: skip
     common |= {name: value * (1 + number % 7 / 100) for name, value in common.items()} | values
-    change = common.pop("change")
-    return record(number, change=change, measures=Measures(**common))
+    change, area = common.pop("change"), MaskArea(box=(0, 0, 9, 9), share=common.pop("mask_share"))
+    return record(number, change=change, mask_area=area, measures=Measures(**common))
 
 
 def flags_of(records: list[Record]) -> list[list[str]]:
@@ -50,6 +50,9 @@ def flags_of(records: list[Record]) -> list[list[str]]:
         ({"lpips": 0.001}, ["lpips_low"]),
         ({"lpips": 0.9}, ["lpips_high"]),
         ({"lpips": 900.0}, ["lpips_high"]),
+        ({"mask_share": 0.9}, ["mask_share_high"]),
+        ({"mask_share": 0.0001}, ["mask_share_low"]),
+        ({"mask_share": 0.24}, []),
     ],
 )
 def test_a_row_far_from_the_others_is_flagged_on_the_side_that_counts(odd: dict[str, float], flags: list[str]) -> None:
@@ -150,3 +153,20 @@ def test_the_farthest_rows_are_listed_first() -> None:
     for number in range(1, 100):
         tally.add_flags(number, ["flatness_high"], score=float(number % 50))
     assert tally.most_flagged()[:4] == [49, 99, 48, 98] and len(tally.most_flagged()) == MOST_FLAGGED
+
+
+@pytest.mark.parametrize(("large", "others", "says"), [(4, 0, False), (5, 0, True), (20, 20, False), (21, 20, True)])
+def test_masks_that_mostly_cover_their_picture_are_a_warning(large: int, others: int, says: bool) -> None:
+    shares = [0.93] * large + [0.4999] * others
+    summary = Run([row(number, mask_share=share) for number, share in enumerate(shares, 1)], []).summary()
+    found = [line for line in summary.warnings if "change mask_invert" in line]
+    assert [line.startswith(f"In {large} of {large + others} images the mask covers") for line in found] == [
+        True
+    ] * says
+
+
+def test_what_is_above_a_value_is_counted_to_a_bin() -> None:
+    spread = Spread(BY_NAME["mask_share"])
+    for number, share in enumerate((0.0, 0.4999, 0.5, 0.75, 1.0), 1):
+        spread.add(row(number, mask_share=share))
+    assert [spread.above(value) for value in (0.0, 0.5, 0.9)] == [5, 3, 1]
