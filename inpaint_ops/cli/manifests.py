@@ -14,6 +14,7 @@ from inpaint_ops.config import Settings, load_settings
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
 from inpaint_ops.manifest import to_jsonl
+from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.pairing import pair
 from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.runs import Workspace
@@ -74,9 +75,9 @@ def validate(
 @click.argument("images")
 @click.argument("masks", required=False)
 @click.option("--prompt", help="One prompt for all rows.")
-@click.option("--prompts", metavar="CSV", help="A CSV with a prompt for each image.")
-@click.option("--key-column", default="image", show_default=True, help="The CSV's column of image names or stems.")
-@click.option("--prompt-column", default="prompt", show_default=True, help="The CSV's column of prompts.")
+@click.option("--prompts", metavar="TABLE", help="A CSV or an Excel workbook with a prompt for each image.")
+@click.option("--key-column", default="image", show_default=True, help="The table's column of image names or stems.")
+@click.option("--prompt-column", default="prompt", show_default=True, help="The table's column of prompts.")
 @click.option(
     "--mask-suffix", metavar="TEXT", help="What a mask's stem ends with; default: mask, _mask, -mask, mask_..."
 )
@@ -108,12 +109,13 @@ def manifest(
     is any, or no row at all.
     """
     if prompt is None and prompts is None:
-        raise ConfigError("give --prompt TEXT or --prompts CSV")
+        raise ConfigError("give --prompt TEXT or --prompts TABLE")
     roots = parse(images).as_prefix(), parse(masks or images).as_prefix()
     settings = load_settings()
     readable = [*(root.uri for root in roots), *allow]
     workspace = Workspace.open(settings, store=parse(out).parent.uri if out else images, also_readable=readable)
-    texts = _prompts(settings, prompts, key_column, prompt_column) if prompts else None
+    notes = Notes()
+    texts = _prompts(settings, prompts, key_column, prompt_column, notes) if prompts else None
     listed, refused = [], []
     for root in dict.fromkeys(roots):
         found, odd = pictures_below(workspace.storage, root, recursive=recursive)
@@ -135,6 +137,8 @@ def manifest(
     else:
         for row in rows:
             say_json(row)
+    for note in notes.lines():
+        say(f"note: {note}", err=True)
     without_row = [*refused, *paired.without_row()]
     for line in (*without_row, *paired.left_out()):
         say(line, err=True)
@@ -145,12 +149,14 @@ def manifest(
         sys.exit(EXIT_NOT_ALL_DONE)
 
 
-def _prompts(settings: Settings, prompts: str, key_column: str, prompt_column: str) -> dict[str, str]:
+def _prompts(settings: Settings, prompts: str, key_column: str, prompt_column: str, notes: Notes) -> dict[str, str]:
     """The prompts of a file that the user named, and so may read wherever it lies."""
     place = parse(prompts)
     beside = Workspace.open(settings, store=place.parent.uri)
     body = beside.storage.get(place, max_bytes=settings.max_manifest_bytes)
-    return read_prompts(body, key_column=key_column, prompt_column=prompt_column, max_bytes=settings.max_manifest_bytes)
+    return read_prompts(
+        body, key_column=key_column, prompt_column=prompt_column, max_bytes=settings.max_manifest_bytes, notes=notes
+    )
 
 
 def _shorten(row: dict[str, Any], folder: Location | None) -> dict[str, Any]:

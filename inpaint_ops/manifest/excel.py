@@ -1,7 +1,7 @@
 """An Excel workbook to JSON lines, in a process of its own.
 
-The process is `python -m inpaint_ops.manifest.excel MAX_BYTES MAX_ROW_BYTES MAX_ROWS`, started and limited as that for
-Parquet is: a workbook is a ZIP archive of XML, which may unpack to any size.
+The process is `python -m inpaint_ops.manifest.excel MAX_BYTES MAX_ROW_BYTES MAX_ROWS COLUMN`, started and limited as
+that for Parquet is: a workbook is a ZIP archive of XML, which may unpack to any size.
 
 A line is {"header": [...]} once, then {"number": row of the sheet, "cells": [...]}, with "not_calculated": the places
 of formulas that have no result; a row that is too long has "bad": why, "text": its beginning, and "size" in place of
@@ -31,20 +31,31 @@ _COLUMNS = 256
 """A sheet has no more: a cell far to the right would make each row as wide."""
 
 
+NOT_CALCULATED = (
+    "the cell holds a formula without a result: open the workbook in a spreadsheet program and save it, "
+    "or write the value into the cell"
+)
+
+
 def read_lines(
-    data: bytes, *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None
+    data: bytes, *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None, column: str = "image"
 ) -> Generator[Line, None, None]:
-    """The lines of a workbook, read by a process of its own; the last is always an "end" or an "error"."""
+    """The lines of a workbook's first sheet with that column, read by a process of its own; the last is always an
+    "end" or an "error".
+    """
     return parquet.read_lines(
         data,
         max_bytes=max_bytes,
         max_row_bytes=max_row_bytes,
         max_rows=max_rows,
         reader_module="inpaint_ops.manifest.excel",
+        more=(column,),
     )
 
 
-def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None) -> None:
+def write_lines(
+    data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int, max_rows: int | None = None, column: str = "image"
+) -> None:
     """What the process does: one line per row, then how it ended."""
     too_much = f"unpacks to more than {max_bytes} bytes (INPAINT_MAX_MANIFEST_BYTES): split it"
 
@@ -62,7 +73,7 @@ def write_lines(data: bytes, out: IO[str], *, max_bytes: int, max_row_bytes: int
                 say({"error": too_much})
                 return
             with python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data)) as book:
-                found, sheets = _sheet(book), len(book.sheet_names)
+                found, sheets = _sheet(book, column), len(book.sheet_names)
             if isinstance(found, str):
                 say({"error": found})
                 return
@@ -109,8 +120,8 @@ class _Sheet:
     """The first and the last cell of each range of merged ones."""
 
 
-def _sheet(book: Any) -> _Sheet | str:
-    """The first visible sheet with a column `image`, or why there is none."""
+def _sheet(book: Any, column: str) -> _Sheet | str:
+    """The first visible sheet with that column, or why there is none."""
     looked: list[str] = []
     for meta in book.sheets_metadata:
         if str(meta.visible) != "SheetVisibleEnum.Visible" or str(meta.typ) != "SheetTypeEnum.WorkSheet":
@@ -128,13 +139,12 @@ def _sheet(book: Any) -> _Sheet | str:
             if all(cell == "" for cell in cells):
                 continue
             header = [str(cell).strip() for cell in cells]
-            if "image" in header:
+            if column in header:
                 return _Sheet(meta.name, rows, at, start[1], header, sheet.merged_cell_ranges or [])
             looked.append(f"{meta.name[:40]!r} begins with {[name[:40] for name in header[:8]]}")
             break
-    return "no sheet's first row names the columns (image, mask, prompt, ...)" + (
-        f"; {'; '.join(looked[:5])}" if looked else ""
-    )
+    wanted = "names the columns (image, mask, prompt, ...)" if column == "image" else f"has a column {column!r}"
+    return f"no sheet's first row {wanted}" + (f"; {'; '.join(looked[:5])}" if looked else "")
 
 
 def _notes(sheet: _Sheet, odd: OddCells | None) -> Iterator[str]:
@@ -192,13 +202,20 @@ def _plain(cell: Any) -> Any:
 
 def main(arguments: list[str]) -> None:
     """Read standard input, write standard output."""
-    max_bytes, max_row_bytes, max_rows = map(int, arguments)
+    max_bytes, max_row_bytes, max_rows = map(int, arguments[:3])
     with contextlib.suppress(ImportError):  # write_lines says it
         import python_calamine  # noqa: F401 - modules are files, which may be out of reach afterwards
     limited_process.withdraw()
     parquet.limit(max_bytes)
     with open(1, "w", encoding="utf-8", closefd=False) as out:
-        write_lines(sys.stdin.buffer.read(), out, max_bytes=max_bytes, max_row_bytes=max_row_bytes, max_rows=max_rows)
+        write_lines(
+            sys.stdin.buffer.read(),
+            out,
+            max_bytes=max_bytes,
+            max_row_bytes=max_row_bytes,
+            max_rows=max_rows,
+            column=arguments[3],
+        )
     sys.stdout.flush()
     os._exit(0)
 

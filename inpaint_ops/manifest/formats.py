@@ -291,12 +291,6 @@ def read_parquet(
                 yield number, line.pop("row")
 
 
-_NOT_CALCULATED = (
-    "the cell holds a formula without a result: open the workbook in a spreadsheet program and save it, "
-    "or write the value into the cell"
-)
-
-
 def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, notes: Notes) -> Iterator[RawRow]:
     """The rows of an Excel workbook's first sheet with a column `image`, by their numbers there.
 
@@ -317,7 +311,7 @@ def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | N
                 row = row_of(line.pop("cells"))
                 names = [header[at] for at in line.get("not_calculated", ())]
                 if names and isinstance(row, dict):
-                    row = BadRowError(_NOT_CALCULATED, shortened(names[0]) or None).of(row)
+                    row = BadRowError(excel.NOT_CALCULATED, shortened(names[0]) or None).of(row)
                 yield line["number"], row
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from decimal import Decimal
 from typing import IO, Any
 
@@ -47,6 +47,7 @@ def read_lines(
     max_row_bytes: int,
     max_rows: int | None = None,
     reader_module: str = "inpaint_ops.manifest.parquet",
+    more: Sequence[str] = (),
 ) -> Generator[Line, None, None]:
     """The lines of a file, read by a process of its own; the last is always an "end" or an "error"."""
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as errors:
@@ -54,7 +55,7 @@ def read_lines(
         file.seek(0)
         reader = limited_process.start(
             reader_module,
-            *map(str, (max_bytes, max_row_bytes, max_rows or 0)),
+            *map(str, (max_bytes, max_row_bytes, max_rows or 0, *more)),
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from pathlib import PurePosixPath
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location
+from inpaint_ops.manifest import excel
+from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.text import DELIMITERS, CsvError, NotUtf8Error, TooLong, csv_records, delimiter_of
 from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
+from inpaint_ops.manifest.values import as_text
 
 _RECORD_BYTES = 2**20
+_ZIP = b"PK\x03\x04"
+_NAME = "the prompts file"
 
 
 class ImagePrompts:
@@ -71,40 +77,76 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def read_prompts(data: bytes, *, key_column: str, prompt_column: str, max_bytes: int = 2**28) -> dict[str, str]:
-    """Prompts by image, from a CSV with a header, in any form in which manifests may be.
+def read_prompts(
+    data: bytes, *, key_column: str, prompt_column: str, max_bytes: int = 2**28, notes: Notes | None = None
+) -> dict[str, str]:
+    """Prompts by image, from a CSV with a header or an Excel workbook, in any form in which manifests may be.
 
-    Raises ManifestError naming a missing column, or an image with two prompts.
+    What is read in another way than it stands is noted in `notes`. Raises ManifestError naming a missing column, or an
+    image with two prompts.
     """
     prompts: dict[str, str] = {}
     written: dict[str, str] = {}
-    data, _ = as_utf8(gunzipped(data, "the prompts file", max_bytes), "the prompts file", max_bytes)
-    delimiter, start = delimiter_of(data, key_column, _RECORD_BYTES)
-    records = csv_records(data, _RECORD_BYTES, delimiter=delimiter, start=start)
-    try:
-        first = next(records, (1, []))[1]
-        header = [] if isinstance(first, TooLong) else [cell.strip() for cell in first]
+    data = gunzipped(data, _NAME, max_bytes)
+    if data.startswith(_ZIP):
+        rows = _excel_rows(data, key_column, max_bytes, Notes() if notes is None else notes)
+        between = ""
+    else:
+        data, _ = as_utf8(data, _NAME, max_bytes)
+        delimiter, start = delimiter_of(data, key_column, _RECORD_BYTES)
+        rows = _csv_rows(data, delimiter, start)
+        between = "" if delimiter == "," else f" (read with {DELIMITERS[delimiter]} between the columns)"
+    with closing(rows):
+        header = [cell.strip() for cell in next(rows, (1, []))[1]]
         for column in (key_column, prompt_column):
             if column not in header:
-                between = "" if delimiter == "," else f" (read with {DELIMITERS[delimiter]} between the columns)"
-                raise ManifestError(
-                    f"the prompts file has no column {column!r}; it has {', '.join(header[:20])}{between}"
-                )
+                raise ManifestError(f"{_NAME} has no column {column!r}; it has {', '.join(header[:20])}{between}")
             if header.count(column) > 1:
-                raise ManifestError(f"the prompts file has two columns {column!r}: rename one")
+                raise ManifestError(f"{_NAME} has two columns {column!r}: rename one")
         keys, texts = header.index(key_column), header.index(prompt_column)
-        for line, cells in records:
-            if isinstance(cells, TooLong):
-                raise ManifestError(f"line {line} of the prompts file is longer than {_RECORD_BYTES} bytes: shorten it")
+        for _, cells in rows:
             name, prompt = (cells[at] if at < len(cells) else "" for at in (keys, texts))
             name = str(PurePosixPath(name.strip().replace("\\", "/"))).strip("/")
             if not prompt or name in ("", "."):
                 continue
             known = written.setdefault(fold(name), name)
             if prompts.setdefault(known, prompt) != prompt:
-                raise ManifestError(f"the prompts file has two prompts for {name!r}: keep one")
-    except CsvError as error:
-        raise ManifestError(f"the prompts file is not a UTF-8 CSV: line {error.line}: {error}") from None
-    except NotUtf8Error as error:
-        raise ManifestError(f"the prompts file is not a UTF-8 CSV: byte {error.position} is not UTF-8") from None
+                raise ManifestError(f"{_NAME} has two prompts for {name!r}: keep one")
     return prompts
+
+
+def _csv_rows(data: bytes, delimiter: str, start: int) -> Generator[tuple[int, list[str]], None, None]:
+    """The header's cells and each record's, with their lines."""
+    try:
+        for line, cells in csv_records(data, _RECORD_BYTES, delimiter=delimiter, start=start):
+            if isinstance(cells, TooLong):
+                raise ManifestError(f"line {line} of {_NAME} is longer than {_RECORD_BYTES} bytes: shorten it")
+            yield line, cells
+    except CsvError as error:
+        raise ManifestError(f"{_NAME} is not a UTF-8 CSV: line {error.line}: {error}") from None
+    except NotUtf8Error as error:
+        raise ManifestError(f"{_NAME} is not a UTF-8 CSV: byte {error.position} is not UTF-8") from None
+
+
+def _excel_rows(
+    data: bytes, key_column: str, max_bytes: int, notes: Notes
+) -> Generator[tuple[int, list[str]], None, None]:
+    """The same of the first sheet that has the key column, with numbers as their digits."""
+    header: list[str] = []
+    lines = excel.read_lines(data, max_bytes=max_bytes, max_row_bytes=_RECORD_BYTES, column=key_column)
+    with closing(lines):
+        for line in lines:
+            if "error" in line:
+                raise ManifestError(f"{_NAME}: {line['error']}")
+            if "note" in line:
+                notes.add(f"{_NAME}: {line['note']}")
+            elif "header" in line:
+                header = [str(cell) for cell in line["header"]]
+                yield 0, header
+            elif "bad" in line:
+                raise ManifestError(f"row {line['number']} of {_NAME} is {line['bad']}: shorten it")
+            elif "cells" in line:
+                missing = [header[at] for at in line.get("not_calculated", ())]
+                if missing:
+                    raise ManifestError(f"row {line['number']} of {_NAME}: {missing[0]}: {excel.NOT_CALCULATED}")
+                yield line["number"], ["" if cell is None else str(as_text(cell)) for cell in line["cells"]]

@@ -70,7 +70,7 @@ def _value(name: str, given: Any, load_json: Callable[[str], Any]) -> Any:
     if name in _FIELDS and isinstance(given, str) and given.strip() in _SPREADSHEET_ERRORS:
         raise BadRowError(f"{given.strip()!r} is the error of a spreadsheet: correct the formula of this cell", name)
     if name in _TEXTS or name == "id":
-        return _text(given, is_id=name == "id")
+        return as_text(given, is_id=name == "id")
     if name == "extra":
         return _extra(given, load_json)
     if isinstance(given, str):
@@ -90,7 +90,8 @@ def _value(name: str, given: Any, load_json: Callable[[str], Any]) -> Any:
     return given
 
 
-def _text(given: Any, *, is_id: bool) -> Any:
+def as_text(given: Any, *, is_id: bool = False) -> Any:
+    """A number as its digits (`7` of 7.0), None for NaN; what else there is as it is, but for an id of `7.0`."""
     if isinstance(given, float | Decimal):
         if math.isnan(given):
             return None

@@ -55,7 +55,7 @@ class Entry(Model):
     mask_suffix: str | None = Field(default=None, min_length=1, description="What a mask's stem ends with.")
     glob: str | None = Field(default=None, min_length=1, description="Only images whose name or path matches.")
     id: str | None = Field(default=None, min_length=1, description="The rows' ids, of {stem}, {name}, {path} and {n}.")
-    prompts: str | None = Field(default=None, min_length=1, description="URI of a CSV with a prompt for each image.")
+    prompts: str | None = Field(default=None, min_length=1, description="URI of a table with a prompt for each image.")
     key_column: str = "image"
     prompt_column: str = "prompt"
     options: dict[str, Any] = Field(default_factory=dict, description="As in the form of `inpaint_manifest`.")

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from inpaint_ops.errors import ForbiddenLocationError, ObjectNotFoundError, StorageError
 from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.pairing import pair
 from inpaint_ops.manifest.prompts_file import read_prompts
 from inpaint_ops.manifest.rows import ERROR_FIELD
@@ -92,8 +93,10 @@ def _of_folders(workspace: Workspace, entry: Entry) -> Found:
         etags |= {info.location: info.etag for info in infos}
         listed.append([info.location for info in infos])
         notes += refused
+    read = Notes()
+    prompts = _prompts(workspace, entry, read)
     paired = pair(
-        listed[0], listed[-1], prompt="" if "prompt" in entry.options else None, prompts=_prompts(workspace, entry),
+        listed[0], listed[-1], prompt="" if "prompt" in entry.options else None, prompts=prompts,
         roots=roots, mask_suffix=entry.mask_suffix, pattern=entry.glob, id_template=entry.id,
     )  # fmt: skip
     rows = []
@@ -102,15 +105,17 @@ def _of_folders(workspace: Workspace, entry: Entry) -> Found:
         written = {name: value for name, value in row.items() if name != "prompt" or value}  # else it is the job's
         written |= {"image": image.full_uri, "mask": mask.full_uri}
         rows.append(Row(written, _digest(written, etags[image], etags[mask])))
-    return Found(rows, _cut([*notes, *paired.left_out(), *paired.without_row()]))
+    return Found(rows, _cut([*notes, *read.lines(), *paired.left_out(), *paired.without_row()]))
 
 
-def _prompts(workspace: Workspace, entry: Entry) -> dict[str, str] | None:
+def _prompts(workspace: Workspace, entry: Entry, notes: Notes) -> dict[str, str] | None:
     if entry.prompts is None:
         return None
     most = workspace.settings.max_manifest_bytes
     body = workspace.storage.get(entry.prompts, max_bytes=most)
-    return read_prompts(body, key_column=entry.key_column, prompt_column=entry.prompt_column, max_bytes=most)
+    return read_prompts(
+        body, key_column=entry.key_column, prompt_column=entry.prompt_column, max_bytes=most, notes=notes
+    )
 
 
 def _cut(notes: Iterable[str]) -> tuple[str, ...]:

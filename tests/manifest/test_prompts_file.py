@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import re
+from typing import Any
+
+import openpyxl
 import pytest
 
 from inpaint_ops.errors import ManifestError
 from inpaint_ops.locations import Location, parse
+from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.pairing import Pairing, pair
 from inpaint_ops.manifest.prompts_file import ImagePrompts, read_prompts
 
@@ -85,6 +92,51 @@ def test_two_columns_of_one_name_are_refused() -> None:
 def test_a_prompt_for_no_image_is_named() -> None:
     paired = pair(keys("i", "a.png"), keys("m", "a.png"), prompt=None, prompts={"A.png": "x", "z": "y"})
     assert ([row["prompt"] for row in paired.rows], paired.prompts_unused) == (["x"], ("z",))
+
+
+def workbook(*sheets: list[list[Any]], merged: str = "") -> bytes:
+    book = openpyxl.Workbook()
+    for page, rows in zip([book.active, *(book.create_sheet() for _ in sheets[1:])], sheets, strict=True):
+        for cells in rows:
+            page.append(cells)
+    if merged:
+        book.worksheets[-1].merge_cells(merged)
+    sink = io.BytesIO()
+    book.save(sink)
+    return sink.getvalue()
+
+
+def test_a_workbook_may_hold_the_prompts() -> None:
+    rows = [["sku", "text"], ["one/b.jpg", "a cup"], ["c.jpg"], [7, "a lamp"], [None, "x"], ["#N/A", "y"]]
+    notes = Notes()
+    data = gzip.compress(workbook([["a title"]], rows, merged="B2:B3"))
+    prompts = read_prompts(data, key_column="sku", prompt_column="text", notes=notes)
+    assert prompts == {"one/b.jpg": "a cup", "c.jpg": "a cup", "7": "a lamp", "#N/A": "y"}
+    assert notes.lines() == (
+        "the prompts file: only the sheet 'Sheet1' is read, of 2 sheets",
+        "the prompts file: cells that are merged over several rows have their value in each of these rows",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([["image", "text"], ["a", "b"]], "no column 'prompt'; it has image, text"),
+        ([["name", "prompt"], ["a", "b"]], "no sheet's first row has a column 'image'; 'Sheet' begins with"),
+        ([["image", "prompt"], ["a", "x"], ["A", "y"]], "two prompts for 'A': keep one"),
+        ([["image", "prompt"], ["a", "=1+1"]], "row 2 of the prompts file: prompt: the cell holds a formula without"),
+    ],
+)
+def test_a_workbook_that_does_not_say_each_images_prompt_is_an_error(rows: list[list[Any]], says: str) -> None:
+    key = "image" if "image" in rows[0] else "sku"
+    says = says.replace("'image'", repr(key))
+    with pytest.raises(ManifestError, match=re.escape(says)):
+        read_prompts(workbook(rows), key_column=key, prompt_column="prompt")
+
+
+def test_a_file_that_only_begins_as_a_workbook_is_an_error() -> None:
+    with pytest.raises(ManifestError, match="the prompts file: not a readable Excel workbook"):
+        read_prompts(b"PK\x03\x04 and else", key_column="image", prompt_column="prompt")
 
 
 def test_a_missing_column_is_named() -> None:
