@@ -45,7 +45,8 @@ def processes_for(rows: int, fewest: int) -> int:
 class ProcessPool:
     """So many processes of `python -m MODULE`, which calls `serve`; each is told `setup` first. Leave it by `with`.
 
-    They are started by the thread that is to leave it: the kernel ends them with that thread.
+    Where some cannot be started, for lack of memory say, the others do the work, or nobody; that is logged. They are
+    started by the thread that is to leave it: the kernel ends them with that thread.
     """
 
     def __init__(self, module: str, count: int, setup: object) -> None:
@@ -53,12 +54,14 @@ class ProcessPool:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = ThreadPoolExecutor(_AHEAD * count)
         self._lock = threading.Lock()
-        self._left = count
-        """Processes that have not ended."""
         self._is_over = False
         try:
-            for _ in range(count):
-                process = limited_process.start(module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=2)
+            for started in range(count):
+                try:
+                    process = limited_process.start(module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=2)
+                except OSError as error:
+                    log.warning("of %d processes to share the work, %d could be started: %s", count, started, error)
+                    break
                 self._processes.append(process)
                 self._idle.put(process)
                 with contextlib.suppress(OSError):  # it is gone: its first work says so
@@ -66,6 +69,8 @@ class ProcessPool:
         except BaseException:
             self._end()
             raise
+        self._left = len(self._processes)
+        """Processes that have not ended."""
 
     def __enter__(self) -> ProcessPool:
         return self
@@ -76,8 +81,9 @@ class ProcessPool:
     def map(self, works: Iterable[Callable[[], object]]) -> Iterator[Any]:
         """What the processes made of each piece of work, in this order and some ahead.
 
-        A piece is made in a thread, while the processes have others. None stands for a piece that is None, and for each
-        that was given to a process that ended: whoever asks then does it without. That is logged.
+        A piece is made in a thread, while the processes have others. None stands for a piece that is None, for each
+        that was given to a process that ended, which is logged, and for all where no process was started: whoever asks
+        then does it without.
         """
         waiting: deque[Future[Any]] = deque()
         for work in works:
@@ -88,7 +94,7 @@ class ProcessPool:
             yield waiting.popleft().result()
 
     def _done(self, make: Callable[[], object]) -> Any:
-        if (work := make()) is None:
+        if (work := make()) is None or not self._processes:
             return None
         process = self._idle.get()
         is_usable = True

@@ -92,6 +92,28 @@ def test_what_one_that_was_killed_had_is_left_and_the_others_do_the_rest() -> No
     assert [one is None for one in made].count(True) == 1 and len(made) == 24
 
 
+SHORT_OF_FILES = f"""
+import os, resource, sys
+from inpaint_ops.machine.process_pool import ProcessPool
+from inpaint_ops.planning import JobOptions
+held = len(os.listdir("/proc/self/fd")) - 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (held + int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+with ProcessPool({MODULE!r}, 3, (JobOptions(model="m"), None)) as pool:
+    made = [*pool.map(lambda: ([], []) for _ in range(9))]
+    print(len(pool._processes), made.count(None), len(made))
+"""
+
+
+@pytest.mark.parametrize(("files", "started"), [(1, 0), (6, 1), (8, 2)])
+def test_with_fewer_processes_than_wanted_the_work_is_done_all_the_same(files: int, started: int) -> None:
+    """Starting one takes six files at a time, of which two stay open."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_FILES, str(files)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(started), "0" if started else "9", "9"]
+    assert f"of 3 processes to share the work, {started} could be started: [Errno 24]" in done.stderr
+
+
 def test_where_all_were_killed_nothing_is_waited_for() -> None:
     with ProcessPool(MODULE, 2, (JobOptions(model="m"), None)) as pool:
         for one in children(MODULE):
