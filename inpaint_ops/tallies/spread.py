@@ -74,7 +74,7 @@ class Measure:
 
 
 MEASURES = (
-    Measure("mask_share", "Share of the picture that the mask covers", "share", low=True, high=True, harmless=0.25),
+    Measure("mask_share", "Masked share of the picture", "share", low=True, high=True, harmless=0.25),
     Measure("seam_contrast", "Seam contrast", "ratio", low=False, high=True, harmless=1.25),
     Measure("colour_shift", "Colour shift to the ring", "levels", low=False, high=True, harmless=4.0),
     Measure("change", "Change inside the mask", "levels", low=True, high=False),

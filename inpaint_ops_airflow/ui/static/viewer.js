@@ -52,7 +52,7 @@ export const startViewer = ({ api, here, neighbour, shown, ended, closed }) => {
       variantList(api, record, (picked, other) => compareWith(record, { right: run, left_variant: picked, right_variant: other })),
       list("Parameters", [
         ["Line", record.row], ["Status", record.status], ["Seed", record.seed], ["Steps", record.steps ?? record.steps_requested],
-        ["Guidance", record.unguided_steps ? `${record.guidance_scale}, off in the last ${record.unguided_steps} steps` : record.guidance_scale], ["Strength", record.strength], ["Painted at", size && `${size[0]} × ${size[1]}`],
+        ["Guidance", record.unguided_steps ? `${record.guidance_scale}, off in the last ${record.unguided_steps === 1 ? "step" : `${record.unguided_steps} steps`}` : record.guidance_scale], ["Strength", record.strength], ["Painted at", size && `${size[0]} × ${size[1]}`],
         ["Result", output && `${output.width} × ${output.height} ${output.format}, ${bytes(output.bytes)}`],
         ["Batch", batch && `${batch.size} row${batch.size === 1 ? "" : "s"}`], ["Peak memory", memory && bytes(memory.peak_reserved)],
         ["Device", record.worker?.device], ["Converted", record.conversions.join("; ")],
