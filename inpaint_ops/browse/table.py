@@ -29,15 +29,16 @@ Positions = npt.NDArray[np.int64]
 _BATCH_KEY = ("worker_host", "worker_pid", "worker_started_at", "batch_id")
 _SCORES = tuple(column for one in SCORED for column in (one.name, f"{one.name}_model"))
 _ADDED = ("id", "attempt", "worker_device", "output_width", "output_height", *(one.name for one in MEASURES))
-"""Columns that pages can do without: they are null where a file has not all of them, or not the scores, which came
-last."""
+"""Columns that pages can do without: they are null where a file has not all of them, or only not the scores, or not
+the masked share, which came last."""
 _COLUMNS = (
     *dict.fromkeys((*_ADDED, *_SCORES)), "row", "status", "error_type", *(f"{stage}_seconds" for stage in STAGES),
     *_BATCH_KEY, "started_at", "finished_at",
 )  # fmt: skip
 _SCHEMA = pa.schema([TIMINGS_SCHEMA.field(name) for name in _COLUMNS])
 _OLDER_SCHEMAS = tuple(
-    pa.schema([field for field in _SCHEMA if field.name not in missing]) for missing in (_SCORES, (*_ADDED, *_SCORES))
+    pa.schema([field for field in _SCHEMA if field.name not in missing])
+    for missing in (("mask_share",), ("mask_share", *_SCORES), (*_ADDED, *_SCORES))
 )
 """Of files that were written before columns were added, the newest first."""
 _BUCKETS = 60

@@ -117,16 +117,17 @@ def test_a_table_that_was_written_before_there_were_measures_is_still_shown(work
     assert view.page(RowQuery(flag="any"), 1, 48).total == 0
 
 
-def test_a_table_that_was_written_before_there_were_scores_keeps_its_measures(workspace: Workspace) -> None:
+@pytest.mark.parametrize(
+    "lacks", [["mask_share"], ["mask_share", "clip", "clip_model", "lpips", "lpips_model"]], ids=["share", "scores"]
+)
+def test_a_table_that_was_written_before_later_measures_keeps_its_own(workspace: Workspace, lacks: list[str]) -> None:
     found = [one.model_copy(update={"measures": Measures(flatness=one.row / 10)}) for one in map(record, range(1, 6))]
-    older = pq.read_table(pa.BufferReader(timings_parquet(found))).drop_columns(
-        ["clip", "clip_model", "lpips", "lpips_model"]
-    )
+    older = pq.read_table(pa.BufferReader(timings_parquet(found))).drop_columns(lacks)
     sink = pa.BufferOutputStream()
     pq.write_table(older, sink)
     table = RecordTable.from_parquet(sink.getvalue().to_pybytes(), max_rows=10)
     assert [spread.measure.name for spread in table.spreads if spread.count] == ["flatness"]
-    assert table.columns["clip_model"].null_count == 5
+    assert table.columns["clip_model"].null_count == 5 and table.columns["id"].null_count == 0
 
 
 def test_texts_in_extra_are_found(workspace: Workspace) -> None:
