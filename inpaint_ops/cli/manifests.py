@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -21,9 +22,18 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.runs.checking import check_models
 from inpaint_ops.runs.missing import missing_objects
 from inpaint_ops.runs.pictures import pictures_below
+from inpaint_ops.runs.reading_rows import read_rows
+from inpaint_ops.runs.sampling import spread_over
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle
 from inpaint_ops.wording import counted
+
+
+def _row_count(context: click.Context, parameter: click.Parameter, given: str | None) -> int | None:
+    """The number of rows that was asked for; for `all` the most that there can be."""
+    if given is None:
+        return None
+    return sys.maxsize if given == "all" else click.IntRange(1)(given, parameter, context)
 
 
 @click.command()
@@ -34,11 +44,24 @@ from inpaint_ops.wording import counted
     is_flag=True,
     help="Look for every image and mask, also where listing their folders costs more than asking for each.",
 )
+@click.option(
+    "--read",
+    "to_read",
+    metavar="COUNT|all",
+    callback=_row_count,
+    help="Read the image and the mask of so many rows, spread evenly, as a worker would: tell which would fail.",
+)
 @job_options_of
 @json_option
 @as_command
 def validate(
-    manifest: str, out: str | None, check_objects: bool, allow: tuple[str, ...], as_json: bool, **chosen: Any
+    manifest: str,
+    out: str | None,
+    check_objects: bool,
+    to_read: int | None,
+    allow: tuple[str, ...],
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Tell which rows of MANIFEST a run with these options would reject or find no files for. Exit code 3 if any.
 
@@ -52,8 +75,13 @@ def validate(
     parsed, _ = workspace.read_manifest(manifest, job.row_limit, job.row_defaults())
     parsed, _ = settle(parsed, job)
     notes = (*parsed.notes, *about_models)
-    missing = missing_objects(workspace.storage, parsed, ask_each=check_objects)
-    problems = itertools.chain((row.error.message for row in parsed.rejected), missing)
+    missing: Iterable[str] = missing_objects(workspace.storage, parsed, ask_each=check_objects)
+    failing: list[str] = []
+    if to_read:
+        read = read_rows(workspace.storage, settings, job, spread_over(parsed.accepted, to_read))
+        notes, missing = (*notes, *read.notes(len(parsed.accepted))), dict.fromkeys(missing)
+        failing = [line for line in read.problems if line not in missing]
+    problems = itertools.chain((row.error.message for row in parsed.rejected), missing, failing)
     if as_json:
         counts = {"rows": parsed.rows, "accepted": len(parsed.accepted), "warnings": notes}
         found = say_json_lines(counts, "problems", problems)
@@ -66,7 +94,8 @@ def validate(
             found += 1
         say(
             f"{counted(parsed.rows, 'row')}: {len(parsed.accepted):,} accepted, {len(parsed.rejected):,} rejected, "
-            f"{counted(found - len(parsed.rejected), 'object')} missing"
+            f"{counted(found - len(parsed.rejected) - len(failing), 'object')} missing"
+            + (f", {counted(len(failing), 'row')} would fail" if failing else "")
         )
     sys.exit(EXIT_NOT_ALL_DONE if found else 0)
 

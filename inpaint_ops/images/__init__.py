@@ -40,6 +40,7 @@ from inpaint_ops.images.placing import Crop, Placement, place, to_working, worki
 from inpaint_ops.images.provenance import Making, marked, read_mark
 from inpaint_ops.images.reading import Source, decode_source
 from inpaint_ops.images.regions import Regions, find_regions, fits_the_canvas
+from inpaint_ops.images.row_pair import PairReading
 from inpaint_ops.images.side_products import (
     PREVIEW_BYTES,
     PREVIEW_SIZE,
@@ -74,6 +75,7 @@ __all__ = [
     "Mask",
     "MaskChannel",
     "Metadata",
+    "PairReading",
     "Piece",
     "Placement",
     "Regions",

@@ -9,6 +9,6 @@ milliseconds beyond its decoding, and one that breaks its decoder meets no other
 """
 
 from inpaint_ops.previews.helper import Helper, Preview
-from inpaint_ops.previews.messages import Job, Limits, split_parts
+from inpaint_ops.previews.messages import Job, Limits, Pair, split_parts
 
-__all__ = ["Helper", "Job", "Limits", "Preview", "split_parts"]
+__all__ = ["Helper", "Job", "Limits", "Pair", "Preview", "split_parts"]

@@ -14,7 +14,7 @@ from inpaint_ops.errors import PreviewBusyError, PreviewError
 from inpaint_ops.images.tiles import SIDE
 from inpaint_ops.machine import limited_process
 from inpaint_ops.machine.limited_process import close_to_others
-from inpaint_ops.previews.messages import Job, Limits, Reply, Request, split_parts
+from inpaint_ops.previews.messages import PAIR_BYTES, Job, Limits, Reply, Request, split_parts
 
 HOST = "inpaint_ops.previews.host"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -175,4 +175,6 @@ def _answers(job: Job, body: bytes) -> bool:
     if job.block is not None:
         return len(parts) == SIDE**2 and all(not part or part.startswith(_SIGNATURES) for part in parts)
     figures, *pictures = parts
+    if job.kind == "pair":
+        return not pictures and len(figures) <= PAIR_BYTES
     return len(figures) <= _FIGURES_BYTES and all(part.startswith(_SIGNATURES) for part in pictures)

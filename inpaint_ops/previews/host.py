@@ -22,10 +22,11 @@ from PIL import Image
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images.difference import difference
 from inpaint_ops.images.formats import load_plugins
+from inpaint_ops.images.outcome import mask_area
 from inpaint_ops.images.preview import mask_layer, mask_overlay, preview, upright_size
 from inpaint_ops.images.tiles import Block, mask_tiles, picture_tiles
 from inpaint_ops.machine import limited_process
-from inpaint_ops.previews.messages import MAX_REPLY, Job, Reply, Request, join_parts
+from inpaint_ops.previews.messages import MAX_REPLY, Job, Pair, Reply, Request, join_parts
 
 
 def make(job: Job, files: Sequence[bytes]) -> bytes:
@@ -36,16 +37,21 @@ def make(job: Job, files: Sequence[bytes]) -> bytes:
         case "overlay":
             return mask_overlay(files[0], files[1])
         case "difference":
-            found = difference(files[0], files[1], max_pixels=job.max_pixels, box=job.box)
+            unlike = difference(files[0], files[1], max_pixels=job.max_pixels, box=job.box)
             if block is not None:
-                return join_parts(found.tiles(block))
-            figures = {"changed": found.changed, "outside": found.outside, "highest": int(found.levels.max())}
-            return join_parts([json.dumps(figures).encode(), found.picture(job.longest)])
+                return join_parts(unlike.tiles(block))
+            figures = {"changed": unlike.changed, "outside": unlike.outside, "highest": int(unlike.levels.max())}
+            return join_parts([json.dumps(figures).encode(), unlike.picture(job.longest)])
         case "mask" if block is not None:
             size = job.size or (0, 0)
             return join_parts(mask_tiles(files[0], block, size, max_pixels=job.max_pixels, **meaning))
         case "mask":
             return mask_layer(files[0], job.longest, max_pixels=job.max_pixels, **meaning)
+        case "pair":
+            assert job.reading is not None
+            source, mask = job.reading.read(files[0], files[1])
+            found = Pair(source.size, mask_area(mask.weights)[1], (*source.conversions, *mask.conversions))
+            return join_parts([found.as_json()])
         case "size":
             width, height = upright_size(files[0], max_pixels=job.max_pixels)
             return join_parts([json.dumps({"width": width, "height": height}).encode()])

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal, cast, get_args
 
 from inpaint_ops.config import MaskChannel
+from inpaint_ops.images.row_pair import PairReading
 from inpaint_ops.records import MaskMeaning
 
 MAX_REPLY = 32 * 2**20
@@ -18,6 +19,9 @@ MAX_PARTS = 16
 _PARTS = b"PARTS"
 _HEAD = struct.Struct(">I")
 _LONGEST_HEADER = 4096
+_SENTENCES, _SENTENCE = 16, 400
+PAIR_BYTES = 2**16
+"""Of what is said of a row's files: JSON takes up to six bytes per character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Job:
     Attributes:
         kind: `picture`: a JPEG of an image file; `mask`: a PNG layer of a mask file; `overlay`: a JPEG of two files, a
             small source and a mask's layer; `difference`: of a source and its result, parts: a line of JSON
-            (`browse.pictures.Changes`) and a PNG; `size`: a line of JSON, width and height of an image file, upright.
+            (`browse.pictures.Changes`) and a PNG; `size`: a line of JSON, width and height of an image file, upright;
+            `pair`: a line of JSON (`Pair`) on a row's image and mask, which are read as `reading` says.
         longest: pixels of the longer side, at most.
         max_pixels: the most pixels that a file may have.
         channel, threshold, invert: how a mask was asked to be read.
@@ -51,7 +56,7 @@ class Job:
         box: what was painted, for a difference.
     """
 
-    kind: Literal["picture", "mask", "overlay", "difference", "size"]
+    kind: Literal["picture", "mask", "overlay", "difference", "size", "pair"]
     longest: int
     max_pixels: int
     channel: MaskChannel = "auto"
@@ -60,17 +65,48 @@ class Job:
     block: tuple[int, int, int] | None = None
     size: tuple[int, int] | None = None
     box: tuple[int, int, int, int] | None = None
+    reading: PairReading | None = None
 
     @property
     def has_parts(self) -> bool:
         """Whether its answer is of several parts."""
-        return self.block is not None or self.kind in ("difference", "size")
+        return self.block is not None or self.kind in ("difference", "size", "pair")
 
     @classmethod
     def of_mask(cls, record: MaskMeaning, longest: int, max_pixels: int) -> Job:
         """The layer of the mask of a row, read as it was for painting."""
         channel = cast("MaskChannel", record.mask_channel if record.mask_channel in get_args(MaskChannel) else "auto")
         return cls("mask", longest, max_pixels, channel, record.mask_threshold, record.mask_invert)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a row's image and mask are: width and height upright, the masked share of the picture (0 to 1), and a
+    sentence for each thing that was converted or found out on reading them.
+    """
+
+    size: tuple[int, int]
+    mask_share: float
+    conversions: tuple[str, ...]
+
+    def as_json(self) -> bytes:
+        """A line of at most `PAIR_BYTES`."""
+        sentences = [one[:_SENTENCE] for one in self.conversions[:_SENTENCES]]
+        return json.dumps({"size": self.size, "mask_share": self.mask_share, "conversions": sentences}).encode()
+
+    @classmethod
+    def of_json(cls, text: bytes) -> Pair:
+        """The reverse. Raises ValueError for anything else: a decoder may have been taken over."""
+        try:
+            given: Any = json.loads(text)
+        except RecursionError:
+            given = None
+        match given:
+            case {"size": [int(width), int(height)], "mask_share": float(share), "conversions": list(sentences)} if (
+                width > 0 and height > 0 and 0 <= share <= 1 and all(isinstance(one, str) for one in sentences)
+            ):
+                return cls((width, height), share, tuple(sentences))
+        raise ValueError("not what is said of a pair")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +132,9 @@ class Request:
         job: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in given["job"].items()
         }
-        return cls(Job(**job), Limits(**given["limits"]), tuple(given["sizes"]))
+        reading = job.pop("reading")
+        asked = None if reading is None else PairReading(**reading)
+        return cls(Job(**job, reading=asked), Limits(**given["limits"]), tuple(given["sizes"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from typing import Any
@@ -31,16 +31,13 @@ from inpaint_ops.report.choices import choices_of
 from inpaint_ops.report.faults import faults_in_words, merge_faults
 from inpaint_ops.report.slow import slow_stages
 from inpaint_ops.report.workers import WorkerTime, add_cold_starts, times_of, unreported
-from inpaint_ops.tallies.spread import Spread
+from inpaint_ops.tallies.spread import mostly_masked
 from inpaint_ops.tallies.tally import Tally, find_among, higher
 from inpaint_ops.tallies.timeline import workers_at_once
 from inpaint_ops.wording import counted
 
 _MOST = 1e15
 """The highest rate that is reported: a forged time may be close to zero."""
-
-_FEWEST_MASKS = 5
-"""A sample has as many by default: fewer say little of a run."""
 
 RANDOM_WEIGHTS = "The weights are random: the images mean nothing."
 DEMO_MODEL = "Painted by the demo model, which is small and trained at 256 pixels: prompts and guidance have no effect."
@@ -274,7 +271,7 @@ def _warnings(
         found.append(f"{counted(missing, 'image misses', 'images miss')} a score (measures.score_problem): {why}.")
     for one in tally.spreads:
         if one.measure.name == "mask_share":
-            found += _large_masks(one)
+            found += mostly_masked(one.above(0.5), one.count)
         if len(one.models) > 1:
             found.append(
                 f"{one.measure.label}: rows were scored by different models ({', '.join(one.models)}). Their values "
@@ -289,16 +286,6 @@ def _warnings(
     times = Counter(text for _, text in reported)  # later workers of an attempt repeat the warnings of earlier ones
     found += [f"{text} (in {count:,} attempts)" if count > 1 else text for text, count in times.most_common()]
     return tuple(found)
-
-
-def _large_masks(shares: Spread) -> Iterator[str]:
-    """What is said where most masks cover most of their picture: black and white may be meant the other way round."""
-    count, large = shares.count, shares.above(0.5)
-    if count >= _FEWEST_MASKS and 2 * large > count:
-        yield (
-            f"In {large:,} of {count:,} images the mask covers more than half of the picture. If black and white are "
-            "the wrong way round, change mask_invert."
-        )
 
 
 def _model_name(model: ModelIdentity) -> str:

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +18,7 @@ from inpaint_ops.config import Settings
 from inpaint_ops.errors import ImageError, PreviewBusyError, PreviewError, StorageError
 from inpaint_ops.previews import Helper, Job
 from inpaint_ops.previews.helper import File, Whole
+from inpaint_ops.previews.pool import HelperPool
 from inpaint_ops.records import Record, Thumbnail
 from inpaint_ops.report import GalleryItem, choose_gallery
 from inpaint_ops.storage import Storage
@@ -78,68 +78,61 @@ class RowPictures:
         budget: Budget | None = None,
     ) -> None:
         self._storage, self._settings, self._budget = storage, settings, budget
-        self._local, self._helpers = threading.local(), list[Helper]()
-
-        def get_ready() -> None:
-            self._local.helper = helper()
-            self._helpers.append(self._local.helper)
-
-        self._pool = ThreadPoolExecutor(_HELPERS, thread_name_prefix="gallery", initializer=get_ready)
+        self._pool = HelperPool(_HELPERS, helper)
 
     def __enter__(self) -> RowPictures:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._pool.shutdown()
-        for started in self._helpers:
-            started.close()
+        self._pool.__exit__(kind, error, at)
 
     def of(self, records: Iterable[Record]) -> list[GalleryItem | str]:
         """For each of these that has an image: its pictures, or a line that says why they cannot be had."""
         return [made for made in self._pool.map(self._one, records) if made is not None]
 
-    def _one(self, record: Record) -> GalleryItem | str | None:
+    def _one(self, helper: Helper, record: Record) -> GalleryItem | str | None:
         if record.source is None or record.mask is None or record.output is None:
             return None
         settings, what = self._settings, "source"
         job = Job("picture", _LONGEST, settings.max_pixels)
         try:
-            source = self._make(job, [self._file(record.source)])
+            source = self._make(helper, job, [self._file(record.source)])
             what = "mask"
-            layer = self._make(Job.of_mask(record, _LONGEST, settings.max_pixels), [self._file(record.mask)])
+            layer = self._make(helper, Job.of_mask(record, _LONGEST, settings.max_pixels), [self._file(record.mask)])
             what = "result"
-            result = self._result(job, record.output.uri, record.thumbnails)
+            result = self._result(helper, job, record.output.uri, record.thumbnails)
             what = "mask"
-            overlay = self._make(Job("overlay", _LONGEST, settings.max_pixels), [Whole(source), Whole(layer)])
+            both = [Whole(source), Whole(layer)]
+            overlay = self._make(helper, Job("overlay", _LONGEST, settings.max_pixels), both)
         except (StorageError, ImageError, PreviewBusyError) as error:
             return f"row {record.row}: {what}: {error}"
         return GalleryItem(record, source, overlay, result)
 
-    def _result(self, job: Job, uri: str, thumbnails: Sequence[Thumbnail]) -> bytes:
+    def _result(self, helper: Helper, job: Job, uri: str, thumbnails: Sequence[Thumbnail]) -> bytes:
         """Of its thumbnail, where a sound one was written: at 12 megapixels a row then takes half the time."""
         for small in thumbnails:
             if small.size == _LONGEST:
                 with suppress(StorageError, ImageError):
-                    return self._make(job, [self._file(small.uri)])
-        return self._make(job, [self._file(uri)])
+                    return self._make(helper, job, [self._file(small.uri)])
+        return self._make(helper, job, [self._file(uri)])
 
     def _file(self, uri: str) -> File:
         if self._budget is not None:
             self._budget.check()
         return in_pieces(self._storage, uri, max_bytes=self._settings.max_image_bytes)
 
-    def _make(self, job: Job, files: Sequence[File]) -> bytes:
+    def _make(self, helper: Helper, job: Job, files: Sequence[File]) -> bytes:
         if self._budget is not None:
             self._budget.check()
         try:
-            made = self._local.helper.make(job, files)
+            made = helper.make(job, files)
         except PreviewError as error:
             if self._budget is not None:
                 self._budget.spend(error.cpu)
             raise
         if self._budget is not None:
             self._budget.spend(made.cpu)
-        return bytes(made.data)
+        return made.data
 
 
 def make_gallery(

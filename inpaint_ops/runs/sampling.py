@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from inpaint_ops.manifest import ParsedManifest
+from collections.abc import Iterator, Sequence
+
+from inpaint_ops.manifest import AcceptedRow, ParsedManifest
 
 
 def sampled(parsed: ParsedManifest, count: int) -> ParsedManifest:
@@ -11,12 +13,13 @@ def sampled(parsed: ParsedManifest, count: int) -> ParsedManifest:
     Rejected rows are left out, and a note says how many there are. All accepted rows where there are no more.
     """
     there = len(parsed.accepted)
-    chosen = (parsed.accepted[at] for at in _spread(there, min(count, there)))
+    chosen = spread_over(parsed.accepted, count)
     left = f"; {len(parsed.rejected):,} rows were rejected and are not in it" if parsed.rejected else ""
     note = f"a sample: {min(count, there):,} of the {there:,} rows that can be painted, spread evenly{left}"
     return ParsedManifest.packed(chosen, (), (*parsed.notes, note))
 
 
-def _spread(rows: int, count: int) -> list[int]:
-    """The middles of `count` equal parts of `rows` positions."""
-    return [(2 * part + 1) * rows // (2 * count) for part in range(count)]
+def spread_over(rows: Sequence[AcceptedRow], count: int) -> Iterator[AcceptedRow]:
+    """`count` of the rows, the middles of equal parts; all of them where there are no more."""
+    count = min(count, len(rows))
+    return (rows[(2 * part + 1) * len(rows) // (2 * count)] for part in range(count))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +91,21 @@ SCORED = tuple(measure for measure in MEASURES if measure.name in SCORES)
 """Those that are taken by a model of the user's."""
 FLAGS = tuple(measure.flag(side) for measure in MEASURES for side in SIDES if getattr(measure, side))
 """What rows may be flagged as."""
+
+
+FEWEST_MASKS = 5
+"""A sample has as many by default: fewer say little of a run."""
+
+
+def mostly_masked(large: int, count: int) -> Iterator[str]:
+    """What is said where most of `count` masks, `large` of them, cover most of their picture: black and white may be
+    meant the other way round.
+    """
+    if count >= FEWEST_MASKS and 2 * large > count:
+        yield (
+            f"In {large:,} of {count:,} images the mask covers more than half of the picture. If black and white are "
+            "the wrong way round, change mask_invert."
+        )
 
 
 class Spread:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from inpaint_ops import images
 from inpaint_ops.protocol import Item, text_of
 from inpaint_ops.records import MASKED_LATENTS, LedgerEntry, Timings
-from inpaint_ops.worker.finishing import feather_when_read, jpeg_options, loras_in_use
+from inpaint_ops.worker.finishing import jpeg_options, loras_in_use
 from inpaint_ops.worker.parts import Part, placements_of, regions_of, seed_of
 from inpaint_ops.worker.profiling import Profile
 from inpaint_ops.worker.setup import WorkerSetup
@@ -78,23 +78,21 @@ class RowDecoder:
         """
         from inpaint_ops.engine import BatchKey, PaintItem
 
-        limit = self._job.max_pixels
-        data = Path(item.image).read_bytes()
-        source = images.decode_source(data, max_pixels=limit, metadata=self._job.metadata, frames=self._job.frames)
-        images.check_writable(item.format)
-        images.check_profile(source.icc, item.format)
-        images.check_output_size(source.size, item.format)
-        mask = images.read_mask(
-            Path(item.mask).read_bytes(),
-            size=source.size,
-            max_pixels=limit,
+        reading = images.PairReading(
+            max_pixels=self._job.max_pixels,
+            format=item.format,
+            metadata=self._job.metadata,
+            frames=self._job.frames,
             channel=item.mask_channel,
             threshold=item.mask_threshold,
-            resize=self._job.mask_resize == "nearest",
             invert=item.mask_invert,
             dilate=item.mask_dilate,
-            blur=feather_when_read(item),
+            blur=item.mask_blur,
+            blend=item.blend,
+            resize=self._job.mask_resize == "nearest",
         )
+        data = Path(item.image).read_bytes()
+        source, mask = reading.read(data, Path(item.mask).read_bytes())
         native = self._loaded.native_size
         regions = regions_of(item, source, mask.weights, native)
         guided = item.guidance_scale > 1

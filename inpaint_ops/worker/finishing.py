@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from inpaint_ops.engine import PaintResult
 
 
-def feather_when_read(item: Item) -> float:
-    """The sigma by which the mask is feathered before the model sees it; `auto` decides after the painting."""
-    return 0.0 if item.blend == "auto" else item.mask_blur
-
-
 def join_options(item: Item, alpha: images.Alpha) -> images.JoinOptions:
     """How the row's patch shall be joined; its grain is seeded by the row's seed."""
     return images.JoinOptions(item.blend, item.mask_blur, item.match, item.grain, item.seed, alpha, item.sharpen)
