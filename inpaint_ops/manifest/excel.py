@@ -25,6 +25,7 @@ from inpaint_ops.machine import limited_process
 from inpaint_ops.manifest import parquet
 from inpaint_ops.manifest.excel_cells import OddCells, odd_cells
 from inpaint_ops.manifest.parquet import Line
+from inpaint_ops.manifest.values import SPREADSHEET_ERRORS, UNKNOWN_ERROR
 from inpaint_ops.wording import counted
 
 _COLUMNS = 256
@@ -179,7 +180,7 @@ def _lines(sheet: _Sheet, odd: OddCells) -> Iterator[Line]:
     for row, cells in enumerate(sheet.rows, sheet.header_row + 1):
         for at, error in errors.get(row, {}).items():
             if 0 <= at < len(cells):
-                cells[at] = error
+                cells[at] = error if error in SPREADSHEET_ERRORS else UNKNOWN_ERROR
         without = {at for at in not_calculated.get(row, ()) if 0 <= at < len(cells)}
         if not without and all(cell == "" for cell in cells):
             continue

@@ -27,7 +27,7 @@ class OddCells:
     """Of a sheet, by position."""
 
     errors: dict[Cell, str] = field(default_factory=dict)
-    """The error that a cell holds: `#N/A`."""
+    """The error that a cell holds: `#N/A`; whatever the file says."""
     not_calculated: set[Cell] = field(default_factory=set)
     """Formulas whose result the file does not hold, as programs write them that do not calculate."""
     hidden_rows: set[int] = field(default_factory=set)
@@ -101,7 +101,7 @@ class _Reader:
         elif name == "c":
             at = self._row, self._column
             if self._type == "e":
-                self.found.errors[at] = self._text.strip() or "an error"
+                self.found.errors[at] = self._text.strip()
             elif (
                 self._is_formula and self._type == "n" and not self._text.strip()
             ):  # one of `str` may have "" as result

@@ -23,7 +23,7 @@ _YES, _NO = frozenset({"true", "yes", "on", "t", "y", "1"}), frozenset({"false",
 _NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE_ID = re.compile(r"(-?\d{1,40})\.0+", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,40},\d{1,40}", re.ASCII)
-_SPREADSHEET_ERRORS = frozenset(
+SPREADSHEET_ERRORS = frozenset(
     # Excel's in English, then as German, French, Spanish, Italian and Portuguese ones write them, then LibreOffice's
     "#N/A #REF! #VALUE! #NAME? #DIV/0! #NUM! #NULL! #SPILL! #CALC! #FIELD! #BLOCKED! #CONNECT! #UNKNOWN! #BUSY! "
     "#PYTHON! #EXTERNAL! #GETTING_DATA #NV #BEZUG! #WERT! #ZAHL! #VALEUR! #NOM? #NOMBRE! #NUL! #N/D #\u00a1REF! "
@@ -31,6 +31,8 @@ _SPREADSHEET_ERRORS = frozenset(
     "Err:502 Err:503 Err:504 Err:508 Err:509 Err:511 Err:519 Err:522 Err:523".split()
 )
 """What a cell shows whose formula failed, and what an export keeps of it."""
+UNKNOWN_ERROR = "#UNKNOWN!"
+"""The one of them that stands for all others that a workbook may hold."""
 _EXACT = 2**53
 """Up to here a float holds every integer."""
 
@@ -67,7 +69,7 @@ def _meant(name: str, given: Any, load_json: Callable[[str], Any]) -> Any:
 def _value(name: str, given: Any, load_json: Callable[[str], Any]) -> Any:
     if given is None:
         return None
-    if name in _FIELDS and isinstance(given, str) and given.strip() in _SPREADSHEET_ERRORS:
+    if name in _FIELDS and isinstance(given, str) and given.strip() in SPREADSHEET_ERRORS:
         raise BadRowError(f"{given.strip()!r} is the error of a spreadsheet: correct the formula of this cell", name)
     if name in _TEXTS or name == "id":
         return as_text(given, is_id=name == "id")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -108,3 +109,30 @@ def test_an_external_entity_in_a_workbook_reads_no_file(tmp_path: Path) -> None:
     else:
         assert all("canary" not in row.prompt for row in parsed.accepted)
         assert all("canary" not in row.error.message for row in parsed.rejected)
+
+
+def test_entities_in_a_cell_with_an_error_are_not_followed_and_do_not_grow(tmp_path: Path) -> None:
+    """Errors are read from the sheet's XML by a parser of Python's own."""
+    secret = tmp_path / "secret"
+    secret.write_text("canary")
+    laughs = "".join(f'<!ENTITY a{at} "{f"&a{at - 1};" * 10}">' for at in range(1, 10))
+    for doctype, value in (
+        (f'<!DOCTYPE s [<!ENTITY secret SYSTEM "file://{secret}">]>', "&secret;"),
+        (f'<!DOCTYPE s [<!ENTITY a0 "ha">{laughs}]>', "&a9;"),
+    ):
+        members = workbook()
+        for name, body in members.items():
+            if name.startswith("xl/worksheets/"):
+                cell = re.search(rb'<c r="C2"[^>]*>.*?</c>', body, re.DOTALL)
+                assert cell is not None
+                body = body.replace(cell[0], f'<c r="C2" t="e"><v>{value}</v></c>'.encode())
+                head, _, rest = body.rpartition(b"?>")
+                members[name] = (head + b"?>" if head else b"") + doctype.encode() + rest
+        data = zipped(members)
+        try:
+            parsed = read_manifest(data, location=Location("b", "m.xlsx"), is_allowed=lambda _: True)
+        except ManifestError as error:
+            assert "canary" not in str(error) and len(str(error)) < 1000
+        else:
+            [row] = parsed.rejected
+            assert "'#UNKNOWN!' is the error of a spreadsheet" in row.error.message
