@@ -25,7 +25,6 @@ from inpaint_ops.wording import counted
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpu_seconds=120, wall_seconds=600)
 """Of one row: as large as a photograph of a hundred megapixels needs."""
-_MOST_HELPERS = 8
 _KINDS = 10
 """Of conversions that notes name."""
 
@@ -48,6 +47,11 @@ class RowsRead:
         """Rows that can be painted, as far as their files say."""
         return self.rows - len(self.problems) - len(self.not_read)
 
+    @property
+    def is_mostly_masked(self) -> bool:
+        """Whether `notes` says that most masks cover most of their picture."""
+        return any(mostly_masked(self.largely_masked, self.readable))
+
     def notes(self, of: int) -> Iterator[str]:
         """What is to be said beside the problems; `of` is how many rows there are."""
         yield (
@@ -63,8 +67,18 @@ class RowsRead:
             yield f"{counted(len(self.not_read), 'row')} could not be read now: {self.not_read[0]}"
 
 
-def read_rows(storage: Storage, settings: Settings, job: JobOptions, rows: Iterable[AcceptedRow]) -> RowsRead:
-    """Read the files of these rows, several at once. Raises nothing of a row's files: they are what is found."""
+def read_rows(
+    storage: Storage,
+    settings: Settings,
+    job: JobOptions,
+    rows: Iterable[AcceptedRow],
+    *,
+    limits: Limits = LIMITS,
+    at_once: int = 8,
+) -> RowsRead:
+    """Read the files of these rows, as many at once as there are processors, or `at_once`. Raises nothing of a row's
+    files: they are what is found.
+    """
     found = RowsRead()
 
     def read(helper: Helper, row: AcceptedRow) -> Pair | InpaintOpsError:
@@ -82,7 +96,7 @@ def read_rows(storage: Storage, settings: Settings, job: JobOptions, rows: Itera
         except ValueError:
             return PreviewError("broke its decoder")
 
-    with HelperPool(min(processors(), _MOST_HELPERS), lambda: Helper(LIMITS)) as helpers:
+    with HelperPool(min(processors(), at_once), lambda: Helper(limits)) as helpers:
         for row, one in helpers.map(lambda helper, row: (row, read(helper, row)), rows):
             found.rows += 1
             if isinstance(one, InpaintOpsError):

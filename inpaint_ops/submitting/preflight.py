@@ -15,23 +15,30 @@ from inpaint_ops.locations import without_secrets
 from inpaint_ops.manifest import ManifestLimits, ParsedManifest
 from inpaint_ops.manifest.reading import read_manifest
 from inpaint_ops.planning import JobOptions
+from inpaint_ops.previews import Limits
 from inpaint_ops.records import Forecast, Model
 from inpaint_ops.records.base import duration_in_words
 from inpaint_ops.runs import Workspace, plan_of, refusal
 from inpaint_ops.runs.checking import check_models
 from inpaint_ops.runs.missing import missing_objects
+from inpaint_ops.runs.reading_rows import read_rows
+from inpaint_ops.runs.sampling import spread_over
 from inpaint_ops.submitting.asking import Request, rows_of_folders
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.wording import counted
 
-Part = Literal["options", "run", "rows", "forecast", "sample", "model", "files"]
-PARTS: tuple[Part, ...] = ("options", "run", "rows", "forecast", "sample", "model", "files")
+Part = Literal["options", "run", "rows", "forecast", "sample", "model", "files", "pictures"]
+PARTS: tuple[Part, ...] = ("options", "run", "rows", "forecast", "sample", "model", "files", "pictures")
 """In the order in which they are looked at."""
 
 SHOWN = 20
 """Lines of a part, at most: rejected rows, missing files."""
 LINE = 500
 """Characters of a line, at most."""
+MOST_READ = 20
+"""Rows whose image and mask are read."""
+_LIMITS = Limits(memory_bytes=2**31, cpu_seconds=20)
+"""Of one row that is read: whoever waits for it has half a minute."""
 FIRST_ROWS = 1000
 """Rows of a large manifest that are looked at first."""
 LARGE_BYTES = 4 * 2**20
@@ -62,7 +69,7 @@ def look_at(
     found = _Looking(workspace, request, run, say, devices, card)
     parts: tuple[tuple[Part, Callable[[], None]], ...] = (
         ("options", found.options), ("run", found.name), ("rows", found.rows), ("forecast", found.forecasts),
-        ("model", found.model), ("files", found.files),
+        ("model", found.model), ("files", found.files), ("pictures", found.pictures),
     )  # fmt: skip
     for part, look in parts:
         try:
@@ -194,6 +201,21 @@ class _Looking:
                 "files", "good", "No image or mask is known to be missing. A folder that holds far more than these "
                 "rows want is not listed, and its files are not looked for.",
             )  # fmt: skip
+
+    def pictures(self) -> None:
+        """Those of the rows that the sample paints are read as a worker would read them."""
+        assert self._read is not None
+        accepted = self._read[0].accepted
+        rows = spread_over(accepted, min(self.request.sample, MOST_READ))
+        read = read_rows(self.workspace.storage, self.workspace.settings, self.job, rows, limits=_LIMITS, at_once=2)
+        text, *notes = read.notes(len(accepted))
+        is_odd = bool(read.problems) or read.is_mostly_masked
+        self.say(
+            "pictures",
+            "odd" if is_odd else "unknown" if read.not_read else "good",
+            f"{text}.",
+            [*read.problems, *notes],
+        )
 
 
 def _expected(forecast: Forecast) -> str:

@@ -228,7 +228,7 @@ def check(sent: SentDep, views: ViewsDep, session: SessionDep) -> CheckedBody:
 
 _NAMES = {
     "options": "the options", "run": "the name", "rows": "the rows", "forecast": "the time", "sample": "the sample",
-    "model": "the model", "files": "images and masks",
+    "model": "the model", "files": "images and masks", "pictures": "their content",
 }  # fmt: skip
 
 

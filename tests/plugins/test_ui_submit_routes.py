@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
@@ -15,14 +16,18 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from inpaint_ops.config import Settings
+from inpaint_ops.images import encode
 from inpaint_ops.runs import Workspace
 from inpaint_ops_airflow import preflight
 from inpaint_ops_airflow.form import PARAMS
 from inpaint_ops_airflow.ui.submitting import fields
 from tests.support.pages import app
+from tests.support.pictures import noise
 
 __all__ = ["app"]
 
+PHOTO = encode(noise(24, 32, 3), format="png", icc=None)
+MASK = encode(np.pad(np.full((8, 8), 255, np.uint8), ((4, 12), (4, 20))), format="png", icc=None)
 ROW = {"image": "a.png", "mask": "b.png", "prompt": "a linen sofa"}
 
 
@@ -33,7 +38,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("INPAINT_MODEL", "tiny-random")
     found = Workspace.open(Settings(scratch=tmp_path / "scratch", preflight_seconds=600))
     for name in ("a.png", "b.png", "photos/x.png", "photos/sub/y.png", "masks/x_mask.png", "photos/alone.png"):
-        found.storage.put(found.inbox.join(name), b"not looked into")
+        found.storage.put(found.inbox.join(name), MASK if "mask" in name or name == "b.png" else PHOTO)
     return found
 
 
@@ -63,7 +68,7 @@ def check(client: TestClient, **job: Any) -> tuple[dict[str, Any], dict[str, Any
 class TestCheck:
     def test_a_good_job_is_looked_at_from_end_to_end(self, client: TestClient, workspace: Workspace) -> None:
         body, parts = check(client, manifest=put_rows(workspace, *[ROW | {"id": f"r{n}"} for n in range(9)]))
-        assert list(parts) == ["options", "run", "rows", "forecast", "sample", "model", "files"]
+        assert list(parts) == ["options", "run", "rows", "forecast", "sample", "model", "files", "pictures"]
         assert body["left_out"] == ""
         assert body["may_run"] is True
         assert body["run"].startswith("night-20")
@@ -72,7 +77,23 @@ class TestCheck:
         assert parts["forecast"]["text"].startswith("9 rows in ")
         assert parts["sample"]["text"].startswith("5 rows in 1 task")
         assert "tiny-random" in parts["model"]["text"]
+        assert parts["pictures"]["state"] == "good"
+        assert parts["pictures"]["text"] == ("5 of 9 rows read: 5 can be painted, 0 of them converted; 0 would fail.")
         assert not list(workspace.storage.list(workspace.places.runs)), "looking writes nothing"
+
+    def test_what_the_pictures_of_the_samples_rows_hold_is_said(self, client: TestClient, workspace: Workspace) -> None:
+        workspace.storage.put(workspace.inbox.join("small.png"), encode(noise(8, 8, 3), format="png", icc=None))
+        rows = [ROW | {"id": f"r{n}"} | ({"image": "small.png"} if n == 2 else {}) for n in range(3)]
+        body, parts = check(client, manifest=put_rows(workspace, *rows), sample=3)
+        assert parts["pictures"]["state"] == "odd"
+        assert parts["pictures"]["lines"] == [
+            "row 3: the mask is 32x24 and the image is 8x8: make the mask the size of the image"
+        ]
+        assert body["may_run"] is True, "a row that would fail keeps no other from being painted"
+        inverted = [ROW | {"id": f"r{n}", "mask_invert": True} for n in range(9)]
+        _, parts = check(client, manifest=put_rows(workspace, *inverted))
+        assert parts["pictures"]["state"] == "odd"
+        assert "If black and white are the wrong way round" in parts["pictures"]["lines"][-1]
 
     def test_files_that_the_machines_that_paint_may_have_are_named(
         self, client: TestClient, workspace: Workspace

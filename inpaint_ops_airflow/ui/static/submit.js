@@ -2,7 +2,7 @@
 import { make } from "./dom.js";
 import { triggerRun } from "./rerun.js";
 
-const PARTS = { options: "Options", run: "Name", rows: "Rows", forecast: "The whole", sample: "The sample", model: "Model", files: "Images and masks" };
+const PARTS = { options: "Options", run: "Name", rows: "Rows", forecast: "The whole", sample: "The sample", model: "Model", files: "Images and masks", pictures: "Their content" };
 const STATES = { good: "in order", odd: "look at this", wrong: "in the way", unknown: "not known" };
 const PAUSE = 250;
 
