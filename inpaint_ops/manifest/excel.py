@@ -17,7 +17,7 @@ import os
 import sys
 import zipfile
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -86,6 +86,9 @@ def write_lines(
         say({"header": found.header})
         count = unpacked = 0
         for line in _lines(found, odd or OddCells()):
+            if "note" in line:
+                say(line)
+                continue
             count += 1
             if max_rows and count > max_rows:
                 say({"error": parquet.too_many_rows(max_rows)})
@@ -116,7 +119,9 @@ class _Sheet:
     """Those below the header."""
     header_row: int
     first_column: int
-    header: list[Any]
+    header: list[str]
+    key: int
+    """Which of the header's is the column that was looked for."""
     merged: list[tuple[tuple[int, int], tuple[int, int]]]
     """The first and the last cell of each range of merged ones."""
 
@@ -141,7 +146,9 @@ def _sheet(book: Any, column: str) -> _Sheet | str:
                 continue
             header = [str(cell).strip() for cell in cells]
             if column in header:
-                return _Sheet(meta.name, rows, at, start[1], header, sheet.merged_cell_ranges or [])
+                return _Sheet(
+                    meta.name, rows, at, start[1], header, header.index(column), sheet.merged_cell_ranges or []
+                )
             looked.append(f"{meta.name[:40]!r} begins with {[name[:40] for name in header[:8]]}")
             break
     wanted = "names the columns (image, mask, prompt, ...)" if column == "image" else f"has a column {column!r}"
@@ -166,7 +173,9 @@ def _merged_down(sheet: _Sheet) -> Iterator[tuple[int, int, int]]:
 
 
 def _lines(sheet: _Sheet, odd: OddCells) -> Iterator[Line]:
-    """A line for each row that holds something, with errors as text and merged cells filled."""
+    """A line for each row that holds something, with errors as text and merged cells filled; then a note on rows that
+    hold nothing but formulas that failed, as those that were filled down beyond the last row.
+    """
     first = sheet.first_column
     errors, not_calculated = defaultdict[int, dict[int, str]](dict), defaultdict[int, set[int]](set)
     for (row, column), error in odd.errors.items():
@@ -177,13 +186,15 @@ def _lines(sheet: _Sheet, odd: OddCells) -> Iterator[Line]:
     for row, last, column in _merged_down(sheet):
         merged[row][column - first] = last
     spans: dict[int, tuple[int, Any, bool]] = {}
-    for row, cells in enumerate(sheet.rows, sheet.header_row + 1):
-        for at, error in errors.get(row, {}).items():
-            if 0 <= at < len(cells):
-                cells[at] = error if error in SPREADSHEET_ERRORS else UNKNOWN_ERROR
+    filled_down = 0
+    for row, cells in _rows(sheet, not_calculated):
+        failed = {at: error for at, error in errors.get(row, {}).items() if 0 <= at < len(cells)}
         without = {at for at in not_calculated.get(row, ()) if 0 <= at < len(cells)}
-        if not without and all(cell == "" for cell in cells):
+        if all(cell == "" for cell in cells) and sheet.key not in failed.keys() | without:
+            filled_down += bool(failed or without)
             continue
+        for at, error in failed.items():
+            cells[at] = error if error in SPREADSHEET_ERRORS else UNKNOWN_ERROR
         for at, (last, value, has_none) in spans.items():
             if row <= last and cells[at] == "":
                 cells[at] = value
@@ -192,6 +203,20 @@ def _lines(sheet: _Sheet, odd: OddCells) -> Iterator[Line]:
             spans[at] = last, cells[at], at in without
         line: Line = {"number": row + 1, "cells": [_plain(cell) for cell in cells]}
         yield line | ({"not_calculated": sorted(without)} if without else {})
+    if filled_down:
+        rows = counted(filled_down, "row holds", "rows hold")
+        yield {
+            "note": f"{rows} nothing but formulas with an error or without a result, and no {sheet.header[sheet.key]}"
+        }
+
+
+def _rows(sheet: _Sheet, not_calculated: Collection[int]) -> Iterator[tuple[int, list[Any]]]:
+    """The rows below the header, those of formulas alone too, at which calamine ends."""
+    last = sheet.header_row
+    for last, cells in enumerate(sheet.rows, sheet.header_row + 1):
+        yield last, cells
+    for row in sorted(one for one in not_calculated if one > last):
+        yield row, [""] * len(sheet.header)
 
 
 def _plain(cell: Any) -> Any:

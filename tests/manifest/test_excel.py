@@ -88,6 +88,18 @@ def test_a_formula_that_was_never_calculated_is_not_an_empty_cell() -> None:
     assert parsed.rejected[1].written["prompt"] == "a cup"
 
 
+def test_formulas_that_were_filled_down_beyond_the_last_row_are_no_rows() -> None:
+    beyond: list[list[Any]] = [[None, None, "#N/A", "=1+1"], [None, None, "#N/A"], [None, None, None, "=1+1"]]
+    parsed = read(book(HEADER, ["a.png", "m.png", "a sofa"], *beyond))
+    assert [row.row for row in parsed.accepted] == [2] and not parsed.rejected
+    assert parsed.notes == ("3 rows hold nothing but formulas with an error or without a result, and no image",)
+    parsed = read(book(HEADER, ["=A1", "=B1", "=C1"], ["#REF!"], [None, "m.png", "#N/A"]))
+    assert [(number, field) for number, field, _ in said(parsed)] == [(2, "image"), (3, "image"), (4, "prompt")]
+    assert not parsed.notes
+    parsed = read(book(HEADER, ["=A1", "=B1", "=C1"], ["=A1", "=B1", "=C1"]))
+    assert [(number, field) for number, field, _ in said(parsed)] == [(2, "image"), (3, "image")]
+
+
 def test_a_formulas_result_is_the_cell_and_an_empty_text_is_one() -> None:
     def with_results(name: str, body: bytes) -> bytes:
         text = body.replace(b'<c r="C2"><f>B1</f><v></v>', b'<c r="C2" t="str"><f>B1</f><v>a cup</v>')
