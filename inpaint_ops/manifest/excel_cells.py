@@ -99,12 +99,10 @@ class _Reader:
         if name in ("v", "t"):
             self._is_value = False
         elif name == "c":
-            at = self._row, self._column
+            at, has_none = (self._row, self._column), not self._text.strip()
             if self._type == "e":
                 self.found.errors[at] = self._text.strip()
-            elif (
-                self._is_formula and self._type == "n" and not self._text.strip()
-            ):  # one of `str` may have "" as result
+            elif self._is_formula and has_none and self._type == "n":  # the result of a `str` may be ""
                 self.found.not_calculated.add(at)
             if self._is_hidden and (self._text or self._is_formula):
                 self.found.hidden_rows.add(self._row)
