@@ -248,10 +248,11 @@ PARAMS = {
     ),
     "pick": Param(
         default=None,
-        enum=[None, "first", "best"],
+        enum=[None, "first", "best", "clip"],
         values_display={"null": "the first"},
         title="Pick",
-        description="Which variant is its row's image. best: that which fits its surroundings best, by measures.",
+        description="Which variant is its row's image. best: that which fits its surroundings best, by measures. clip: "
+        "that which shows its prompt best, by the CLIP model.",
     ),
     "model": Param(
         default=None,

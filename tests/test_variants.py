@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from inpaint_ops.config import Settings
+from inpaint_ops.errors import ConfigError
 from inpaint_ops.layout import variant_name
 from inpaint_ops.manifest import MAX_SEED, AcceptedRow, ParsedManifest
-from inpaint_ops.planning import JobOptions, planned
+from inpaint_ops.planning import JobOptions, job_options, planned
 from inpaint_ops.protocol import unit_name, unit_number
-from inpaint_ops.records import ErrorInfo, Measures, Output, Record, fit_score, pick_of, row_record
+from inpaint_ops.records import ErrorInfo, Measures, Output, Pick, Record, fit_score, pick_of, row_record
 from inpaint_ops.variants import seed_of_variant, settle, units_of
 
 JOB = JobOptions(model="m")
@@ -107,6 +109,34 @@ def test_best_is_the_highest_score_and_first_the_first_that_has_an_image() -> No
     unmeasured = row_record([record(0), record(1)], "best")
     assert unmeasured.pick is not None and unmeasured.pick.variant == 0
     assert row_record([record(0, failed=True)], "best").pick is None
+
+
+@pytest.mark.parametrize(
+    ("clips", "fits", "picked", "by"),
+    [
+        ((0.2, 0.3, 0.25), (1.0, 8.0, 1.0), 1, "clip"),
+        ((0.3, 0.3, 0.3), (8.0, 1.0, 1.0), 1, "clip"),
+        ((None, -0.2, -0.1), (1.0, 1.0, 8.0), 2, "clip"),
+        ((None, 0.0, None), (1.0, 8.0, 1.0), 1, "clip"),
+        ((None, None, None), (8.0, 8.0, 1.0), 2, "best"),
+    ],
+)
+def test_clip_is_the_highest_clip_score_and_without_any_the_best_fit(
+    clips: tuple[float | None, ...], fits: tuple[float, ...], picked: int, by: str
+) -> None:
+    records = [
+        record(number, GOOD.model_copy(update={"seam_contrast": fit, "clip": clip}))
+        for number, (clip, fit) in enumerate(zip(clips, fits, strict=True))
+    ]
+    found = row_record([*records, record(3, failed=True)], "clip").pick
+    assert found is not None and (found.variant, found.by) == (picked, by)
+    assert row_record([record(0), record(1)], "clip").pick == Pick(variant=0, by="best")
+
+
+def test_a_job_that_picks_by_clip_names_a_model() -> None:
+    with pytest.raises(ConfigError, match=r"pick clip: there is no model to score by: give the folder"):
+        job_options(Settings(), pick="clip")
+    assert job_options(Settings(), pick="clip", clip_model="/m/clip").pick == "clip"
 
 
 def test_a_record_whose_pick_is_none_of_its_variants_is_refused() -> None:

@@ -176,8 +176,9 @@ def job_options_of(function: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--pick",
-            type=click.Choice(["first", "best"]),
-            help="Which variant is its row's image: the first, or that which fits its surroundings best.",
+            type=click.Choice(["first", "best", "clip"]),
+            help="Which variant is its row's image: the first, that which fits its surroundings best, or that which "
+            "shows its prompt best, by --clip-model.",
         ),
         click.option("--batch-size", type=click.IntRange(1, 64), help="Rows painted together [INPAINT_BATCH_SIZE]."),
         click.option(

@@ -89,7 +89,7 @@ class JobOptions(Model):
     lpips_model: str | None = Field(default=None, description="The ONNX file of each image's LPIPS distance.")
     side_products: tuple[SideProduct, ...] = Field(default=(), description="Files beside each image.")
     variants: int = Field(default=1, ge=1, le=MAX_VARIANTS, description="Images of each row that names no number.")
-    pick: Literal["first", "best"] = Field(default="first", description="Which variant is its row's image.")
+    pick: Literal["first", "best", "clip"] = Field(default="first", description="Which variant is its row's image.")
     profile: bool = Field(default=False, description="Workers leave a trace of their threads, operators and kernels.")
     row_limit: int | None = Field(default=None, ge=1)
     sample: int | None = Field(
@@ -130,6 +130,12 @@ class JobOptions(Model):
     def _has_what_it_fills_with(self) -> JobOptions:
         if self.fill == "lama" and self.fill_model is None:
             raise ValueError(f"fill lama: {NO_FILL_MODEL}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_it_picks_by(self) -> JobOptions:
+        if self.pick == "clip" and self.clip_model is None:
+            raise ValueError("pick clip: there is no model to score by: give the folder of a CLIP model (clip_model)")
         return self
 
     @model_validator(mode="after")

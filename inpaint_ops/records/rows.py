@@ -111,8 +111,8 @@ class EarlierAttempt(Model):
 MAX_VARIANTS = 16
 """Images of one row, at most."""
 
-PickedBy = Literal["first", "best", "review"]
-"""What chose a row's image among its variants: the order, the score, or a person."""
+PickedBy = Literal["first", "best", "clip", "review"]
+"""What chose a row's image among its variants: the order, the score, the CLIP score, or a person."""
 
 
 class Pick(Model):

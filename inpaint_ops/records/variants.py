@@ -35,14 +35,23 @@ def fit_score(measures: Measures | None) -> float | None:
 
 
 def pick_of(variants: Sequence[Variant], by: PickedBy) -> Pick | None:
-    """The first done variant, or of the done ones that with the best score, the first of equals; None: none is done."""
+    """The first done variant, or of the done ones that with the best score or the highest CLIP score, the first of
+    equals; None: none is done. Where none has a CLIP score, the best score counts, and the pick says so.
+    """
     done = [one for one in variants if one.status == "done"]
     if not done:
         return None
-    if by != "best":
+    if by == "clip":
+        scored = [one for one in done if one.measures is not None and one.measures.clip is not None]
+        done, by = (scored, by) if scored else (done, "best")
+    if by not in ("best", "clip"):
         return Pick(variant=done[0].variant, by=by)
-    best = max(done, key=lambda one: (-1.0 if one.score is None else one.score, -one.variant))
-    return Pick(variant=best.variant, by=by)
+
+    def rank(one: Variant) -> tuple[float, float, int]:
+        clip = one.measures.clip if by == "clip" and one.measures is not None else None
+        return clip or 0.0, -1.0 if one.score is None else one.score, -one.variant
+
+    return Pick(variant=max(done, key=rank).variant, by=by)
 
 
 def of_variant(record: Record, variant: int | None, by: PickedBy) -> Record | None:

@@ -343,6 +343,7 @@ def test_the_form_repeats_the_facts_of_the_package(manifest_dag: Any) -> None:
     forms = {name: manifest_dag.params.get_param(name).schema for name in manifest_dag.params}
     assert forms["quality"]["enum"] == list(get_args(Quality))
     assert forms["scheduler"]["enum"] == [None, *get_args(Scheduler)]
+    assert forms["pick"]["enum"] == [None, *get_args(JobOptions.model_fields["pick"].annotation)]
     kinds = (("blend", Blend), ("match", Match), ("grain", Grain), ("sharpen", Sharpen), ("fill", Fill))
     for name, choices in kinds:
         assert forms[name]["enum"] == [None, *get_args(choices)]

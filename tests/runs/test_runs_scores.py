@@ -59,14 +59,17 @@ def test_a_run_by_the_command_scores_each_image_and_says_by_which_models(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [
-        {"id": "one"}, {"id": "long", "prompt": "words, words " * 40},
+        {"id": "one", "variants": 2}, {"id": "long", "prompt": "words, words " * 40},
         {"id": "bare", "prompt": "", "variants": 2},
     ]  # fmt: skip
     manifest = write_manifest(tmp_path / "in", rows)
     monkeypatch.setenv("INPAINT_SCRATCH", str(tmp_path / "s"))
     monkeypatch.setenv("INPAINT_LPIPS_MODEL", str(models / "lpips.onnx"))
     command = ["run", manifest, "--out", str(tmp_path / "out"), "--run", "run", "--model", "tiny-random"]
-    result = CliRunner().invoke(main, [*command, "--device", "cpu", "--clip-model", str(models / "clip")])
+    command += ["--device", "cpu", "--pick", "clip"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2 and "pick clip: there is no model to score by" in refused.output
+    result = CliRunner().invoke(main, [*command, "--clip-model", str(models / "clip")])
     assert result.exit_code == 0, result.output
     digest = hashlib.sha256((models / "clip/model.safetensors").read_bytes()).hexdigest()[:16]
     assert f"  clip: median 0.31, from 0.31 (p5) to 0.31 (p95), of 2 rows, by clip {digest}" in result.output
@@ -83,6 +86,8 @@ def test_a_run_by_the_command_scores_each_image_and_says_by_which_models(
     assert bare is not None and bare.clip is None and bare.lpips is not None
     assert bare.score_problem == "clip: its prompt is empty" and set(bare.models) == {"lpips"}
     assert [one.measures and one.measures.lpips is not None for one in found["bare"].variants] == [True, True]
+    picks = [found[name].pick for name in ("one", "bare", "long")]
+    assert [pick and pick.by for pick in picks] == ["clip", "best", None]
 
     summary = RunSummary.model_validate_json(workspace.storage.get(workspace.layout("run").summary))
     assert summary.measures["clip"].count == 2 and summary.measures["clip"].models == (f"clip {digest}",)

@@ -7,7 +7,8 @@ export const variantList = (api, record, compare) => {
   const items = record.variants.map((one) => {
     const picked = record.pick?.variant === one.variant;
     const name = `Variant ${one.variant}${picked ? " (picked)" : ""}`;
-    const said = one.error ? `${one.error.type}: ${one.error.message}` : `seed ${one.seed}${one.score === null ? "" : `, score ${one.score.toFixed(2)}`}`;
+    const clip = one.measures?.clip == null ? "" : `, CLIP score ${one.measures.clip.toFixed(3)}`;
+    const said = one.error ? `${one.error.type}: ${one.error.message}` : `seed ${one.seed}${one.score === null ? "" : `, score ${one.score.toFixed(2)}`}${clip}`;
     const at = `${api}/rows/${record.row}/pictures/result?variant=${one.variant}`;
     const picture = one.output ? make("a", { href: `${at}&size=1600`, target: "_blank" }, make("img", { src: `${at}&size=256`, alt: name, loading: "lazy" })) : undefined;
     const figure = make("figure", { className: picked ? "picked" : "" }, ...[picture, make("figcaption", {}, make("strong", {}, name), ` ${said}`)].filter(Boolean));
