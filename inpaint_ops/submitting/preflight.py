@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -28,6 +29,7 @@ from inpaint_ops.tuning import check_choices
 from inpaint_ops.wording import counted
 
 Part = Literal["options", "run", "rows", "forecast", "sample", "model", "files", "pictures"]
+State = Literal["good", "odd", "wrong", "unknown"]
 PARTS: tuple[Part, ...] = ("options", "run", "rows", "forecast", "sample", "model", "files", "pictures")
 """In the order in which they are looked at."""
 
@@ -37,6 +39,8 @@ LINE = 500
 """Characters of a line, at most."""
 MOST_READ = 20
 """Rows whose image and mask are read."""
+_READ_SECONDS = 10
+"""No further row is begun to be read after so long: whoever waits sees all parts at once."""
 _LIMITS = Limits(memory_bytes=2**31, cpu_seconds=20)
 """Of one row that is read: whoever waits for it has half a minute."""
 FIRST_ROWS = 1000
@@ -49,7 +53,7 @@ class Finding(Model):
     """What is known of one part. `wrong`: the run would be refused or paint nothing; `unknown`: not found out."""
 
     part: Part
-    state: Literal["good", "odd", "wrong", "unknown"]
+    state: State
     text: str
     lines: tuple[str, ...] = ()
     whole: bool = True
@@ -92,7 +96,7 @@ class _Looking:
         self._read: tuple[ParsedManifest, str, str] | None = None
 
     def say(
-        self, part: Part, state: Literal["good", "odd", "wrong", "unknown"], text: str, lines: Iterable[str] = (),
+        self, part: Part, state: State, text: str, lines: Iterable[str] = (),
         *, whole: bool = True,
     ) -> None:  # fmt: skip
         shown = tuple(_cut(line) for line in itertools.islice(lines, SHOWN))
@@ -206,16 +210,15 @@ class _Looking:
         """Those of the rows that the sample paints are read as a worker would read them."""
         assert self._read is not None
         accepted = self._read[0].accepted
-        rows = spread_over(accepted, min(self.request.sample, MOST_READ))
+        until = time.monotonic() + _READ_SECONDS
+        rows = itertools.takewhile(
+            lambda _: time.monotonic() < until, spread_over(accepted, min(self.request.sample, MOST_READ))
+        )
         read = read_rows(self.workspace.storage, self.workspace.settings, self.job, rows, limits=_LIMITS, at_once=2)
         text, *notes = read.notes(len(accepted))
         is_odd = bool(read.problems) or read.is_mostly_masked
-        self.say(
-            "pictures",
-            "odd" if is_odd else "unknown" if read.not_read else "good",
-            f"{text}.",
-            [*read.problems, *notes],
-        )
+        state: State = "odd" if is_odd else "unknown" if read.not_read or not read.rows else "good"
+        self.say("pictures", state, f"{text}.", [*read.problems, *notes])
 
 
 def _expected(forecast: Forecast) -> str:
