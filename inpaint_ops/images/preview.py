@@ -132,8 +132,9 @@ def load_upright(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> tu
 
 def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The picture at `size`, which is no larger, in 8 bits: L, LA, RGB or RGBA."""
-    if image.mode.startswith("I;16"):
-        wide = cv2.resize(np.asarray(image).astype(np.uint16, copy=False), size, interpolation=cv2.INTER_AREA)
+    if image.mode.startswith("I;16") or image.mode == "I":  # `I`: signed gray of 16 bits
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint16, copy=False)
+        wide = cv2.resize(wide, size, interpolation=cv2.INTER_AREA)
         return Image.fromarray(cv2.convertScaleAbs(wide, alpha=1 / 257))
     factor = max(1, math.floor(0.5 * max(image.size) / max(size)))
     if image.mode == "CMYK":  # close enough for a thumbnail: no profile is applied

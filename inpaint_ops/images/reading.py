@@ -281,12 +281,17 @@ def _tiff_array(image: TiffImageFile, data: bytes, max_pixels: int, conversions:
         if array.shape[2] == 4 and tiff.has_unnamed_channel(tags):
             array = np.ascontiguousarray(array[..., :3])
     else:
-        array = _array(image, conversions)
+        if tiff.is_signed_gray(tags) and image.mode == "I":
+            image.load()
+            array = np.asarray(image)
+        else:
+            array = _array(image, conversions)
         if array.dtype == np.uint16 and tiff.is_white_zero(tags):
             array = 65535 - array
             conversions.append("16-bit gray in which 0 is white was inverted, so that 0 is black")
         if tiff.has_premultiplied_alpha(tags):
             conversions.append("premultiplied alpha became straight alpha")
+    array = tiff.as_unsigned(tags, array, conversions)
     if tiff.has_unnamed_channel(tags):
         conversions.append("a channel that is neither colour nor alpha was dropped")
     if (array.shape[1], array.shape[0]) != upright:

@@ -20,7 +20,7 @@ from inpaint_ops.images.png import AGAIN
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, PLANAR, EXTRA_SAMPLES = 258, 262, 274, 284, 338
 _SAMPLE_FORMAT, _EXIF_IFD, _GPS_IFD = 339, 34665, 34853
 _BITS = {1, 2, 4, 8, 16}
-_WHITE_IS_ZERO, _RGB = 0, 2
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _STRIP_BYTES = 1 << 20
 _RESOLUTION, _UNIT = (282, 283, 296), 296
 _INCH = 2
@@ -29,7 +29,9 @@ _BLOCKS = ((273, 279), (324, 325))
 
 
 def check_kind(data: bytes) -> None:
-    """Raise ImageError for kinds that Pillow cannot open, or calls damaged: BigTIFF, float and 32-bit samples."""
+    """Raise ImageError for kinds that Pillow cannot open, or calls damaged: BigTIFF, float and 32-bit samples, and
+    signed ones but for gray.
+    """
     if data[2:4] in (b"+\0", b"\0+"):
         raise ImageError("is a BigTIFF, which is not supported: save it as a plain TIFF (up to 4 GB) or as PNG")
     try:
@@ -38,6 +40,7 @@ def check_kind(data: bytes) -> None:
         file.seek(tags.next)
         tags.load(file)
         bits, kinds = _numbers(tags.get(BITS_PER_SAMPLE, 1)), _numbers(tags.get(_SAMPLE_FORMAT))
+        is_gray = len(bits) == 1 and tags.get(PHOTOMETRIC) == _BLACK_IS_ZERO
     except Exception:  # foreign bytes: the decoder says what is wrong
         return
     if 3 in kinds:
@@ -48,6 +51,10 @@ def check_kind(data: bytes) -> None:
     if not set(bits) <= _BITS and all(isinstance(value, int) for value in bits):
         raise ImageError(
             f"has {'/'.join(map(str, bits[:4]))} bits per sample, which is not supported: convert it to 8 or 16 bits"
+        )
+    if 2 in kinds and not is_gray:
+        raise ImageError(
+            "holds signed samples, which are supported in gray alone, with 0 as black: convert it to unsigned ones"
         )
 
 
@@ -93,6 +100,24 @@ def has_unnamed_channel(tags: Mapping[int, Any]) -> bool:
 def has_premultiplied_alpha(tags: Mapping[int, Any]) -> bool:
     """Whether colour is stored multiplied by alpha (ExtraSamples 1). Pillow divides it out again, which rounds."""
     return 1 in _numbers(tags.get(EXTRA_SAMPLES))
+
+
+def as_unsigned(tags: Mapping[int, Any], array: np.ndarray, conversions: list[str]) -> np.ndarray:
+    """The gray array of signed samples as unsigned ones of as many bits; any other array as it is.
+
+    Pillow gives 16 bits as int32, and 8 bits as if they had no sign. Raises ImageError where a sample is negative.
+    """
+    if 2 not in _numbers(tags.get(_SAMPLE_FORMAT)):
+        return array
+    if array.min() < 0 or array.max() >= (2**7 if array.dtype == np.uint8 else 2**15):
+        raise ImageError("holds negative samples, which are not supported: convert it to unsigned 8 or 16 bits")
+    conversions.append("signed samples, none of them negative, were read as unsigned ones")
+    return array.astype(np.uint16) if array.dtype == np.int32 else array
+
+
+def is_signed_gray(tags: Mapping[int, Any]) -> bool:
+    """Whether these are signed 16-bit samples of one channel, for which Pillow has 32 bits."""
+    return _numbers(tags.get(_SAMPLE_FORMAT)) == (2,) and _numbers(tags.get(BITS_PER_SAMPLE)) == (16,)
 
 
 def is_white_zero(tags: Mapping[int, Any]) -> bool:

@@ -14,7 +14,8 @@ from PIL import Image, ImageCms
 
 from inpaint_ops.cli import doctor
 from inpaint_ops.errors import ImageError
-from inpaint_ops.images import Source, check_output_size, decode_source, formats, jxl
+from inpaint_ops.images import Source, check_output_size, decode_source, formats, jxl, read_mask
+from inpaint_ops.images.preview import preview
 from tests.support.pictures import MAX_PIXELS, file_of, noise, smooth
 
 PIXELS = smooth(60, 90)
@@ -315,9 +316,42 @@ def tiff_of(bits: int, sample_format: int, *, big: bool = False) -> bytes:
     return b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(300)
 
 
+def plain_tiff(pixels: Any, **options: Any) -> bytes:
+    buffer = BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+def test_signed_gray_is_read_where_no_sample_is_negative(kind: str) -> None:
+    """numpy's own integers have a sign, and arrays are saved as they are."""
+    pixels = (np.arange(32 * 48).reshape(32, 48) % 128).astype(kind) * np.asarray(1 if kind == "int8" else 257, kind)
+    found = decode(plain_tiff(pixels))
+    assert np.array_equal(found.pixels, pixels) and found.pixels.dtype.name == f"u{kind}"
+    assert "signed samples, none of them negative, were read as unsigned ones" in found.conversions
+    with Image.open(BytesIO(preview(plain_tiff(pixels), 24, max_pixels=MAX_PIXELS))) as small:
+        assert small.size == (24, 16)
+        assert np.asarray(small).mean() == pytest.approx(pixels.mean() / (1 if kind == "int8" else 257), abs=2)
+    pixels[3, 4] = -1
+    with pytest.raises(ImageError, match=r"holds negative samples.*unsigned 8 or 16 bits"):
+        decode(plain_tiff(pixels))
+
+
+@pytest.mark.parametrize("high", [1, 255, 32767])
+def test_a_mask_of_signed_samples_is_a_mask(high: int) -> None:
+    weights = np.zeros((24, 32), np.int16)
+    weights[4:12, 6:20] = high
+    found = read_mask(plain_tiff(weights), size=(32, 24), max_pixels=10**4)
+    assert np.array_equal(found.weights == 255, weights > 0) and not found.weights[weights == 0].any()
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
+        (plain_tiff(np.zeros((8, 8), np.int16), photometric="miniswhite"), "signed samples.*with 0 as black"),
+        (plain_tiff(np.zeros((8, 8, 3), np.int8), photometric="rgb"), "signed samples.*convert it to unsigned ones"),
+        (plain_tiff(np.zeros((8, 8, 3), np.int16), photometric="rgb"), "signed samples.*in gray alone"),
+        (tiff_of(32, 2), "has 32 bits per sample.*convert it to 8 or 16 bits"),
         (tiff_of(32, 3), "holds 32-bit float samples.*16-bit integers"),
         (tiff_of(16, 3), "holds 16-bit float samples"),
         (tiff_of(64, 3), "holds 64-bit float samples"),
