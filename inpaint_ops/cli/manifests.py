@@ -26,7 +26,6 @@ from inpaint_ops.runs.reading_rows import read_rows
 from inpaint_ops.runs.sampling import spread_over
 from inpaint_ops.tuning import check_choices
 from inpaint_ops.variants import settle
-from inpaint_ops.wording import counted
 
 
 def _row_count(context: click.Context, parameter: click.Parameter, given: str | None) -> int | None:
@@ -92,10 +91,10 @@ def validate(
         for line in problems:
             say(line)
             found += 1
-        say(
-            f"{counted(parsed.rows, 'row')}: {len(parsed.accepted):,} accepted, {len(parsed.rejected):,} rejected, "
-            f"{counted(found - len(parsed.rejected) - len(failing), 'object')} missing"
-            + (f", {counted(len(failing), 'row')} would fail" if failing else "")
+        missed = found - len(parsed.rejected) - len(failing)
+        say(  # always `rows` and `objects`: scripts look for these words
+            f"{parsed.rows} rows: {len(parsed.accepted)} accepted, {len(parsed.rejected)} rejected, "
+            f"{missed} objects missing" + (f", {len(failing)} would fail" if failing else "")
         )
     sys.exit(EXIT_NOT_ALL_DONE if found else 0)
 
@@ -173,7 +172,7 @@ def manifest(
         say(line, err=True)
     for name in paired.prompts_unused:
         say(f"a prompt without an image: {name}", err=True)
-    say(counted(len(paired.rows), "row"), err=True)
+    say(f"{len(paired.rows)} rows", err=True)  # always `rows`: scripts look for it
     if without_row or not rows:
         sys.exit(EXIT_NOT_ALL_DONE)
 

@@ -185,10 +185,8 @@ def plan(
         del body["rejected_rows"]
         say_json_lines(body, "rejected_rows", (row.error.message for row in parsed.rejected))
         sys.exit(EXIT_NOT_ALL_DONE if parsed.rejected or missing else 0)
-    say(
-        f"{counted(made.rows, 'row')}: {len(parsed.accepted):,} to paint, {made.rejected:,} rejected; "
-        f"{counted(len(made.shards), 'shard')}"
-    )
+    # always `rows` and `shards`: scripts look for these words
+    say(f"{made.rows} rows: {len(parsed.accepted)} to paint, {made.rejected} rejected; {len(made.shards)} shards")
     for note in notes:
         say(f"  note: {note}")
     for row in parsed.rejected:

@@ -204,7 +204,7 @@ class TestManifests:
         done = subprocess.run(
             command, env=os.environ | {"INPAINT_MODEL": "tiny-random"}, capture_output=True, text=True
         )
-        assert "1 row: 1 accepted, 0 rejected" in done.stdout, done.stderr
+        assert "1 rows: 1 accepted, 0 rejected" in done.stdout, done.stderr
 
     def test_nothing_accepted_is_an_empty_file(self, bench: Bench, tmp_path: Path) -> None:
         assert review(bench, "--export", "accepted", "-o", tmp_path / "none.jsonl").exit_code == 0

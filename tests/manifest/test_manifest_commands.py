@@ -40,7 +40,7 @@ def test_links_and_names_that_are_not_utf8_are_named_and_the_others_paired(
     done = pair_up(folders)
     assert done.exit_code == 3
     assert len((folders / "job.jsonl").read_text().splitlines()) == 1
-    for words in ("it is not followed", "--allow", "not UTF-8", "1 row"):
+    for words in ("it is not followed", "--allow", "not UTF-8", "1 rows"):
         assert words in done.stderr
     allowed = pair_up(folders, "--allow", os.path.commonpath([folders, elsewhere]))
     assert len((folders / "job.jsonl").read_text().splitlines()) == 2, allowed.stderr

@@ -104,7 +104,7 @@ def test_some_rows_are_read_spread_over_all(tmp_path: Path) -> None:
         for number in (2, 4, 6, 8, 10)
     ]
     assert "note: 5 of 10 rows read: 0 can be painted, 0 of them converted; 5 would fail" in done.stdout
-    assert done.stdout.splitlines()[-1] == "10 rows: 10 accepted, 0 rejected, 0 objects missing, 5 rows would fail"
+    assert done.stdout.splitlines()[-1] == "10 rows: 10 accepted, 0 rejected, 0 objects missing, 5 would fail"
     assert validate(manifest).exit_code == 0, "files are read where that is asked for"
     for wrong in ("0", "-1", "some"):
         assert validate(manifest, "--read", wrong).exit_code == 2
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "b-mask.png").unlink()
     done = validate(manifest, "--read", "all")
     assert done.stdout.count("b-mask.png") == 1
-    assert done.stdout.splitlines()[-1] == "3 rows: 3 accepted, 0 rejected, 1 object missing"
+    assert done.stdout.splitlines()[-1] == "3 rows: 3 accepted, 0 rejected, 1 objects missing"
 
 
 def test_masks_the_wrong_way_round_are_a_note(tmp_path: Path) -> None:
