@@ -15,6 +15,7 @@ from inpaint_ops.manifest.notes import Notes
 from inpaint_ops.manifest.text import DELIMITERS, CsvError, NotUtf8Error, TooLong, csv_records, delimiter_of
 from inpaint_ops.manifest.unpacking import as_utf8, gunzipped
 from inpaint_ops.manifest.values import as_text
+from inpaint_ops.wording import counted
 
 _RECORD_BYTES = 2**20
 _ZIP = b"PK\x03\x04"
@@ -87,9 +88,11 @@ def read_prompts(
     """
     prompts: dict[str, str] = {}
     written: dict[str, str] = {}
+    notes = Notes() if notes is None else notes
+    nameless = 0
     data = gunzipped(data, _NAME, max_bytes)
     if data.startswith(_ZIP):
-        rows = _excel_rows(data, key_column, max_bytes, Notes() if notes is None else notes)
+        rows = _excel_rows(data, key_column, max_bytes, notes)
         between = ""
     else:
         data, _ = as_utf8(data, _NAME, max_bytes)
@@ -108,10 +111,13 @@ def read_prompts(
             name, prompt = (cells[at] if at < len(cells) else "" for at in (keys, texts))
             name = str(PurePosixPath(name.strip().replace("\\", "/"))).strip("/")
             if not prompt or name in ("", "."):
+                nameless += bool(prompt)
                 continue
             known = written.setdefault(fold(name), name)
             if prompts.setdefault(known, prompt) != prompt:
                 raise ManifestError(f"{_NAME} has two prompts for {name!r}: keep one")
+    if nameless:
+        notes.add(f"{_NAME}: {counted(nameless, 'row has', 'rows have')} a prompt and no {key_column!r}")
     return prompts
 
 

@@ -94,7 +94,7 @@ FLAGS = tuple(measure.flag(side) for measure in MEASURES for side in SIDES if ge
 
 
 FEWEST_MASKS = 5
-"""A sample has as many by default: fewer say little of a run."""
+"""The default size of a sample. Fewer masks say little about a run."""
 
 
 def mostly_masked(large: int, count: int) -> Iterator[str]:

@@ -115,6 +115,7 @@ def test_a_workbook_may_hold_the_prompts() -> None:
     assert notes.lines() == (
         "the prompts file: only the sheet 'Sheet1' is read, of 2 sheets",
         "the prompts file: cells that are merged over several rows have their value in each of these rows",
+        "the prompts file: 1 row has a prompt and no 'sku'",
     )
 
 
