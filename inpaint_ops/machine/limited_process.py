@@ -99,17 +99,26 @@ def die_with_parent() -> None:
 def limit(*, data_bytes: int | None = None, address_bytes: int | None = None, cpu_seconds: int) -> None:
     """Let the kernel end this process before it takes more memory or processor time than this. No core file is left.
 
+    A lower limit, which whoever started the process has set, stays: only root may raise one.
+
     Args:
         data_bytes: heap and private mappings, at most (RLIMIT_DATA).
         address_bytes: all that is mapped, at most (RLIMIT_AS); `mapped_bytes` tells what is mapped already.
         cpu_seconds: from the start of the process.
     """
     if data_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+        _lower(resource.RLIMIT_DATA, data_bytes, data_bytes)
     if address_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (address_bytes, address_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+        _lower(resource.RLIMIT_AS, address_bytes, address_bytes)
+    _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _lower(kind: int, soft: int, hard: int) -> None:
+    standing = resource.getrlimit(kind)[1]
+    if standing != resource.RLIM_INFINITY:
+        soft, hard = min(soft, standing), min(hard, standing)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def lock_in() -> None:
