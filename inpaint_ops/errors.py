@@ -113,12 +113,14 @@ class MaskError(ImageError):
 class PreviewError(ImageError):
     """There is no small picture of a file: it cannot be decoded, or not within what a preview may take.
 
-    `cpu` is the seconds of the processor that were spent on it.
+    `cpu` is the seconds of the processor that were spent on it. `is_of_file`: the decoder has said it of the file,
+    and no limit was in the way.
     """
 
-    def __init__(self, message: object = "", *, cpu: float = 0.0) -> None:
+    def __init__(self, message: object = "", *, cpu: float = 0.0, is_of_file: bool = False) -> None:
         super().__init__(message)
         self.cpu = cpu
+        self.is_of_file = is_of_file
 
 
 class PreviewBusyError(InpaintOpsError):

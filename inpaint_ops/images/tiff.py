@@ -107,7 +107,7 @@ def as_unsigned(tags: Mapping[int, Any], array: np.ndarray, conversions: list[st
 
     Pillow gives 16 bits as int32, and 8 bits as if they had no sign. Raises ImageError where a sample is negative.
     """
-    if 2 not in _numbers(tags.get(_SAMPLE_FORMAT)):
+    if 2 not in _numbers(tags.get(_SAMPLE_FORMAT)) or _numbers(tags.get(BITS_PER_SAMPLE)) not in ((8,), (16,)):
         return array
     if array.min() < 0 or array.max() >= (2**7 if array.dtype == np.uint8 else 2**15):
         raise ImageError("holds negative samples, which are not supported: convert it to unsigned 8 or 16 bits")

@@ -309,9 +309,13 @@ def read_excel(data: bytes, name: str, limits: ManifestLimits, max_rows: int | N
                 yield line["number"], BadRowError(line["bad"]).of(text=line["text"], size=line["size"])
             elif "cells" in line and row_of is not None:
                 row = row_of(line.pop("cells"))
-                names = [header[at] for at in line.get("not_calculated", ())]
-                if names and isinstance(row, dict):
-                    row = BadRowError(excel.NOT_CALCULATED, shortened(names[0]) or None).of(row)
+                places = [
+                    at for at in line.get("not_calculated", ()) if header[at] or at > 0
+                ]  # else an index of pandas
+                if places and isinstance(row, dict):
+                    name = shortened(header[places[0]])
+                    where = "" if name else f"column {places[0] + 1}, which has no name: "
+                    row = BadRowError(f"{where}{excel.NOT_CALCULATED}", name or None).of(row)
                 yield line["number"], row
 
 

@@ -29,6 +29,7 @@ PICTURE_SUFFIXES = READ_SUFFIXES | frozenset(
 _MASK_MARK = re.compile(r"[ ._-]?(inpaint[ ._-]?)?masks?$|^masks?[ ._-]", re.IGNORECASE)
 _IGNORED = frozenset({"thumbs.db", ".ds_store", ".gitkeep", "_success", "desktop.ini", "ehthumbs.db"})
 _SHOWN_ENDINGS = 5
+_NO_ENDING = "no ending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class Pairing:
     not_read: tuple[str, ...] = ()
     """Files that look like pictures, of a format that no worker reads."""
     other_endings: Mapping[str, int] = field(default_factory=dict)
-    """How many files have an ending that is no picture's, by ending, the most common first."""
+    """How many files have an ending that is no picture's, by ending, the most common first. Those without one are among
+    them where none of them has a partner.
+    """
     prompts_unused: tuple[str, ...] = ()
     """Names in the prompts file that no image has."""
 
@@ -122,6 +125,10 @@ def pair(
         photos.pictures = [one for one in photos.pictures if _matches(one.location, image_root, pattern)]
     drawn = _side(mask_places, mask_root, mask_suffix, marks=True)
     pairs, clashes, lone, left = _match(photos.pictures, drawn.pictures)
+    others = photos.others + drawn.others
+    if not any(_has_no_ending(one) for both in pairs for one in both):  # then README and its like are no pictures here
+        others[_NO_ENDING] += sum(_has_no_ending(one) for one in (*lone, *left))
+        lone, left = ([one for one in side if not _has_no_ending(one)] for side in (lone, left))
     texts = ImagePrompts(prompts or {})
     rows: list[dict[str, Any]] = []
     without_prompt = []
@@ -148,7 +155,7 @@ def pair(
         without_prompt=tuple(without_prompt),
         clashes=tuple(clashes),
         not_read=(*photos.not_read, *drawn.not_read),
-        other_endings=dict((photos.others + drawn.others).most_common()) if pattern is None else {},
+        other_endings=dict((+others).most_common()) if pattern is None else {},
         prompts_unused=texts.unused,
     )
 
@@ -227,7 +234,7 @@ def _side(places: Iterable[Location], root: Location | None, suffix: str | None,
     for place in sorted(places, key=lambda place: place.key):
         path = PurePosixPath(_below(place, root))
         ending = path.suffix.lower()
-        if any(is_clutter(part) for part in path.parts):
+        if any(is_clutter(part) for part in path.parts) or (not ending and path.name.startswith(".")):
             continue
         if ending in READ_SUFFIXES or not ending:  # objects that are named by a digest or a number have none
             found = _Found(place, fold(str(path.parent / path.stem)), fold(path.stem))
@@ -240,6 +247,10 @@ def _side(places: Iterable[Location], root: Location | None, suffix: str | None,
         else:
             side.others[ending] += 1
     return side
+
+
+def _has_no_ending(one: _Found) -> bool:
+    return not PurePosixPath(one.location.name).suffix
 
 
 def _below(place: Location, root: Location | None) -> str:

@@ -92,7 +92,7 @@ def read_prompts(
     nameless = 0
     data = gunzipped(data, _NAME, max_bytes)
     if data.startswith(_ZIP):
-        rows = _excel_rows(data, key_column, max_bytes, notes)
+        rows = _excel_rows(data, (key_column, prompt_column), max_bytes, notes)
         between = ""
     else:
         data, _ = as_utf8(data, _NAME, max_bytes)
@@ -135,11 +135,13 @@ def _csv_rows(data: bytes, delimiter: str, start: int) -> Generator[tuple[int, l
 
 
 def _excel_rows(
-    data: bytes, key_column: str, max_bytes: int, notes: Notes
+    data: bytes, columns: tuple[str, str], max_bytes: int, notes: Notes
 ) -> Generator[tuple[int, list[str]], None, None]:
-    """The same of the first sheet that has the key column, with numbers as their digits."""
+    """The same of the first sheet that has the key column, which is the first of `columns`, with numbers as their
+    digits. Raises ManifestError where a formula in one of them has no result.
+    """
     header: list[str] = []
-    lines = excel.read_lines(data, max_bytes=max_bytes, max_row_bytes=_RECORD_BYTES, column=key_column)
+    lines = excel.read_lines(data, max_bytes=max_bytes, max_row_bytes=_RECORD_BYTES, column=columns[0])
     with closing(lines):
         for line in lines:
             if "error" in line:
@@ -152,7 +154,7 @@ def _excel_rows(
             elif "bad" in line:
                 raise ManifestError(f"row {line['number']} of {_NAME} is {line['bad']}: shorten it")
             elif "cells" in line:
-                missing = [header[at] for at in line.get("not_calculated", ())]
+                missing = [header[at] for at in line.get("not_calculated", ()) if header[at] in columns]
                 if missing:
                     raise ManifestError(f"row {line['number']} of {_NAME}: {missing[0]}: {excel.NOT_CALCULATED}")
                 yield line["number"], ["" if cell is None else str(as_text(cell)) for cell in line["cells"]]

@@ -161,7 +161,8 @@ class Helper:
             raise PreviewError(why, cpu=reply.cpu)
         if body[:1] == b"+" and _answers(job, body[1:]):
             return Preview(body[1:], reply.cpu, reply.peak)
-        raise PreviewError(body[1 : 1 + _MESSAGE_BYTES].decode(errors="replace"), cpu=reply.cpu)
+        why = body[1 : 1 + _MESSAGE_BYTES].decode(errors="replace")
+        raise PreviewError(why, cpu=reply.cpu, is_of_file=body[:1] == b"-")
 
 
 def _answers(job: Job, body: bytes) -> bool:

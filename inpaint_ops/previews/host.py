@@ -104,7 +104,7 @@ def _child(request: Request, files: Sequence[bytes], sink: int) -> None:
         try:
             body = b"+" + make(request.job, files)
         except MemoryError:
-            body = f"-takes more than the {limits.memory_bytes >> 20} MiB that a preview may take".encode()
+            body = f"!takes more than the {limits.memory_bytes >> 20} MiB that a preview may take".encode()
         except ImageError as error:
             body = b"-" + str(error).encode()
         view = memoryview(body)

@@ -139,7 +139,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What comes back, followed by `size` bytes from the child: `+` and a picture, or `-` and why there is none.
+    """What comes back, followed by `size` bytes from the child: `+` and a picture, `-` and what is wrong with the file,
+    or `!` and which limit was in the way.
 
     `exit` is how the child ended (negative: the signal), `cpu` the seconds of the processor that it took, `peak` its
     peak resident memory in bytes.

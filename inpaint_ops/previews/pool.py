@@ -34,6 +34,10 @@ class HelperPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the helpers, once each has done what it is at; what waits is left."""
         self._threads.shutdown(cancel_futures=True)
         for started in self._helpers:
             started.close()

@@ -84,7 +84,7 @@ class RowPictures:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._pool.__exit__(kind, error, at)
+        self._pool.close()
 
     def of(self, records: Iterable[Record]) -> list[GalleryItem | str]:
         """For each of these that has an image: its pictures, or a line that says why they cannot be had."""

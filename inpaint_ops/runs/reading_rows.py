@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from inpaint_ops.config import Settings
-from inpaint_ops.errors import InpaintOpsError, PreviewError, StorageError
+from inpaint_ops.errors import InpaintOpsError, PreviewError
 from inpaint_ops.images import PairReading
 from inpaint_ops.machine.processors import processors
 from inpaint_ops.manifest import AcceptedRow
@@ -24,7 +24,7 @@ from inpaint_ops.tallies.spread import mostly_masked
 from inpaint_ops.wording import counted
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpu_seconds=120, wall_seconds=600)
-"""Of one row: as large as a photograph of a hundred megapixels needs."""
+"""Of one row. A worker has no such limits: what is beyond them says nothing of the row."""
 _KINDS = 10
 """Of conversions that notes name."""
 
@@ -37,7 +37,7 @@ class RowsRead:
     problems: list[str] = field(default_factory=list)
     """A line for each row that would fail."""
     not_read: list[str] = field(default_factory=list)
-    """A line for each row whose files could not be had or read now, which says nothing of the row."""
+    """A line for each row whose files could not be had or read here, which says nothing of the row."""
     converted: int = 0
     conversions: Counter[str] = field(default_factory=Counter)
     largely_masked: int = 0
@@ -64,7 +64,7 @@ class RowsRead:
             yield f"and {len(self.conversions) - _KINDS:,} more kinds of conversions"
         yield from mostly_masked(self.largely_masked, self.readable)
         if self.not_read:
-            yield f"{counted(len(self.not_read), 'row')} could not be read now: {self.not_read[0]}"
+            yield f"{counted(len(self.not_read), 'row')} could not be read here: {self.not_read[0]}"
 
 
 def read_rows(
@@ -81,32 +81,36 @@ def read_rows(
     """
     found = RowsRead()
 
-    def read(helper: Helper, row: AcceptedRow) -> Pair | InpaintOpsError:
-        what = "image"
+    def read(helper: Helper, row: AcceptedRow) -> tuple[AcceptedRow, Pair | InpaintOpsError, str]:
+        what = ""
         try:
             files = []
-            for what in ("image", "mask"):
-                files.append(in_pieces(storage, getattr(row, what), max_bytes=settings.max_image_bytes))
+            for what in ("image: ", "mask: "):
+                files.append(in_pieces(storage, getattr(row, what[:-2]), max_bytes=settings.max_image_bytes))
+            what = ""
             made = helper.make(Job("pair", 0, settings.max_pixels, reading=_reading(row, job, settings)), files)
-            return Pair.of_json(split_parts(made.data)[0])
-        except StorageError as error:
-            return type(error)(f"{what}: {error}")
+            return row, Pair.of_json(split_parts(made.data)[0]), ""
         except InpaintOpsError as error:
-            return error
+            return row, error, what
         except ValueError:
-            return PreviewError("broke its decoder")
+            return row, PreviewError("broke its decoder"), ""
 
     with HelperPool(min(processors(), at_once), lambda: Helper(limits)) as helpers:
-        for row, one in helpers.map(lambda helper, row: (row, read(helper, row)), rows):
+        for row, one, what in helpers.map(read, rows):
             found.rows += 1
-            if isinstance(one, InpaintOpsError):
-                lines = found.problems if one.permanent else found.not_read
-                lines.append(f"row {row.row}: {one}")
-            else:
+            if isinstance(one, Pair):
                 found.converted += bool(one.conversions)
                 found.conversions.update(one.conversions)
                 found.largely_masked += one.mask_share > 0.5
+            else:
+                lines = found.problems if _is_the_rows(one) else found.not_read
+                lines.append(f"row {row.row}: {what}{one}")
     return found
+
+
+def _is_the_rows(error: InpaintOpsError) -> bool:
+    """Whether a worker would meet the error, too: it has not the limits of a helper."""
+    return error.is_of_file if isinstance(error, PreviewError) else error.permanent
 
 
 def _reading(row: AcceptedRow, job: JobOptions, settings: Settings) -> PairReading:

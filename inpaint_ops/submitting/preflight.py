@@ -198,7 +198,8 @@ class _Looking:
         shown = list(itertools.islice(lines, SHOWN))
         missing = len(shown) + sum(1 for _ in lines)
         if missing:
-            text = f"{counted(missing, 'image or mask is', 'images or masks are')} not there. Rows without them fail."
+            absent = counted(missing, "image or mask is", "images or masks are")
+            text = f"{absent} not there. Such a row fails unless its file comes before."
             self.say("files", "odd", text, shown)
         else:
             self.say(

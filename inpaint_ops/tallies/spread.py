@@ -163,8 +163,8 @@ class Spread:
         return sum(self._counts)
 
     def above(self, value: float) -> int:
-        """Rows whose value is at least this, to a bin."""
-        first = math.ceil((self._scaled(value) - self._from) / self._width)
+        """Rows whose value is higher, to a bin: those of its own bin are left out."""
+        first = math.floor((self._scaled(value) - self._from) / self._width) + 1
         return sum(self._counts[max(0, first) :])
 
     def summary(self) -> MeasureSpread | None:

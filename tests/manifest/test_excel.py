@@ -88,6 +88,14 @@ def test_a_formula_that_was_never_calculated_is_not_an_empty_cell() -> None:
     assert parsed.rejected[1].written["prompt"] == "a cup"
 
 
+def test_a_formula_in_a_column_without_a_name_is_said_unless_pandas_numbers_its_rows_there() -> None:
+    parsed = read(book([None, *HEADER[:3], None, "seed"], ["=1+1", "a.png", "m.png", "x", None, 7]))
+    assert [row.seed for row in parsed.accepted] == [7]
+    parsed = read(book([*HEADER[:3], None, "seed"], ["a.png", "m.png", "x", "=1+1", 7]))
+    [(number, field, message)] = said(parsed)
+    assert (number, field) == (2, None) and "column 4, which has no name: the cell holds a formula" in message
+
+
 def test_formulas_that_were_filled_down_beyond_the_last_row_are_no_rows() -> None:
     beyond: list[list[Any]] = [[None, None, "#N/A", "=1+1"], [None, None, "#N/A"], [None, None, None, "=1+1"]]
     parsed = read(book(HEADER, ["a.png", "m.png", "a sofa"], *beyond))

@@ -95,6 +95,15 @@ def test_a_name_without_an_ending_pairs_too(image: str, mask: str) -> None:
     assert matched([image], [mask]) == {image: mask}
 
 
+def test_names_without_an_ending_are_pictures_where_one_of_them_has_a_partner() -> None:
+    photos, masks = keys("i", "a.jpg", "README", ".keep", "3f9c"), keys("m", "a.png")
+    paired = pair(photos, masks, prompt="p")
+    assert not [*paired.without_row()] and paired.other_endings == {"no ending": 2}
+    paired = pair(photos, [*masks, *keys("m", "3f9c")], prompt="p")
+    assert [row["image"] for row in paired.rows] == ["s3://b/i/3f9c", "s3://b/i/a.jpg"]
+    assert paired.images_alone == ("s3://b/i/README",) and not paired.other_endings
+
+
 def test_objects_that_are_no_pictures_are_counted_by_their_ending() -> None:
     both, root = keys("i", "a", "a_mask", "a.xmp", "b.xmp", "b.jpg_large", ".gitkeep", "_SUCCESS"), parse("s3://b/i/")
     paired = pair(both, both, prompt="p", roots=(root, root))

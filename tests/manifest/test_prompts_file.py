@@ -107,7 +107,14 @@ def workbook(*sheets: list[list[Any]], merged: str = "") -> bytes:
 
 
 def test_a_workbook_may_hold_the_prompts() -> None:
-    rows = [["sku", "text"], ["one/b.jpg", "a cup"], ["c.jpg"], [7, "a lamp"], [None, "x"], ["#N/A", "y"]]
+    rows = [
+        ["sku", "text", "sum"],
+        ["one/b.jpg", "a cup", "=1+1"],
+        ["c.jpg"],
+        [7, "a lamp"],
+        [None, "x"],
+        ["#N/A", "y"],
+    ]
     notes = Notes()
     data = gzip.compress(workbook([["a title"]], rows, merged="B2:B3"))
     prompts = read_prompts(data, key_column="sku", prompt_column="text", notes=notes)

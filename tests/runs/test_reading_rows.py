@@ -20,7 +20,7 @@ from inpaint_ops.config import load_settings
 from inpaint_ops.errors import PreviewError, StorageUnavailableError
 from inpaint_ops.images import PairReading
 from inpaint_ops.planning import JobOptions
-from inpaint_ops.previews import Helper, Job, Pair, split_parts
+from inpaint_ops.previews import Helper, Job, Limits, Pair, split_parts
 from inpaint_ops.previews.helper import HOST, Whole
 from inpaint_ops.previews.pool import HelperPool
 from inpaint_ops.runs import Workspace
@@ -150,7 +150,17 @@ def test_a_store_that_does_not_answer_says_nothing_of_a_row(tmp_path: Path, monk
     found = read_rows(workspace.storage, workspace.settings, JobOptions(model="tiny-random"), parsed.accepted)
     assert (found.rows, found.readable, found.problems) == (2, 1, [])
     assert found.not_read == ["row 2: image: nobody there"]
-    assert "1 row could not be read now: row 2: image: nobody there" in found.notes(2)
+    assert "1 row could not be read here: row 2: image: nobody there" in found.notes(2)
+
+
+def test_what_only_a_helpers_limits_keep_from_being_read_says_nothing_of_the_row(tmp_path: Path) -> None:
+    workspace = Workspace.open(load_settings(), store=str(tmp_path))
+    large = {"image": Image.new("RGB", (3000, 2000)), "mask": mask((3000, 2000))}
+    parsed, _ = workspace.read_manifest(str(put(tmp_path, {"a": large})))
+    job = JobOptions(model="tiny-random")
+    found = read_rows(workspace.storage, workspace.settings, job, parsed.accepted, limits=Limits(memory_bytes=2**20))
+    assert (found.rows, found.readable, found.problems) == (1, 0, [])
+    assert len(found.not_read) == 1 and found.not_read[0].startswith("row 1: ")
 
 
 def test_a_helper_pool_reads_a_few_ahead_and_ends_its_hosts() -> None:

@@ -169,4 +169,4 @@ def test_what_is_above_a_value_is_counted_to_a_bin() -> None:
     spread = Spread(BY_NAME["mask_share"])
     for number, share in enumerate((0.0, 0.4999, 0.5, 0.75, 1.0), 1):
         spread.add(row(number, mask_share=share))
-    assert [spread.above(value) for value in (0.0, 0.5, 0.9)] == [5, 3, 1]
+    assert [spread.above(value) for value in (0.0, 0.5, 0.9)] == [4, 2, 1]
