@@ -281,15 +281,29 @@ def snapshot(bench: Bench) -> ShardProgress:
     return ShardProgress.model_validate_json(bench.workspace.storage.get(bench.layout.shard_progress("00000")))
 
 
+class Watched(Storage):
+    """Storage that keeps each progress of the shard that it has stored, as another process can read it from then on."""
+
+    stored: list[ShardProgress]
+
+    def put(self, where: Any, data: Any, **options: Any) -> Any:
+        result = super().put(where, data, **options)
+        if "/progress/" in str(where):
+            self.stored.append(ShardProgress.model_validate_json(self.get(where)))
+        return result
+
+
 def test_how_far_a_shard_is_is_in_the_store_while_it_runs_and_after(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=STALL)
-    seen: list[ShardProgress] = []
-    bench.shard_run(on_progress=lambda _: seen.append(snapshot(bench))).run()
+    store = Watched(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    store.stored = []
+    bench.shard_run(storage=store).run()
+    *seen, last = store.stored
     assert any(one.phase == "painting" for one in seen)
-    assert max(one.worker_silent or 0 for one in seen) > 1, "a worker that hangs shows while it hangs"
+    assert max(one.worker_silent or 0 for one in seen) > 0.5, "a worker that hangs shows while it hangs"
     assert [one.done for one in seen] == sorted(one.done for one in seen)
-    last = snapshot(bench)
     assert (last.phase, last.rows, last.done, last.failed) == ("finished", 3, 1, 2)
+    assert last == snapshot(bench)
     assert last.updated_at >= seen[-1].updated_at
 
 
