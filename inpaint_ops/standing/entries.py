@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ConfigError, InpaintOpsError
+from inpaint_ops.locations import check_whole
 from inpaint_ops.planning import JobOptions, job_options
 from inpaint_ops.records import Model
 from inpaint_ops.runs import Workspace
@@ -30,6 +31,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _FIELDS = re.compile(r"@[a-z]+|[0-9A-Za-z*/,#L-]+( [0-9A-Za-z*/,#L-]+){4}")
 """A cron expression of five fields, or a nickname. croniter also takes seconds and random times, which Airflow's own
 schedules do not."""
+
+_NICKNAMES = "@hourly, @daily, @weekly, @monthly and @yearly"
 
 _AT_RANDOM = re.compile(r"(?<![A-Za-z])[RrHh](?![A-Za-z])")
 
@@ -71,7 +74,8 @@ class Entry(Model):
         try:
             croniter(text, datetime(2000, 1, 1, tzinfo=UTC)).get_next(datetime)  # one that never comes is none
         except (CroniterError, ValueError, KeyError) as error:
-            raise ValueError(f"{text!r} is no schedule: {error}") from None
+            reason = f"{_NICKNAMES} are read" if text.startswith("@") else error
+            raise ValueError(f"{text!r} is no schedule: {reason}") from None
         return text
 
     @field_validator("timezone")
@@ -99,11 +103,20 @@ class Entry(Model):
             raise ValueError(f"{', '.join(named)}: only with `images`; a manifest's rows say it themselves")
         if self.images is not None and self.prompts is None and "prompt" not in self.options:
             raise ValueError("rows would have no prompt: give `prompts`, or `prompt` in `options`")
+        for name in ("manifest", "images", "masks", "prompts"):
+            if (place := getattr(self, name)) is not None:
+                try:
+                    check_whole(place)
+                except ConfigError as error:
+                    raise ValueError(f"{name}: {error}") from None
         return self
 
     def job(self, settings: Settings) -> JobOptions:
         """The job of a run. Raises ConfigError naming the option."""
-        return job_options(settings, **self.options)
+        try:
+            return job_options(settings, **self.options)
+        except ConfigError as error:
+            raise ConfigError(f"options: {_in_yaml(str(error))}") from None
 
     def last_time(self, until: datetime) -> datetime | None:
         """The latest time of the schedule that is not after `until`, in UTC; None without a schedule."""
@@ -145,8 +158,12 @@ def parse_entry(data: bytes) -> Entry:
         loaded = yaml.load(data, Loader=_Loader)  # noqa: S506  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"it is no YAML: {where}{error.problem or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"it is no YAML: {where}{error.problem or error}{_quotes(error)}") from None
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        is_text = isinstance(error, yaml.reader.ReaderError) and error.encoding == "unicode"
+        cure = "leave such characters out" if is_text else "save it as UTF-8"
+        raise ConfigError(f"it is no YAML: {' '.join(str(error).split())[:200]}; {cure}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"it is no YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(loaded, dict):
         raise ConfigError("write fields, as `schedule: '0 22 * * *'`")
@@ -157,7 +174,21 @@ def parse_entry(data: bytes) -> Entry:
         field, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"there is no such field; there are {', '.join(Entry.model_fields)}"
-        raise ConfigError(f"{field}: {message}" if field else message) from None
+        raise ConfigError(_in_yaml(f"{field}: {message}" if field else message)) from None
+
+
+def _quotes(error: yaml.MarkedYAMLError) -> str:
+    """The cure where a value begins with a character that has a meaning in YAML, as `* * * * *` and `@daily` do."""
+    mark = error.problem_mark if isinstance(error, yaml.scanner.ScannerError) else None
+    line = mark.buffer[mark.buffer.rfind("\n", 0, mark.pointer) + 1 :] if mark and mark.buffer else ""
+    return "; write the value in quotes" if re.match(r"[^#\n]*?[:,{\[-]\s*[*&@`%|>!]", line) else ""
+
+
+def _in_yaml(message: str) -> str:
+    """`message`, and the cure where YAML took a text (`12`, `no`) for something else, or the other way round."""
+    if message.endswith("should be a valid string"):
+        return f"{message}: write it in quotes"
+    return f"{message}: write true or false" if "should be a valid boolean" in message else message
 
 
 def read_entries(workspace: Workspace) -> Iterator[tuple[str, ObjectInfo, Entry | ConfigError]]:

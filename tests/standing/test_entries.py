@@ -39,32 +39,62 @@ def test_an_entry_says_all_that_a_run_needs() -> None:
         ("- a", "write fields"),
         ("schedule: [", "no YAML: line"),
         ("\x00", "no YAML"),
-        ("manifest: a.jsonl\nmanifest: b.jsonl", "line 2: 'manifest' stands twice"),
+        ("manifest: s3://b/a.jsonl\nmanifest: s3://b/b.jsonl", "line 2: 'manifest' stands twice"),
         ("a: &x [1]\nb: *x", "line 2: aliases are not read"),
         ("!!python/object/apply:os.system ['true']", "no YAML: line 1"),
         ("{}", "give `manifest`, or `images`"),
-        ("{manifest: a.jsonl, images: b/}", "and not both"),
-        ("{manifest: a.jsonl, masks: b/}", "masks: only with `images`"),
+        ("{manifest: s3://b/a.jsonl, images: b/}", "and not both"),
+        ("{manifest: s3://b/a.jsonl, masks: b/}", "masks: only with `images`"),
         ("{images: b/}", "no prompt"),
-        ("{manifest: a.jsonl, shedule: '@daily'}", "shedule: there is no such field; there are schedule"),
-        ("{manifest: a.jsonl, schedule: '0 22 * *'}", "schedule: write five fields"),
-        ("{manifest: a.jsonl, schedule: '0 22 * * * *'}", "schedule: write five fields"),
-        ("{manifest: a.jsonl, schedule: 'R * * * *'}", "schedule: write five fields"),
-        ("{manifest: a.jsonl, schedule: '61 * * * *'}", "'61 * * * *' is no schedule"),
-        ("{manifest: a.jsonl, schedule: '0 0 30 2 *'}", "'0 0 30 2 *' is no schedule"),
-        ("{manifest: a.jsonl, schedule: '@reboot'}", "is no schedule"),
-        ("{manifest: a.jsonl, timezone: Mars/Olympus}", "timezone: there is no time zone 'Mars/Olympus'"),
-        ("{manifest: a.jsonl, timezone: ../../etc/passwd}", "timezone: there is no time zone"),
-        ("{manifest: a.jsonl, options: {device: cpu}}", "options: unknown device; it may hold batch_size"),
-        ("{manifest: a.jsonl, options: {run: x}}", "options: unknown run"),
+        ("{manifest: s3://b/a.jsonl, shedule: '@daily'}", "shedule: there is no such field; there are schedule"),
+        ("{manifest: s3://b/a.jsonl, schedule: '0 22 * *'}", "schedule: write five fields"),
+        ("{manifest: s3://b/a.jsonl, schedule: '0 22 * * * *'}", "schedule: write five fields"),
+        ("{manifest: s3://b/a.jsonl, schedule: 'R * * * *'}", "schedule: write five fields"),
+        ("{manifest: s3://b/a.jsonl, schedule: '61 * * * *'}", "'61 * * * *' is no schedule"),
+        ("{manifest: s3://b/a.jsonl, schedule: '0 0 30 2 *'}", "'0 0 30 2 *' is no schedule"),
+        ("{manifest: s3://b/a.jsonl, schedule: '@reboot'}", "is no schedule"),
+        ("{manifest: s3://b/a.jsonl, timezone: Mars/Olympus}", "timezone: there is no time zone 'Mars/Olympus'"),
+        ("{manifest: s3://b/a.jsonl, timezone: ../../etc/passwd}", "timezone: there is no time zone"),
+        ("{manifest: s3://b/a.jsonl, options: {device: cpu}}", "options: unknown device; it may hold batch_size"),
+        ("{manifest: s3://b/a.jsonl, options: {run: x}}", "options: unknown run"),
         ("{manifest: '', options: {}}", "manifest: "),
-        ("{manifest: a.jsonl, enabled: maybe}", "enabled: "),
+        (
+            "{manifest: s3://b/a.jsonl, enabled: maybe}",
+            "enabled: Input should be a valid boolean, unable to interpret input: write true",
+        ),
+        (
+            "schedule: * * * * *\nmanifest: s3://b/a.jsonl",
+            "line 1: expected alphabetic or numeric character, but found ' '; write the",
+        ),
+        (
+            "manifest: s3://b/a.jsonl\nschedule: @daily",
+            "line 2: found character '@' that cannot start any token; write the value",
+        ),
+        (
+            "{manifest: s3://b/a.jsonl, schedule: 2026-11-27}",
+            "schedule: Input should be a valid string: write it in quotes",
+        ),
+        ("manifest: s3://b/a.jsonl\noptions:\n\tsteps: 4", "line 3: found character '\\t'"),
+        ("{manifest: a.jsonl}", "manifest: 'a.jsonl' is not a whole location"),
+        ("{images: 'photos\\a/', options: {prompt: x}}", "images: 'photos"),
+        ("{images: s3://b/p/, masks: ../m/, options: {prompt: x}}", "masks: '../m/' is not a whole location"),
+        ("{images: s3://b/p/, prompts: p.csv}", "prompts: 'p.csv' is not a whole location"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_with_the_field(text: str, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_entry(text.encode())
     assert why in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf_8_says_so_and_one_of_windows_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"no YAML: .*; save it as UTF-8"):
+        parse_entry("{images: s3://b/p/, options: {prompt: ein grünes Sofa}}".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"no YAML: .*; leave such characters out"):
+        parse_entry(b"{images: s3://b/p/, options: {prompt: '\x01'}}")
+    for encoding in ("utf-8-sig", "utf-16"):
+        entry = parse_entry("images: s3://b/p/\r\noptions: {prompt: grün}\r\n".encode(encoding))
+        assert entry.options == {"prompt": "grün"}
 
 
 @given(st.binary(max_size=300))
@@ -77,7 +107,9 @@ def test_any_bytes_are_an_entry_or_one_error(data: bytes) -> None:
 
 def test_a_wrong_option_names_its_field_and_a_deep_file_ends() -> None:
     with pytest.raises(ConfigError, match="steps"):
-        parse_entry(b"{manifest: a.jsonl, options: {steps: 0}}").job(Settings())
+        parse_entry(b"{manifest: s3://b/a.jsonl, options: {steps: 0}}").job(Settings())
+    with pytest.raises(ConfigError, match="options: prompt: Input should be a valid string: write it in quotes"):
+        parse_entry(b"{manifest: s3://b/a.jsonl, options: {prompt: 12}}").job(Settings())
     with pytest.raises(ConfigError, match="no YAML"):
         parse_entry(b"[" * 30_000)
 
@@ -95,7 +127,7 @@ def test_a_wrong_option_names_its_field_and_a_deep_file_ends() -> None:
     ],
 )  # fmt: skip
 def test_times_are_those_of_the_zone(schedule: str, zone: str, at: str, last: str, following: str) -> None:
-    entry = Entry(schedule=schedule, timezone=zone, manifest="a.jsonl")
+    entry = Entry(schedule=schedule, timezone=zone, manifest="s3://b/a.jsonl")
     moment = datetime.fromisoformat(at).replace(tzinfo=UTC)
     assert entry.last_time(moment) == datetime.fromisoformat(last).replace(tzinfo=UTC)
     assert entry.next_time(moment) == datetime.fromisoformat(following).replace(tzinfo=UTC)
