@@ -139,11 +139,30 @@ _NOT_READ = {
     b"IIRO": "camera raw",
     b"<!DOCTYPE html": "HTML",
     b"<html": "HTML",
+    b"\x93NUMPY": "NumPy",
+    b"DDS |": "DDS",
+    b"qoif": "QOI",
+    b"%!PS": "PostScript",
+    **{b"P%d%c" % (kind, space): "Netpbm" for kind in range(1, 8) for space in b"\n\r\t "},
+}
+
+_PACKED = {
+    b"version https://git-lfs": "is a Git LFS pointer in place of a picture: `git lfs pull` fetches the file itself",
+    b"\x1f\x8b": "is compressed by gzip: unpack it",
+    b"PK\3\4": "is a ZIP archive: unpack it",
 }
 
 
-def named_format(data: bytes) -> str:
-    """What a file is that we do not read; empty where its first bytes do not say."""
-    if data[4:11] == b"ftypcrx":
-        return "camera raw"
-    return next((name for start, name in _NOT_READ.items() if data.startswith(start)), "")
+def what_it_is(data: bytes) -> str:
+    """What is said of a file that we do not read, with the cure."""
+    if not data:
+        return "is empty (0 bytes): upload it again"
+    if packed := next((text for start, text in _PACKED.items() if data.startswith(start)), ""):
+        return packed
+    name = "camera raw" if data[4:11] == b"ftypcrx" else ""
+    if name := name or next((name for start, name in _NOT_READ.items() if data.startswith(start)), ""):
+        return f"is of the format {name}, which is not read: convert it to PNG or TIFF"
+    return (
+        "is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC or JPEG XL file (it begins with "
+        f"{data[:12]!r}): convert it to PNG"
+    )

@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from inpaint_ops.errors import ImageError
 from inpaint_ops.images import cmyk, costs, jpeg, jxl, png, tiff
-from inpaint_ops.images.formats import Format, format_of, named_format
+from inpaint_ops.images.formats import Format, format_of, what_it_is
 from inpaint_ops.images.metadata import NOTHING, Metadata, Policy, exif_of, read_metadata
 
 Frames = Literal["one", "first"]
@@ -148,14 +148,7 @@ def opened(
                 _check_frames(getattr(image, "is_animated", False), frames)
                 yield image, found
                 return
-    if not data:
-        raise ImageError(f"the {what} is empty (0 bytes): upload it again")
-    if name := named_format(data):
-        raise ImageError(f"the {what} is of the format {name}, which is not read: convert it to PNG or TIFF")
-    raise ImageError(
-        f"the {what} is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC or JPEG XL file (it begins with "
-        f"{data[:12]!r}): convert it to PNG"
-    )
+    raise ImageError(f"the {what} {what_it_is(data)}")
 
 
 @contextmanager

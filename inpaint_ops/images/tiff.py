@@ -21,6 +21,9 @@ BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, PLANAR, EXTRA_SAMPLES = 258, 262, 274
 _SAMPLE_FORMAT, _EXIF_IFD, _GPS_IFD = 339, 34665, 34853
 _BITS = {1, 2, 4, 8, 16}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_SUBFILE, _SUBIFDS, _IS_REDUCED = 254, 330, 1
+_DNG_VERSION, _OF_SENSOR = 50706, {32803, 34892}
+"""What only a DNG has, and the photometric interpretations of a sensor's own samples (DNG 1.7)."""
 _STRIP_BYTES = 1 << 20
 _RESOLUTION, _UNIT = (282, 283, 296), 296
 _INCH = 2
@@ -30,7 +33,7 @@ _BLOCKS = ((273, 279), (324, 325))
 
 def check_kind(data: bytes) -> None:
     """Raise ImageError for kinds that Pillow cannot open, or calls damaged: BigTIFF, float and 32-bit samples, and
-    signed ones but for gray.
+    signed ones but for gray; and for a camera's raw file, of which it would read the small preview.
     """
     if data[2:4] in (b"+\0", b"\0+"):
         raise ImageError("is a BigTIFF, which is not supported: save it as a plain TIFF (up to 4 GB) or as PNG")
@@ -41,8 +44,18 @@ def check_kind(data: bytes) -> None:
         tags.load(file)
         bits, kinds = _numbers(tags.get(BITS_PER_SAMPLE, 1)), _numbers(tags.get(_SAMPLE_FORMAT))
         is_gray = len(bits) == 1 and tags.get(PHOTOMETRIC) == _BLACK_IS_ZERO
+        of_sensor = tags.get(PHOTOMETRIC) in _OF_SENSOR or _DNG_VERSION in tags or data[8:10] == b"CR"  # Canon's CR2
+        has_more = bool(tags.next) or _SUBIFDS in tags
+        is_preview = has_more and any(value & _IS_REDUCED for value in _numbers(tags.get(_SUBFILE)))
     except Exception:  # foreign bytes: the decoder says what is wrong
         return
+    if of_sensor:
+        raise ImageError("is a camera's raw file, which is not read: develop it, and export it as TIFF or PNG")
+    if is_preview:
+        raise ImageError(
+            "begins with a reduced preview of the picture, as cameras' raw files do: export the picture itself as TIFF "
+            "or PNG"
+        )
     if 3 in kinds:
         raise ImageError(
             f"holds {bits[0]}-bit float samples, which are not supported: convert it to 16-bit integers "

@@ -265,6 +265,8 @@ def test_a_format_whose_extra_is_missing_is_named_with_the_cure(monkeypatch: pyt
         (b"8BPS\0\x01", "Photoshop"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"),
         (b"<!DOCTYPE html><title>404</title>", "HTML"),
+        (b"\x93NUMPY\x01\0v\0{'descr': '|b1'", "NumPy"),
+        (b"P5 640 480 255\n", "Netpbm"),
     ],
 )
 def test_a_format_that_is_not_read_is_named_with_the_cure(start: bytes, name: str) -> None:
@@ -272,6 +274,47 @@ def test_a_format_that_is_not_read_is_named_with_the_cure(start: bytes, name: st
         ImageError, match=f"the image is of the format {name}, which is not read: convert it to PNG or TIFF"
     ):
         decode(start + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "is a Git LFS pointer .*: `git lfs pull`"),
+        (b"\x1f\x8b\x08\0", "is compressed by gzip: unpack it"),
+        (b"PK\3\4", "is a ZIP archive: unpack it"),
+    ],
+)
+def test_what_holds_the_picture_or_points_to_it_says_how_to_get_it(start: bytes, words: str) -> None:
+    with pytest.raises(ImageError, match=f"the image {words}"):
+        decode(start + bytes(100))
+
+
+def test_a_raw_files_preview_is_not_taken_for_its_picture() -> None:
+    small, whole = PIXELS[::4, ::4], PIXELS
+
+    def written(*pages: tuple[Any, dict[str, Any]]) -> bytes:
+        buffer = BytesIO()
+        with tifffile.TiffWriter(buffer) as file:
+            for pixels, options in pages:
+                file.write(pixels, photometric="rgb", **options)
+        return buffer.getvalue()
+
+    preview = (small, {"subfiletype": 1, "subifds": 1})  # as Nikon's and Sony's
+    dng = (whole, {"extratags": [(50706, "B", 4, (1, 4, 0, 0), True)]})
+    for pages, words in (((preview, (whole, {})), "a reduced preview"), ((dng,), "a camera's raw file")):
+        with pytest.raises(ImageError, match=rf"the image \(tiff\) (begins with|is) {words}.*export"):
+            decode(written(*pages))
+    plain = bytearray(written((whole, {})))
+    at = int.from_bytes(plain[4:8], "little")
+    canon = bytes(plain[:4]) + (at + 8).to_bytes(4, "little") + b"CR\2\0" + bytes(4) + bytes(plain[8:])
+    with pytest.raises(ImageError, match="a camera's raw file"):
+        decode(canon)
+    pyramid = ((whole, {"subifds": 1}), (small, {"subfiletype": 1}))
+    assert decode(written(*pyramid)).size == (whole.shape[1], whole.shape[0]), "smaller levels behind the picture"
+    lone = decode(written((small, {"subfiletype": 1})))
+    assert lone.size == (small.shape[1], small.shape[0]), "it is all that there is"
+    with pytest.raises(ImageError, match="a reduced preview"):
+        decode(written((small, {"subfiletype": 1}), (whole, {})), frames="first")
 
 
 @pytest.mark.parametrize(
