@@ -116,8 +116,8 @@ def _rows(data: bytes, name: str, limits: ManifestLimits, max_rows: int | None, 
     if ending not in MANIFEST_ENDINGS:
         cure = {
             ".json": "write one object per line (jq -c '.[]') and name it .jsonl",
-            ".xls": "save it as .xlsx or .csv",
-            ".ods": "save it as .xlsx or .csv",
+            **dict.fromkeys((".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), "save it as .xlsx or .csv"),
+            **dict.fromkeys((".zst", ".bz2", ".xz", ".zip"), "unpack it, or compress it with gzip"),
         }.get(ending, f"use {', '.join(sorted(MANIFEST_ENDINGS))}")
         raise ManifestError(f"{name}: {ending or 'no ending'} is not a manifest format; {cure}")
     plain = gunzipped(data, name, limits.max_bytes)

@@ -249,6 +249,8 @@ def test_a_cell_under_no_name_rejects_its_row_and_the_line_numbers_are_those_of_
         (b"\x28\xb5\x2f\xfd....", "m.jsonl", "zstd"),
         (b"[]", "m.json", "one object per line"),
         (b"x", "m.xls", "save it as .xlsx"),
+        (b"x", "m.xlsm", "save it as .xlsx"),
+        (b"x", "m.jsonl.zst", "unpack it, or compress it with gzip"),
         (b"x", "m.xlsx", "not a readable Excel workbook"),
         (sheet([["picture", "mask"], ["a", "b"]]), "m.xlsx", "no sheet's first row names the columns"),
         (sheet([["image", "image"], ["a", "b"]]), "m.xlsx", "two columns have one name"),
