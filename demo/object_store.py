@@ -109,7 +109,7 @@ class ObjectStoreServer:
         """A session with this store's credentials, whatever the environment holds."""
         return boto3.session.Session(self.access_key, self.secret_key, region_name=_REGION)
 
-    def client(self, *, attempts: int = 1, timeout: float = 5.0) -> S3Client:
+    def client(self, *, attempts: int = 1, timeout: float = 60.0) -> S3Client:
         """A plain client of this store; `timeout` in seconds."""
         config = Config(
             retries={"mode": "standard", "total_max_attempts": attempts},
@@ -216,7 +216,7 @@ class ObjectStoreServer:
 
     def _ready(self, deadline: float) -> bool:
         """Poll with real calls until an object comes back; False if the server ends or time is up."""
-        client = self.client()
+        client = self.client(timeout=5.0)  # asked again and again: it starts late
         try:
             while self.alive and time.monotonic() < deadline:
                 try:

@@ -364,6 +364,9 @@ def test_a_manifest_is_written_from_two_prefixes_and_what_has_no_partner_is_name
 def test_doctor_tells_what_is_missing(night: Night) -> None:
     done = night.command("doctor", "--out", night.out, "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)}
+    if "racing" in checks["store"]["detail"]:  # as in one race of some hundreds on SeaweedFS: docs/storage.md
+        done = night.command("doctor", "--out", night.out, "--json")
+        checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert checks["store"]["state"] == "ok"
     assert checks["torch"]["state"] == "ok"
     assert checks["model"]["state"] == "missing"

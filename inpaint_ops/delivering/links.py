@@ -22,6 +22,7 @@ from inpaint_ops.runs import Workspace
 from inpaint_ops.storage import MAX_SIGNED, Storage
 
 _LEAST = timedelta(minutes=1)
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,14 @@ class Links:
 
     def link(self, name: str, place: Location | None = None) -> str:
         """See Target. Raises ConfigError where the time is over before the work is done."""
-        left = self.end - now()
-        if left < timedelta(seconds=1):
-            raise ConfigError("the links ended before their gallery was made: give more hours")
-        return self._storage.presign(place or self._gallery.join(name), left, longest=MAX_SIGNED)
+        while True:
+            began = now()
+            left = self.end - began - _SECOND  # a link counts whole seconds from the one in which it is signed
+            if left < _SECOND:
+                raise ConfigError("the links ended before their gallery was made: give more hours")
+            link = self._storage.presign(place or self._gallery.join(name), left, longest=MAX_SIGNED)
+            if now() - began < _SECOND:  # else it was signed later, and would end later
+                return link
 
     def _looked_up(self, image: Image) -> Outcome | StorageError:
         try:

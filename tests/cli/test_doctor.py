@@ -38,6 +38,8 @@ def test_a_good_store_is_good_and_nothing_is_left_in_it(
     aws_environment: ObjectStoreServer, s3_prefix: Location
 ) -> None:
     check = store_check(s3_prefix.uri)
+    if "racing" in check.detail:  # as in one race of some hundreds on SeaweedFS: docs/storage.md
+        check = store_check(s3_prefix.uri)
     assert (check.state, check.detail) == (
         "ok", f"{s3_prefix}: writable, put-if-absent holds; its ETags are MD5s"
     )  # fmt: skip

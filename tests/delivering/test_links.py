@@ -22,7 +22,8 @@ from playwright.sync_api import Browser
 
 from demo.object_store import ObjectStoreServer
 from inpaint_ops.config import Settings
-from inpaint_ops.delivering import Linked, deliver_link, sheet_pages
+from inpaint_ops.delivering import Linked, deliver_link, links, sheet_pages
+from inpaint_ops.delivering.links import Links
 from inpaint_ops.delivering.sheet import jumps
 from inpaint_ops.errors import ConfigError
 from inpaint_ops.locations import Location, parse
@@ -49,6 +50,12 @@ def opened(store: Location, client: object, hours: float = 168) -> Workspace:
 def fetched(link: str) -> bytes:
     with urllib.request.urlopen(link) as reply:
         return bytes(reply.read())
+
+
+def end_of(link: str) -> datetime:
+    until = parse_qs(urlsplit(link).query)
+    signed = datetime.strptime(until["X-Amz-Date"][0] + "+0000", "%Y%m%dT%H%M%SZ%z")
+    return signed + timedelta(seconds=int(until["X-Amz-Expires"][0]))
 
 
 def links_of(page: bytes) -> list[str]:
@@ -85,9 +92,7 @@ def test_a_link_shows_the_images_of_the_run_to_whoever_has_no_key(
         assert ends in page.decode()
         for link in links_of(page):
             split = urlsplit(link)
-            until = parse_qs(split.query)
-            signed = datetime.strptime(until["X-Amz-Date"][0] + "+0000", "%Y%m%dT%H%M%SZ%z")
-            assert signed + timedelta(seconds=int(until["X-Amz-Expires"][0])) <= made.end, "all end with the gallery"
+            assert end_of(link) <= made.end, "all end with the gallery"
             fetched(link)
             if "/images/" in split.path:
                 images.add(split.path.rpartition("/")[2])
@@ -99,6 +104,16 @@ def test_a_link_shows_the_images_of_the_run_to_whoever_has_no_key(
     written = [info.location.key for info in workspace.storage.list(workspace.places.linked)]
     assert all(key.startswith(made.gallery.key) for key in written)
     assert not [key for key in written if key.endswith(".png")], "no image is copied"
+
+
+def test_a_link_that_is_signed_late_ends_with_the_others_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time counts from its signature, which a busy machine makes later than it has looked at the clock."""
+    end, late = now() + timedelta(hours=1), iter([timedelta(seconds=4)])
+    monkeypatch.setattr(links, "now", lambda: now() - next(late, timedelta()))
+    link = Links(workspace.storage, workspace.store.join("linked/x/"), end).link("0001.html")
+    assert timedelta(seconds=-60) < end_of(link) - end <= timedelta()
 
 
 def test_two_galleries_of_one_run_share_no_page(workspace: Workspace) -> None:

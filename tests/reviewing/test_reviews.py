@@ -26,6 +26,7 @@ from inpaint_ops.reviewing import reviews as module
 from inpaint_ops.storage import Storage
 from tests.support.fault_proxy import Fault, FaultProxy
 from tests.support.stores import names
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Flaky = Callable[..., Storage]
@@ -127,7 +128,7 @@ for number in range(9):
 """
 
         def kill() -> bool:
-            killed[0].send_signal(signal.SIGKILL)
+            wait_until(lambda: killed)[0].send_signal(signal.SIGKILL)
             killed[0].wait()
             return moment == "after"
 

@@ -27,6 +27,7 @@ from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.supervisor.compacting import KeptRecords
 from tests.support.bench import Bench, Flaky
 from tests.support.fault_proxy import FaultProxy
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_gallery")
 
@@ -266,7 +267,7 @@ def test_an_attempt_that_is_killed_while_it_compacts_costs_the_reading_of_the_re
     killed: list[subprocess.Popen[bytes]] = []
 
     def kill() -> bool:
-        killed[0].send_signal(signal.SIGKILL)
+        wait_until(lambda: killed)[0].send_signal(signal.SIGKILL)
         return False
 
     proxy.barrier("PUT", "/compacted/", before=kill)

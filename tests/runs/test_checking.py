@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from demo.ports import claim_port
 from inpaint_ops.cli import main
 from inpaint_ops.config import Settings
 from inpaint_ops.errors import ModelError
@@ -92,12 +94,11 @@ def test_without_the_hub_only_what_is_known_is_refused(monkeypatch: pytest.Monke
 def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    nobody = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    endpoint = f"http://127.0.0.1:{nobody.server_port}"
-    nobody.server_close()
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    note = check_model("owner/known", must_be_here=False)
+    with closing(claim_port()) as nobodys:
+        endpoint = f"http://127.0.0.1:{nobodys.port}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        note = check_model("owner/known", must_be_here=False)
     assert note is not None and f"the hub {endpoint} cannot be asked" in note
 
 

@@ -14,10 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.waiting import wait_until
 from tests.support.warm import Host
 
 pytestmark = pytest.mark.slow
+
+
+KILLED = """
+import os, signal
+from inpaint_ops.cli import main
+from inpaint_ops.storage import Storage
+put = Storage.put
+def put_and_die(self, where, *data, **options):
+    put(self, where, *data, **options)
+    if "/records/" in str(where):
+        os.kill(os.getpid(), signal.SIGKILL)
+Storage.put = put_and_die
+main()
+"""
+"""The command, which is killed once it has put a record."""
 
 
 class Job:
@@ -39,17 +53,15 @@ class Job:
         for name in names:
             Image.fromarray(noise).save(self.folder / f"{name}.png")
 
-    def start(self, *options: str, manifest: str = "job.jsonl") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "inpaint_ops.cli", "run", manifest, "--out", "out", *options]
-        return subprocess.Popen(
-            command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    def call(
+        self, *options: str, manifest: str = "job.jsonl", program: tuple[str, ...] = ("-m", "inpaint_ops.cli")
+    ) -> tuple[int, str, str]:
+        command = [sys.executable, *program, "run", manifest, "--out", "out", *options]
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, check=False,
             env=os.environ | {"INPAINT_SCRATCH": str(self.folder / "scratch"), "INPAINT_WARM_HOST": self.host.socket},
         )  # fmt: skip
-
-    def call(self, *options: str, manifest: str = "job.jsonl") -> tuple[int, str, str]:
-        process = self.start(*options, manifest=manifest)
-        out, err = process.communicate()
-        return process.returncode, out, err
+        return done.returncode, done.stdout, done.stderr
 
     @property
     def run(self) -> Path:
@@ -69,11 +81,8 @@ def test_a_retry_that_is_killed_loses_nothing_and_can_be_repeated(tmp_path: Path
     before = {path: path.read_bytes() for path in job.run.glob("records/*/*.json")}
     job.repair("a", "b")
 
-    process = job.start("--retry", "failed", "--shard-rows", "1")
-    wait_until(lambda: job.new_records() or process.poll() is not None)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    code, _, err = job.call("--retry", "failed", "--shard-rows", "1", program=("-c", KILLED))
+    assert code == -signal.SIGKILL, err
     assert len(job.new_records()) == 1, "it was killed before its end"
     kept = {path: path.read_bytes() for path in job.new_records()}
 

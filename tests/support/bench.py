@@ -22,6 +22,7 @@ from inpaint_ops.runs import Workspace, prepare
 from inpaint_ops.runs.gallery import Gallery
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import ShardRun
+from tests.support.scripted_worker import whole_lines
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 STALL = 4.0
@@ -58,10 +59,10 @@ class Bench:
         sources = sources or [f"{index}.png" for index in range(len(prompts))]
         for index, source in enumerate(sources):
             (tmp_path / "in" / source).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "in" / source).write_bytes(f"pixels {index}".encode())
+            _write(tmp_path / "in" / source, f"pixels {index}")
         lines = [{"image": name, "mask": name, "prompt": text} for name, text in zip(sources, prompts, strict=True)]
         manifest = tmp_path / "in" / "m.jsonl"
-        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _write(manifest, "".join(json.dumps(line) + "\n" for line in lines))
         self.settings = Settings(**{"scratch": tmp_path / "scratch", "prefetch": 4, "patience": 0, **settings})
         self.workspace = Workspace.open(
             self.settings,
@@ -104,7 +105,7 @@ class Bench:
         return [record.status for _, record in sorted(self.records().items())]
 
     def notes(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+        return [json.loads(line) for line in whole_lines(self.journal)] if self.journal.exists() else []
 
     def painted(self) -> list[int]:
         return [note["row"] for note in self.notes() if "row" in note]
@@ -123,6 +124,12 @@ class Bench:
         for note in self.notes():
             with pytest.raises(ProcessLookupError):
                 os.kill(note["pid"], 0)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that holds this already is let alone: another process may be reading it."""
+    if not path.exists() or path.read_bytes() != text.encode():
+        path.write_text(text)
 
 
 class Flaky(Storage):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_what_housekeeping_says_of_names_is_plain(tmp_path: Path, caplog: pytest
 
     (tmp_path / HOSTILE / f"{TEMP_PREFIX}x").write_text("half")
     with caplog.at_level("INFO"):
-        sweep(in_the_store(workspace, retention(), now().replace(year=now().year + 1)))
+        sweep(in_the_store(workspace, retention(), now() + timedelta(days=366)))
     assert len([message for message in caplog.messages if "would remove upload" in message]) == 1
     assert all(message.isprintable() for message in caplog.messages)
 

@@ -39,6 +39,7 @@ def views(workspace: Workspace) -> RunViews:
 def app(views: RunViews, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
+    monkeypatch.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
     made = create_app(views)
     made.dependency_overrides[_get_session] = lambda: None
     made.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username="someone", role="viewer")

@@ -130,6 +130,8 @@ def test_what_waits_for_a_spent_share_is_not_decoded(
     pictures = Pictures(workspace, helper=counting, clock=Clock())
     rows = [row_of(workspace, f"{number}.png", b"wait") for number in range(20)]
     going = [pictures.ask(row, "source", 256, run="hostile") for row in rows]
+    for _ in range(2):
+        scripted.began()  # else the first to be done could have spent the share before the other helper was up
     scripted.let_go(len(rows))
     busy = [future for future in going if isinstance(future.exception(timeout=300), PreviewBusyError)]
     assert len(counting.made) == 2, "one for each helper"
