@@ -1,7 +1,9 @@
 """`python -m tests.shake`: the tests again and again, in another order each time, on a machine that is kept busy.
 
-What fails here depends on the order, on the load or on chance. Each round has a seed; a round is repeated alone by
-`pytest --randomly-seed=SEED`. The cluster's tests are left out: they take a machine to themselves.
+What fails here depends on the order, on the load or on chance; or on an example of hypothesis that `make test`, whose
+examples are the same each time, does not have. Each round has a seed; a round is repeated alone by
+`pytest --randomly-seed=SEED --hypothesis-profile=explore --hypothesis-seed=SEED`. The cluster's tests are left out:
+they take a machine to themselves.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ def busy(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def one_round(seed: int, arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Run pytest once, and pass on what it prints; its exit code and its lines about what failed."""
-    command = [sys.executable, "-m", "pytest", "-m", "not cluster", "-rfE", f"--randomly-seed={seed}", *arguments]
+    command = [
+        sys.executable, "-m", "pytest", "-m", "not cluster", "-rfE", f"--randomly-seed={seed}",
+        "--hypothesis-profile=explore", f"--hypothesis-seed={seed}", *arguments,
+    ]  # fmt: skip
     failed = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None

@@ -177,6 +177,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_round_says_what_failed_with_its_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "conftest.py").write_text("from hypothesis import settings; settings.register_profile('explore')")
     (tmp_path / "test_it.py").write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
     alone = ["-n0", f"--rootdir={tmp_path}", "-c", os.devnull, "-p", "no:cacheprovider", str(tmp_path)]
     code, failed = shake.one_round(7, alone)
