@@ -104,9 +104,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 @pytest.fixture(scope="session", autouse=True)
 def patient_pages() -> Iterator[None]:
-    """A list of runs waits until all are read: after the 2 seconds that people wait, a busy machine shows some."""
+    """A list of runs waits until all are read, and a run that goes on until its rows are: a busy machine does not read
+    them within the 2 seconds that people wait.
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("inpaint_ops.browse.catalogue._WAIT_SECONDS", 600.0)
+        patched.setattr("inpaint_ops.browse.run._READ_SECONDS", 600.0)
         yield
 
 

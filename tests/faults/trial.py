@@ -32,6 +32,9 @@ TRIES = 4
 PATIENCE = 600.0
 """Seconds after which a try that has not ended counts as hung."""
 
+LAST_WORDS = 60.0
+"""Seconds for what a try that has ended printed to be read, and for what its lines set off to be done."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -83,6 +86,8 @@ class Trial:
     """The warm host that its workers are forked from."""
     second_key: tuple[str, str] = ("", "")
     _watchers: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    _reading: dict[subprocess.Popen[bytes], threading.Thread] = field(default_factory=dict)
+    _acting: list[threading.Thread] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     # -- moments --------------------------------------------------------------------------------------------------
@@ -104,6 +109,18 @@ class Trial:
             if self.strike(f"{moment} {row}" if " " in moment else moment):
                 action()
 
+        def later(words: str, seconds: float) -> None:
+            """After a line. No record is written before, so that the run has not ended when the fault strikes."""
+            struck = threading.Event()
+
+            def strike() -> None:
+                time.sleep(seconds)
+                act()
+                struck.set()
+
+            self.on_line(words, strike)
+            self.proxy.barrier("PUT", f"/{self.run}/records/", before=lambda: struck.wait(20) and self._command_lives())
+
         def put(path: str, when: str) -> None:
             def before() -> bool:
                 act()
@@ -113,9 +130,9 @@ class Trial:
 
         match moment.split():
             case ["loading"]:
-                self.on_line("imports:", lambda: (time.sleep((4 if self.host is None else 0.3) * pause), act()))  # type: ignore[arg-type,return-value]
+                later("imports:", (4 if self.host is None else 0.3) * pause)
             case ["painting"]:
-                self.on_line("ready after", lambda: (time.sleep(0.3 * pause), act()))  # type: ignore[arg-type,return-value]
+                later("ready after", 0.3 * pause)
             case [when, "image"]:
                 put(f"/{self.run}/images/", when)
             case [when, "record"]:
@@ -177,7 +194,8 @@ class Trial:
             start_new_session=True,
         )
         self.process = process
-        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+        self._reading[process] = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self._reading[process].start()
         return process
 
     def _read(self, output: IO[bytes]) -> None:
@@ -187,10 +205,11 @@ class Trial:
             for watcher in list(self._watchers):
                 if watcher[0] in line:
                     self._watchers.remove(watcher)
-                    threading.Thread(target=watcher[1], daemon=True).start()
+                    self._acting.append(threading.Thread(target=watcher[1], daemon=True))
+                    self._acting[-1].start()
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Its exit code; one that hangs is killed, and that is a finding."""
+        """Its exit code, once all that it printed is in `output`; one that hangs is killed, and that is a finding."""
         try:
             code = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -198,6 +217,7 @@ class Trial:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
+        self._reading[process].join(LAST_WORDS)
         self.codes.append(code)
         return code
 
@@ -211,6 +231,8 @@ class Trial:
 
     def look(self) -> None:
         """Gather the evidence, once the fault's own traces are gone (`settling`); then put away what it needed."""
+        for thread in self._acting:
+            thread.join(LAST_WORDS)
         for action in self.settling:
             action()
         look_at_store(self.direct, self.job, self.run, self.findings, failed=self.failed)

@@ -19,7 +19,7 @@ from tests.support.airflow import DAG, DELIVERED, LOOKER, RENDERED, Site, put_ma
 from tests.support.browser import CHROMIUM, VIEWS, Watched, chromium, patient
 from tests.support.delivered import checked
 from tests.support.people import problems, session, token
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 __all__ = ["chromium", "session"]
 
@@ -107,8 +107,8 @@ def test_a_run_is_delivered_by_keyboard_and_its_page_tells_what_came_of_it(
     names = fetch(s3_client, where, tmp_path)
     assert {"first.png", "second.png", "contents.jsonl", "SHA256SUMS", "contact-sheet/0001.html"} <= names
     assert checked(tmp_path) == names - {"SHA256SUMS"}
-    log = site.stack.task_logs(DELIVER, asked["dag_run_id"])
-    assert "copied by the store itself: 2" in log
+    said = "copied by the store itself: 2"  # what a task has printed may follow its success
+    log = wait_until(lambda: said in (log := site.stack.task_logs(DELIVER, asked["dag_run_id"])) and log, pause=0.5)
     assert RENDERED not in log
 
     page.reload()

@@ -78,8 +78,7 @@ def test_a_filter_that_is_set_before_the_pages_scripts_are_there_is_applied(page
     page.goto(f"{served.url}/", wait_until="commit")
     page.get_by_label("Name or manifest").fill("no such run")
     expect(page.get_by_role("link", name="night", exact=True)).to_be_visible()
-    wait_until(lambda: held)
-    wait_until(lambda: page.title() and held)
+    wait_until(lambda: page.title() and held)  # a route is answered while the page is asked
     held[0].continue_()
     expect(page.get_by_text("No run matches")).to_be_visible()
     expect(page).to_have_url(f"{served.url}/?text=no+such+run")

@@ -176,7 +176,7 @@ def test_a_refusal_is_told_once_and_no_longer_when_its_run_has_been_planned(
     keep_refusal(workspace, refusal(error, run="night", manifest="s3://x/night.jsonl", request=run_id))
     app.state.views = RunViews(workspace, keep=False)
     assert "the columns are foo" not in fragment(app, session), "the list of runs has it"
-    put_plan(workspace, make_plan("night", 3, shard_rows=3, created=NOW + timedelta(hours=1)))
+    put_plan(workspace, make_plan("night", 3, shard_rows=3, created=datetime.now(UTC) + timedelta(hours=1)))
     app.state.views = RunViews(workspace, keep=False)
     assert "the columns are foo" not in fragment(app, session), "it was mended"
 

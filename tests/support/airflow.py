@@ -91,6 +91,7 @@ def _started(object_store: ObjectStoreServer, warm_host: Host, home: Path) -> It
         }
         environment = {
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # no DAG's file changes meanwhile
+            "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "600",  # for a callback after a success, on a busy machine
             "AIRFLOW_CONN_INPAINT_S3": json.dumps(connection),  # the demo uses the SDK's own settings
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin,{STRANGER}:,{LOOKER}:viewer",
             "AIRFLOW_CONN_INPAINT_HOOK": json.dumps({"conn_type": "http", "host": webhook.url}),

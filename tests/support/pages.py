@@ -27,7 +27,8 @@ def app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     """The pages under Airflow's own simple auth manager; only its database is left out."""
     monkeypatch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
     monkeypatch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
-    monkeypatch.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
+    for wait in ("WAIT_SECONDS", "_TOGETHER_SECONDS"):  # a machine that is busy
+        monkeypatch.setattr(f"inpaint_ops_airflow.ui.pictures.{wait}", 600.0)
     made = create_app(RunViews(workspace, keep=False))
     made.dependency_overrides[_get_session] = lambda: None
     return made

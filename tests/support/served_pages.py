@@ -108,7 +108,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPages]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(airflow_app._AuthManagerState, "instance", SimpleAuthManager())
         patch.setattr(DagModel, "get_team_name", lambda dag_id, **_: None)
-        patch.setattr("inpaint_ops_airflow.ui.pictures.WAIT_SECONDS", 600.0)  # for a machine that is busy
+        for wait in ("WAIT_SECONDS", "_TOGETHER_SECONDS"):  # a machine that is busy
+            patch.setattr(f"inpaint_ops_airflow.ui.pictures.{wait}", 600.0)
         pages = create_app(RunViews(workspace, keep=False))
         pages.dependency_overrides[_get_session] = lambda: None
         pages.dependency_overrides[get_user] = _user
