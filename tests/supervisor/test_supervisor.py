@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import signal
 import subprocess
@@ -315,22 +314,25 @@ def test_a_shard_that_gives_up_reports_that_it_stopped(tmp_path: Path) -> None:
     assert (snapshot(bench).phase, snapshot(bench).done) == ("stopped", 1)
 
 
+class Counting(Storage):
+    """Storage that counts the folders of rows in the scratch folder whenever a file has come."""
+
+    scratch: Path
+    seen: list[int]
+
+    def download(self, where: Any, path: Path, **options: Any) -> Any:
+        result = super().download(where, path, **options)
+        self.seen.append(len(list(self.scratch.glob("*/0*"))))
+        return result
+
+
 def test_a_manifest_row_never_fills_the_scratch_folder_beyond_its_window(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok"] * 30)
-    seen: list[int] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(FileNotFoundError):  # a folder went while it was looked into
-                seen.append(len(list(bench.settings.scratch.glob("*/0*"))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    bench.shard_run().run()
-    stop.set()
-    watcher.join()
-    assert 0 < max(seen) <= bench.settings.prefetch
+    storage = Counting(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    storage.scratch, storage.seen = bench.settings.scratch, []
+    bench.shard_run(storage=storage).run()
+    assert len(storage.seen) == 60, "an image and a mask for each row"
+    assert max(storage.seen) <= bench.settings.prefetch
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])

@@ -104,7 +104,10 @@ class Bench:
         return [record.status for _, record in sorted(self.records().items())]
 
     def notes(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+        if not self.journal.exists():
+            return []
+        whole, _, _ = self.journal.read_text().rpartition("\n")  # a worker may be amid its last line
+        return [json.loads(line) for line in whole.splitlines()]
 
     def painted(self) -> list[int]:
         return [note["row"] for note in self.notes() if "row" in note]

@@ -189,7 +189,8 @@ def _misbehave(prompt: str, journal: Path, name: str) -> None:
 
 
 def _begun(journal: Path) -> list[str]:
-    return [line for line in journal.read_text().splitlines() if '"begun"' in line]
+    whole, _, _ = journal.read_text().rpartition("\n")  # another worker may be amid its last line
+    return [line for line in whole.splitlines() if '"begun"' in line]
 
 
 def png(row: int) -> bytes:
