@@ -138,8 +138,8 @@ def test_two_poison_rows_in_one_batch_are_both_found(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_stops_moving_is_killed_and_its_row_set_aside(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, ["ok", "hang", "ok"], stall_timeout=STALL)
-    bench.shard_run().run()
+    bench = Bench(tmp_path, ["ok", "hang", "ok"])
+    bench.shard_run(hung_after=STALL).run()
     assert bench.statuses() == ["done", "failed", "done"]
     error = bench.records()[2].error
     assert error is not None
@@ -293,10 +293,10 @@ class Watched(Storage):
 
 
 def test_how_far_a_shard_is_is_in_the_store_while_it_runs_and_after(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=STALL)
+    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05)
     store = Watched(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
     store.stored = []
-    bench.shard_run(storage=store).run()
+    bench.shard_run(storage=store, hung_after=STALL).run()
     *seen, last = store.stored
     assert any(one.phase == "painting" for one in seen)
     assert max(one.worker_silent or 0 for one in seen) > 0.5, "a worker that hangs shows while it hangs"

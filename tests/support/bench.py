@@ -22,10 +22,12 @@ from inpaint_ops.runs import Workspace, prepare
 from inpaint_ops.runs.gallery import Gallery
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import ShardRun
+from tests.support.scripted_worker import whole_lines
+from tests.support.waiting import PATIENCE
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 STALL = 4.0
-"""Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
+"""Seconds of silence after which a worker that hangs is killed, for `hung_after`."""
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ class Bench:
         (tmp_path / "in").mkdir(exist_ok=True)
         self.tmp_path = tmp_path
         self.journal = tmp_path / "journal"
+        self.prompts = prompts
         sources = sources or [f"{index}.png" for index in range(len(prompts))]
         for index, source in enumerate(sources):
             (tmp_path / "in" / source).parent.mkdir(parents=True, exist_ok=True)
@@ -79,15 +82,19 @@ class Bench:
         """How the scripted worker is started."""
         return [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
 
-    def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
+    def shard_run(
+        self, *, batch: int = 1, storage: Storage | None = None, hung_after: float | None = None, **options: Any
+    ) -> ShardRun:
+        """`hung_after`: seconds of silence after which a worker is killed that hangs; one that is only late is not."""
         rows = self.workspace.shard_rows(self.plan, "00000")
+        settings: Any = self.settings if hung_after is None else _ImpatientWithHanging(self, hung_after)
         return ShardRun(
             storage or self.workspace.storage,
             self.layout,
             "00000",
             rows,
             self.job,
-            self.settings,
+            settings,
             worker_command=self.command(batch),
             **options,
         )
@@ -104,16 +111,18 @@ class Bench:
         return [record.status for _, record in sorted(self.records().items())]
 
     def notes(self) -> list[dict[str, Any]]:
-        if not self.journal.exists():
-            return []
-        whole, _, _ = self.journal.read_text().rpartition("\n")  # a worker may be amid its last line
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in whole_lines(self.journal)] if self.journal.exists() else []
 
     def painted(self) -> list[int]:
         return [note["row"] for note in self.notes() if "row" in note]
 
     def painting(self) -> list[int]:
         return [note["begun"] for note in self.notes() if "begun" in note]
+
+    def is_hanging(self) -> bool:
+        """Whether the last that a worker has noted is that it began a row that hangs."""
+        last = self.notes()[-1:]
+        return [self.prompts[note["begun"] - 1] for note in last if "begun" in note] == ["hang"]
 
     def workers(self) -> list[WorkerReport]:
         return [
@@ -126,6 +135,20 @@ class Bench:
         for note in self.notes():
             with pytest.raises(ProcessLookupError):
                 os.kill(note["pid"], 0)
+
+
+class _ImpatientWithHanging:
+    """The settings of a bench, with a `stall_timeout` for a worker that hangs."""
+
+    def __init__(self, bench: Bench, seconds: float) -> None:
+        self._bench, self._seconds = bench, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bench.settings, name)
+
+    @property
+    def stall_timeout(self) -> float:
+        return self._seconds if self._bench.is_hanging() else PATIENCE
 
 
 class Flaky(Storage):

@@ -188,9 +188,13 @@ def _misbehave(prompt: str, journal: Path, name: str) -> None:
             os._exit(9)
 
 
+def whole_lines(journal: Path) -> list[str]:
+    """Its lines, but for one that is being written: a reader may see the half of a write."""
+    return journal.read_text().split("\n")[:-1]
+
+
 def _begun(journal: Path) -> list[str]:
-    whole, _, _ = journal.read_text().rpartition("\n")  # another worker may be amid its last line
-    return [line for line in whole.splitlines() if '"begun"' in line]
+    return [line for line in whole_lines(journal) if '"begun"' in line]
 
 
 def png(row: int) -> bytes:
