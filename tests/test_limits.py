@@ -30,6 +30,7 @@ from inpaint_ops.storage.s3_client import make_s3_client
 from inpaint_ops.supervisor import ShardRun
 from tests.support.bench import SCRIPT, Bench
 from tests.support.fault_proxy import Fault, FaultProxy
+from tests.support.waiting import PATIENCE
 
 
 def one_line(error: InpaintOpsError | str, setting: str) -> None:
@@ -64,18 +65,20 @@ def test_pixels_are_counted_from_the_header() -> None:
 
 
 @pytest.fixture
-def bodiless(object_store: ObjectStoreServer, proxy: FaultProxy) -> Callable[[], object]:
-    """An S3 client whose reads get headers and the first byte of a body: to wait for the rest of it fails."""
+def bodiless(object_store: ObjectStoreServer, proxy: FaultProxy) -> Callable[..., object]:
+    """An S3 client whose reads get headers and the first byte of a body: to wait for the rest of it fails, after so
+    many seconds.
+    """
     proxy.on(Fault.TRICKLE, path="too-large", times=1000, seconds=3600)
 
-    def client() -> object:
-        return make_s3_client(object_store.session(), endpoint_url=proxy.url, attempts=1, read_timeout=5.0)
+    def client(read_timeout: float = PATIENCE) -> object:
+        return make_s3_client(object_store.session(), endpoint_url=proxy.url, attempts=1, read_timeout=read_timeout)
 
     return client
 
 
 def test_an_images_size_is_refused_before_its_body_comes(
-    tmp_path: Path, bodiless: Callable[[], object], proxy: FaultProxy, s3_prefix: Location
+    tmp_path: Path, bodiless: Callable[..., object], proxy: FaultProxy, s3_prefix: Location
 ) -> None:
     bench = Bench(
         tmp_path, ["ok", "ok"], store=s3_prefix.uri, s3_client=bodiless, max_image_bytes=1000, storage_tries=1
@@ -93,11 +96,11 @@ def test_an_images_size_is_refused_before_its_body_comes(
     assert proxy.count("GET", "too-large") == 1
     assert bench.painted() == [1], "no worker saw it"
     with pytest.raises(StorageUnavailableError):
-        Storage(readable=[s3_prefix], s3_client=bodiless, attempts=1).get(image)  # type: ignore[arg-type]
+        Storage(readable=[s3_prefix], s3_client=lambda: bodiless(1.0), attempts=1).get(image)  # type: ignore[arg-type]
 
 
 def test_a_manifests_size_is_refused_before_its_body_comes(
-    bodiless: Callable[[], object], proxy: FaultProxy, s3_prefix: Location
+    bodiless: Callable[..., object], proxy: FaultProxy, s3_prefix: Location
 ) -> None:
     settings = Settings(max_manifest_bytes=1000, storage_tries=1)
     workspace = Workspace.open(settings, store=s3_prefix.uri, s3_client=bodiless)

@@ -65,10 +65,10 @@ def test_a_claimed_port_is_given_to_nobody_else_until_the_last_holder_ends() -> 
 
 
 def test_a_port_on_which_somebody_listens_is_not_claimed() -> None:
-    with closing(claim_port()) as claim:
-        port = claim.port
-    with socket.create_server(("127.0.0.1", port)), pytest.raises(OSError):
-        Claim([port])
+    with closing(claim_port()) as claim, socket.create_server(("127.0.0.1", claim.port)):
+        claim.close()
+        with pytest.raises(OSError):
+            Claim([claim.port])
 
 
 def test_files_of_a_group_share_a_process_and_the_long_ones_come_first() -> None:

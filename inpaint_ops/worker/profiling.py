@@ -67,9 +67,7 @@ class Profile:
         """`warn` gets one line for the report where something could not be profiled."""
         self.on = on
         self._warn = warn
-        self._zero = time.perf_counter()
-        self._zero_ns = time.time_ns()
-        """The same moment by the clock of the day, which torch's profiler reads."""
+        self._zero, self._zero_ns = _now()
         self._spans: list[_Span] = []
         self._threads: dict[int, str] = {}
         self._operators: list[_Operator] = []
@@ -214,6 +212,18 @@ class Profile:
                 "pid": pid if on_host else _DEVICE_PID + one.device, "tid": painting if on_host else one.lane,
                 "ts": round(one.start * 1e6, 1), "dur": round(one.seconds * 1e6, 1),
             }  # fmt: skip
+
+
+def _now() -> tuple[float, int]:
+    """Now, by `time.perf_counter` and, in nanoseconds, by the clock of the day, which torch's profiler reads. Of some
+    readings the one that took the least time: this thread may be held up between the two.
+    """
+    found = []
+    for _ in range(5):
+        before, day, after = time.perf_counter(), time.time_ns(), time.perf_counter()
+        found.append((after - before, before, day))
+    _, moment, day = min(found)
+    return moment, day
 
 
 def _named(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:

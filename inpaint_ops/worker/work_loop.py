@@ -85,7 +85,7 @@ class WorkLoop:
         self._flush = self._end = False
         self._last_size = (self._loaded.native_size, self._loaded.native_size)
         ledger = self._loaded.ledger  # looks at the whole pipeline: once, and not for each row
-        self._warned: set[str] = set()
+        self._warned: dict[str, object] = {}
         self._decoder = RowDecoder(setup, ledger, self._profile, self._warn_once)
         self._encoder = RowEncoder(setup, ledger, lines)
 
@@ -208,8 +208,9 @@ class WorkLoop:
         self._inbox.put(_Ended(row.item.row))
 
     def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
+        """Safe in any thread."""
+        mine = object()
+        if self._warned.setdefault(message, mine) is mine:  # atomic: several rows are decoded at once
             self._send(Warn(message=message))
 
     def _fail(self, item: Item, error: Exception, stage: Stage, started_at: datetime, timings: Timings) -> None:

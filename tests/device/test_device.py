@@ -17,6 +17,7 @@ from inpaint_ops.device.lease_files import LOSS_SECONDS
 from inpaint_ops.errors import ConfigError, DeviceBusyError, DeviceLostError
 from inpaint_ops.records import DeviceInfo
 from tests.support.nvml import A100, DRIVER, FIRST, GIB, MIG, OTHERS, PLAIN, install, mig, no_driver, pretend
+from tests.support.waiting import PATIENCE
 
 
 def test_without_a_driver_no_device_is_visible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -251,14 +252,14 @@ def test_a_released_lease_is_free_at_once(tmp_path: Path) -> None:
 
 def test_children_do_not_inherit_a_lease(tmp_path: Path) -> None:
     lease = Lease.acquire(["cpu-0"], tmp_path, 0)
-    executed = subprocess.Popen(["sleep", "30"], close_fds=False)
+    executed = subprocess.Popen(["sleep", "3600"], close_fds=False)
     forked = os.fork()
     if forked == 0:
         signal.pause()
         os._exit(0)
     try:
         lease.release()
-        Lease.acquire(["cpu-0"], tmp_path, 2).release()
+        Lease.acquire(["cpu-0"], tmp_path, PATIENCE).release()
     finally:
         os.kill(forked, signal.SIGKILL)
         os.waitpid(forked, 0)

@@ -85,10 +85,11 @@ def test_a_long_compilation_gives_signs_of_life_and_a_hanging_one_stops_to() -> 
         assert torch.compile(lambda x: x + 1, backend=slow)(torch.zeros(1)).item() == 1
     finally:
         watch.close()
-    assert heard == sorted(heard)
+    seen = list(heard)  # one more may come: it was on its way
+    assert seen == sorted(seen)
 
-    heard.clear()
-    silent = compiled.CompileWatch(report, every=0.001, limit=0)
+    too_long: list[float] = []
+    silent = compiled.CompileWatch(too_long.append, every=0.001, limit=0)
     witness = compiled.CompileWatch(lambda _: passed.set(), every=0.001)
     passed = threading.Event()
 
@@ -101,4 +102,4 @@ def test_a_long_compilation_gives_signs_of_life_and_a_hanging_one_stops_to() -> 
     finally:
         silent.close(), witness.close()
         forget_graphs()
-    assert not heard, "what takes longer than the limit is not reported on"
+    assert not too_long, "what takes longer than the limit is not reported on"

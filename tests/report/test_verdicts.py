@@ -104,8 +104,8 @@ def test_a_worker_that_was_killed_and_replaced_is_told_though_every_row_is_done(
 
 
 def test_a_worker_that_stalled_is_told(tmp_path: Path, told: Told) -> None:
-    bench = Bench(tmp_path, ["hang", "ok"], stall_timeout=STALL)
-    bench.shard_run().run()
+    bench = Bench(tmp_path, ["hang", "ok"])
+    bench.shard_run(hung_after=STALL).run()
     summary, places = told(bench)
     assert (summary.verdict, faults(summary)) == ("INVALID", {"worker_stalled": 2})
     everywhere(places, "Fault: 2 workers stopped responding and were killed (the last: worker ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import signal
 import subprocess
@@ -139,8 +138,8 @@ def test_two_poison_rows_in_one_batch_are_both_found(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_stops_moving_is_killed_and_its_row_set_aside(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, ["ok", "hang", "ok"], stall_timeout=STALL)
-    bench.shard_run().run()
+    bench = Bench(tmp_path, ["ok", "hang", "ok"])
+    bench.shard_run(hung_after=STALL).run()
     assert bench.statuses() == ["done", "failed", "done"]
     error = bench.records()[2].error
     assert error is not None
@@ -294,10 +293,10 @@ class Watched(Storage):
 
 
 def test_how_far_a_shard_is_is_in_the_store_while_it_runs_and_after(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05, stall_timeout=STALL)
+    bench = Bench(tmp_path, ["ok", "fail", "hang"], progress_interval=0.05)
     store = Watched(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
     store.stored = []
-    bench.shard_run(storage=store).run()
+    bench.shard_run(storage=store, hung_after=STALL).run()
     *seen, last = store.stored
     assert any(one.phase == "painting" for one in seen)
     assert max(one.worker_silent or 0 for one in seen) > 0.5, "a worker that hangs shows while it hangs"
@@ -315,22 +314,25 @@ def test_a_shard_that_gives_up_reports_that_it_stopped(tmp_path: Path) -> None:
     assert (snapshot(bench).phase, snapshot(bench).done) == ("stopped", 1)
 
 
+class Counting(Storage):
+    """Storage that counts the folders of rows in the scratch folder whenever a file has come."""
+
+    scratch: Path
+    seen: list[int]
+
+    def download(self, where: Any, path: Path, **options: Any) -> Any:
+        result = super().download(where, path, **options)
+        self.seen.append(len(list(self.scratch.glob("*/0*"))))
+        return result
+
+
 def test_a_manifest_row_never_fills_the_scratch_folder_beyond_its_window(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ["ok"] * 30)
-    seen: list[int] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(FileNotFoundError):  # a folder went while it was looked into
-                seen.append(len(list(bench.settings.scratch.glob("*/0*"))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    bench.shard_run().run()
-    stop.set()
-    watcher.join()
-    assert 0 < max(seen) <= bench.settings.prefetch
+    storage = Counting(readable=[Location(None, str(tmp_path / "in"))], writable=[bench.workspace.store])
+    storage.scratch, storage.seen = bench.settings.scratch, []
+    bench.shard_run(storage=storage).run()
+    assert len(storage.seen) == 60, "an image and a mask for each row"
+    assert max(storage.seen) <= bench.settings.prefetch
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])

@@ -23,10 +23,11 @@ from inpaint_ops.runs.gallery import Gallery
 from inpaint_ops.storage import Storage
 from inpaint_ops.supervisor import ShardRun
 from tests.support.scripted_worker import whole_lines
+from tests.support.waiting import PATIENCE
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 STALL = 4.0
-"""Seconds of silence after which a worker counts as hung: one that is well says more within milliseconds."""
+"""Seconds of silence after which a worker that hangs is killed, for `hung_after`."""
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ class Bench:
         (tmp_path / "in").mkdir(exist_ok=True)
         self.tmp_path = tmp_path
         self.journal = tmp_path / "journal"
+        self.prompts = prompts
         sources = sources or [f"{index}.png" for index in range(len(prompts))]
         for index, source in enumerate(sources):
             (tmp_path / "in" / source).parent.mkdir(parents=True, exist_ok=True)
@@ -80,15 +82,19 @@ class Bench:
         """How the scripted worker is started."""
         return [sys.executable, str(SCRIPT), "--batch", str(batch), "--journal", str(self.journal)]
 
-    def shard_run(self, *, batch: int = 1, storage: Storage | None = None, **options: Any) -> ShardRun:
+    def shard_run(
+        self, *, batch: int = 1, storage: Storage | None = None, hung_after: float | None = None, **options: Any
+    ) -> ShardRun:
+        """`hung_after`: seconds of silence after which a worker is killed that hangs; one that is only late is not."""
         rows = self.workspace.shard_rows(self.plan, "00000")
+        settings: Any = self.settings if hung_after is None else _ImpatientWithHanging(self, hung_after)
         return ShardRun(
             storage or self.workspace.storage,
             self.layout,
             "00000",
             rows,
             self.job,
-            self.settings,
+            settings,
             worker_command=self.command(batch),
             **options,
         )
@@ -113,6 +119,11 @@ class Bench:
     def painting(self) -> list[int]:
         return [note["begun"] for note in self.notes() if "begun" in note]
 
+    def is_hanging(self) -> bool:
+        """Whether the last that a worker has noted is that it began a row that hangs."""
+        last = self.notes()[-1:]
+        return [self.prompts[note["begun"] - 1] for note in last if "begun" in note] == ["hang"]
+
     def workers(self) -> list[WorkerReport]:
         return [
             WorkerReport.model_validate_json(self.workspace.storage.get(info.location))
@@ -130,6 +141,20 @@ def _write(path: Path, text: str) -> None:
     """A file that holds this already is let alone: another process may be reading it."""
     if not path.exists() or path.read_bytes() != text.encode():
         path.write_text(text)
+
+
+class _ImpatientWithHanging:
+    """The settings of a bench, with a `stall_timeout` for a worker that hangs."""
+
+    def __init__(self, bench: Bench, seconds: float) -> None:
+        self._bench, self._seconds = bench, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bench.settings, name)
+
+    @property
+    def stall_timeout(self) -> float:
+        return self._seconds if self._bench.is_hanging() else PATIENCE
 
 
 class Flaky(Storage):

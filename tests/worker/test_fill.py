@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import tifffile
 from PIL import Image
 
 from inpaint_ops.protocol import Done, End, Failed, Item, Warn
+from inpaint_ops.worker.work_loop import WorkLoop
+from tests.support.waiting import PATIENCE
 from tests.support.worker_talk import Talk, fork, job, picture, pixels
 
 __all__ = ["fork"]
@@ -68,3 +72,19 @@ def test_many_rows_without_effect_are_one_warning(fork: Callable[[], Talk], tmp_
     talk.send(job(tmp_path), *rows, End())
     talk.until(lambda: len(talk.all(Done)) == len(rows))
     assert len([event for event in talk.all(Warn) if "fill" in event.message]) == 1
+
+
+def test_threads_that_warn_of_the_same_at_once_warn_once() -> None:
+    barrier = threading.Barrier(2)
+
+    class LookedUpAtOnce(str):
+        def __hash__(self) -> int:
+            barrier.wait(PATIENCE)
+            return super().__hash__()
+
+    loop, sent = WorkLoop.__new__(WorkLoop), []
+    loop._warned, loop._send = {}, sent.append
+    message = LookedUpAtOnce("fill mean had no effect")
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(loop._warn_once, [message, message]))
+    assert [event.message for event in sent] == ["fill mean had no effect"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -63,6 +64,13 @@ def test_two_batches_are_looked_into_and_the_longest_operators_are_kept(
     assert [one["args"] for one in paints] == [{"rows": 1, "first": number} for number in (1, 2, 3)]
     ends = [(one["ts"], one["ts"] + one["dur"]) for one in paints[:2]]
     assert all(any(start <= one["ts"] <= end for start, end in ends) for one in operators)
+
+
+def test_the_clocks_are_read_together_though_a_thread_is_held_up_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(100)  # of the first reading, which takes one; the others take none
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: float(min(next(seconds), 101)))
+    monkeypatch.setattr(profiling.time, "time_ns", itertools.count(1).__next__)
+    assert profiling._now() == (101.0, 2)
 
 
 def test_spans_are_bounded_and_threads_are_named(

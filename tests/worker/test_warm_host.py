@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -227,12 +228,19 @@ def test_five_hundred_forks_leave_nothing_behind(tmp_path: Path) -> None:
         def here() -> tuple[int, int]:
             return psutil.Process().num_fds(), threading.active_count()
 
+        def wait_until_all_is_closed() -> None:
+            wait_until(lambda: not process.children())  # zombies count as children
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+                connection.connect(host.socket)
+                connection.send(b"no request")
+                assert connection.recv(1) == b"", "it answers one after the other: it is done with the forks"
+
         fork(5)
-        wait_until(lambda: not process.children())
+        wait_until_all_is_closed()
         gc.collect()
         before, mine, memory = process.num_fds(), here(), process.memory_full_info().uss
         fork(FORKS)
-        wait_until(lambda: not process.children())  # zombies count as children
+        wait_until_all_is_closed()
         # What tests before this one left in this process may go meanwhile: no more than before, then.
         wait_until(lambda: all(now <= then for now, then in zip(here(), mine, strict=True)))
         assert process.num_fds() == before and process.num_threads() == 1

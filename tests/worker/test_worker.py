@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
@@ -37,7 +36,7 @@ from inpaint_ops.protocol import (
     dump,
     parse_event,
 )
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.worker_talk import Talk, fork, job, picture, pixels, start
 
 __all__ = ["fork", "start"]
@@ -71,6 +70,7 @@ def test_rows_of_many_kinds_in_one_life(start: Callable[..., Talk], tmp_path: Pa
     talk.send(*other[1:], End())
     bye: Bye = talk.until(lambda: talk.all(Bye))[0]
     assert talk.process.wait(PATIENCE) == 0
+    talk.until(lambda: talk.closed)
     assert talk.said[-1] is bye
 
     done = {event.row: event for event in talk.all(Done)}
@@ -179,6 +179,7 @@ def test_a_failing_row_and_a_dying_process(start: Callable[..., Talk], tmp_path:
     assert (failed[3].type, failed[3].stage, failed[3].message) == ("ZeroDivisionError", "encode", "no such pixels")
     talk.send(rows[3].model_copy(update={"prompt": "lost"}), Flush())
     assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+    talk.until(lambda: talk.closed)
     (fatal,) = talk.all(Fatal)
     assert (fatal.error.type, fatal.error.stage, fatal.error.permanent) == ("DeviceLostError", "device", False)
     assert "device-side assert" in (tmp_path / own_folder().name / "cpu-0.losses").read_text()
@@ -203,6 +204,7 @@ def test_weights_that_cannot_be_put_back_end_the_process_and_not_the_device(
     talk = start(sys.executable, "-c", _CANNOT_CAST_BACK)
     talk.send(job(tmp_path), picture(tmp_path, 1, (64, 64)), Flush())
     assert talk.process.wait(PATIENCE) == worker.EXIT_FATAL
+    talk.until(lambda: talk.closed)
     (fatal,) = talk.all(Fatal)
     assert (fatal.error.type, fatal.error.stage) == ("DeviceOutOfMemoryError", "device")
     assert not talk.all(Done) and not talk.all(Failed)
@@ -289,9 +291,16 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
                 Lease.acquire(["cpu-0"], tmp_path / own_folder().name, 0)
             middle.kill()
             Lease.acquire(["cpu-0"], tmp_path / own_folder().name, PATIENCE).release()
-            assert events.read().count(b'"ready"') == 0  # end of file: nobody holds the pipe any more
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a zombie until its new parent takes note
-        assert "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+            events.read()  # end of file: nobody holds the pipe any more
+    wait_until(lambda: has_ended(pid))
+
+
+def has_ended(pid: int) -> bool:
+    """A process is a zombie until its new parent takes note."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_serve_is_a_plain_function_of_its_pipes() -> None:
