@@ -182,10 +182,8 @@ class TestPutIfAbsent:
 
     def test_the_probe_is_content_and_leaves_nothing(self, storage: Storage, prefix: Location) -> None:
         found = probe_conditional_put(storage, prefix)
-        if found is not None and prefix.bucket is not None:
-            found = probe_conditional_put(
-                storage, prefix
-            )  # SeaweedFS lets two win in one of some hundreds: docs/storage.md
+        if found is not None and prefix.bucket is not None:  # as above
+            found = probe_conditional_put(storage, prefix)
         assert found is None
         assert names(storage, prefix) == set()
 
@@ -266,7 +264,7 @@ class TestPutIfMatch:
             for heat in range(heats):
                 winners = race(heat)
                 if len(winners) > 1 and prefix.bucket is not None:
-                    winners = race(heats)  # SeaweedFS lets two win in one of some hundreds: docs/storage.md
+                    winners = race(heats)  # as above
                 assert len(winners) == 1
                 assert storage.get(where) == f"racer {winners[0]}".encode()
 
