@@ -17,6 +17,8 @@ _UNUSUAL = re.compile(r"//|/\.{1,2}(/|$)")
 _NO_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")
 """What a relative key holds beside names: an empty part, `.` or `..`."""
 _USERINFO = re.compile(r"(?<=://)[^/@]*@")
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", re.DOTALL)
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _OWN_SCHEME = re.compile(r"(?i)\b(s3|file)$")
 
 
@@ -102,6 +104,18 @@ def has_scheme(text: str) -> bool:
     return "://" in text
 
 
+def check_slashes(text: str) -> None:
+    """Raise ConfigError for `s3:/bucket`: it would be a folder called `s3:`."""
+    if ":/" in text and (one := _ONE_SLASH.match(text)):
+        whole = f"file:///{one[2]}" if one[1].lower() == "file" else f"{one[1]}://{one[2]}"
+        raise ConfigError(f"behind {one[1]}: there is one '/' where two belong: write {without_secrets(whole)!r}")
+
+
+def is_on_a_drive(text: str) -> bool:
+    r"""Whether it is a path as Windows writes them: `C:\photos`, `C:/photos`."""
+    return bool(_DRIVE.match(text))
+
+
 def check_whole(text: str) -> None:
     """Raise ConfigError unless `text` is a URI or an absolute path: what is relative means something else elsewhere."""
     if not has_scheme(text) and not text.startswith("/"):
@@ -135,6 +149,9 @@ def parse(text: str | os.PathLike[str]) -> Location:
     if raw.startswith("/") and not _UNUSUAL.search(raw):
         return Location(None, raw)
     if not has_scheme(raw):
+        check_slashes(raw)
+        if is_on_a_drive(raw):
+            raise ConfigError(f"{raw!r} is a path of a Windows drive: write a path of this machine, or a URI")
         try:
             path = os.path.abspath(Path(raw).expanduser())
         except RuntimeError:  # no such user

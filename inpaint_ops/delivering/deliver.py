@@ -38,6 +38,7 @@ from inpaint_ops.storage.stored import SUMMARY_BYTES, Leftovers, read_model
 log = logging.getLogger(__name__)
 
 NOTE, CONTENTS, SUMS = "delivery.json", "contents.jsonl", "SHA256SUMS"
+_OTHER_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _JSON, _JSONL, _TEXT, _HTML = "application/json", "application/jsonl", "text/plain", "text/html; charset=utf-8"
 
 
@@ -106,6 +107,8 @@ def deliver(
     is_zip = to.key.lower().endswith(".zip")
     if is_zip and to.bucket is not None:
         raise ConfigError(f"{to}: a ZIP file is written on this machine: give a local path, or a prefix without .zip")
+    if other := next((ending for ending in _OTHER_ARCHIVES if to.key.lower().endswith(ending)), ""):
+        raise ConfigError(f"{to}: no {other} is written: give a .zip; a folder of such a name ends with '/'")
     check_target(to, workspace.places)
     summary = summary_of(workspace, run)
     target: Target = (

@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 
 from inpaint_ops.errors import ConfigError, ForbiddenLocationError
-from inpaint_ops.locations import Location, has_scheme, parse
+from inpaint_ops.locations import Location, check_slashes, has_scheme, is_on_a_drive, parse
 from inpaint_ops.manifest.explaining import EXPLAINED, explain
 from inpaint_ops.manifest.formats import ManifestLimits, load_json
 from inpaint_ops.manifest.notes import Notes
@@ -101,10 +101,11 @@ def _resolve(text: str, field: str, folder: Location, is_allowed: Callable[[Loca
 
 def _plain_key(text: str, field: str, notes: Notes) -> str:
     r"""A key as the store names it, of a path as Windows (`photos\a.png`) or `find .` (`./a.png`) writes it."""
-    if _WINDOWS_DRIVE.match(text):
+    if is_on_a_drive(text):
         raise BadRowError(
             f"{shortened(text)!r} is a path of a Windows drive: write a path relative to the manifest, with '/'", field
         )
+    check_slashes(text)
     plain = _with_slashes(text)
     if plain != text:
         notes.count_row("a path with '\\' or './' is read as a plain key with '/'")
@@ -117,13 +118,10 @@ def _with_slashes(text: str) -> str:
     return "/".join(part for part in text.replace("\\", "/").split("/") if part != ".")
 
 
-_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-
-
 def _whole(text: str, folder: Location) -> str:
     """A relative key as a URI; as it is, where it is none or may not be read."""
     try:
-        return text if has_scheme(text) or _WINDOWS_DRIVE.match(text) else folder.join(_with_slashes(text)).full_uri
+        return text if has_scheme(text) or is_on_a_drive(text) else folder.join(_with_slashes(text)).full_uri
     except (ConfigError, ForbiddenLocationError):
         return text
 

@@ -102,9 +102,13 @@ class Workspace:
             if location.key.endswith("/"):
                 raise ObjectNotFoundError(f"there is no object {location}: it names a folder")
             data = self._manifest_bytes(location, limits.max_bytes)
-        except ObjectNotFoundError:
+        except ObjectNotFoundError as error:
             folder = location.as_prefix()
             names = _parts(self.storage, folder, limits.max_bytes)
+            if not names and next(self.storage.list(folder), None) is not None:
+                raise ObjectNotFoundError(
+                    f"{error}; `inpaint-ops manifest` writes a manifest of folders with images and masks"
+                ) from None
             if not names:
                 raise
             parts = ((place.name, self._manifest_bytes(place, limits.max_bytes)) for place in names)

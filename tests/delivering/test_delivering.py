@@ -180,6 +180,16 @@ def test_files_beside_images_stay_where_they_are_unless_asked_for(workspace: Wor
     assert made.beside == 0 and checked(tmp_path / "out") == PAINTED | {"contents.jsonl", "delivery.json"}
 
 
+@pytest.mark.parametrize("name", ["out.tar.gz", "out.RAR"])
+def test_an_archive_of_another_kind_is_no_folder(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    put_run(workspace)
+    with pytest.raises(ConfigError, match=r"no \.(gz|rar) is written: give a \.zip"):
+        deliver(workspace, RUN, parse(str(tmp_path / name)))
+    assert not (tmp_path / name).exists()
+    deliver(workspace, RUN, parse(f"{tmp_path / 'out' / name}/"))
+    assert (tmp_path / "out" / name / "SHA256SUMS").exists()
+
+
 def test_a_zip_file_holds_the_same_in_one_folder(workspace: Workspace, tmp_path: Path) -> None:
     put_run(workspace)
     path = tmp_path / "out.zip"

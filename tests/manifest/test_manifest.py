@@ -37,6 +37,7 @@ def nested(depth: int) -> Any:
         ({**GOOD, "strength": "0,8"}, ["strength", "'0,8' has a decimal comma: write '0.8'"]),
         ({**GOOD, "seed": 1e17}, ["seed", "above 2^53", "loses digits", "integers or text"]),
         ({**GOOD, "image": "C:\\photos\\a.png"}, ["image", "Windows drive", "relative to the manifest"]),
+        ({**GOOD, "image": "s3:/bucket/a.png"}, ["image", "one '/' where two belong: write 's3://bucket/a.png'"]),
         ({**GOOD, "image": "..\\secret.png"}, ["image", "is not a plain key"]),
         ({**GOOD, "image": "photos\\..\\..\\secret.png"}, ["image", "is not a plain key"]),
         ({**GOOD, "image": "\\\\host\\share\\a.png"}, ["image", "absolute"]),
@@ -376,6 +377,23 @@ def test_a_location_is_what_its_uri_says_or_a_config_error(text: str) -> None:
     else:
         assert parse(found.uri) == found
         assert found.bucket is not None or (found.key.startswith("/") and "//" not in found.key)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("s3:/bucket/prefix/", "write 's3://bucket/prefix/'"),
+        ("file:/srv/photos", "write 'file:///srv/photos'"),
+        ("s3:/key:secret@bucket/", "write 's3://bucket/'"),
+        ("C:\\photos", "Windows drive"),
+        ("D:/photos", "Windows drive"),
+    ],
+)
+def test_what_only_looks_like_a_folder_of_this_machine_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert words in str(caught.value) and "secret" not in str(caught.value)
+    assert parse("./a:/b").key.endswith("/a:/b"), "a folder may be called so"
 
 
 @given(st.text(max_size=60))

@@ -294,6 +294,11 @@ def test_a_folder_of_parquet_parts_is_one_manifest(tmp_path: Path) -> None:
     assert workspace.read_manifest(f"{folder}/")[1] == digest
     with pytest.raises(ObjectNotFoundError):
         workspace.read_manifest(str(tmp_path / "none.parquet"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(b"x")
+    for written in ("photos", "photos/"):
+        with pytest.raises(ObjectNotFoundError, match=f"{written}: it .*; `inpaint-ops manifest` writes a manifest"):
+            workspace.read_manifest(f"{tmp_path}/{written}")
     (folder / "day=1").mkdir()
     (folder / "day=1" / "p.parquet").write_bytes(parquet([GOOD]))
     with pytest.raises(ManifestError, match="without partitions"):
