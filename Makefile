@@ -38,7 +38,7 @@ test: $(STAMP)  ## every test, in another order each time
 check: lint  ## lint, and the fast tests of what changed: for the inner loop
 	$(BIN)/python -m tests.check
 
-shake: $(STAMP)  ## all tests but the cluster's, TIMES=10 in random order, beside SPIN=8 processes that keep the machine busy
+shake: $(STAMP)  ## all tests but the cluster's, TIMES=10 in random order, beside SPIN=8 processes that keep the machine busy, with late threads
 	$(BIN)/python -m tests.shake --times $(TIMES) --spin $(SPIN)
 
 lint: $(STAMP)  ## formatter, linter, types, import contracts

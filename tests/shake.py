@@ -1,4 +1,5 @@
-"""`python -m tests.shake`: the tests again and again, in another order each time, on a machine that is kept busy.
+"""`python -m tests.shake`: the tests again and again, in another order each time, on a machine that is kept busy, with
+threads that begin late.
 
 What fails here depends on the order, on the load or on chance; or on an example of hypothesis that `make test`, whose
 examples are the same each time, does not have. Each round has a seed; a round is repeated alone by
@@ -46,7 +47,7 @@ def one_round(seed: int, arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Run pytest once, and pass on what it prints; its exit code and its lines about what failed."""
     command = [
         sys.executable, "-m", "pytest", "-m", "not cluster", "-rfE", f"--randomly-seed={seed}",
-        "--hypothesis-profile=explore", f"--hypothesis-seed={seed}", *arguments,
+        "--hypothesis-profile=explore", f"--hypothesis-seed={seed}", "-p", "tests.support.late_threads", *arguments,
     ]  # fmt: skip
     failed = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

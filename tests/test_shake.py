@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import thread as pools
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +22,7 @@ import pytest
 
 from demo.ports import Claim, claim_port
 from tests import check, shake
-from tests.support import isolation, order, skipped
+from tests.support import isolation, late_threads, order, skipped
 from tests.support.waiting import wait_until
 
 
@@ -174,6 +177,28 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(("drawn", "is_late"), [(0.0, True), (0.99, False)])
+def test_threads_and_calls_of_pools_begin_late_by_chance(
+    monkeypatch: pytest.MonkeyPatch, drawn: float, is_late: bool
+) -> None:
+    slept: list[str] = []  # the names of threads: others of this process may begin as well
+    monkeypatch.setattr(late_threads, "_chance", SimpleNamespace(random=lambda: drawn, uniform=lambda low, high: high))
+    sleep = SimpleNamespace(sleep=lambda seconds: slept.append(f"{threading.current_thread().name} {seconds}"))
+    monkeypatch.setattr(late_threads, "time", sleep)
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)  # both are as they were after this test
+    monkeypatch.setattr(pools._WorkItem, "run", pools._WorkItem.run)
+    late_threads.pytest_configure()
+    done: list[str] = []
+    thread = threading.Thread(target=done.append, args=["thread"], name="mine")
+    thread.start()
+    thread.join()
+    assert done == ["thread"]
+    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+        assert pool.submit(max, 1, 2).result() == 2
+    mine = [one for one in slept if one.startswith(("mine", "pool"))]
+    assert mine == ["mine 0.5", "pool_0 0.5", "pool_0 0.5"] * is_late, "a thread; a pool's thread, and its call"
 
 
 def test_a_round_says_what_failed_with_its_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
