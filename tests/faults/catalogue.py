@@ -268,20 +268,26 @@ def _refused_then_pulled(trial: Trial) -> None:
 _FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
-def _no_faketime() -> str:
+def no_faketime() -> str:
+    """What another clock needs; empty where that is here."""
     return "" if _FAKETIME else "another clock needs libfaketime (Debian's package faketime)"
+
+
+def clock_of(offset: Path) -> dict[str, str]:
+    """The environment of a command whose clock of the day is off by what the file says: `+1200`, in seconds."""
+    return {
+        "LD_PRELOAD": str(_FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # see hooks/sitecustomize.py
+    }
 
 
 def _clock(trial: Trial) -> None:
     """The command's clock jumps by twenty minutes, and is set right eight seconds later."""
     offset = trial.home.path / "clock"
     offset.write_text("+0\n")
-    trial.environment |= {
-        "LD_PRELOAD": str(_FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(offset),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
+    trial.environment |= clock_of(offset)
     jump = trial.chance.choice(("+1200\n", "-1200\n"))
 
     def strike() -> None:
@@ -355,7 +361,7 @@ FAULTS: tuple[Fault, ...] = (
           own_host=True),
     Fault("weights flipped", "a bit of a weight file: refused, cured", _flipped, _refused_then_pulled, slow=True,
           own_host=True),
-    Fault("clock off", "20 minutes off, for eight seconds", _clock, lacking=_no_faketime, own_host=True),
+    Fault("clock off", "20 minutes off, for eight seconds", _clock, lacking=no_faketime, own_host=True),
     Fault("two runs at once", "one run, started twice", lambda trial: None, _twice, slow=True),
     Fault("manifest replaced under a run", "another manifest, of the same name", _replaced, _then_refused),
 )  # fmt: skip

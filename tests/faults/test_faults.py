@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from inpaint_ops.model.random_weights import ensure
-from tests.faults.catalogue import FAULTS, TRIED
+from tests.faults.catalogue import FAULTS, TRIED, clock_of, no_faketime
 from tests.faults.cluster import CLUSTER_FAULTS
+from tests.faults.job import Home
 from tests.faults.trial import Fault, Outcome, fault_store, run_trial, shared_environment
 from tests.support.warm import warm_host
 
@@ -64,3 +68,15 @@ def test_what_shows_a_fault_instead_is_there(shown_by: str) -> None:
     file, *names = shown_by.partition("[")[0].split("::")
     text = (REPOSITORY / file).read_text()
     assert all(f"class {name}:" in text or f"def {name}(" in text for name in names), shown_by
+
+
+def test_a_command_whose_clock_is_off_can_sleep(tmp_path: Path) -> None:
+    """As it does between two tries of a request: else the trial of the clock would fail when the store is late."""
+    if lacking := no_faketime():
+        pytest.skip(lacking)
+    (tmp_path / "clock").write_text("+1200\n")
+    environment = Home(tmp_path / "home").make().environment({}, tmp_path) | clock_of(tmp_path / "clock")
+    code = "import time; time.sleep(0.01); print(time.time())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > time.time() + 600

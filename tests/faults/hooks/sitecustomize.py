@@ -3,7 +3,7 @@
 A forked worker has its changes from the warm host.
 
 Nothing of the program is replaced: a row can kill its process with a real signal, and the model's forward pass can
-raise what torch raises when a device fails.
+raise what torch raises when a device fails. With libfaketime, `time.sleep` waits in another way.
 """
 
 import importlib.abc
@@ -13,6 +13,8 @@ import os
 import pathlib
 import signal
 import sys
+import threading
+import time
 
 
 def _hooks() -> pathlib.Path:
@@ -79,6 +81,13 @@ def _processor(module):
     """The leased card is a pretended one, and torch sees none: the worker paints on the processor all the same."""
     module._describe_device = lambda job, slot: module.device.describe("cpu")
 
+
+def _sleep(seconds):
+    threading.Event().wait(seconds)
+
+
+if "FAKETIME_DONT_FAKE_MONOTONIC" in os.environ:  # with it libfaketime 0.9.10 has clock_nanosleep fail: EINVAL
+    time.sleep = _sleep
 
 if {"inpaint_ops.worker", "inpaint_ops.worker.warm_host"} & {*sys.orig_argv}:
     if (_hooks() / "device").exists():
