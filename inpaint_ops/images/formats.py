@@ -157,10 +157,12 @@ def what_it_is(data: bytes) -> str:
     """What is said of a file that we do not read, with the cure."""
     if not data:
         return "is empty (0 bytes): upload it again"
-    if packed := next((text for start, text in _PACKED.items() if data.startswith(start)), ""):
-        return packed
-    name = "camera raw" if data[4:11] == b"ftypcrx" else ""
-    if name := name or next((name for start, name in _NOT_READ.items() if data.startswith(start)), ""):
+    for start, text in _PACKED.items():
+        if data.startswith(start):
+            return text
+    is_cr3 = data[4:11] == b"ftypcrx"
+    name = "camera raw" if is_cr3 else next((one for start, one in _NOT_READ.items() if data.startswith(start)), "")
+    if name:
         return f"is of the format {name}, which is not read: convert it to PNG or TIFF"
     return (
         "is no PNG, JPEG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF, HEIC or JPEG XL file (it begins with "
